@@ -1,0 +1,222 @@
+"""The case file: one heart as an npz, the only thing that passes from the data stage to every later one.
+
+Keys, shapes and meanings are those of the table in docs/design.md. Members are stored without compression, so that a
+loader reads them at the speed of the disk, but for `label_crop`, which shrinks fifty-fold and is read rarely. Zip
+time stamps are fixed: the same heart gives the same bytes.
+"""
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vecset.atomic import atomic_path
+from vecset.data.classes import default_class_names
+from vecset.data.frame import Frame
+from vecset.errors import InputError
+
+SCHEMA = "vecsetx-heart/1"
+
+# What each member must look like: dtype kinds allowed, trailing shape. Rows of one group agree.
+POINT_MEMBERS = {
+    "surface_points": ("f", (3,)), "surface_normals": ("f", (3,)), "surface_labels": ("u", ()),
+    "surface_sdf": ("f", ()), "surface_cap": ("b", ()),
+    "vol_points": ("f", (3,)), "vol_sdf": ("f", ()), "vol_labels": ("u", ()),
+    "near_points": ("f", (3,)), "near_sdf": ("f", ()), "near_labels": ("u", ()), "near_source": ("u", ()),
+}
+GROUPS = ("surface", "vol", "near")
+_FRAME_MEMBERS = ("frame_affine", "frame_shape", "frame_centre", "frame_scale")
+_TRUTH_MEMBERS = ("label_crop", "label_origin")
+
+
+@dataclass
+class Case:
+    """One heart. Arrays as in docs/design.md (points in unit, distances in unit, negative inside); a member that the
+    file does not have is None, and `require` turns that into a clear error where it is needed.
+
+    `truth_crop` (X, Y, Z) u8 and `truth_origin` (3,) are `label_crop` and `label_origin` of the file."""
+
+    path: Path | None = None
+    arrays: dict = field(default_factory=dict)  # POINT_MEMBERS, those that were read
+    frame: Frame | None = None
+    truth_crop: np.ndarray | None = None
+    truth_origin: np.ndarray | None = None
+    meta: dict = field(default_factory=dict)
+
+    def __getattr__(self, name):
+        if name in POINT_MEMBERS:
+            return self.__dict__["arrays"].get(name)
+        raise AttributeError(name)
+
+    @property
+    def case_id(self):
+        return self.path.name.removesuffix(".npz") if self.path else ""
+
+    @property
+    def num_classes(self):
+        return int(self.meta["classes"])
+
+    @property
+    def class_names(self):
+        return list(self.meta["class_names"])
+
+    @property
+    def annotated(self):
+        """(C,) bool: which classes the annotators looked for. Only the others are masked in losses and metrics."""
+        mask = np.zeros(self.num_classes, bool)
+        mask[np.asarray(self.meta["annotated_classes"], int) - 1] = True
+        return mask
+
+    def require(self, *members, purpose):
+        """Refuses a case without one of `members` (names of attributes), saying what it is needed for."""
+        missing = [m for m in members if getattr(self, m) is None]
+        if missing:
+            raise InputError(self.path, f"{', '.join(missing)} (needed for {purpose})", "a case file without",
+                             "run prepare_data.py --overwrite on its label map")
+        return self
+
+    def truth_labels(self):
+        """(X, Y, Z) u8 label map on the whole source grid."""
+        self.require("frame", "truth_crop", "truth_origin", purpose="the truth on the source grid")
+        labels = np.zeros(self.frame.shape, np.uint8)
+        i, j, k = (int(n) for n in self.truth_origin)
+        x, y, z = self.truth_crop.shape
+        labels[i : i + x, j : j + y, k : k + z] = self.truth_crop
+        return labels
+
+
+def write_case(path, case):
+    """Writes `case` to `path` (.npz) atomically. The same case gives the same bytes. Raises ValueError where a member
+    does not have its dtype and shape: a wrong case file must never come into being."""
+    members = dict(case.arrays)
+    members.update(
+        frame_affine=np.asarray(case.frame.affine, np.float64), frame_shape=np.asarray(case.frame.shape, np.int32),
+        frame_centre=np.asarray(case.frame.centre_mm, np.float64), frame_scale=np.float64(case.frame.scale),
+        label_crop=np.asarray(case.truth_crop, np.uint8), label_origin=np.asarray(case.truth_origin, np.int32))
+    problem = _problem(members, case.meta.get("classes"))
+    if problem:
+        raise ValueError(f"{path}: {problem}")
+    meta = {"schema": SCHEMA, **case.meta}
+    members["meta"] = np.array(json.dumps(meta, sort_keys=True))
+    with atomic_path(path) as temporary:
+        # not zipfile(temporary, ...): closing it after a full disk would raise a second time and hide the first
+        with open(temporary, "wb") as handle, zipfile.ZipFile(handle, "w") as archive:
+            for name, array in members.items():
+                info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+                info.compress_type = zipfile.ZIP_DEFLATED if name == "label_crop" else zipfile.ZIP_STORED
+                buffer = io.BytesIO()
+                np.lib.format.write_array(buffer, np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array),
+                                          allow_pickle=False)
+                archive.writestr(info, buffer.getvalue(), compresslevel=4)
+
+
+def read_meta(path):
+    """The `meta` dict alone (fast: two small reads)."""
+    return read_case(path, members=()).meta
+
+
+def read_case(path, members=None):
+    """Reads a case file: `members` names what is wanted of POINT_MEMBERS, 'frame' and 'truth' (None: everything).
+
+    Takes the older form too (one-hot `surface_labels` (N, C), `*_sdf` (N, 1), no frame); what that form lacks is None.
+    Raises InputError where the file is no case file, is truncated, or its members contradict each other.
+    """
+    path = Path(path)
+    wanted = set(POINT_MEMBERS) | {"frame", "truth"} if members is None else set(members)
+    unknown = wanted - set(POINT_MEMBERS) - {"frame", "truth"}
+    if unknown:
+        raise ValueError(f"no such members: {sorted(unknown)}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = set(archive.files)
+            if "surface_points" not in names or "surface_labels" not in names:
+                raise InputError(path, "a case file (npz with surface_points, surface_labels, ...)",
+                                 f"an npz with {', '.join(sorted(names)[:6]) or 'nothing'}",
+                                 "make case files with prepare_data.py")
+            raw = {n: archive[n] for n in POINT_MEMBERS if n in names and n in wanted}
+            meta = json.loads(str(archive["meta"])) if "meta" in names else None
+            if meta is None and "surface_labels" not in raw:
+                raw_labels = archive["surface_labels"]
+            else:
+                raw_labels = raw.get("surface_labels")
+            frame_raw = {n: archive[n] for n in _FRAME_MEMBERS if n in names} if "frame" in wanted else {}
+            truth_raw = {n: archive[n] for n in _TRUTH_MEMBERS if n in names} if "truth" in wanted else {}
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(path, "a case file", "no such file",
+                         "check the path or make it with prepare_data.py") from None
+    except PermissionError:
+        raise InputError(path, "a file that can be read", "no permission", "change its permissions") from None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(path, "a whole case file (npz)", f"{type(error).__name__}: {error}",
+                         "make it again with prepare_data.py --overwrite") from error
+
+    if meta is None:
+        raw, meta = _from_older_form(path, raw, raw_labels)
+    elif meta.get("schema") != SCHEMA:
+        raise InputError(path, f"a case file of schema {SCHEMA}", f"schema {meta.get('schema')!r}",
+                         "make it again with prepare_data.py --overwrite, or use the version that wrote it")
+    problem = _problem(raw, meta.get("classes"))
+    if problem:
+        raise InputError(path, "a consistent case file", problem, "make it again with prepare_data.py --overwrite")
+    frame = None
+    if len(frame_raw) == len(_FRAME_MEMBERS):
+        try:
+            frame = Frame(frame_raw["frame_affine"], frame_raw["frame_shape"], frame_raw["frame_centre"],
+                          float(frame_raw["frame_scale"]))
+        except ValueError as error:
+            raise InputError(path, "a sound frame", str(error),
+                             "make it again with prepare_data.py --overwrite") from None
+    return Case(path=path, arrays=raw, frame=frame, truth_crop=truth_raw.get("label_crop"),
+                truth_origin=truth_raw.get("label_origin"), meta=meta)
+
+
+def _from_older_form(path, raw, labels):
+    """One-hot labels to ids, (N, 1) distances to (N,), and the meta that can be told from the arrays alone."""
+    raw = dict(raw)
+    if labels.ndim == 2:
+        if not np.isin(labels, (0, 1)).all() or (labels.sum(1) > 1).any():
+            raise InputError(path, "one-hot surface_labels of 0 and 1", "rows that are not one-hot",
+                             "make it again with prepare_data.py")
+        classes = labels.shape[1]
+    else:
+        classes = max(10, int(labels.max(initial=0)))
+    for group in GROUPS:
+        key = f"{group}_labels"
+        if key in raw and raw[key].ndim == 2:  # a row of zeros is background
+            raw[key] = np.where(raw[key].any(1), raw[key].argmax(1) + 1, 0)
+        if key in raw:
+            raw[key] = raw[key].astype(np.uint8)
+        if f"{group}_sdf" in raw:
+            raw[f"{group}_sdf"] = raw[f"{group}_sdf"].reshape(len(raw[f"{group}_sdf"]))
+    ids = labels.argmax(1) + 1 if labels.ndim == 2 else labels
+    present = sorted(int(c) for c in np.unique(ids) if c > 0)
+    meta = {"schema": "older form", "classes": classes, "class_names": default_class_names(classes),
+            "annotated_classes": list(range(1, classes + 1)), "present_classes": present,
+            "missing_classes": [c for c in range(1, classes + 1) if c not in present]}
+    return raw, meta
+
+
+def _problem(members, classes):
+    """What is wrong with the members, in words, or None."""
+    if not isinstance(classes, int) or not 1 <= classes <= 255:
+        return f"meta says classes = {classes!r}, want 1..255"
+    for name, (kind, trailing) in POINT_MEMBERS.items():
+        if name not in members:
+            continue
+        array = members[name]
+        if array.dtype.kind != kind or array.shape[1:] != trailing or array.ndim != 1 + len(trailing):
+            return f"{name} is {array.dtype} {array.shape}, want kind '{kind}' and shape (N, *{trailing})"
+        if kind == "u" and array.size and array.max() > classes:
+            return f"{name} holds class {array.max()}, but there are {classes} classes"
+        if name in ("surface_labels", "near_source") and array.size and array.min() < 1:
+            return f"{name} holds class 0, but every surface belongs to a class 1..{classes}"
+    for group in GROUPS:
+        rows = {n: len(members[n]) for n in POINT_MEMBERS if n.startswith(group) and n in members}
+        if len(set(rows.values())) > 1:
+            return f"row counts differ: {rows}"
+    return None

@@ -1,0 +1,28 @@
+"""The structures: ids, names and colours. Class ids are 1..C in a label map, 0 is background."""
+
+HEART_CLASSES = ("Myocardium", "LA", "LV", "RA", "RV", "Aorta", "PA", "LAA", "Coronary", "PV")
+
+# Paul Tol's "muted" qualitative scheme (https://personal.sron.nl/~pault/, told apart by colour-blind people),
+# ordered so that neighbouring structures differ in lightness as well; the tenth is his "bright" blue.
+_COLOURS = ("#CC6677", "#88CCEE", "#882255", "#DDCC77", "#332288", "#117733", "#44AA99", "#AA4499", "#999933",
+            "#4477AA")
+_MORE = ("#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB", "#EE8866", "#77AADD", "#FFAABB", "#AAAA00")
+
+
+def default_class_names(num_classes):
+    """The names of classes 1..C: the heart's ten when C is at most 10 (label order of ImageCAS-STACOM2025), else
+    `class_1` .. `class_C`."""
+    if num_classes <= len(HEART_CLASSES):
+        return list(HEART_CLASSES[:num_classes])
+    return [f"class_{c}" for c in range(1, num_classes + 1)]
+
+
+def class_colours(num_classes):
+    """C colours as '#RRGGBB'; beyond 20 classes they repeat, darker."""
+    base = _COLOURS + _MORE
+    colours = []
+    for c in range(num_classes):
+        red, green, blue = (int(base[c % len(base)][i : i + 2], 16) for i in (1, 3, 5))
+        shade = 0.7 ** (c // len(base))
+        colours.append(f"#{int(red * shade):02X}{int(green * shade):02X}{int(blue * shade):02X}")
+    return colours

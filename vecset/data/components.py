@@ -1,0 +1,106 @@
+"""Connected components of a label map, through faces, edges and corners: of each class, and of the whole foreground.
+
+One pass of union-find over the foreground voxels alone; scipy.ndimage.label, class by class, takes ten times as long
+(it is the slow twin in the tests)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+
+@dataclass
+class Components:
+    """label (n,) u8 of each component (0 for those of the whole foreground), voxels (n,) i64, start and stop (n, 3)
+    i64: its box in indices."""
+
+    label: np.ndarray
+    voxels: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+
+
+def components(labels):
+    """(Components of each class, Components of the whole foreground) of labels (X, Y, Z) u8, C order."""
+    own, whole, label, voxels, start, stop = _components(np.ascontiguousarray(labels))
+    found = []
+    for root, keep_label in ((own, True), (whole, False)):
+        ids, place = np.unique(root, return_inverse=True)
+        first, last = np.full((len(ids), 3), 2**31, np.int64), np.zeros((len(ids), 3), np.int64)
+        for axis in range(3):
+            np.minimum.at(first[:, axis], place, start[:, axis])
+            np.maximum.at(last[:, axis], place, stop[:, axis])
+        count = np.bincount(place, weights=voxels, minlength=len(ids)).astype(np.int64)
+        found.append(Components(label[ids] if keep_label else np.zeros(len(ids), np.uint8), count, first, last))
+    return tuple(found)
+
+
+@njit(cache=True)
+def _root(parent, n):
+    while parent[n] != n:
+        parent[n] = parent[parent[n]]
+        n = parent[n]
+    return n
+
+
+@njit(cache=True)
+def _join(parent, a, b):
+    a, b = _root(parent, a), _root(parent, b)
+    if a != b:
+        parent[max(a, b)] = min(a, b)
+
+
+@njit(cache=True)
+def _components(labels):
+    """Runs along the last axis are the nodes; returns for each run its component's root among its class and among the
+    whole foreground, its label, length and box."""
+    nx, ny, nz = labels.shape
+    total = 0
+    for i in range(nx):
+        for j in range(ny):
+            before = 0
+            for k in range(nz):
+                value = labels[i, j, k]
+                total += value != 0 and value != before
+                before = value
+    own, whole = np.arange(total), np.arange(total)
+    label, voxels = np.empty(total, np.uint8), np.empty(total, np.int64)
+    start, stop = np.empty((total, 3), np.int64), np.empty((total, 3), np.int64)
+    row = np.zeros(nx * ny + 1, np.int64)  # runs of row (i, j) are row[r] .. row[r + 1] - 1, r = i * ny + j
+    run = 0
+    for i in range(nx):
+        for j in range(ny):
+            before = 0
+            for k in range(nz):
+                value = labels[i, j, k]
+                if value != 0 and value != before:
+                    label[run], voxels[run] = value, 0
+                    start[run, 0], start[run, 1], start[run, 2] = i, j, k
+                    stop[run, 0], stop[run, 1] = i + 1, j + 1
+                    run += 1
+                    if before != 0:
+                        _join(whole, run - 1, run - 2)
+                if value != 0:
+                    voxels[run - 1] += 1
+                    stop[run - 1, 2] = k + 1
+                before = value
+            r = i * ny + j
+            row[r + 1] = run
+            for step in range(4):  # the rows before this one that touch it
+                pi, pj = i - (step > 0), (j - 1 if step == 0 else j + step - 2)
+                if pi < 0 or pj < 0 or pj >= ny:
+                    continue
+                a, b = row[pi * ny + pj], row[r]
+                while a < row[pi * ny + pj + 1] and b < run:
+                    for c in range(a, min(a + 2, row[pi * ny + pj + 1])):  # the next run may touch b's last corner, too
+                        if start[c, 2] <= stop[b, 2] and start[b, 2] <= stop[c, 2]:
+                            _join(whole, c, b)
+                            if label[c] == label[b]:
+                                _join(own, c, b)
+                    if stop[a, 2] < stop[b, 2]:
+                        a += 1
+                    else:
+                        b += 1
+    for n in range(total):
+        own[n], whole[n] = _root(own, n), _root(whole, n)
+    return own, whole, label, voxels, start, stop

@@ -1,0 +1,306 @@
+"""Which structure of a synthetic heart a point lies in: signed fields of ellipsoids and tubes, and who is in front.
+
+Two evaluations of one definition: `labels_at` takes any points and looks at every tube segment (slow, obvious), and
+`rasterise` takes a grid and looks only at what can reach a voxel. Both call the same rule, so that they agree.
+
+Ellipsoids live in anatomy space (mm), where a point in the world (mm, RAS+) comes by pose and warp; tubes live in
+the world, so that their radii are true mm whatever the warp does. Fields are negative inside, in mm, exact for tubes
+and first-order for ellipsoids (k0 (k0 - 1) / k1, I. Quilez, https://iquilezles.org/articles/ellipsoids/).
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+# Rows of `ellipsoids` (5, 15): 3x3 rotation or shear row by row, centre, semi-axes.
+LV_ENDO, LV_EPI, RV_BODY, LA_BODY, RA_BODY = range(5)
+# Rows of `planes` (2, 4): normal towards the apex, offset.
+MITRAL, TRICUSPID = range(2)
+MYO, LA, LV, RA, RV, AORTA, PA, LAA, CORONARY, PV = range(1, 11)
+FILLET_MM = 5.0  # bodies nearer to each other than about half of this are joined
+# mm: how round the edges at the valve planes are
+_ROUND_MYO, _ROUND_LV, _ROUND_RV, _ROUND_LA, _ROUND_RA = 4.0, 8.0, 14.0, 8.0, 12.0
+_SHELF_MM = 5.0  # muscle round the mitral valve, between the left ventricle and the mitral plane
+SLEEVE_MM = 3.5  # how deep in the back of the left atrium the veins begin
+FAR_MM = 1e3
+# Columns of a segment: both ends, both radii, class, clip of the start and of the end (1 or 0), then the two clip
+# planes as normal and offset: the field is at least (normal . x - offset).
+SEGMENT_COLUMNS = 3 + 3 + 2 + 1 + 2 + 4 + 4
+
+
+@njit(cache=True, inline="always")
+def _ellipsoid(x, y, z, e):
+    x, y, z = x - e[9], y - e[10], z - e[11]
+    a = (e[0] * x + e[1] * y + e[2] * z) / e[12]
+    b = (e[3] * x + e[4] * y + e[5] * z) / e[13]
+    c = (e[6] * x + e[7] * y + e[8] * z) / e[14]
+    k0 = math.sqrt(a * a + b * b + c * c)
+    k1 = math.sqrt((a / e[12]) ** 2 + (b / e[13]) ** 2 + (c / e[14]) ** 2)
+    if k1 < 1e-6:
+        return -min(e[12], e[13], e[14])
+    return k0 * (k0 - 1.0) / k1
+
+
+@njit(cache=True, inline="always")
+def _warp(x, y, z, pose, waves):
+    """World mm -> anatomy mm. pose (13,): 3x3 (rotation transposed / scale), translation, wavelength in mm;
+    waves (3, 2, 3): amplitude in mm of sin and cos along each anatomy axis."""
+    x, y, z = x - pose[9], y - pose[10], z - pose[11]
+    a = pose[0] * x + pose[1] * y + pose[2] * z
+    b = pose[3] * x + pose[4] * y + pose[5] * z
+    c = pose[6] * x + pose[7] * y + pose[8] * z
+    k = 2.0 * math.pi / pose[12]
+    sa, ca, sb, cb, sc, cc = (math.sin(k * a), math.cos(k * a) - 1.0, math.sin(k * b), math.cos(k * b) - 1.0,
+                              math.sin(k * c), math.cos(k * c) - 1.0)
+    u = waves[0, 0, 0] * sa + waves[0, 1, 0] * ca + waves[1, 0, 0] * sb + waves[1, 1, 0] * cb \
+        + waves[2, 0, 0] * sc + waves[2, 1, 0] * cc
+    v = waves[0, 0, 1] * sa + waves[0, 1, 1] * ca + waves[1, 0, 1] * sb + waves[1, 1, 1] * cb \
+        + waves[2, 0, 1] * sc + waves[2, 1, 1] * cc
+    w = waves[0, 0, 2] * sa + waves[0, 1, 2] * ca + waves[1, 0, 2] * sb + waves[1, 1, 2] * cb \
+        + waves[2, 0, 2] * sc + waves[2, 1, 2] * cc
+    return a + u, b + v, c + w
+
+
+@njit(cache=True, inline="always")
+def _both(a, b, k):
+    """Smooth intersection: the edge where `a` meets `b` is rounded over about k mm."""
+    h = max(k - abs(a - b), 0.0)
+    return max(a, b) + 0.25 * h * h / k
+
+
+@njit(cache=True, inline="always")
+def _bodies(x, y, z, pose, waves, ellipsoids, planes, fields):
+    """Takes the five chambers' bodies at a world point into `fields` (11,), by class id."""
+    a, b, c = _warp(x, y, z, pose, waves)
+    mitral = planes[0, 0] * a + planes[0, 1] * b + planes[0, 2] * c - planes[0, 3]
+    tricuspid = planes[1, 0] * a + planes[1, 1] * b + planes[1, 2] * c - planes[1, 3]
+    fields[LV] = min(fields[LV], _both(_ellipsoid(a, b, c, ellipsoids[LV_ENDO]), _SHELF_MM - mitral, _ROUND_LV))
+    fields[MYO] = min(fields[MYO], _both(_ellipsoid(a, b, c, ellipsoids[LV_EPI]), -mitral, _ROUND_MYO))
+    fields[RV] = min(fields[RV], _both(_ellipsoid(a, b, c, ellipsoids[RV_BODY]), -tricuspid, _ROUND_RV))
+    fields[LA] = min(fields[LA], _both(_ellipsoid(a, b, c, ellipsoids[LA_BODY]), mitral, _ROUND_LA))
+    fields[RA] = min(fields[RA], _both(_ellipsoid(a, b, c, ellipsoids[RA_BODY]), tricuspid, _ROUND_RA))
+
+
+@njit(cache=True, inline="always")
+def _segment(x, y, z, s):
+    """Signed distance to a cone between two points with round ends, cut by its clip planes."""
+    abx, aby, abz = s[3] - s[0], s[4] - s[1], s[5] - s[2]
+    px, py, pz = x - s[0], y - s[1], z - s[2]
+    length2 = abx * abx + aby * aby + abz * abz
+    t = 0.0
+    if length2 > 0.0:
+        t = min(1.0, max(0.0, (px * abx + py * aby + pz * abz) / length2))
+    px, py, pz = px - t * abx, py - t * aby, pz - t * abz
+    d = math.sqrt(px * px + py * py + pz * pz) - (s[6] + t * (s[7] - s[6]))
+    if s[9] > 0.0:
+        d = max(d, s[11] * x + s[12] * y + s[13] * z - s[14])
+    if s[10] > 0.0:
+        d = max(d, s[15] * x + s[16] * y + s[17] * z - s[18])
+    return d
+
+
+@njit(cache=True, inline="always")
+def _union(f):
+    """Smooth union of all structures but the coronaries: crevices narrower than about FILLET_MM / 2 are filled."""
+    total = f[MYO]
+    for c in range(2, 11):
+        if c == CORONARY or f[c] >= FAR_MM:
+            continue
+        h = max(FILLET_MM - abs(total - f[c]), 0.0)
+        total = min(total, f[c]) - 0.25 * h * h / FILLET_MM
+    return total
+
+
+@njit(cache=True, inline="always")
+def _label(f):
+    """The class at a point from its fields (11,): who is in front of whom where bodies overlap."""
+    if f[CORONARY] < 0.0:
+        return CORONARY
+    if f[AORTA] < 0.0:
+        return AORTA
+    if f[LV] < 0.0:
+        return LV
+    if f[MYO] < 0.0:
+        return MYO
+    if f[PA] < 0.0:
+        return PA
+    if f[RV] < 0.0:
+        return RV
+    if f[LA] < -SLEEVE_MM and f[LA] <= f[RA]:
+        return LA
+    if f[RA] < -SLEEVE_MM and f[RA] < f[LA]:
+        return RA
+    if f[PV] < 0.0:
+        return PV
+    if f[LA] < 0.0 or f[RA] < 0.0:
+        return LA if f[LA] <= f[RA] else RA
+    if f[LAA] < 0.0:
+        return LAA
+    if _union(f) < 0.0:  # the fillet goes to the nearest
+        best = LV  # blood before muscle where both are equally near
+        for c in range(1, 11):
+            if c != CORONARY and f[c] < f[best] - 1e-4:
+                best = c
+        return best
+    return 0
+
+
+@njit(cache=True)
+def _point_fields(points, pose, waves, ellipsoids, planes, segments, reach, out):
+    for i in range(points.shape[0]):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        f = out[i]
+        f[:] = FAR_MM
+        _bodies(x, y, z, pose, waves, ellipsoids, planes, f)
+        for s in range(segments.shape[0]):
+            row = segments[s]
+            mx, my, mz = 0.5 * (row[0] + row[3]) - x, 0.5 * (row[1] + row[4]) - y, 0.5 * (row[2] + row[5]) - z
+            hx, hy, hz = row[3] - row[0], row[4] - row[1], row[5] - row[2]
+            limit = max(row[6], row[7]) + 0.5 * math.sqrt(hx * hx + hy * hy + hz * hz) + reach
+            if mx * mx + my * my + mz * mz > limit * limit:
+                continue
+            c = int(row[8])
+            f[c] = min(f[c], _segment(x, y, z, row))
+
+
+@njit(cache=True)
+def _labels_of(fields, out):
+    for i in range(fields.shape[0]):
+        out[i] = _label(fields[i])
+
+
+@njit(cache=True)
+def _unions_of(fields, out):
+    for i in range(fields.shape[0]):
+        out[i] = _union(fields[i])
+
+
+def fields_at(points_mm, geometry, reach_mm=np.inf):
+    """(N, 11) f64: the field of class c at each world point (N, 3) in column c, in mm, negative inside. Tubes further
+    away than `reach_mm` are left out."""
+    points_mm = np.ascontiguousarray(points_mm, np.float64)
+    out = np.empty((len(points_mm), 11))
+    _point_fields(points_mm, *geometry, float(reach_mm), out)
+    return out
+
+
+def union_at(points_mm, geometry, reach_mm=np.inf):
+    """(N,) f64: the smooth union of all structures but the coronaries, in mm, negative inside; `reach_mm` as above."""
+    fields = fields_at(points_mm, geometry, reach_mm)
+    out = np.empty(len(fields))
+    _unions_of(fields, out)
+    return out
+
+
+def labels_at(points_mm, geometry):
+    """(N,) u8 class of each world point (N, 3), 0 outside: the analytic definition itself."""
+    fields = fields_at(points_mm, geometry)
+    out = np.empty(len(fields), np.uint8)
+    _labels_of(fields, out)
+    return out
+
+
+@njit(cache=True)
+def _splat(fields, affine, inverse, segments):
+    """Takes each segment into the field of its class, in the box of voxels that it can matter to."""
+    shape = fields.shape[1:]
+    low, high = np.empty(3, np.int64), np.empty(3, np.int64)
+    for n in range(segments.shape[0]):
+        s = segments[n]
+        c = int(s[8])
+        reach = max(s[6], s[7]) + (0.01 if c == CORONARY else 1.5 * FILLET_MM)
+        for d in range(3):
+            norm = math.sqrt(inverse[d, 0] ** 2 + inverse[d, 1] ** 2 + inverse[d, 2] ** 2)
+            a = inverse[d, 0] * s[0] + inverse[d, 1] * s[1] + inverse[d, 2] * s[2] + inverse[d, 3]
+            b = inverse[d, 0] * s[3] + inverse[d, 1] * s[4] + inverse[d, 2] * s[5] + inverse[d, 3]
+            low[d] = max(0, int(math.floor(min(a, b) - reach * norm)))
+            high[d] = min(shape[d], int(math.ceil(max(a, b) + reach * norm)) + 1)
+        mx, my, mz = 0.5 * (s[0] + s[3]), 0.5 * (s[1] + s[4]), 0.5 * (s[2] + s[5])
+        ball = reach + 0.5 * math.sqrt((s[3] - s[0]) ** 2 + (s[4] - s[1]) ** 2 + (s[5] - s[2]) ** 2)
+        gx, gy, gz = affine[0, 2], affine[1, 2], affine[2, 2]
+        g2 = gx * gx + gy * gy + gz * gz
+        for i in range(low[0], high[0]):
+            for j in range(low[1], high[1]):
+                x0 = affine[0, 0] * i + affine[0, 1] * j + affine[0, 3]
+                y0 = affine[1, 0] * i + affine[1, 1] * j + affine[1, 3]
+                z0 = affine[2, 0] * i + affine[2, 1] * j + affine[2, 3]
+                # the part of this row of voxels that lies in the ball round the segment
+                middle = ((mx - x0) * gx + (my - y0) * gy + (mz - z0) * gz) / g2
+                away = (x0 - mx) ** 2 + (y0 - my) ** 2 + (z0 - mz) ** 2 - middle * middle * g2
+                if away > ball * ball:
+                    continue
+                half = math.sqrt((ball * ball - away) / g2)
+                for k in range(max(low[2], int(math.ceil(middle - half))),
+                               min(high[2], int(math.floor(middle + half)) + 1)):
+                    x, y, z = x0 + gx * k, y0 + gy * k, z0 + gz * k
+                    value = np.float32(_segment(x, y, z, s))
+                    if value < fields[c, i, j, k]:
+                        fields[c, i, j, k] = value
+
+
+@njit(cache=True)
+def _rasterise(tubes, affine, pose, waves, ellipsoids, planes, labels, block):
+    f, centre = np.empty(11), np.empty(11)
+    nx, ny, nz = labels.shape
+    step = affine[:3, :3]
+    half = 0.5 * block * math.sqrt((step * step).sum())
+    for bi in range(0, nx, block):
+        for bj in range(0, ny, block):
+            for bk in range(0, nz, block):
+                ci, cj, ck = bi + 0.5 * (block - 1), bj + 0.5 * (block - 1), bk + 0.5 * (block - 1)
+                centre[:] = FAR_MM
+                _bodies(affine[0, 0] * ci + affine[0, 1] * cj + affine[0, 2] * ck + affine[0, 3],
+                        affine[1, 0] * ci + affine[1, 1] * cj + affine[1, 2] * ck + affine[1, 3],
+                        affine[2, 0] * ci + affine[2, 1] * cj + affine[2, 2] * ck + affine[2, 3],
+                        pose, waves, ellipsoids, planes, centre)
+                near = min(centre[MYO], centre[RV], centre[LA], centre[RA]) < 1.8 * half + 1.5 * FILLET_MM
+                for i in range(bi, min(bi + block, nx)):
+                    for j in range(bj, min(bj + block, ny)):
+                        for k in range(bk, min(bk + block, nz)):
+                            touched = near
+                            for c in range(11):
+                                f[c] = tubes[c, i, j, k]
+                                touched |= f[c] < FAR_MM
+                            if not touched:
+                                continue
+                            if near:
+                                _bodies(affine[0, 0] * i + affine[0, 1] * j + affine[0, 2] * k + affine[0, 3],
+                                        affine[1, 0] * i + affine[1, 1] * j + affine[1, 2] * k + affine[1, 3],
+                                        affine[2, 0] * i + affine[2, 1] * j + affine[2, 2] * k + affine[2, 3],
+                                        pose, waves, ellipsoids, planes, f)
+                            labels[i, j, k] = _label(f)
+
+
+def rasterise(geometry, affine, shape):
+    """(X, Y, Z) u8 labels of the grid with voxel -> world mm `affine` (4, 4): `labels_at` at the voxel centres."""
+    pose, waves, ellipsoids, planes, segments = geometry
+    affine = np.ascontiguousarray(affine, np.float64)
+    tubes = np.full((11, *shape), FAR_MM, np.float32)
+    _splat(tubes, affine, np.linalg.inv(affine), segments)
+    labels = np.zeros(shape, np.uint8)
+    _rasterise(tubes, affine, pose, waves, ellipsoids, planes, labels, 4)
+    return labels
+
+
+def anatomy_of(points_mm, pose, waves):
+    """(N, 3) world mm -> anatomy mm; the slow twin of the compiled warp, and what `world_of` inverts."""
+    local = (np.asarray(points_mm, np.float64) - pose[9:12]) @ pose[:9].reshape(3, 3).T
+    return local + _displacement(local, pose, waves)
+
+
+def world_of(anatomy_mm, pose, waves):
+    """(N, 3) anatomy mm -> world mm by fixed-point iteration (the warp's slope is below one: it converges)."""
+    anatomy_mm = np.asarray(anatomy_mm, np.float64)
+    local = anatomy_mm.copy()
+    for _ in range(60):
+        previous = local
+        local = anatomy_mm - _displacement(local, pose, waves)
+        if np.abs(local - previous).max(initial=0) < 1e-6:
+            break
+    return local @ np.linalg.inv(pose[:9].reshape(3, 3)).T + pose[9:12]
+
+
+def _displacement(local, pose, waves):
+    angle = local * (2 * np.pi / pose[12])
+    return np.einsum("na,ad->nd", np.sin(angle), waves[:, 0]) + np.einsum("na,ad->nd", np.cos(angle) - 1, waves[:, 1])

@@ -1,0 +1,134 @@
+"""One label map -> one case: crop, surfaces, distance field, frame, points. No torch.
+
+`build_case` is all that `prepare_data.py` does to a file, and `reconstruct.py` to a label map that it is given.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from vecset.data.case_file import Case
+from vecset.data.components import components
+from vecset.data.distance_field import METHODS, UnionField
+from vecset.data.frame import Frame
+from vecset.data.sampling import NEAR_SCALES_UNIT, Sampler, Triangles
+from vecset.data.surface import CROP_PAD, crop_foreground, inner_walls, union_mesh
+from vecset.errors import InputError
+
+VERSION = 1  # of the method: files made by another one are made again
+CRUMB_SHARE = 0.01  # a component is a crumb where it has less than this share of its class's largest one
+FAR_CRUMB = 0.05  # crumbs are far where they make the heart's box diagonal larger by more than this share
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides the content of a case file, besides the label map. Counts; `sdf` one of METHODS; `class_floor` the
+    least share of the points that a present class gets; `sample_caps`: take points on the flat caps, too."""
+
+    num_surface_points: int = 50000
+    num_vol_points: int = 50000
+    num_near_points: int = 50000
+    seed: int = 0
+    sdf: str = "mesh"
+    class_floor: float = 0.04
+    sample_caps: bool = False
+    near_scales_unit: tuple = NEAR_SCALES_UNIT
+
+    def __post_init__(self):
+        assert self.sdf in METHODS and 0 <= self.class_floor <= 1
+        assert min(self.num_surface_points, self.num_vol_points, self.num_near_points) > 0
+
+    def as_meta(self):
+        return {**asdict(self), "near_scales_unit": list(self.near_scales_unit), "version": VERSION}
+
+
+def case_rng(seed, name):
+    """The generator of one case: decided by (seed, case name), whatever the worker and the order."""
+    digest = hashlib.sha256(name.encode("utf-8")).digest()
+    return np.random.default_rng(np.random.SeedSequence([int(seed), *np.frombuffer(digest, "<u4").tolist()]))
+
+
+def build_case(label_map, options=Options(), annotated=None):
+    """The `Case` (path None) of a `LabelMap`. `annotated`: class ids that were looked for (default: as it says)."""
+    num_classes = len(label_map.class_names)
+    crop = crop_foreground(label_map.labels, label_map.spacing_mm)
+    mesh = union_mesh(crop)
+    if mesh.face_cap.all() and not options.sample_caps:
+        raise InputError(label_map.path, "a surface inside the image", "structures that fill the image to its borders",
+                         "use an image with a larger field of view")
+    affine, shape = label_map.affine, label_map.labels.shape
+    vertices_voxel = crop.local_mm_to_voxel(mesh.vertices_local_mm)
+    frame = Frame.from_surface(affine, shape, vertices_voxel @ affine[:3, :3].T + affine[:3, 3])
+    triangles = Triangles.of(mesh, inner_walls(crop), options.sample_caps)
+    rng = case_rng(options.seed, label_map.name)
+    sampler = Sampler(UnionField(crop, mesh, options.sdf), triangles, frame, rng, options.class_floor,
+                      options.near_scales_unit)
+    arrays = {**sampler.surface(options.num_surface_points), **sampler.volume(options.num_vol_points),
+              **sampler.near(options.num_near_points)}
+    origin, truth = _truth(label_map.labels, crop)
+    meta = describe(crop, num_classes)
+    meta.update(class_names=label_map.class_names, spacing_mm=[float(s) for s in label_map.spacing_mm],
+                annotated_classes=sorted(label_map.annotated if annotated is None else annotated),
+                sampling={**options.as_meta(), "counts": sampler.counts}, seed=options.seed,
+                source_name=label_map.path.name, source_sha256=label_map.sha256)
+    return Case(arrays=arrays, frame=frame, truth_crop=truth, truth_origin=origin, meta=meta)
+
+
+def _truth(labels, crop):
+    """Origin (3,) and u8 voxels of the crop's part of the image."""
+    low = np.maximum(crop.origin, 0)
+    high = np.minimum(crop.origin + crop.labels.shape, labels.shape)
+    return low, labels[tuple(slice(a, b) for a, b in zip(low, high))]
+
+
+def describe(crop, num_classes):
+    """The meta entries that the label map alone decides: present, missing and border classes, volumes, crumbs."""
+    voxels = np.bincount(crop.labels.ravel(), minlength=num_classes + 1)[1 : num_classes + 1]
+    present = [int(c) for c in np.flatnonzero(voxels) + 1]
+    border = set()
+    for axis in range(3):
+        for side, at in ((CROP_PAD, crop.origin[axis] + CROP_PAD == 0),
+                         (crop.labels.shape[axis] - CROP_PAD - 1,
+                          crop.origin[axis] + crop.labels.shape[axis] - CROP_PAD == crop.image_shape[axis])):
+            if at:
+                border |= set(np.unique(np.take(crop.labels, side, axis=axis)).tolist()) - {0}
+    return {"classes": num_classes, "present_classes": present,
+            "missing_classes": [c for c in range(1, num_classes + 1) if c not in present],
+            "border_classes": sorted(int(c) for c in border), "voxels_per_class": [int(v) for v in voxels],
+            "crumbs": crumbs(crop)}
+
+
+def crumbs(crop):
+    """Tiny components, reported and not dropped: {"classes": {id: [number, voxels]}, "grow_box": share by which they
+    make the whole heart's box diagonal larger}. Components are connected through faces, edges and corners."""
+    parts, hearts = components(crop.labels)
+    found, large = {}, []
+    for c in np.unique(parts.label):
+        sizes = parts.voxels[parts.label == c]
+        small = sizes < CRUMB_SHARE * sizes.max()
+        if small.any():
+            found[str(c)] = [int(small.sum()), int(sizes[small].sum())]
+    grow = 0.0
+    if len(hearts.voxels) > 1:
+        large = hearts.voxels >= CRUMB_SHARE * hearts.voxels.max()
+
+        def diagonal_mm(some):
+            return np.linalg.norm((hearts.stop[some].max(0) - hearts.start[some].min(0)) * crop.spacing_mm)
+
+        grow = float(diagonal_mm(np.ones(len(large), bool)) / diagonal_mm(large) - 1)
+    return {"classes": found, "grow_box": round(grow, 4)}
+
+
+def warnings_of(meta):
+    """Lines that a user should read, from a case's meta."""
+    lines = []
+    if meta["crumbs"]["grow_box"] > FAR_CRUMB:
+        lines.append(f"crumbs far from the heart make its box {meta['crumbs']['grow_box']:.0%} larger and so the heart "
+                     "smaller in the frame; remove them from the label map if they are no anatomy")
+    if meta["sampling"]["counts"].get("near_wrong_side"):
+        lines.append(f"{meta['sampling']['counts']['near_wrong_side']} near points could not be put on their side")
+    absent = [c for c in meta["missing_classes"] if c in meta["annotated_classes"]]
+    if absent:
+        lines.append("annotated but absent: " + ", ".join(meta["class_names"][c - 1] for c in absent))
+    return lines

@@ -1,0 +1,88 @@
+"""What only many case files together, or the anatomy itself, can tell: copies, mirrored hearts, outliers.
+
+Findings are added to the report of the file they are about, so that one verdict covers everything.
+"""
+
+import numpy as np
+
+from vecset.data.quality import CHECKS, INF, Check
+
+LEAST_FOR_OUTLIERS = 8  # fewer hearts have no distribution
+
+CHECKS.update({
+    "copies": Check(0, 0, "files", "other files with the same points or the same truth"),
+    "same_source": Check(0, 0, "files", "other files made from the same label map"),
+    "handedness": Check(0, INF, "", "left x basal x aortic direction of the heart (mirrored hearts are negative)"),
+    "volume_outlier": Check(0, 6, "robust sd", "log volume of a class against the other hearts", "warn"),
+    "size_outlier": Check(0, 6, "robust sd", "log radius of the heart against the others", "warn"),
+    "rows": Check(0, 0, "groups", "groups whose number of points is not that of most files", "warn"),
+})
+
+
+def check_population(reports):
+    """Adds the findings between `reports` (FileReports of one run) to them. Unreadable files are left out."""
+    _copies(reports)
+    whole = [r for r in reports if "volumes_ml" in r.facts]
+    for report in whole:
+        turn = handedness(report.facts["centroids_mm"], report.class_names)
+        if turn is not None:
+            report.facts["handedness"] = turn
+            report.add("handedness", turn, note="mirrored: left and right are exchanged, or situs inversus" if turn < 0
+                       else "")
+    if len(whole) >= LEAST_FOR_OUTLIERS:
+        _outliers(whole)
+        usual = {g: _mode([r.facts["rows"][g] for r in whole]) for g in whole[0].facts["rows"]}
+        for report in whole:
+            other = {g: n for g, n in report.facts["rows"].items() if n != usual[g]}
+            report.add("rows", len(other), note=", ".join(f"{g} {n} (most: {usual[g]})" for g, n in other.items()))
+
+
+def handedness(centroids_mm, class_names):
+    """The triple product of three unit vectors: to the left heart, to the atria, to the aorta; None where one of the
+    five structures is not there. Near +1 in a heart, the negative of that in its mirror image; turning changes nothing.
+
+    `centroids_mm`: {class id as text: (3,) in patient mm}."""
+    by_name = {class_names[int(c) - 1].lower(): np.asarray(p) for c, p in centroids_mm.items()}
+    if not {"la", "lv", "ra", "rv", "aorta"} <= set(by_name):
+        return None
+    la, lv, ra, rv, aorta = (by_name[n] for n in ("la", "lv", "ra", "rv", "aorta"))
+    vectors = [lv - rv + la - ra, la + ra - lv - rv, aorta - (la + ra) / 2]
+    lengths = [np.linalg.norm(v) for v in vectors]
+    return float(np.linalg.det([v / n for v, n in zip(vectors, lengths)])) if min(lengths) > 1e-6 else None
+
+
+def _copies(reports):
+    for check, keys in (("copies", ("points_sha256", "truth_sha256")), ("same_source", ("source_sha256",))):
+        files = {}
+        for report in reports:
+            for key in keys:
+                if report.facts.get(key):
+                    files.setdefault((key, report.facts[key]), set()).add(report.file)
+        for report in reports:
+            twins = sorted(set().union(*(files.get((k, report.facts.get(k)), set()) for k in keys)) - {report.file})
+            if report.facts:
+                report.add(check, len(twins), note=", ".join(twins[:5]))
+
+
+def _outliers(reports):
+    for c in sorted({c for r in reports for c in r.facts["volumes_ml"]}, key=int):
+        having = [r for r in reports if c in r.facts["volumes_ml"]]
+        if len(having) >= LEAST_FOR_OUTLIERS:
+            volumes = [r.facts["volumes_ml"][c] for r in having]
+            for report, score, volume in zip(having, _robust_scores(np.log(volumes)), volumes):
+                report.add("volume_outlier", score, int(c), f"{volume:.3g} ml, median {np.median(volumes):.3g} ml")
+    radii = [r.facts["radius_mm"] for r in reports]
+    for report, score, radius in zip(reports, _robust_scores(np.log(radii)), radii):
+        report.add("size_outlier", score, note=f"{radius:.1f} mm, median {np.median(radii):.1f} mm")
+
+
+def _robust_scores(values):
+    """|value - median| in units of the median absolute deviation, scaled to a standard deviation; at least 3 % of
+    spread is granted, so that nearly equal hearts are not outliers of each other."""
+    values = np.asarray(values)
+    away = np.abs(values - np.median(values))
+    return away / max(1.4826 * np.median(away), 0.03)
+
+
+def _mode(values):
+    return max(set(values), key=values.count)

@@ -1,0 +1,357 @@
+"""Points of one heart: on its surfaces, near them and in its volume, with exact counts and a quota for every class.
+
+Shares are proportional to area (surface, near) or volume (inside), but no class that is there gets less than a floor,
+so that coronaries, appendage and veins are learned too. All draws come from one generator in a fixed order: the same
+seed gives the same points.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from vecset.data.mesh_distance import mesh_normals
+from vecset.data.surface import class_boxes
+
+NEAR_SCALES_UNIT = (0.01, 0.03)  # standard deviations of the two offsets, half of the points each
+MAX_OFFSET_UNIT = 0.0495  # the surface ends at 0.95, so that no near point leaves the unit cube
+WALL_SHARE = 0.15  # at most this share of the near points comes from inner walls
+MAX_PER_TRIANGLE = 20  # a patch of few triangles is not sampled more densely than this to reach a floor
+ROUNDS = 40
+
+
+@dataclass
+class Triangles:
+    """What surface points are drawn from: the outer surface (other = 0) and the inner walls (other = the neighbour).
+    vertices_local_mm (V, 3), vertex_normals (V, 3) outward, faces (F, 3), face_class, face_other (F,) u8, cap (F,)."""
+
+    vertices_local_mm: np.ndarray
+    vertex_normals: np.ndarray
+    faces: np.ndarray
+    face_class: np.ndarray
+    face_other: np.ndarray
+    cap: np.ndarray
+
+    def __post_init__(self):
+        self.area_mm2 = _areas(self.vertices_local_mm, self.faces)
+
+    @classmethod
+    def of(cls, mesh, walls, with_caps=False):
+        """From a UnionMesh and Walls; triangles on flat caps only `with_caps`."""
+        keep = np.ones(len(mesh.faces), bool) if with_caps else ~mesh.face_cap
+        _, normals = mesh_normals(mesh.vertices_local_mm, mesh.faces)
+        number = len(mesh.vertices_local_mm)
+        return cls(np.concatenate([mesh.vertices_local_mm, walls.vertices_local_mm]),
+                   np.concatenate([normals, walls.vertex_normals]),
+                   np.concatenate([mesh.faces[keep], walls.faces + number]),
+                   np.concatenate([mesh.face_class[keep], walls.face_class]),
+                   np.concatenate([np.zeros(keep.sum(), np.uint8), walls.face_other]),
+                   np.concatenate([mesh.face_cap[keep], np.zeros(len(walls.faces), bool)]))
+
+    def draw(self, rng, chosen, count):
+        """`count` points evenly by area from the triangles `chosen` (indices): local_mm (n, 3), outward unit normals
+        (n, 3), triangle (n,). One point from each of `count` equal parts of the area: no clusters, no gaps."""
+        edges = np.cumsum(self.area_mm2[chosen])
+        places = (np.arange(count) + rng.random(count)) / max(count, 1) * edges[-1]
+        triangle = chosen[np.minimum(np.searchsorted(edges, places, side="right"), len(chosen) - 1)]
+        u, v = rng.random((2, count))
+        root = np.sqrt(u)
+        weights = np.stack([1 - root, root * (1 - v), root * v], -1)[..., None]
+        corners = self.faces[triangle]
+        points = (self.vertices_local_mm[corners] * weights).sum(1)
+        normals = (self.vertex_normals[corners] * weights).sum(1)
+        length = np.linalg.norm(normals, axis=1, keepdims=True)
+        return points, normals / np.maximum(length, 1e-12), triangle
+
+
+def allocate(total, weights, floor):
+    """Splits `total` in proportion to `weights` (n,) >= 0 with sum > 0: (n,) ints whose sum is `total`. Each positive
+    weight gets at least `floor` (a share of the total; all floors together at most half of it)."""
+    weights = np.asarray(weights, np.float64)
+    present = weights > 0
+    floor = min(floor, 0.5 / max(present.sum(), 1))
+    share, raised = weights / weights.sum(), np.zeros(len(weights), bool)
+    while True:
+        low = present & ~raised & (share < floor)
+        if not low.any():
+            break
+        raised |= low
+        rest = present & ~raised
+        share = np.where(raised, floor, 0)
+        share[rest] = weights[rest] / weights[rest].sum() * (1 - floor * raised.sum())
+    exact = share * total
+    least = np.where(present, np.ceil(floor * total - 1e-9), 0).astype(np.int64)
+    counts = np.maximum(np.floor(exact).astype(np.int64), least)
+    order = np.argsort(-(exact - counts), kind="stable")  # largest remainders first; a floor is never broken
+    place = 0
+    while counts.sum() != total:
+        index = order[place % len(order)] if counts.sum() < total else order[-1 - place % len(order)]
+        if counts.sum() < total and present[index]:
+            counts[index] += 1
+        elif counts.sum() > total and counts[index] > least[index]:
+            counts[index] -= 1
+        place += 1
+        if place > 4 * len(order) + 4:  # fewer points than floors need
+            index = int(np.argmax(counts if counts.sum() > total else weights))
+            counts[index] += 1 if counts.sum() < total else -1
+    return counts
+
+
+class Sampler:
+    """Draws the points of one heart. `field` a UnionField, `triangles` its Triangles, `frame` its Frame, `rng` a numpy
+    Generator. Points come back in unit coordinates (f32), distances in unit (f32)."""
+
+    def __init__(self, field, triangles, frame, rng, class_floor=0.04, near_scales_unit=NEAR_SCALES_UNIT):
+        self.field, self.triangles, self.frame, self.rng = field, triangles, frame, rng
+        self.crop = field.crop
+        self.class_floor, self.near_scales_unit = class_floor, near_scales_unit
+        self.counts = {}
+
+    def to_unit(self, points_local_mm):
+        return self.frame.voxel_to_unit(self.crop.local_mm_to_voxel(points_local_mm)).astype(np.float32)
+
+    def evaluate(self, points_unit):
+        """(N, 3) f32 as they are stored -> sdf (N,) f32 unit, local_mm (N, 3), unknown (N,) bool."""
+        local_mm = self.crop.voxel_to_local_mm(self.frame.unit_to_voxel(points_unit))
+        sdf_mm, unknown = self.field.query(local_mm)
+        return (sdf_mm * self.frame.scale).astype(np.float32), local_mm, unknown
+
+    def _normals_in_patient(self, normals):
+        """Directions along the image axes -> directions in mm; a rotation, or a rotation and a flip."""
+        axes = self.frame.affine[:3, :3] / self.frame.spacing_mm
+        turned = normals @ axes.T
+        return turned / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-12)
+
+    # -- surface ------------------------------------------------------------------------------------------------------
+    def surface(self, count):
+        """`count` points on the surfaces of all classes: dict of the surface_* members of a case file."""
+        tri = self.triangles
+        present = np.unique(tri.face_class)
+        areas = np.array([tri.area_mm2[tri.face_class == c].sum() for c in present])
+        parts = []
+        for c, n in zip(present, allocate(count, areas, self.class_floor)):
+            parts.append(self._on_class(int(c), int(n)))
+        points, normals, triangle, sdf = (np.concatenate(column) for column in zip(*parts))
+        order = self.rng.permutation(count)
+        triangle = triangle[order]
+        self.counts["surface"] = _count(tri.face_class[triangle])
+        self.counts["surface_walls"] = int((tri.face_other[triangle] > 0).sum())
+        return {"surface_points": points[order], "surface_sdf": sdf[order],
+                "surface_normals": self._normals_in_patient(normals[order]).astype(np.float16),
+                "surface_labels": tri.face_class[triangle], "surface_cap": tri.cap[triangle]}
+
+    def _on_class(self, c, count):
+        tri = self.triangles
+        chosen = np.flatnonzero(tri.face_class == c)
+        points, normals, triangle = tri.draw(self.rng, chosen, count)
+        points, sdf = self.to_unit(points), np.zeros(count, np.float32)
+        wall = np.flatnonzero(tri.face_other[triangle] > 0)
+        sdf[wall] = self.evaluate(points[wall])[0]
+        wrong = wall[sdf[wall] >= 0]  # the rim of a wall may stand out of the union by a hair: draw it elsewhere
+        for attempt in range(ROUNDS):
+            if not len(wrong):
+                break
+            pool = chosen if attempt < ROUNDS // 2 or (tri.face_other[chosen] > 0).all() \
+                else chosen[tri.face_other[chosen] == 0]
+            new, new_normals, new_triangle = tri.draw(self.rng, pool, len(wrong))
+            points[wrong], normals[wrong], triangle[wrong] = self.to_unit(new), new_normals, new_triangle
+            sdf[wrong] = 0
+            wall = tri.face_other[new_triangle] > 0
+            sdf[wrong[wall]] = self.evaluate(points[wrong[wall]])[0]
+            wrong = wrong[wall & (sdf[wrong] >= 0)]
+        sdf[wrong] = -np.float32(1e-6)  # a wall all of rims (a structure of a few voxels): negative by its topology
+        return points, normals, triangle, sdf
+
+    # -- near ---------------------------------------------------------------------------------------------------------
+    def near(self, count):
+        """`count` points offset from the surfaces to a random side each: dict of the near_* members."""
+        tri = self.triangles
+        groups = self._near_groups(count)
+        base = [tri.draw(self.rng, chosen, n) for chosen, n in groups if n]
+        start_mm, normals, triangle = (np.concatenate(column) for column in zip(*base))
+        group = np.repeat(np.arange(len(groups)), [n for _, n in groups])
+        outward = self.rng.random(count) < 0.5
+        scale = np.array(self.near_scales_unit)[(self.rng.random(count) < 0.5).astype(int)]
+        points, sdf, labels = np.zeros((count, 3), np.float32), np.zeros(count, np.float32), np.zeros(count, np.uint8)
+        todo, redrawn = np.arange(count), 0
+        for attempt in range(ROUNDS):
+            if attempt:  # thinner than the offset: the small one
+                scale[todo] = min(self.near_scales_unit) * (1 if attempt < 8 else 0.5 ** (attempt - 7))
+            if attempt in (4, 8, 12, 16):  # or from another place of the same surface
+                for g in np.unique(group[todo]):
+                    rows = todo[group[todo] == g]
+                    start_mm[rows], normals[rows], triangle[rows] = tri.draw(self.rng, groups[g][0], len(rows))
+            offset_mm = _half_normal(self.rng, scale[todo]) / self.frame.scale * np.where(outward[todo], 1, -1)
+            points[todo] = self.to_unit(start_mm[todo] + offset_mm[:, None] * normals[todo])
+            sdf[todo], local_mm, unknown = self.evaluate(points[todo])
+            labels[todo] = self.field.labels(local_mm, sdf[todo])
+            c, other = tri.face_class[triangle[todo]], tri.face_other[triangle[todo]]
+            side_right = np.where(other > 0, sdf[todo] < 0, (sdf[todo] >= 0) == outward[todo])
+            strict = attempt < 16  # in the end a right side is enough
+            class_right = np.where(outward[todo], labels[todo] != c, labels[todo] == c) | (not strict)
+            todo = todo[unknown | ~(side_right & class_right)]
+            redrawn += len(todo)
+            if not len(todo):
+                break
+        source, other = tri.face_class[triangle], tri.face_other[triangle]
+        order = self.rng.permutation(count)
+        self.counts["near"] = _count(source)
+        self.counts["near_walls"] = int((other > 0).sum())
+        self.counts["near_outside"] = int((sdf[other == 0] >= 0).sum())
+        self.counts["near_redrawn"], self.counts["near_wrong_side"] = int(redrawn), int(len(todo))
+        return {"near_points": points[order], "near_sdf": sdf[order], "near_labels": labels[order],
+                "near_source": source[order]}
+
+    def _near_groups(self, count):
+        """[(triangles, number of points)]: the outer surface of each class, and each inner wall from both sides."""
+        tri = self.triangles
+        outer_of, pairs = {}, {}
+        kinds = tri.face_class.astype(np.int64) * 256 + tri.face_other
+        for kind in np.unique(kinds):
+            c, d = divmod(int(kind), 256)
+            outer_of.setdefault(c, np.zeros(0, np.int64))
+            if d:
+                pairs.setdefault((min(c, d), max(c, d)), []).append(np.flatnonzero(kinds == kind))
+            else:
+                outer_of[c] = np.flatnonzero(kinds == kind)
+        outer_area = np.array([tri.area_mm2[f].sum() for f in outer_of.values()])
+        pair_names = sorted(pairs)
+        sides = [pairs[p] for p in pair_names]  # the side of the lower class first
+        pair_area = np.array([np.mean([tri.area_mm2[f].sum() for f in s]) for s in sides])
+        wall_total = 0
+        if len(pairs):
+            wall_total = int(count * min(WALL_SHARE, pair_area.sum() / (pair_area.sum() + outer_area.sum())))
+        if not outer_area.sum():
+            wall_total = count
+        floor = int(np.ceil(count * min(self.class_floor, 0.5 / len(outer_of))))
+        outer = self._outer_counts(count - wall_total, outer_area, [len(f) for f in outer_of.values()], floor)
+        # a class with little outer surface gets its floor from its walls, as far as WALL_SHARE goes
+        lacking = {c: max(floor - n, 0) for c, n in zip(outer_of, outer)}
+        need = np.zeros(len(pairs))
+        for c, lack in lacking.items():
+            mine = np.array([c in p for p in pair_names], bool)
+            if lack and mine.any():
+                need[mine] = np.maximum(need[mine], 2 * (lack + 1) * pair_area[mine] / pair_area[mine].sum())
+        groups = [(f, int(n)) for f, n in zip(outer_of.values(), outer)]
+        if wall_total:
+            extra = max(wall_total - need.sum(), 0)
+            weights = need * min(1, wall_total / max(need.sum(), 1)) + extra * pair_area / pair_area.sum()
+            for s, n in zip(sides, allocate(wall_total, weights, 0)):
+                for k, f in enumerate(s):
+                    groups.append((f, int(n // len(s) + (k < n % len(s)))))
+        return groups
+
+    @staticmethod
+    def _outer_counts(total, area, triangles, floor):
+        if not total:
+            return np.zeros(len(area), np.int64)
+        counts = allocate(total, area, floor / total)
+        most = MAX_PER_TRIANGLE * np.array(triangles)
+        if (counts <= most).all() or most.sum() < total:
+            return counts
+        capped = counts > most
+        rest = allocate(total - most[capped].sum(), np.where(capped, 0, area), floor / total)
+        return np.where(capped, most, rest)
+
+    # -- volume -------------------------------------------------------------------------------------------------------
+    def volume(self, count):
+        """`count` points, exactly half of them (rounded down) with distance < 0, the rest uniform in the unit cube and
+        outside: dict of the vol_* members."""
+        inside = self._inside(count // 2)
+        outside = self._outside(count - count // 2)
+        points, sdf, labels = (np.concatenate(pair) for pair in zip(inside, outside))
+        order = self.rng.permutation(count)
+        self.counts["inside"] = _count(inside[2])
+        return {"vol_points": points[order], "vol_sdf": sdf[order], "vol_labels": labels[order]}
+
+    def _inside(self, count):
+        labels = self.crop.labels
+        boxes = class_boxes(labels)
+        voxels = [_class_voxels(labels[box], c) for c, box in boxes]
+        volumes = [int(own.sum()) for _, own in voxels]
+        parts = []
+        for (c, box), (index, own), n in zip(boxes, voxels, allocate(count, volumes, self.class_floor)):
+            index = index + np.array([s.start for s in box], np.int32)
+            parts.append(self._inside_class(c, index, index[own], int(n)))
+        return tuple(np.concatenate(column) for column in zip(*parts))
+
+    def _inside_class(self, c, voxels, own, count):
+        kept, have = [(np.zeros((0, 3), np.float32), np.zeros(0, np.float32))], 0
+        for attempt in range(ROUNDS):
+            if have >= count:
+                break
+            late = attempt >= ROUNDS // 2  # a structure of a few voxels: round its voxels' centres
+            pool = own if late else voxels
+            number = int((count - have) * 1.15) + 16 if attempt else int(count * 1.3) + 16
+            pick = pool[self.rng.integers(0, len(pool), number)]
+            jitter = (self.rng.random((number, 3)) - 0.5) * (0.5 ** (attempt - ROUNDS // 2) if late else 1)
+            points = self.to_unit((pick + jitter) * self.crop.spacing_mm)
+            sdf, local_mm, _ = self.evaluate(points)
+            good = (sdf < 0) & (self.field.labels(local_mm, sdf) == c)
+            kept.append((points[good], sdf[good]))
+            have += int(good.sum())
+        points, sdf = (np.concatenate(column)[:count] for column in zip(*kept))
+        if len(points) < count:
+            raise RuntimeError(f"class {c}: only {len(points)} of {count} inside points found")
+        return points, sdf, np.full(count, c, np.uint8)
+
+    def _outside(self, count):
+        kept, have = [], 0
+        while have < count:
+            points = self.rng.uniform(-1, 1, (int((count - have) * 1.3) + 64, 3)).astype(np.float32)
+            sdf, _, unknown = self.evaluate(points)
+            good = (sdf >= 0) & ~unknown
+            kept.append((points[good], sdf[good]))
+            have += int(good.sum())
+        points, sdf = (np.concatenate(column)[:count] for column in zip(*kept))
+        return points, sdf, np.zeros(count, np.uint8)
+
+
+@njit(cache=True)
+def _areas(vertices, faces):
+    areas = np.empty(len(faces), np.float64)
+    for f in range(len(faces)):
+        a, b, c = vertices[faces[f, 0]], vertices[faces[f, 1]], vertices[faces[f, 2]]
+        ux, uy, uz = np.float64(b[0]) - a[0], np.float64(b[1]) - a[1], np.float64(b[2]) - a[2]
+        vx, vy, vz = np.float64(c[0]) - a[0], np.float64(c[1]) - a[1], np.float64(c[2]) - a[2]
+        areas[f] = 0.5 * np.sqrt((uy * vz - uz * vy) ** 2 + (uz * vx - ux * vz) ** 2 + (ux * vy - uy * vx) ** 2)
+    return areas
+
+
+@njit(cache=True)
+def _class_voxels(labels, c):
+    """Voxels of class `c` and the background voxels that share a face with one, over whose faces the smooth surface
+    may bulge: index (n, 3) i32 and whether it is the class's own (n,). The class does not touch the array's border."""
+    nx, ny, nz = labels.shape
+    index, mine, count = np.empty((0, 3), np.int32), np.empty(0, np.bool_), 0
+    for final in range(2):  # first count, then fill
+        if final:
+            index, mine, count = np.empty((count, 3), np.int32), np.empty(count, np.bool_), 0
+        for i in range(nx):
+            for j in range(ny):
+                for k in range(nz):
+                    own = labels[i, j, k] == c
+                    if not own:
+                        if labels[i, j, k] != 0:
+                            continue
+                        if not ((i > 0 and labels[i - 1, j, k] == c) or (i + 1 < nx and labels[i + 1, j, k] == c)
+                                or (j > 0 and labels[i, j - 1, k] == c) or (j + 1 < ny and labels[i, j + 1, k] == c)
+                                or (k > 0 and labels[i, j, k - 1] == c) or (k + 1 < nz and labels[i, j, k + 1] == c)):
+                            continue
+                    if final:
+                        index[count, 0], index[count, 1], index[count, 2], mine[count] = i, j, k, own
+                    count += 1
+    return index, mine
+
+
+def _half_normal(rng, scale):
+    """|N(0, scale)|, (N,), drawn again where beyond MAX_OFFSET_UNIT."""
+    offset = np.abs(rng.normal(0, 1, len(scale))) * scale
+    while (wrong := offset > MAX_OFFSET_UNIT).any():
+        offset[wrong] = np.abs(rng.normal(0, 1, wrong.sum())) * scale[wrong]
+    return offset
+
+
+def _count(classes):
+    numbers = np.bincount(classes, minlength=1)
+    return {str(c): int(n) for c, n in enumerate(numbers) if n}

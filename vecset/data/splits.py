@@ -1,0 +1,236 @@
+"""Which heart is trained on and which is held back: seeded, stratified by missing classes, groups kept whole.
+
+The split depends on the case ids, their groups, their missing classes and the seed, and on nothing else: not on the
+order in which a file system lists the files, not on the machine, not on Python's hash.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vecset.atomic import write_text
+from vecset.data.case_file import read_meta
+from vecset.data.natural_order import natural_key
+from vecset.errors import InputError
+
+FIELDS = ("case_id", "file", "group", "missing_classes", "border_classes")
+SIDECAR = "splits.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a split: `file` relative to the data folder; class ids that are missing / cut by the scan border;
+    `fingerprint` tells two case files of the same label map apart from two hearts ('' where unknown)."""
+
+    case_id: str
+    file: str
+    group: str
+    missing_classes: tuple = ()
+    border_classes: tuple = ()
+    fingerprint: str = ""
+
+
+def find_case_files(folder):
+    """The case files (*.npz, hidden ones left out) directly in `folder`, naturally sorted. InputError if none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(folder, "a folder of case files (*.npz)", "no such folder", "make one with prepare_data.py")
+    files = [p for p in folder.glob("*.npz") if not p.name.startswith(".") and p.is_file()]
+    if not files:
+        raise InputError(folder, "case files (*.npz)", "none", "make them with prepare_data.py")
+    return sorted(files, key=lambda p: natural_key(p.name))
+
+
+def group_of(case_id, group_regex):
+    """The group (patient) of a case: the first capture group of `group_regex`, or the whole match where it has none;
+    without a regex the case itself. InputError where the regex does not match: guessing would split a patient."""
+    if group_regex is None:
+        return case_id
+    match = group_regex.search(case_id)
+    if match is None or (match.re.groups and match.group(1) is None):
+        raise InputError(f"case {case_id}", f"a name that --group_regex {group_regex.pattern!r} matches", "no match",
+                         "give a regex that finds the patient in every case name")
+    return match.group(1) if match.re.groups else match.group(0)
+
+
+def read_entries(data_dir, group_regex=None, progress=None):
+    """(entries, broken): an Entry per readable case file of `data_dir`, naturally sorted by name, and the InputError
+    of each file that is none. `group_regex` is a compiled pattern or None; `progress` wraps the list of paths."""
+    data_dir = Path(data_dir)
+    entries, broken = [], []
+    paths = find_case_files(data_dir)
+    for path in progress(paths) if progress else paths:
+        case_id = path.name.removesuffix(".npz")
+        group = group_of(case_id, group_regex)
+        try:
+            meta = read_meta(path)
+        except InputError as error:
+            broken.append(error)
+            continue
+        entries.append(Entry(case_id, path.relative_to(data_dir).as_posix(), group,
+                             tuple(sorted(int(c) for c in meta.get("missing_classes", ()))),
+                             tuple(sorted(int(c) for c in meta.get("border_classes", ()))),
+                             str(meta.get("source_sha256", ""))))
+    return entries, broken
+
+
+def clusters(entries):
+    """The entries in indivisible bundles: one bundle per group, and groups that hold copies of the same label map
+    (equal fingerprint) are one bundle as well, for a copy in both sets would leak. Order: that of their smallest id."""
+    parent = {}
+
+    def root(key):
+        while parent.setdefault(key, key) != key:
+            key = parent[key]
+        return key
+
+    for entry in entries:
+        group = root(("group", entry.group))
+        if entry.fingerprint:
+            parent[root(("copy", entry.fingerprint))] = group
+    bundles = {}
+    for entry in sorted(entries, key=lambda e: natural_key(e.case_id)):
+        bundles.setdefault(root(("group", entry.group)), []).append(entry)
+    return list(bundles.values())
+
+
+def _dealing_order(bundles, seed):
+    """Bundles with the same missing classes side by side, and within them in an order that only seed and ids decide."""
+
+    def key(bundle):
+        missing = sorted({c for entry in bundle for c in entry.missing_classes})
+        name = min(entry.case_id for entry in bundle)
+        return missing, hashlib.sha256(f"{seed}:{name}".encode()).hexdigest(), name
+
+    return sorted(bundles, key=key)
+
+
+def split_train_val(entries, val_ratio, seed):
+    """(train, val), both naturally sorted; val has round(val_ratio * n) cases where no group is larger than one.
+
+    Systematic sampling through the list sorted by missing classes: every stratum gives its share to within one case.
+    InputError where one of the two sets would be empty."""
+    if not 0 < val_ratio < 1:
+        raise InputError("--val_ratio", "a number between 0 and 1", val_ratio)
+    bundles = _dealing_order(clusters(entries), seed)
+    _need_bundles(bundles, 2, "train and val")
+    val, owed = [], 0.0
+    for bundle in bundles:
+        owed += val_ratio * len(bundle)
+        if owed >= len(bundle) / 2:
+            val.append(bundle)
+            owed -= len(bundle)
+    target = val_ratio * len(entries)
+    if not val:  # too few groups for the ratio: the one whose size comes closest
+        val = [min(bundles, key=lambda b: abs(len(b) - target))]
+    if len(val) == len(bundles):
+        val.remove(min(bundles, key=lambda b: abs(len(b) - (len(entries) - target))))
+    chosen = {entry.case_id for bundle in val for entry in bundle}
+    return _sorted(e for e in entries if e.case_id not in chosen), _sorted(e for e in entries if e.case_id in chosen)
+
+
+def split_folds(entries, folds, seed):
+    """[(train_0, val_0), ...]: every case is in exactly one val set. Bundles are dealt to the smallest fold so far,
+    through the list sorted by missing classes; large bundles first, so that the folds come out even."""
+    if folds < 2:
+        raise InputError("--folds", "at least 2", folds)
+    bundles = _dealing_order(clusters(entries), seed)
+    _need_bundles(bundles, folds, f"{folds} folds")
+    vals, strata = [[] for _ in range(folds)], [{} for _ in range(folds)]
+    order = sorted(range(len(bundles)), key=lambda i: (-len(bundles[i]), i))
+    for i in order:
+        missing = tuple(sorted({c for entry in bundles[i] for c in entry.missing_classes}))
+        k = min(range(folds), key=lambda f: (len(vals[f]), strata[f].get(missing, 0), f))
+        vals[k].extend(bundles[i])
+        strata[k][missing] = strata[k].get(missing, 0) + len(bundles[i])
+    result = []
+    for val in vals:
+        chosen = {entry.case_id for entry in val}
+        result.append((_sorted(e for e in entries if e.case_id not in chosen), _sorted(val)))
+    return result
+
+
+def take_holdout(entries, case_ids, where):
+    """(rest, test): the cases named in `case_ids` are the test set. InputError where one is not there, is named twice,
+    or where a patient would be in the test set and in the rest (`where` is named in the message)."""
+    known = {entry.case_id for entry in entries}
+    strangers = [c for c in case_ids if c not in known]
+    if strangers:
+        raise InputError(where, "case ids of the data folder", f"{len(strangers)} that are not there: "
+                         f"{', '.join(strangers[:5])}", "correct the list")
+    test = set(case_ids)
+    if len(test) < len(case_ids):
+        raise InputError(where, "each case once", "a case that is named twice", "correct the list")
+    for bundle in clusters(entries):
+        inside = [e.case_id for e in bundle if e.case_id in test]
+        if inside and len(inside) < len(bundle):
+            left = next(e.case_id for e in bundle if e.case_id not in test)
+            raise InputError(where, "whole groups (patients, and copies of one label map)",
+                             f"case {inside[0]} without {left} of the same group",
+                             f"add {left} to the list or take {inside[0]} away")
+    return [e for e in entries if e.case_id not in test], _sorted(e for e in entries if e.case_id in test)
+
+
+def read_holdout(path):
+    """The case ids in a text file, one per line; of a CSV the column `case_id`, or the first. '#' starts a comment."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "a text file or CSV with a case id per line (--holdout)", "no such file")
+    lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    rows = [row for row in csv.reader(line for line in lines if line) if row]
+    column = 0
+    if rows and "case_id" in rows[0]:
+        column = rows[0].index("case_id")
+        rows = rows[1:]
+    ids = [row[column].strip().removesuffix(".npz") for row in rows if len(row) > column]
+    if not ids:
+        raise InputError(path, "at least one case id", "none")
+    return ids
+
+
+def write_splits(output_dir, sets, record):
+    """Writes each of `sets` ({file name: entries}) as CSV and, last, `record` with their counts as splits.json.
+    CSVs of an earlier run that this one no longer makes are removed: a stale fold would be trained on unnoticed."""
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    sidecar = output_dir / SIDECAR
+    stale = []
+    if sidecar.is_file():
+        try:
+            stale = [name for name in json.loads(sidecar.read_text(encoding="utf-8"))["sets"] if name not in sets]
+        except (ValueError, KeyError, TypeError):
+            stale = []
+    for name, entries in sets.items():
+        text = io.StringIO()
+        writer = csv.DictWriter(text, FIELDS, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        for entry in entries:
+            row = asdict(entry)
+            writer.writerow(row | {k: " ".join(map(str, row[k])) for k in ("missing_classes", "border_classes")})
+        write_text(output_dir / name, text.getvalue())
+    counts = {name: {"cases": len(entries), "groups": len({e.group for e in entries}),
+                     "missing": _missing_counts(entries)} for name, entries in sets.items()}
+    write_text(sidecar, json.dumps({**record, "sets": counts}, indent=1) + "\n")
+    for name in stale:
+        if re.fullmatch(r"(train|val)(_fold\d+)?\.csv|test\.csv", name):
+            (output_dir / name).unlink(missing_ok=True)
+
+
+def _missing_counts(entries):
+    """{class id: in how many of `entries` it is missing}, classes in order, those never missing left out."""
+    ids = sorted({c for entry in entries for c in entry.missing_classes})
+    return {str(c): sum(c in entry.missing_classes for entry in entries) for c in ids}
+
+
+def _need_bundles(bundles, least, what):
+    if len(bundles) < least:
+        raise InputError("the split", f"at least {least} groups of cases for {what}", f"{len(bundles)}",
+                         "prepare more hearts, or give a --group_regex that tells the patients apart")
+
+
+def _sorted(entries):
+    return sorted(entries, key=lambda e: natural_key(e.case_id))
