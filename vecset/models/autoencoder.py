@@ -1,0 +1,193 @@
+"""The VecSet autoencoder for many structures: labelled surface points -> a set of latent vectors -> a field.
+
+The architecture is that of the public VecSetX release (Zhang et al., https://github.com/1zb/VecSetX, MIT; after
+3DShape2VecSet, Zhang, Tang, Niessner, Wonka, SIGGRAPH 2023), with 3 + C numbers per surface point in, a query embedding
+of its own, and 1 + C numbers per query out: the signed distance to the union (unit, negative inside) and C class
+logits. Two named departures, off by default: `anchors` and `decoder_layers` (see `VecSetAutoencoder`).
+
+Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M latents, L code numbers per
+latent, D width.
+"""
+
+import math
+import re
+
+import torch
+from torch import nn
+
+from vecset.errors import InputError
+from vecset.models.attention import HEAD_DIM, Attention, FeedForward, PreNorm
+from vecset.models.bottleneck import BOTTLENECKS
+from vecset.models.embedding import PointEmbed, farthest_point_sampling
+
+UNKNOWN_LOGIT = -1e4  # of a class that no training case was annotated for: it is never the largest
+GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
+_NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
+
+
+def parse_model_name(name):
+    """The numbers in a model name, e.g. learnable_vec1024x16_dim1024_depth24_nb, as arguments of VecSetAutoencoder."""
+    match = _NAME.fullmatch(name)
+    found = f"{name!r}"
+    if match:
+        query_type, M, L, D, depth, bottleneck = match.groups()
+        if bool(L) != bool(bottleneck):
+            found += " (a code size xL and a bottleneck come together or not at all)"
+        elif min(int(M), int(D), int(L or 1)) < 1:
+            found += " (a size of 0)"
+        elif int(D) > HEAD_DIM and int(D) % HEAD_DIM:
+            found += f" (dim {D} is not a multiple of the head size {HEAD_DIM})"
+        else:
+            return dict(query_type=query_type, num_latents=int(M), dim=int(D), depth=int(depth),
+                        code_dim=int(L or D), bottleneck=bottleneck or "")
+    raise InputError("--model", GRAMMAR, found, "for example learnable_vec128x16_dim128_depth4_nb")
+
+
+def build_model(name, num_classes, **options):
+    """A model by its name; `options` are VecSetAutoencoder's further arguments (`anchors`, `decoder_layers`)."""
+    return VecSetAutoencoder(num_classes=num_classes, **parse_model_name(name), **options)
+
+
+class VecSetAutoencoder(nn.Module):
+    """query_type: 'learnable' (M learned tokens read the surface) or 'point' (M surface points, chosen by farthest
+    point sampling, do). Options beyond the public architecture:
+
+    anchors         every latent has a place in space: learned for 'learnable', the chosen point for 'point' (then 3
+                    more numbers per latent belong to the code). Its embedding is added to the latent, and
+                    -exp(g_h) |x - anchor|^2 to the logits of both cross-attentions, one g per head, so that attention
+                    knows space from the first step instead of having to find out.
+    decoder_layers  0: as published, no residual round the decoder's attention. n > 0: a residual round it and n
+                    feed-forward blocks behind it.
+    """
+
+    def __init__(self, *, num_classes, query_type, num_latents, dim, depth, code_dim, bottleneck, anchors=False,
+                 decoder_layers=0):
+        super().__init__()
+        self.num_classes, self.query_type, self.num_latents, self.dim = num_classes, query_type, num_latents, dim
+        self.point_embed = PointEmbed(dim, num_features=num_classes)
+        self.query_embed = PointEmbed(dim)
+        if query_type == "learnable":
+            self.latents = nn.Embedding(num_latents, dim)
+        self.cross_attend_blocks = nn.ModuleList(
+            [PreNorm(dim, Attention(dim, dim)), PreNorm(dim, FeedForward(dim))])
+        self.bottleneck = BOTTLENECKS[bottleneck](dim, code_dim)
+        self.layers = nn.ModuleList(
+            nn.ModuleList([PreNorm(dim, Attention(dim)), PreNorm(dim, FeedForward(dim))]) for _ in range(depth))
+        self.decoder_cross_attn = PreNorm(dim, Attention(dim, dim))
+        self.decoder_layers = nn.ModuleList(PreNorm(dim, FeedForward(dim)) for _ in range(decoder_layers))
+        self.to_outputs = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 1 + num_classes))
+        nn.init.zeros_(self.to_outputs[1].weight)
+        nn.init.zeros_(self.to_outputs[1].bias)
+        self.register_buffer("known_classes", torch.ones(num_classes, dtype=torch.bool))
+        self.anchored = anchors
+        if anchors:
+            heads = self.decoder_cross_attn.fn.heads
+            # one latent's share of the unit ball has radius M^(-1/3); heads look about one to three times as far
+            reach = num_latents ** (-1 / 3) * torch.linspace(1.0, 3.0, heads)
+            gain = (0.5 / reach.square()).log()
+            self.encoder_gain, self.decoder_gain = nn.Parameter(gain.clone()), nn.Parameter(gain.clone())
+            if query_type == "learnable":
+                self.anchors = nn.Parameter(0.9 * spread_in_ball(num_latents))
+
+    def set_known_classes(self, annotated):
+        """`annotated` (C,) bool: the classes that some training case was annotated for. The logits of the others are
+        never trained, so they must not win anywhere: no label map, mesh or metric may hold such a class."""
+        self.known_classes.copy_(torch.as_tensor(annotated, dtype=torch.bool))
+
+    # --- surface -> code
+
+    def encode(self, surface_BNF):
+        """-> code_BML; with anchors and point queries the last three numbers of each latent are its place (unit)."""
+        return self._encode(surface_BNF)[0]
+
+    def _encode(self, surface_BNF):
+        points_BN3 = surface_BNF[..., :3]
+        tokens_BND = self.point_embed(surface_BNF)
+        anchors_BM3 = None
+        if self.query_type == "learnable":
+            x = self.latents.weight.expand(len(surface_BNF), -1, -1)
+            if self.anchored:
+                anchors_BM3 = self.anchors.expand(len(surface_BNF), -1, -1)
+                x = x + self.query_embed(anchors_BM3)
+        else:
+            index_BM1 = farthest_point_sampling(points_BN3, self.num_latents).unsqueeze(-1)
+            x = tokens_BND.gather(1, index_BM1.expand(-1, -1, self.dim))
+            if self.anchored:
+                anchors_BM3 = points_BN3.gather(1, index_BM1.expand(-1, -1, 3))
+        attention, feed_forward = self.cross_attend_blocks
+        distance = (anchors_BM3, points_BN3, self.encoder_gain.exp()) if self.anchored else None
+        x = attention(x, context=tokens_BND, distance=distance) + x
+        x = feed_forward(x) + x
+        code, kl_B = self.bottleneck.pre(x)
+        if self.anchored and self.query_type == "point":
+            code = torch.cat([code, anchors_BM3.to(code.dtype)], dim=-1)
+        return code, kl_B
+
+    # --- code -> field
+
+    def expand(self, code_BML):
+        """The latent stack, and the decoder's keys and values: everything that is the same for all queries of a case.
+        Returns a context for `field`."""
+        anchors_BM3 = None
+        if self.anchored and self.query_type == "point":
+            code_BML, anchors_BM3 = code_BML[..., :-3], code_BML[..., -3:].float()
+        x = self.bottleneck.post(code_BML)
+        if self.query_type == "learnable":
+            x = x + self.latents.weight
+            if self.anchored:
+                anchors_BM3 = self.anchors.expand(len(code_BML), -1, -1)
+        if self.anchored:
+            x = x + self.query_embed(anchors_BM3)
+        for attention, feed_forward in self.layers:
+            x = attention(x) + x
+            x = feed_forward(x) + x
+        return {"latents_BMD": x, "keys_values": self.decoder_cross_attn.fn.keys_values(x), "anchors_BM3": anchors_BM3}
+
+    def field(self, context, queries_BQ3, plain=False):
+        """-> (sdf_BQ, logits_BQC) in the parameters' float32. `plain`: by the attention that can be differentiated
+        twice."""
+        embedded = self.query_embed(queries_BQ3)
+        block = self.decoder_cross_attn
+        distance = (queries_BQ3, context["anchors_BM3"], self.decoder_gain.exp()) if self.anchored else None
+        x = block.fn.attend(block.norm(embedded), context["keys_values"], plain=plain, distance=distance)
+        if len(self.decoder_layers):
+            x = x + embedded
+            for feed_forward in self.decoder_layers:
+                x = feed_forward(x) + x
+        outputs = self.to_outputs(x).to(self.to_outputs[1].weight.dtype)
+        return outputs[..., 0], outputs[..., 1:].masked_fill(~self.known_classes, UNKNOWN_LOGIT)
+
+    def sdf_gradient(self, context, points_BE3):
+        """d sdf / d point (B, E, 3), itself differentiable. Only the decoder stands between a query and its distance,
+        so only it is run, by plain attention and in float32 whatever the autocast."""
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad(), torch.autocast(points_BE3.device.type, enabled=False):
+            latents_BMD = context["latents_BMD"].to(self.to_outputs[1].weight.dtype)
+            exact = {**context, "keys_values": self.decoder_cross_attn.fn.keys_values(latents_BMD)}
+            points_BE3 = points_BE3.detach().requires_grad_(True)
+            sdf_BE, _ = self.field(exact, points_BE3, plain=True)
+            return torch.autograd.grad(sdf_BE.sum(), points_BE3, create_graph=create_graph)[0]
+
+    def forward(self, surface_BNF, queries_BQ3, eikonal_BE3=None):
+        """The whole way, in one call so that DDP sees it: a dict with sdf_BQ, logits_BQC, and kl_B / gradient_BE3
+        where there is a KL bottleneck / Eikonal points are given."""
+        code, kl_B = self._encode(surface_BNF)
+        context = self.expand(code)
+        sdf_BQ, logits_BQC = self.field(context, queries_BQ3)
+        outputs = {"sdf_BQ": sdf_BQ, "logits_BQC": logits_BQC}
+        if kl_B is not None:
+            outputs["kl_B"] = kl_B
+        if eikonal_BE3 is not None:
+            outputs["gradient_BE3"] = self.sdf_gradient(context, eikonal_BE3)
+        return outputs
+
+
+def spread_in_ball(num_points):
+    """(num_points, 3) evenly spread in the unit ball: the R3 sequence (Roberts 2018: steps of 1/g, 1/g^2, 1/g^3 with
+    g^4 = g + 1) as volume fraction within the radius, height and longitude."""
+    g = 1.2207440846057596
+    index = torch.arange(1, num_points + 1, dtype=torch.float64)
+    fraction, height, turn = ((0.5 + index / g**k) % 1.0 for k in (1, 2, 3))
+    height, angle = 2 * height - 1, 2 * math.pi * turn
+    ring = (1 - height.square()).sqrt()
+    return (fraction[:, None] ** (1 / 3) * torch.stack([ring * angle.cos(), ring * angle.sin(), height], -1)).float()

@@ -1,0 +1,64 @@
+"""What the code is: tokens of width D squeezed to L numbers each, three ways.
+
+none        the code is the tokens themselves (L = D)
+normalized  linear to L, layer norm without affine (eps 1e-6), gamma and beta, linear back to D (VecSetX, `_nb`)
+kl          mean and log variance of L numbers, drawn in training, the mean otherwise; KL to the unit normal (`_kl`)
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class NoBottleneck(nn.Module):
+    def __init__(self, dim, code_dim):
+        super().__init__()
+
+    def pre(self, x_BMD):
+        """-> (code_BML, kl_B or None)"""
+        return x_BMD, None
+
+    def post(self, code_BML):
+        return code_BML
+
+
+class NormalizedBottleneck(nn.Module):
+    def __init__(self, dim, code_dim):
+        super().__init__()
+        self.pre_bottleneck_proj = nn.Linear(dim, code_dim)
+        self.post_bottleneck_proj = nn.Linear(code_dim, dim)
+        self.gamma = nn.Parameter(torch.ones(code_dim))
+        self.beta = nn.Parameter(torch.zeros(code_dim))
+
+    def pre(self, x_BMD):
+        code = self.pre_bottleneck_proj(x_BMD)
+        return F.layer_norm(code, code.shape[-1:], eps=1e-6) * self.gamma + self.beta, None
+
+    def post(self, code_BML):
+        return self.post_bottleneck_proj(code_BML)
+
+
+class KLBottleneck(nn.Module):
+    """KL divergence to N(0, 1), summed over the code's numbers and divided by their count (per case)."""
+
+    def __init__(self, dim, code_dim):
+        super().__init__()
+        self.mean_proj = nn.Linear(dim, code_dim)
+        self.logvar_proj = nn.Linear(dim, code_dim)
+        self.post_bottleneck_proj = nn.Linear(code_dim, dim)
+
+    def pre(self, x_BMD):
+        mean, logvar = self.mean_proj(x_BMD), self.logvar_proj(x_BMD)
+        if mean.dtype in (torch.bfloat16, torch.float16):  # under autocast exp(logvar) wants more digits
+            mean, logvar = mean.float(), logvar.float()
+        logvar = logvar.clamp(-30, 20)
+        kl_B = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(dim=(1, 2))
+        if self.training:
+            return mean + (0.5 * logvar).exp() * torch.randn_like(mean), kl_B
+        return mean, kl_B
+
+    def post(self, code_BML):
+        return self.post_bottleneck_proj(code_BML)
+
+
+BOTTLENECKS = {"": NoBottleneck, "nb": NormalizedBottleneck, "kl": KLBottleneck}

@@ -1,0 +1,56 @@
+"""From points to tokens: Fourier features of coordinates, and farthest point sampling."""
+
+import math
+
+import torch
+from torch import nn
+
+FREQUENCIES = 8  # 2^k pi for k = 0..7 per axis, as in the public release
+
+
+def surface_features(points_BN3, labels_BN, num_classes):
+    """The 3 + C numbers of a surface point: coordinates (unit) and a one-hot of its class id (1..C)."""
+    one_hot = torch.nn.functional.one_hot(labels_BN.long() - 1, num_classes).to(points_BN3.dtype)
+    return torch.cat([points_BN3, one_hot], dim=-1)
+
+
+class PointEmbed(nn.Module):
+    """(B, N, 3 + F) -> (B, N, D): sines, then cosines, of 24 projections (2^k pi, k = 0..7, per axis), the coordinates,
+    and F further numbers, through one linear layer. `basis` (3, 24) and `mlp` are named as in the public release."""
+
+    def __init__(self, dim, num_features=0):
+        super().__init__()
+        basis = torch.zeros(3, 3 * FREQUENCIES)
+        for axis in range(3):
+            basis[axis, axis * FREQUENCIES : (axis + 1) * FREQUENCIES] = 2.0 ** torch.arange(FREQUENCIES) * math.pi
+        self.register_buffer("basis", basis)
+        self.mlp = nn.Linear(2 * basis.shape[1] + 3 + num_features, dim)
+
+    def forward(self, points_BNF):
+        # float32 throughout: under bf16 autocast the phase 2^7 pi x would keep no digit of its fraction
+        with torch.autocast(points_BNF.device.type, enabled=False):
+            points_BNF = points_BNF.to(self.basis.dtype)
+            phase = points_BNF[..., :3] @ self.basis
+            features = torch.cat([phase.sin(), phase.cos(), points_BNF], dim=-1)
+        return self.mlp(features)
+
+
+@torch.no_grad()
+def farthest_point_sampling(points_BN3, num_samples):
+    """(B, num_samples) indices of points, each the farthest from those before it (Eldar et al., 1997; greedy
+    2-approximation of the k-centre problem). Starts at the point farthest from the mean, so the set does not depend on
+    the order of the points (ties aside). O(N num_samples)."""
+    B, N, _ = points_BN3.shape
+    if num_samples > N:
+        raise ValueError(f"{num_samples} samples of {N} points")
+    points_BN3 = points_BN3.float()
+    rows = torch.arange(B, device=points_BN3.device)
+    distance_BN = (points_BN3 - points_BN3.mean(1, keepdim=True)).square().sum(-1)
+    chosen_BM = torch.empty(B, num_samples, dtype=torch.long, device=points_BN3.device)
+    nearest_BN = torch.full_like(distance_BN, torch.inf)
+    for m in range(num_samples):
+        index_B = (distance_BN if m == 0 else nearest_BN).argmax(1)
+        chosen_BM[:, m] = index_B
+        offset_BN3 = points_BN3 - points_BN3[rows, index_B].unsqueeze(1)
+        nearest_BN = torch.minimum(nearest_BN, offset_BN3.square().sum(-1))
+    return chosen_BM

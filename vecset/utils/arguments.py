@@ -1,0 +1,135 @@
+"""The flags of vecset/main_ae.py: each with its unit and default, grouped by what it is for."""
+
+import argparse
+
+from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
+
+# flags that are handed on by name
+MODEL_OPTIONS = ("anchors", "decoder_layers")
+LOSS_OPTIONS = ("class_loss", "truncate")
+WARMUP_EPOCHS, WARMUP_SHARE = 20, 0.05  # of Phase 1's 400 epochs these are the same
+
+DESCRIPTION = """Trains the multi-label shape autoencoder on case files.
+
+Start it with python, or with torchrun for several GPUs or processes. Giving the same --output_dir again goes on where
+the run stood; a finished run says so. Exit codes: 0 done, 2 bad input, 3 a loss or gradient was not finite, 75 asked to
+stop by SIGTERM or SIGUSR1 (saved; start it again to go on). Under torchrun the launcher's exit code is 1 for all of
+the last three: OUTPUT_DIR/status.json says which it was."""
+
+
+def parse_arguments(argv=None):
+    """The flags, with what follows from others filled in."""
+    args = build_parser().parse_args(argv)
+    if args.warmup_epochs is None:
+        args.warmup_epochs = min(WARMUP_EPOCHS, WARMUP_SHARE * args.epochs)
+    return args
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(prog="main_ae.py", description=DESCRIPTION,
+                                     formatter_class=_Help)
+    add = parser.add_argument_group("data").add_argument
+    add("--data_path", required=True, metavar="DIR", help="folder of the case files")
+    add("--csv_dir", metavar="DIR", help="folder of train.csv and val.csv (default: --data_path)")
+    add("--fold", type=int, metavar="K", help="read train_foldK.csv and val_foldK.csv (default: train.csv, val.csv)")
+    add("--classes", type=_count(1), metavar="C",
+        help="class count that every case must have (default: as the first case)")
+    add("--point_cloud_size", type=_count(1), default=8192, help="surface points per case, the encoder's input")
+    for group in ("near", "inside", "outside"):
+        add(f"--{group}_points", type=_count(0), default=1024, help=f"query points per case from the group '{group}'")
+    add("--eikonal_points", type=_count(1), default=1024,
+        help="of the query points, those that the Eikonal loss is taken at")
+    add("--balance", type=_number(0, 1), default=0.0,
+        help="0: points are drawn as the file has them; 1: equal shares of points for every class present; or between")
+    add("--augment_rotation", type=_number(0, 180), default=0.0, metavar="DEG",
+        help="random rotation, up to this many degrees")
+    add("--augment_scale", type=_number(0, 0.5), default=0.0, metavar="FRACTION",
+        help="random scaling by 1 +- this fraction")
+    add("--cache", choices=("memory", "none"), default="memory",
+        help="memory: read every case once (about 3 MB each, shared by the workers of a rank); none: read at every use")
+    add("--num_workers", type=_count(0), default=2, help="loader processes per rank; 0: load in the training process")
+
+    add = parser.add_argument_group("model").add_argument
+    add("--model", default="learnable_vec1024x16_dim1024_depth24_nb",
+        help="{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl]: M latents of L numbers, width D, K layers")
+    add("--anchors", action="store_true", help="latents have a place in space that attention knows of")
+    add("--decoder_layers", type=_count(0), default=0, help="feed-forward blocks behind the decoder's attention")
+
+    add = parser.add_argument_group("losses (weights; 0 leaves a loss out)").add_argument
+    meaning = {"vol": "L1 distance (unit) at inside and outside points", "near": "L1 distance (unit) at near points",
+               "surface": "L1 distance (unit) at surface points", "eikonal": "(|gradient| - 1)^2",
+               "class": "class logits", "kl": "KL divergence, for _kl models"}
+    for name, weight in DEFAULT_WEIGHTS.items():
+        add(f"--{name}_weight", type=_number(0), default=weight, help=meaning[name])
+    add("--class_loss", choices=tuple(CLASS_LOSSES), default="bce",
+        help="bce: binary cross-entropy per class; softmax: cross-entropy over background and classes")
+    add("--truncate", type=_number(0), default=0.0, metavar="UNIT",
+        help="compare distances after clamping both to +- this (unit); 0: whole")
+
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--batch_size", type=_count(1), default=2, help="cases per rank and pass")
+    add("--accum_iter", type=_count(1), default=1, help="passes per optimizer step")
+    add("--epochs", type=_count(1), default=400, help="passes over the training cases")
+    add("--warmup_epochs", type=_number(0), metavar="EPOCHS", help="epochs of linear warm-up, part of --epochs "
+        f"(default: {WARMUP_EPOCHS}, or {WARMUP_SHARE:.0%} of --epochs where that is less)".replace("%", "%%"))
+    add("--blr", type=_number(0), default=1e-3,
+        help="learning rate for 256 cases per step: lr = blr x cases per step / 256")
+    add("--lr", type=_number(0), help="learning rate itself; replaces --blr")
+    add("--min_lr", type=_number(0), default=1e-6, help="learning rate at the end of the cosine")
+    add("--weight_decay", type=_number(0), default=0.05, help="AdamW, on matrices (not on biases, norms, embeddings)")
+    add("--beta2", type=_number(0, 1), default=0.999, help="AdamW's second beta")
+    add("--clip_grad", type=_number(0), default=1.0, help="largest gradient norm; 0: no clipping")
+    add("--precision", choices=("auto", "bf16", "tf32", "fp32"), default="auto",
+        help="of the network on CUDA (auto: bf16); losses and the Eikonal decode are float32 always, a CPU is float32")
+    add("--seed", type=int, default=0, help="of initial weights and all draws")
+    add("--max_steps", type=_count(1), metavar="N", help="stop, evaluate and save after N optimizer steps in all")
+    add("--max_minutes", type=_number(0), metavar="MIN", help="stop, evaluate and save after this many minutes")
+
+    add = parser.add_argument_group("validation").add_argument
+    add("--eval_every", type=_count(1), default=5, help="epochs between validations (the last epoch always has one)")
+    add("--grid_size", type=_count(2), default=64, help="points per axis of the grid over the unit cube for the Dice")
+
+    add = parser.add_argument_group("run").add_argument
+    add("--output_dir", required=True, metavar="DIR", help="checkpoints, log.txt, status.json; given again: go on")
+    add("--resume", metavar="FILE",
+        help="checkpoint to start from (the output folder's own comes first once there is one)")
+    add("--eval", action="store_true", help="only evaluate --resume, or the best checkpoint of --output_dir")
+    add("--dry_run", action="store_true",
+        help="check data, model, memory and one step, write and read one checkpoint, leave nothing")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--save_every_minutes", type=_number(0), default=10.0, metavar="MIN",
+        help="save at least this often, in mid-epoch too (and after an epoch where that costs under 2 %% of the time)")
+    add("--print_every", type=_count(1), default=20, help="optimizer steps between lines")
+    add("--log_dir", metavar="DIR", help="write tensorboard files there (needs tensorboardX)")
+    add("--wandb", choices=("disabled", "offline", "online"), default="disabled",
+        help="Weights & Biases; its key comes from the environment (WANDB_API_KEY)")
+    add("--wandb_project", default="vecsetx-heart", help="its project")
+    add("--wandb_name", help="the run's name there (default: the output folder's)")
+    return parser
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the description's lines, and adds defaults where there is one to tell."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False) or "(default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def _count(smallest):
+    def count(text):
+        value = int(text)
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"{value}: want a whole number of at least {smallest}")
+        return value
+    return count
+
+
+def _number(smallest, largest=float("inf")):
+    def number(text):
+        value = float(text)
+        if not smallest <= value <= largest:
+            raise argparse.ArgumentTypeError(f"{value:g}: want a number from {smallest:g} to {largest:g}")
+        return value
+    return number

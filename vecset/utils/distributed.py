@@ -1,0 +1,147 @@
+"""One process or many: who this one is, and the few words that processes have to exchange.
+
+Started by torchrun the ranks find each other by its environment; without it there is one rank and nothing is set up.
+"""
+
+import contextlib
+import inspect
+import os
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from vecset.errors import EXIT_BAD_INPUT, InputError
+
+_TIMEOUT = timedelta(minutes=30)  # a rank may wait this long for another: rank 0 writes checkpoints alone
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """rank of this process, number of ranks, the device it computes on, and a group for words between hosts (gloo,
+    beside the NCCL group of the gradients, so that they never wait for a GPU)."""
+
+    rank: int
+    size: int
+    device: torch.device
+    host_group: object = None
+
+    @property
+    def main(self):
+        return self.rank == 0
+
+
+def environment_rank():
+    """This process's rank by torchrun's environment, before anything is set up."""
+    return int(os.environ.get("RANK", 0))
+
+
+def start_ranks(device="auto"):
+    """Sets up the process group that torchrun's environment describes and chooses the device: `auto` (CUDA where there
+    is one), `cpu`, `cuda` or `cuda:N`. gloo on CPU, NCCL on GPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise InputError("--device", "auto, cpu, cuda or cuda:N", device)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("--device", "a CUDA device that torch can use", "none",
+                         "use --device cpu, or repair the driver")
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if device == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        if local >= torch.cuda.device_count():
+            raise InputError("--nproc_per_node", f"at most one process per GPU ({torch.cuda.device_count()} here)",
+                             f"process {local + 1} on this machine", "start fewer")
+        device = f"cuda:{local}"
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size == 1:
+        return Ranks(0, 1, device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    host_group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+    return Ranks(dist.get_rank(), size, device, host_group)
+
+
+@contextlib.contextmanager
+def told_once(rank):
+    """For work that every rank does alike: its InputError is told by rank 0 alone. The others give it the time to, and
+    leave with the same exit code."""
+    try:
+        yield
+    except InputError:
+        if not rank:
+            raise
+        time.sleep(3)
+        raise SystemExit(EXIT_BAD_INPUT) from None
+
+
+def stop_ranks(ranks):
+    if ranks.size > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wrap_model(model, ranks):
+    """The model for training: as it is for one rank, else in DDP, whose gradients are means over ranks."""
+    if ranks.size == 1:
+        return model
+    ddp = torch.nn.parallel.DistributedDataParallel
+    # the buffers are constants: no need to send them round in every pass (the option has two names over the versions)
+    names = inspect.signature(ddp.__init__).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    return ddp(model, device_ids=[ranks.device] if ranks.device.type == "cuda" else None, **{buffers: False})
+
+
+def sum_over_ranks(tensor, ranks):
+    """Adds `tensor` up over ranks, in place, on the device; returns it."""
+    if ranks.size > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def max_over_ranks(tensor, ranks):
+    if ranks.size > 1:
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
+def wait_for_all(ranks):
+    """No rank goes on before all are here."""
+    if ranks.size > 1:
+        dist.barrier(group=ranks.host_group)
+
+
+def gather_objects(value, ranks):
+    """[value of rank 0, of rank 1, ...] on every rank; for rare events, not for steps."""
+    if ranks.size == 1:
+        return [value]
+    values = [None] * ranks.size
+    dist.all_gather_object(values, value, group=ranks.host_group)
+    return values
+
+
+class Agreement:
+    """A number on which all ranks agree once per step, without waiting for each other: every rank says its own, and at
+    its next step learns the largest that was said in the step before. So all act in the same step, one step late."""
+
+    def __init__(self, ranks):
+        self.ranks, self._work, self._word = ranks, None, None
+
+    def say(self, number):
+        """Says this step's number; returns what the ranks agreed on in the step before (one rank: this step's)."""
+        if self.ranks.size == 1:
+            return number
+        agreed = self.finish()
+        self._word = torch.tensor([number], dtype=torch.int64)
+        self._work = dist.all_reduce(self._word, op=dist.ReduceOp.MAX, group=self.ranks.host_group, async_op=True)
+        return agreed
+
+    def finish(self):
+        """Waits for the step before; returns its number (0 where there was none)."""
+        if self._work is None:
+            return 0
+        self._work.wait()
+        self._work = None
+        return int(self._word)
