@@ -1,0 +1,311 @@
+#!/usr/bin/env python
+"""A trained model and hearts in, reconstructed hearts out: label maps on their own grid, meshes in mm, figures.
+
+    OUT/CASE/labels.nii.gz       the label map, on the grid and affine of the source image
+    OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward
+    OUT/CASE/result.json         this heart's figures, and what they were made from
+    OUT/metrics.csv, .json       Dice and IoU per heart and class, means and counts per class
+    OUT/overview.png             best, median and worst heart in three planes
+
+Run again, it skips the hearts that are done (same checkpoint, same input, same options). A heart that fails is told in
+one line and the others go on; the exit code is 1 then.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from vecset.atomic import remove_leftovers, write_text  # noqa: E402
+from vecset.errors import InputError, describe_os_error, run_command  # noqa: E402
+
+VERSION = 1  # of the method: hearts made by another one are made again
+RESULT = "result.json"
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def add(flag, default, text, **kwargs):
+        parser.add_argument(flag, default=default, help=f"{text} (default: {default})", **kwargs)
+
+    parser.add_argument("--checkpoint", required=True, type=Path, help="checkpoint-best.pth or -last.pth of main_ae.py")
+    parser.add_argument("--input", required=True, type=Path,
+                        help="case file (.npz), label map (.nii.gz, .nii), folder of either, or CSV of create_csv.py")
+    parser.add_argument("--output_dir", required=True, type=Path, help="folder of the results")
+    add("--data_path", None, "folder that the files in a CSV are relative to; none: the CSV's own", type=Path)
+    add("--train_csv", None, "CSV of the training hearts: adds what their mean shape and the nearest of them would "
+        "score; none: without", type=Path)
+    add("--num_surface_points", None, "surface points that the encoder reads; none: as in training", type=int)
+    add("--chunk", 32768, "query points decoded at once; less needs less memory", type=int)
+    add("--mesh_cells", 144, "grid cells along the edge of the unit cube (2.1 times the heart's radius) for the meshes",
+        type=int)
+    parser.add_argument("--no_meshes", action="store_true", help="label maps and figures only (default: meshes too)")
+    add("--seed", 0, "seed of the draw of surface points", type=int)
+    add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
+    parser.add_argument("--overwrite", action="store_true", help="make done hearts again (default: skip them)")
+    return parser
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    for flag, least in (("chunk", 1), ("mesh_cells", 8), ("num_surface_points", 1)):
+        value = getattr(args, flag)
+        if value is not None and value < least:
+            raise InputError(f"--{flag}", f"at least {least}", value)
+    from vecset.inference.inputs import find_hearts
+
+    if not args.checkpoint.is_file():
+        raise InputError(args.checkpoint, "a checkpoint", "no such file", "check --checkpoint")
+    reconstruction = Reconstruction(args)
+    hearts = find_hearts(args.input, args.data_path, len(reconstruction.class_names))
+    reconstruction.prepare_baselines(hearts)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(args.output_dir)
+
+    from tqdm import tqdm
+
+    results, failed, skipped = {}, [], 0
+    with tqdm(hearts, unit="heart", desc="reconstruct", dynamic_ncols=True) as bar:
+        for heart in bar:
+            try:
+                result, fresh = reconstruction.result_of(heart, say=tqdm.write)
+            except (InputError, OSError) as error:
+                line = str(error) if isinstance(error, InputError) else describe_os_error(error)
+                tqdm.write(f"failed: {heart.case_id}: {line}", file=sys.stderr)
+                failed.append(heart.case_id)
+                continue
+            results[heart.case_id] = result
+            skipped += not fresh
+    if skipped:
+        print(f"{skipped} of {len(hearts)} hearts were done before")
+    if results:
+        reconstruction.write_report({h.case_id: h for h in hearts}, results)
+    if failed:
+        print(f"{len(failed)} of {len(hearts)} hearts failed: {', '.join(failed[:20])}"
+              + (", ..." if len(failed) > 20 else ""), file=sys.stderr)
+    return 1 if failed else 0
+
+
+class Reconstruction:
+    """One run: the model and what decides the results. Hearts are told apart by `fingerprint`."""
+
+    def __init__(self, args):
+        from vecset.data.label_map import file_sha256
+        from vecset.utils.checkpoint import load_checkpoint, model_from_checkpoint
+
+        import torch
+
+        self.args, self.output_dir = args, args.output_dir
+        self.checkpoint = load_checkpoint(args.checkpoint)
+        self.class_names = list(self.checkpoint["class_names"])
+        self.device = choose_device(args.device)
+        self.model = model_from_checkpoint(self.checkpoint, self.device, args.checkpoint)
+        training = self.checkpoint["args"]
+        self.training = dict(training if isinstance(training, dict) else vars(training))
+        self.truths = self.truths_fingerprint = None
+        torch.set_grad_enabled(False)
+        self.settings = {"version": VERSION, "checkpoint_sha256": file_sha256(args.checkpoint),
+                         "num_surface_points": args.num_surface_points or int(self.training["point_cloud_size"]),
+                         "balance": float(self.training.get("balance") or 0.0), "seed": args.seed,
+                         "meshes": not args.no_meshes, "mesh_cells": None if args.no_meshes else args.mesh_cells}
+
+    def prepare_baselines(self, hearts):
+        """Reads the training truths where a heart's baseline scores are not there yet."""
+        if not self.args.train_csv:
+            return
+        from tqdm import tqdm
+
+        from vecset.data.dataset import read_split
+        from vecset.inference.baselines import fingerprint, read_truths
+
+        training = read_split(self.args.train_csv, self.args.data_path or self.args.train_csv.parent,
+                              len(self.class_names))
+        paths = [entry.path for entry in training]
+        trained = {path.resolve() for path in paths}
+        known = [h for h in hearts if h.path.resolve() in trained]
+        if known:
+            raise InputError(self.args.train_csv, "training hearts that are not reconstructed here",
+                             f"{known[0].case_id} in both",
+                             "leave out --train_csv: the baselines would know the answer")
+        self.truths_fingerprint = fingerprint(paths)
+        old = (self.read_result(h).get("baselines", {}) for h in hearts)
+        if self.args.overwrite or any(b.get("fingerprint") != self.truths_fingerprint for b in old):
+            self.truths = read_truths(paths, len(self.class_names),
+                                      lambda p: tqdm(p, unit="heart", desc="training hearts", dynamic_ncols=True))
+
+    def folder(self, heart):
+        return self.output_dir / heart.case_id
+
+    def read_result(self, heart):
+        """What result.json says, {} where there is none that can be read."""
+        try:
+            return json.loads((self.folder(heart) / RESULT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def result_of(self, heart, say):
+        """(result, whether it was made now) of one heart: from result.json where that is what this run would make."""
+        made_from = {**self.settings, "input_sha256": heart.sha256()}
+        fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+        result = self.read_result(heart)
+        done = (not self.args.overwrite and result.get("fingerprint") == fingerprint
+                and all((self.folder(heart) / name).is_file() for name in result["files"]))
+        has_baselines = result.get("baselines", {}).get("fingerprint") == self.truths_fingerprint
+        if done and (has_baselines or not self.truths_fingerprint):
+            return result, False
+        from vecset.inference.inputs import load_heart
+
+        case = load_heart(heart, self.class_names, self.args.seed, self.settings["num_surface_points"])
+        if not done:
+            try:
+                made = self.reconstruct(heart, case, say)
+            except OSError:
+                self.discard(heart)
+                raise
+            result = {"case_id": heart.case_id, "fingerprint": fingerprint, "made_from": made_from,
+                      "input": heart.path.name, **made}
+        if self.truths_fingerprint and result["scores"]:
+            if self.truths is None:  # result.json was changed by another run meanwhile
+                raise InputError(self.folder(heart), "a folder that one run writes to", "two", "run it again")
+            from vecset.inference.baselines import baseline_scores
+
+            result["baselines"] = {"fingerprint": self.truths_fingerprint,
+                                   **baseline_scores(self.truths, case, self.class_names)}
+        write_text(self.folder(heart) / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        return result, not done
+
+    def discard(self, heart):
+        """Takes away what a full disk left of a heart: a label map without its figures would look like a result. Only
+        files of the names that `reconstruct` writes, and only where there is no finished result."""
+        folder = self.folder(heart)
+        if not (folder / RESULT).is_file():
+            for path in (folder / "labels.nii.gz", *(folder / "meshes").glob("*.ply")):
+                path.unlink(missing_ok=True)
+            for emptied in (folder / "meshes", folder):
+                with contextlib.suppress(OSError):
+                    emptied.rmdir()
+
+    def reconstruct(self, heart, case, say):
+        """Encodes, decodes, writes label map and meshes, scores: a dict with files, scores and decoding."""
+        import torch
+
+        from vecset.data.label_map import write_label_map
+        from vecset.inference.field import HeartField, decode_field
+        from vecset.inference.inputs import draw_surface
+        from vecset.inference.meshes import class_meshes, write_mesh
+        from vecset.metrics import score
+        from vecset.models.embedding import surface_features
+
+        start = time.time()
+        points_unit, labels = draw_surface(case, heart.case_id, self.settings["num_surface_points"],
+                                           self.settings["balance"], self.args.seed)
+        surface_BNF = surface_features(torch.from_numpy(points_unit)[None], torch.from_numpy(labels)[None],
+                                       len(self.class_names)).to(self.device)
+        field = HeartField(self.model, self.model.encode(surface_BNF), self.args.chunk, self.device)
+        decoded = decode_field(field, case.frame, seed=self.args.seed)
+        if decoded.dense:
+            say(f"{heart.case_id}: {decoded.missed} of {decoded.checked} voxels checked differ from the coarse-to-fine "
+                "label map; decoded voxel by voxel instead")
+        folder = self.folder(heart)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        (folder / RESULT).unlink(missing_ok=True)  # from here on the folder holds parts of the new result
+        write_label_map(folder / "labels.nii.gz", decoded.labels, case.frame.affine, self.class_names)
+        files = ["labels.nii.gz"]
+        if (folder / "meshes").is_dir():
+            shutil.rmtree(folder / "meshes")
+        if self.settings["meshes"]:
+            (folder / "meshes").mkdir()
+            for c, mesh in class_meshes(field, case.frame, self.settings["mesh_cells"]).items():
+                files.append(f"meshes/{file_name(self.class_names[c - 1])}.ply")
+                write_mesh(folder / files[-1], mesh)
+        scores = []
+        if case.truth_crop is not None:
+            scores = score(case.truth_labels(), decoded.labels, self.class_names, case.annotated)
+        return {"files": files, "scores": scores, "decoding": {
+            "queries": decoded.queries, "voxels": decoded.voxels, "checked": decoded.checked, "missed": decoded.missed,
+            "dense": decoded.dense, "seconds": round(time.time() - start, 2)}}
+
+    def write_report(self, hearts, results):
+        """metrics.csv, metrics.json, overview.png, and the table on the terminal."""
+        from vecset.data.classes import class_colours
+        from vecset.inference import report
+        from vecset.inference.pictures import write_overview
+        from vecset.metrics import mean_over_classes
+
+        scored = {case_id: r for case_id, r in results.items() if r["scores"]}
+        if not scored:
+            print("no truth in the input, hence no figures")
+            return
+        with_baselines = self.truths_fingerprint is not None
+        rows = [row for case_id, r in scored.items()
+                for row in report.table_rows(case_id, r["scores"], r["baselines"] if with_baselines else None)]
+        known = {case_id: {"mean_dice": mean_over_classes(r["scores"]), "decoding": r["decoding"],
+                         "nearest_heart_file": r["baselines"].get("nearest_heart_file") if with_baselines else None}
+                 for case_id, r in scored.items()}
+        settings = {**self.settings, "checkpoint": str(self.args.checkpoint), "epoch": self.checkpoint.get("epoch"),
+                    "input": str(self.args.input), "train_csv": str(self.args.train_csv or "") or None,
+                    "device": str(self.device), "chunk": self.args.chunk}
+        content = report.report(rows, known, settings)
+        report.write_csv(self.output_dir / "metrics.csv", rows)
+        report.write_json(self.output_dir / "metrics.json", content)
+        pictures = [self.picture_of(what, hearts[case_id], scored[case_id])
+                    for what, case_id in best_median_worst({c: k["mean_dice"] for c, k in known.items()})]
+        write_overview(self.output_dir / "overview.png", pictures, self.class_names,
+                       class_colours(len(self.class_names)))
+        print("\n".join(report.table_lines(content)))
+        dense = sum(k["decoding"]["dense"] for k in known.values())
+        if dense:
+            print(f"{dense} of {len(known)} hearts were decoded voxel by voxel: coarse to fine was not safe for them")
+
+    def picture_of(self, what, heart, result):
+        import nibabel
+        import numpy as np
+
+        from vecset.inference.inputs import load_truth
+        from vecset.metrics import mean_over_classes
+
+        image = nibabel.load(self.folder(heart) / "labels.nii.gz")
+        return {"title": f"{what}: {heart.case_id}, mean Dice {mean_over_classes(result['scores']) or 0:.3f}",
+                "truth": load_truth(heart, len(self.class_names)), "affine": image.affine,
+                "prediction": np.asanyarray(image.dataobj).astype(np.uint8)}
+
+
+def best_median_worst(mean_dice):
+    """[(what, case id)] of up to three hearts, from {case id: mean Dice or None}; ties in the order of the input."""
+    order = sorted(mean_dice, key=lambda c: -(mean_dice[c] or 0.0))
+    if len(order) < 3:
+        return list(zip(("best", "worst") if len(order) == 2 else ("heart",), order))
+    return [("best", order[0]), ("median", order[len(order) // 2]), ("worst", order[-1])]
+
+
+def file_name(class_name):
+    """A class name as a file name: what is no letter, digit, dot, minus or underscore becomes an underscore."""
+    return "".join(ch if ch.isalnum() or ch in "-_." else "_" for ch in class_name).lstrip(".") or "class"
+
+
+def choose_device(name):
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError("--device", "auto, cpu, cuda or cuda:N that this machine has",
+                         f"{name} ({str(error).splitlines()[0][:100]})", "give another") from None
+    return device
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

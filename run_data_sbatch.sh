@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=heart-data
+#SBATCH --array=0-49
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=02:00:00
+#SBATCH --output=%x-%A_%a.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#
+# Label maps -> case files, as a Slurm job array: each task does its share of the list. Safe to run again.
+#
+#   sbatch [--account=A --partition=P ...] run_data_sbatch.sh --input_dir LABELS --output_dir CASES [options]
+#   bash run_data_sbatch.sh --summary --input_dir LABELS --output_dir CASES     what is missing, why, how to go on
+#
+#   --input_dir, --output_dir   folders; also as INPUT_DIR, OUTPUT_DIR
+#   --tasks N                   into how many shares the list is cut (also TASKS; default: the size of the array).
+#                               Needed where the array has gaps, as in sbatch --array=3,17 to do two shares again
+#   --container, --modules, --venv, --python   which Python, see cluster.sh
+#   anything else goes to prepare_data.py (--classes 10, --label_map FILE, --seed 0, --overwrite, ...)
+# Account, partition, time and the like are sbatch's own options (or SBATCH_ACCOUNT, SBATCH_PARTITION, ...). Logs
+# (heart-data-JOB_TASK.log) lie in the folder that sbatch was called from.
+set -euo pipefail
+
+find_root() { # the repository: Slurm runs a copy of this file from its spool folder, so the job itself is asked
+  local command
+  if [ -n "${SLURM_JOB_ID:-}" ]; then
+    command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p' | head -n 1)
+    case $command in */run_data_sbatch.sh*) echo "${command%%/run_data_sbatch.sh*}"; return ;; esac
+  fi
+  (cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+}
+ROOT=$(find_root)
+[ -r "$ROOT/cluster.sh" ] || { echo "error: the repository was not found (looked in $ROOT)" >&2; exit 2; }
+. "$ROOT/cluster.sh"
+
+summary=0 passed=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) sed -n '/^# Label maps/,/^set -/{/^#/s/^# \{0,1\}//p;}' "$ROOT/run_data_sbatch.sh"; exit 0 ;;
+    --summary) summary=1; shift; continue ;;
+    --input_dir | --output_dir | --tasks | --container | --modules | --venv | --python)
+      [ $# -ge 2 ] || job_fail "$1 needs a value" ;;
+    *) passed+=("$1"); shift; continue ;;
+  esac
+  case $1 in
+    --input_dir) INPUT_DIR=$2 ;; --output_dir) OUTPUT_DIR=$2 ;; --tasks) TASKS=$2 ;; *) job_option "$1" "$2" ;;
+  esac
+  shift 2
+done
+[ -n "${INPUT_DIR:-}" ] || job_fail "--input_dir: the folder of label maps is not named"
+[ -n "${OUTPUT_DIR:-}" ] || job_fail "--output_dir: the folder for the case files is not named"
+[ -d "$INPUT_DIR" ] || job_fail "--input_dir: expected a folder of label maps, found no folder $INPUT_DIR"
+INPUT_DIR=$(cd "$INPUT_DIR" && pwd)
+mkdir -p "$OUTPUT_DIR"
+OUTPUT_DIR=$(cd "$OUTPUT_DIR" && pwd)
+job_python "$ROOT"
+logs=$OUTPUT_DIR/task-logs
+
+first=${SLURM_ARRAY_TASK_MIN:-0} last=${SLURM_ARRAY_TASK_MAX:-0} task=${SLURM_ARRAY_TASK_ID:-0}
+if [ -z "${TASKS:-}" ]; then
+  if [ "$summary" = 1 ]; then TASKS=$(cat "$logs/tasks" 2>/dev/null || echo 50)
+  elif [ "$first" = 0 ] && [ "${SLURM_ARRAY_TASK_COUNT:-1}" = $((last + 1)) ]; then TASKS=$((last + 1))
+  else job_fail "--tasks: the array has gaps or does not start at 0, so say into how many shares the list is cut"; fi
+fi
+[[ $TASKS =~ ^[1-9][0-9]*$ ]] || job_fail "--tasks: expected a whole number, found $TASKS"
+[ "$last" -lt "$TASKS" ] || job_fail "--tasks $TASKS: the array goes up to $last, expected at most $((TASKS - 1))"
+
+shares=("${RUN[@]}" -P "$ROOT/vecset/utils/shares.py" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR" --tasks "$TASKS")
+if [ "$summary" = 1 ]; then exec "${shares[@]}" --summary --logs "$logs" --again "$ROOT/run_data_sbatch.sh"; fi
+
+job_header "run_data_sbatch.sh, share $task of $TASKS" "$ROOT"
+mkdir -p "$logs"
+echo "$TASKS" >"$logs/tasks"
+if [ ${#passed[@]} -gt 0 ]; then printf '%q ' "${passed[@]}"; fi >"$logs/options"
+range=$("${shares[@]}" --share "$task")
+read -r start end <<<"$range"
+echo "label maps $start to $((end - 1)) of $INPUT_DIR -> $OUTPUT_DIR; Python ${RUN[*]}; ${passed[*]-}"
+if [ "$start" = "$end" ]; then echo "no label map in this share"; : >"$logs/task-$task.log"; exit 0; fi
+
+# one worker per core, so one thread per worker
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+code=0
+"${RUN[@]}" "$ROOT/prepare_data.py" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR" \
+  --start_idx "$start" --end_idx "$end" --file_workers "${SLURM_CPUS_PER_TASK:-$(nproc)}" \
+  ${passed[@]+"${passed[@]}"} 2>&1 | tee "$logs/task-$task.log" || code=$?
+echo "== share $task ended with exit code $code =="
+exit "$code"

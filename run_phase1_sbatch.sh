@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=heart-phase1
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gres=gpu:a100:4
+#SBATCH --cpus-per-task=32
+#SBATCH --time=36:00:00
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
+#
+# Phase 1 training under Slurm: one torchrun per node. Before the time limit, or when it is preempted, the run saves,
+# the job requeues itself and goes on where it was, until the epochs are done.
+#
+#   sbatch --account=A --partition=P run_phase1_sbatch.sh --data_path CASES --output_dir RUN [options] [training options]
+#   bash run_phase1_sbatch.sh --dry_run --data_path CASES --output_dir RUN     checks all it can without a GPU job
+#
+#   --data_path, --output_dir   case files with train.csv and val.csv; the run folder. Also as DATA_PATH, OUTPUT_DIR
+#   --gpus N                    processes per node (default: the GPUs that Slurm gave, else one)
+#   --stage_dir FOLDER          copy the case files to this node-local folder first, and read them there (STAGE_DIR)
+#   --dry_run                   print the configuration and the command, check, and stop
+#   --container, --modules, --venv, --python   which Python, see cluster.sh
+#   anything else goes to vecset/main_ae.py (--epochs 400, --batch_size 16, --wandb offline, ...)
+# Account, partition, nodes (--nodes=2), GPUs (--gres=gpu:4) and time are sbatch's own options, or SBATCH_ACCOUNT,
+# SBATCH_PARTITION and so on in the environment. The log (heart-phase1-JOB.log) lies in the folder that sbatch was
+# called from.
+set -euo pipefail
+
+find_root() { # the repository: Slurm runs a copy of this file from its spool folder, so the job itself is asked
+  local command
+  if [ -n "${SLURM_JOB_ID:-}" ]; then
+    command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p' | head -n 1)
+    case $command in */run_phase1_sbatch.sh*) echo "${command%%/run_phase1_sbatch.sh*}"; return ;; esac
+  fi
+  (cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+}
+ROOT=$(find_root)
+[ -r "$ROOT/cluster.sh" ] || { echo "error: the repository was not found (looked in $ROOT)" >&2; exit 2; }
+. "$ROOT/cluster.sh"
+
+dry_run=0 training=() gpus=""
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) sed -n '/^# Phase 1/,/^set -/{/^#/s/^# \{0,1\}//p;}' "$ROOT/run_phase1_sbatch.sh"; exit 0 ;;
+    --dry_run) dry_run=1; shift; continue ;;
+    --data_path | --output_dir | --gpus | --stage_dir | --container | --modules | --venv | --python)
+      [ $# -ge 2 ] || job_fail "$1 needs a value" ;;
+    *) training+=("$1"); shift; continue ;;
+  esac
+  case $1 in
+    --data_path) DATA_PATH=$2 ;; --output_dir) OUTPUT_DIR=$2 ;; --gpus) gpus=$2 ;; --stage_dir) STAGE_DIR=$2 ;;
+    *) job_option "$1" "$2" ;;
+  esac
+  shift 2
+done
+option() { # option NAME: the value of a training option given on the command line, as --name value or --name=value
+  local i
+  for ((i = 0; i < ${#training[@]}; i++)); do
+    case ${training[i]} in "--$1") echo "${training[i + 1]-}" ;; "--$1="*) echo "${training[i]#*=}" ;; esac
+  done | tail -n 1
+}
+
+# ---- what can be wrong is found before any GPU hour is spent
+[ -n "${DATA_PATH:-}" ] || job_fail "--data_path: the folder of case files is not named"
+[ -n "${OUTPUT_DIR:-}" ] || job_fail "--output_dir: the run folder is not named"
+[ -d "$DATA_PATH" ] || job_fail "--data_path: expected a folder of case files, found no folder $DATA_PATH"
+DATA_PATH=$(cd "$DATA_PATH" && pwd)
+csv_dir=$(option csv_dir) fold=$(option fold)
+for name in "train${fold:+_fold$fold}.csv" "val${fold:+_fold$fold}.csv"; do
+  [ -s "${csv_dir:-$DATA_PATH}/$name" ] || job_fail "${csv_dir:-$DATA_PATH}/$name: no such file; make it with create_csv.py"
+done
+for name in resume init_from; do
+  checkpoint=$(option "$name")
+  [ -z "$checkpoint" ] || [ "$checkpoint" = auto ] || [ -f "$checkpoint" ] || job_fail "--$name: no such checkpoint: $checkpoint"
+done
+mkdir -p "$OUTPUT_DIR" 2>/dev/null || true
+[ -w "$OUTPUT_DIR" ] || job_fail "--output_dir: cannot write to $OUTPUT_DIR"
+OUTPUT_DIR=$(cd "$OUTPUT_DIR" && pwd)
+job_python "$ROOT"
+
+if [ -z "$gpus" ]; then gpus=${SLURM_GPUS_ON_NODE:-1}; fi
+[[ $gpus =~ ^[1-9][0-9]*$ ]] || job_fail "--gpus: expected a whole number above 0, found $gpus"
+cpus=${SLURM_CPUS_PER_TASK:-$(nproc)} nodes=${SLURM_NNODES:-1}
+export OMP_NUM_THREADS=$((cpus / gpus > 0 ? cpus / gpus : 1))
+export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
+export PYTHONUNBUFFERED=1
+
+job_header "run_phase1_sbatch.sh" "$ROOT"
+echo "data $DATA_PATH -> run $OUTPUT_DIR"
+echo "$nodes node(s) x $gpus process(es), $OMP_NUM_THREADS threads each; Python ${RUN[*]}"
+"${RUN[@]}" -P "$ROOT/vecset/utils/preflight.py" --device "$(option device)" --processes "$gpus" ||
+  job_fail "this node cannot train (see above)"
+
+# ---- data on the node's own disk
+data=$DATA_PATH
+if [ -n "${STAGE_DIR:-}" ]; then
+  data=$STAGE_DIR/heart-${SLURM_JOB_ID:-$$}
+  if [ "$dry_run" = 0 ]; then
+    everywhere=()
+    if [ "$nodes" -gt 1 ]; then everywhere=(srun --ntasks="$nodes" --ntasks-per-node=1); fi
+    # shellcheck disable=SC2016  # the inner shell's own arguments
+    ${everywhere[@]+"${everywhere[@]}"} bash -c 'mkdir -p "$2" && cp -ru "$1"/. "$2"/' stage "$DATA_PATH" "$data" ||
+      job_fail "--stage_dir: could not copy the data to $data"
+  fi
+  echo "data staged to $data"
+fi
+
+# ---- one torchrun per node; a port of this job's own, so that two jobs on a node do not meet
+words=("$ROOT/vecset/main_ae.py" --data_path "$data" --output_dir "$OUTPUT_DIR" ${training[@]+"${training[@]}"})
+torchrun=("${RUN[@]}" -m torch.distributed.run "--nnodes=$nodes" "--nproc_per_node=$gpus")
+if [ "$nodes" -gt 1 ]; then
+  head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  port=$((20000 + SLURM_JOB_ID % 20000))
+  torchrun+=(--rdzv_backend=c10d "--rdzv_endpoint=$head_node:$port" "--rdzv_id=$SLURM_JOB_ID")
+else
+  torchrun+=(--standalone)
+fi
+# torchrun must not die of USR1 while its workers save: it inherits "ignored", they set a handler of their own. srun
+# gives its tasks the default again, so the ignoring is done inside the task.
+launch=(bash -c 'trap "" USR1; exec "$@"' torchrun)
+if [ -n "${SLURM_JOB_ID:-}" ]; then # srun no longer takes the CPUs over from sbatch by itself
+  launch=(srun --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1 "${launch[@]}")
+fi
+echo "command: ${torchrun[*]} ${words[*]}"
+if [ "$dry_run" = 1 ]; then echo "dry run: all checks passed, nothing started"; exit 0; fi
+
+progress() { # how far the run is: epoch and step of its last checkpoint, or "none"
+  "${RUN[@]}" -P "$ROOT/vecset/utils/run_state.py" "$OUTPUT_DIR" "$1"
+}
+before=$(progress position)
+echo "at the start: $before"
+
+stopping=0
+ask_to_stop() {
+  if [ -n "${SLURM_JOB_ID:-}" ]; then scancel --signal=USR1 "$SLURM_JOB_ID"; else pkill -USR1 -P "$child"; fi 2>/dev/null || true
+}
+on_signal() { # Slurm's warning reaches this shell only; the training processes get it from here, on every node
+  if [ "$stopping" = 1 ]; then return; fi
+  stopping=1
+  echo "== $(date '+%H:%M:%S') asked to stop: saving =="
+  ask_to_stop
+  # a process that was only starting has not heard it
+  while sleep 15; do ask_to_stop; done &
+  repeating=$!
+}
+trap on_signal USR1 TERM
+"${launch[@]}" "${torchrun[@]}" "${words[@]}" &
+child=$! repeating=""
+code=0
+while :; do # a trapped signal ends `wait` early
+  code=0; wait "$child" || code=$?
+  kill -0 "$child" 2>/dev/null || break
+done
+if [ -n "$repeating" ]; then kill "$repeating" 2>/dev/null || true; fi
+trap - USR1 TERM
+
+state=$(progress state) after=$(progress position)
+echo "== training ended with exit code $code, state $state, at $after =="
+if [ "$state" = finished ]; then exit 0; fi
+if [ "$state" = "time is up" ]; then exit "$code"; fi # --max_steps or --max_minutes: done as asked
+if [ "$stopping" = 0 ] && [ "$state" != stopped ]; then exit $((code > 0 ? code : 1)); fi
+if [ "$after" = "$before" ]; then
+  echo "error: no progress since this start ($after): not requeued; give the job more time, or see the log above" >&2
+  exit 1
+fi
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "saved; run the same command again to go on"; exit 75; }
+echo "saved; requeued to go on"
+scontrol requeue "$SLURM_JOB_ID" || echo "(Slurm has requeued the job already)"

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# The whole way under Slurm, as jobs that wait for each other:
+#   data (array) -> what is missing -> splits and quality -> training -> reconstruction of the validation hearts
+# Each starts when the one before ended well; when one fails, the rest is cancelled. Submitted again, it finds a chain
+# that is still under way and leaves it alone; otherwise each stage does only what is left to do.
+#
+#   bash submit_phase1.sh --input_dir LABELS --output_dir OUT [options] [-- training options]
+#
+#   --input_dir, --output_dir   label maps; OUT/cases, OUT/quality, OUT/train and OUT/reconstruction are written
+#   --classes C                 number of structures (default: 10)
+#   --label_map FILE            JSON that maps label values to 1..C (default: none)
+#   --val_ratio R, --seed S     of the split (default: 0.2, 0)
+#   --tasks N                   shares of the label maps (default: 50, or one for each when there are fewer)
+#   --sbatch "..."              sbatch options for all jobs, e.g. "--account=A --partition=P"
+#   --cpu_sbatch "..."          besides, for data, splits and quality, e.g. "--partition=small --mem-per-cpu=2G"
+#   --gpu_sbatch "..."          besides, for training and reconstruction, e.g. "--partition=gpumedium --nodes=2"
+#   --container, --modules, --venv, --python   which Python, see cluster.sh
+#   --dry_run                   let Slurm test every job (sbatch --test-only), submit none
+# Logs lie in the folder that this is called from. Training options are those of vecset/main_ae.py.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$ROOT/cluster.sh"
+
+INPUT_DIR="" OUTPUT_DIR="" CLASSES=10 LABEL_MAP="" VAL_RATIO=0.2 SEED=0 TASKS="" STEP="" dry_run=0
+all=() cpu=() gpu=() training=() python=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p;}' "$ROOT/submit_phase1.sh"; exit 0 ;;
+    --dry_run) dry_run=1; shift; continue ;;
+    --) shift; training=("$@"); break ;;
+  esac
+  [ $# -ge 2 ] || job_fail "$1: not an option, or it needs a value; see --help"
+  case $1 in
+    --input_dir) INPUT_DIR=$2 ;; --output_dir) OUTPUT_DIR=$2 ;; --classes) CLASSES=$2 ;; --label_map) LABEL_MAP=$2 ;;
+    --val_ratio) VAL_RATIO=$2 ;; --seed) SEED=$2 ;; --tasks) TASKS=$2 ;; --step) STEP=$2 ;;
+    --sbatch) read -ra all <<<"$2" ;; --cpu_sbatch) read -ra cpu <<<"$2" ;; --gpu_sbatch) read -ra gpu <<<"$2" ;;
+    *) job_option "$1" "$2" || job_fail "$1: not an option; see --help (training options go behind --)"; python+=("$1" "$2") ;;
+  esac
+  shift 2
+done
+[ -d "$INPUT_DIR" ] || job_fail "--input_dir: expected a folder of label maps, found '$INPUT_DIR'"
+[ -n "$OUTPUT_DIR" ] || job_fail "--output_dir: the folder for the results is not named"
+[ -z "$LABEL_MAP" ] || [ ! -f "$LABEL_MAP" ] || LABEL_MAP=$(realpath "$LABEL_MAP")
+mkdir -p "$OUTPUT_DIR"
+INPUT_DIR=$(realpath "$INPUT_DIR") OUTPUT_DIR=$(realpath "$OUTPUT_DIR")
+cases=$OUTPUT_DIR/cases
+job_python "$ROOT"
+
+# ---- the small jobs of the chain run this same file with --step
+case $STEP in
+  "") ;;
+  summary) exec bash "$ROOT/run_data_sbatch.sh" --summary --input_dir "$INPUT_DIR" --output_dir "$cases" --tasks "$TASKS" ;;
+  check)
+    job_header "submit_phase1.sh, splits and quality" "$ROOT"
+    "${RUN[@]}" "$ROOT/create_csv.py" --data_dir "$cases" --output_dir "$cases" --val_ratio "$VAL_RATIO" --seed "$SEED"
+    exec "${RUN[@]}" "$ROOT/check_data_quality.py" "$cases" --report "$OUTPUT_DIR/quality" ;;
+  reconstruct)
+    job_header "submit_phase1.sh, reconstruction" "$ROOT"
+    exec "${RUN[@]}" "$ROOT/reconstruct.py" --checkpoint "$OUTPUT_DIR/train/checkpoint-best.pth" \
+      --input "$cases/val.csv" --train_csv "$cases/train.csv" --output_dir "$OUTPUT_DIR/reconstruction" ;;
+  *) job_fail "--step: no such step: $STEP" ;;
+esac
+
+command -v sbatch >/dev/null || job_fail "sbatch: no such command here; without Slurm: bash run_train.sh --input_dir ... --output_dir ..."
+count=$("${RUN[@]}" -P "$ROOT/vecset/utils/shares.py" --input_dir "$INPUT_DIR" --output_dir "$cases" --tasks 1 --share 0)
+count=${count#* }
+if [ -z "$TASKS" ]; then TASKS=$((count < 50 ? count : 50)); fi
+
+# ---- a chain that is under way is left alone
+record=$OUTPUT_DIR/chain.txt
+if [ -s "$record" ] && [ "$dry_run" = 0 ]; then
+  ids=$(cut -d ' ' -f 2 "$record" | paste -sd,)
+  if [ -n "$(squeue --noheader --jobs "$ids" 2>/dev/null)" ]; then
+    echo "a chain for $OUTPUT_DIR is under way (squeue --jobs $ids), nothing submitted:"; cat "$record"
+    exit 0
+  fi
+fi
+
+submitted=()
+cancel_rest() { if [ ${#submitted[@]} -gt 0 ]; then scancel "${submitted[@]}" || true; fi; }
+submit() { # submit NAME AFTER SBATCH-WORDS...   AFTER: "" or a dependency; leaves the job's id in `id`
+  local name=$1 after=$2 words=(--parsable --kill-on-invalid-dep=yes)
+  shift 2
+  if [ "$dry_run" = 1 ]; then
+    sbatch --test-only "$@" || job_fail "Slurm refuses the job '$name' (see above)"
+    id=0
+    return
+  fi
+  if [ -n "$after" ]; then words+=("--dependency=$after"); fi
+  id=$(sbatch "${words[@]}" "$@") || { cancel_rest; job_fail "Slurm refused the job '$name' (see above); those before it are cancelled"; }
+  id=${id%%;*}
+  submitted+=("$id")
+  echo "$name $id" | tee -a "$record.new"
+}
+step() { # the words of `bash submit_phase1.sh --step STEP ...`, quoted for --wrap
+  printf '%q ' bash "$ROOT/submit_phase1.sh" --step "$1" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR" \
+    --tasks "$TASKS" --val_ratio "$VAL_RATIO" --seed "$SEED" ${python[@]+"${python[@]}"}
+}
+common=(--open-mode=append ${all[@]+"${all[@]}"})
+small=("${common[@]}" --nodes=1 --ntasks=1 --cpus-per-task=4 --time=02:00:00 "--output=%x-%j.log" ${cpu[@]+"${cpu[@]}"})
+rm -f "$record.new"
+
+submit data "" "${common[@]}" ${cpu[@]+"${cpu[@]}"} "--array=0-$((TASKS - 1))" "$ROOT/run_data_sbatch.sh" \
+  --input_dir "$INPUT_DIR" --output_dir "$cases" --tasks "$TASKS" --classes "$CLASSES" --seed "$SEED" \
+  ${LABEL_MAP:+--label_map "$LABEL_MAP"} ${python[@]+"${python[@]}"}
+submit summary "afterany:$id" "${small[@]}" --job-name=heart-summary --wrap "$(step summary)"
+submit check "afterok:$id" "${small[@]}" --job-name=heart-check --wrap "$(step check)"
+submit train "afterok:$id" "${common[@]}" ${gpu[@]+"${gpu[@]}"} "$ROOT/run_phase1_sbatch.sh" \
+  --data_path "$cases" --output_dir "$OUTPUT_DIR/train" ${python[@]+"${python[@]}"} ${training[@]+"${training[@]}"}
+submit reconstruct "afterok:$id" "${common[@]}" --cpus-per-task=8 --time=08:00:00 \
+  --gres=gpu:1 "--output=%x-%j.log" ${gpu[@]+"${gpu[@]}"} --nodes=1 --ntasks=1 --job-name=heart-results --wrap "$(step reconstruct)"
+if [ "$dry_run" = 1 ]; then echo "dry run: Slurm accepts all jobs, none was submitted"; exit 0; fi
+mv "$record.new" "$record"
+echo "$count label maps in $TASKS shares; watch with: squeue --me; cancel all with: scancel ${submitted[*]}"

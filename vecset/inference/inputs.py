@@ -1,0 +1,110 @@
+"""What reconstruct.py is given, as a list of hearts: case files, label maps, folders of them, or a CSV of a split."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vecset.data.case_file import read_case
+from vecset.data.draws import draw_balanced_rows, draw_rows, random_stream
+from vecset.data.label_map import SUFFIXES, case_name, file_sha256, find_label_maps, natural_key, read_label_map
+from vecset.errors import InputError
+
+CASE_MEMBERS = ("surface_points", "surface_labels", "frame", "truth")
+
+
+@dataclass(frozen=True)
+class Heart:
+    """One input: `path` is a case file, or a label map where `is_label_map`."""
+
+    case_id: str
+    path: Path
+    is_label_map: bool
+
+    def sha256(self):
+        """Of the file's bytes; InputError where it cannot be read."""
+        try:
+            return file_sha256(self.path)
+        except OSError as error:
+            raise InputError(self.path, "a file that can be read", error.strerror or error, "check the path") from None
+
+
+def find_hearts(source, data_path=None, num_classes=None):
+    """The hearts of `source`: a case file, a label map, a folder (its case files where it has any, else its label
+    maps), or a CSV with columns case_id and file, relative to `data_path` (the CSV's folder where None)."""
+    source = Path(source)
+    name = source.name.lower()
+    if source.is_dir():
+        cases = [p for p in source.glob("*.npz") if not p.name.startswith(".")]
+        cases.sort(key=lambda p: natural_key(p.name))
+        if cases:
+            return [Heart(p.name.removesuffix(".npz"), p, False) for p in cases]
+        try:
+            return [Heart(case_name(p), p, True) for p in find_label_maps(source)]
+        except InputError as error:
+            if error.found != "none":
+                raise
+            raise InputError(source, "case files (.npz) or label maps (.nii.gz, .nii)", "neither",
+                             "check --input") from None
+    if not source.is_file():
+        raise InputError(source, "a case file, a label map, a folder of either, or a CSV", "nothing there",
+                         "check --input")
+    if name.endswith(".csv"):
+        from vecset.data.dataset import read_split  # imports torch
+
+        hearts = [Heart(e.case_id, e.path, False) for e in read_split(source, data_path or source.parent, num_classes)]
+        wrong = [h.case_id for h in hearts if "/" in h.case_id or h.case_id.startswith(".")]
+        if wrong:
+            raise InputError(source, "a case_id that can name a folder", repr(wrong[0]), "rename the case")
+        return hearts
+    if name.endswith(".npz"):
+        return [Heart(source.name[: -len(".npz")], source, False)]
+    if name.endswith(SUFFIXES):
+        return [Heart(case_name(source), source, True)]
+    raise InputError(source, "a name ending in .npz, .nii.gz, .nii or .csv", source.name, "check --input")
+
+
+def load_heart(heart, class_names, seed=0, num_surface_points=None):
+    """The `Case` of a heart, with at least surface points, their labels and the frame. A label map goes through the
+    data preparation, as `prepare_data.py` would do it. InputError where its classes are not `class_names`."""
+    if heart.is_label_map:
+        from vecset.data.preparation import Options, build_case
+
+        label_map = read_label_map(heart.path, len(class_names))
+        options = Options(seed=seed)
+        if num_surface_points:  # the other points are not used here
+            options = Options(max(options.num_surface_points, num_surface_points), 2, 2, seed)
+        case = build_case(label_map, options)
+        case.path = heart.path
+        case.meta["class_names"] = list(class_names)
+        return case
+    case = read_case(heart.path, CASE_MEMBERS).require("surface_points", "surface_labels", "frame",
+                                                       purpose="reconstruction on the source grid")
+    if case.num_classes != len(class_names):
+        raise InputError(heart.path, f"{len(class_names)} classes, as the checkpoint has", f"{case.num_classes}",
+                         "take a checkpoint that was trained on such cases")
+    if case.class_names != list(class_names):
+        raise InputError(heart.path, f"the checkpoint's classes {', '.join(class_names)}", ", ".join(case.class_names),
+                         "take a checkpoint that was trained on such cases")
+    return case
+
+
+def draw_surface(case, case_id, count, balance=0.0, seed=0):
+    """`count` surface points (count, 3) f32 in unit and their class ids (count,) i64, drawn as in training
+    (`balance` as there: 0 as the file has them, 1 equal shares per class), always the same for a seed and a case."""
+    rng = random_stream(seed, 0, case_id, "reconstruct surface")
+    labels = np.asarray(case.surface_labels)
+    if not len(labels):
+        raise InputError(case.path, "surface points", "none", "make it again with prepare_data.py --overwrite")
+    if balance:
+        rows = draw_balanced_rows(rng, [np.flatnonzero(labels == c) for c in np.unique(labels)], count, balance)
+    else:
+        rows = draw_rows(rng, len(labels), count)
+    return case.surface_points[rows].astype(np.float32), labels[rows].astype(np.int64)
+
+
+def load_truth(heart, num_classes):
+    """(X, Y, Z) u8: the true label map on the source grid."""
+    if heart.is_label_map:
+        return read_label_map(heart.path, num_classes).labels
+    return read_case(heart.path, ("frame", "truth")).truth_labels()

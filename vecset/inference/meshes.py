@@ -1,0 +1,105 @@
+"""One mesh per class, from the field and not from the voxels: smooth, watertight, outward, in patient mm (RAS+).
+
+The field is decoded on a regular grid over the unit cube, coarse to fine, and again with all its values where two
+labels meet. A point is in class c where all of these are negative: the distance, and the lead of each other class's
+logit over that of c. Marching cubes on the labels says which grid edges the surface crosses and how the triangles hang
+together; along an edge from inside to outside, the surface is where the first of those fields, each linear between the
+two ends, crosses zero. (Marching cubes on their maximum, the obvious way, lets the surface cross too early wherever one
+field decides inside and another outside: a vessel of 1.5 cells in radius on a wall lost 13 % of its volume, now 9 %;
+a structure thinner than that loses more, and needs more cells.)
+"""
+
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from scipy import ndimage
+from skimage.measure import marching_cubes
+
+from vecset.atomic import atomic_path
+from vecset.data.frame import Frame
+from vecset.inference.field import decode_field
+
+MESH_CELLS = 144  # over the unit cube: 1 mm in an adult heart
+_LEAST_SHARE = 1e-3  # of an edge: no vertex comes closer to a grid point, so that no triangle degenerates
+
+
+def mesh_grid(frame, cells=MESH_CELLS):
+    """A `Frame` whose voxels are a regular grid over the unit cube of `frame`, along the patient's axes, in mm."""
+    step_mm = 2 / frame.scale / cells
+    affine = np.diag([step_mm] * 3 + [1.0])
+    affine[:3, 3] = frame.centre_mm - 1 / frame.scale + step_mm / 2
+    return Frame(affine, (cells,) * 3, frame.centre_mm, frame.scale)
+
+
+def class_meshes(field, frame, cells=MESH_CELLS):
+    """{class id: trimesh.Trimesh} of the classes that are there. `field`: a HeartField; vertices in mm.
+
+    Watertight and outward. At the side of the unit cube, where the field ends, a structure is closed by a flat cap."""
+    grid = mesh_grid(frame, cells)
+    labels = decode_field(field, grid).labels
+    present = np.flatnonzero(np.bincount(labels.ravel()))
+    band = np.flatnonzero(_meets_another(labels))
+    if not len(band):
+        return {}
+    points_unit = grid.voxel_to_unit(np.stack(np.unravel_index(band, labels.shape), -1))
+    sdf, logits = field.values(points_unit)
+    row_of = np.full(labels.size, -1, np.int32)
+    row_of[band] = np.arange(len(band))
+    meshes = {}
+    for c in present[present > 0]:
+        mesh = _mesh(labels == c, lambda rows, c=c: _fields_of(sdf[rows], logits[rows], c), row_of, grid)
+        if len(mesh.faces):
+            meshes[int(c)] = mesh
+    return meshes
+
+
+def _fields_of(sdf, logits, c):
+    """(Q, C) fields that are all negative inside class c: the distance, and the other logits' lead over its own."""
+    return np.concatenate([sdf[:, None], np.delete(logits, c - 1, axis=1) - logits[:, c - 1 : c]], axis=1)
+
+
+def _meets_another(labels):
+    """Bool: one of the 26 neighbours has another label. At the side of the grid everything meets the background."""
+    padded = np.pad(labels, 1)
+    differs = ndimage.maximum_filter(padded, 3) != ndimage.minimum_filter(padded, 3)
+    return differs[1:-1, 1:-1, 1:-1]
+
+
+def _mesh(mine, fields_of, row_of, grid):
+    """mine: (X, Y, Z) bool on `grid`; fields_of(rows) -> (n, K) fields; row_of: row of each flat grid index, or -1."""
+    box = ndimage.find_objects(mine.astype(np.uint8))[0]
+    low = np.array([s.start for s in box]) - 1
+    block = np.pad(mine[box], 1).astype(np.float32)
+    half_way, faces, _, _ = marching_cubes(block, 0.5, method="lorensen", allow_degenerate=False)
+    # every vertex lies half way between two grid points; each is moved along its own edge, so nothing can tear
+    ends = np.stack([np.floor(half_way), np.ceil(half_way)]).astype(np.int64)
+    inside_first = block[tuple(ends[0].T)] > 0.5
+    inner, outer = np.where(inside_first[:, None], ends, ends[::-1])
+    share = np.full(len(half_way), 0.5)  # where the field ends at the side of the grid
+    in_grid = ((outer + low >= 0) & (outer + low < mine.shape)).all(1)
+    rows = [row_of[np.ravel_multi_index(tuple((end[in_grid] + low).T), mine.shape)] for end in (inner, outer)]
+    share[in_grid] = _first_crossing(fields_of(rows[0]), fields_of(rows[1]))
+    vertices = inner + (outer - inner) * share[:, None]
+    mesh = trimesh.Trimesh(grid.voxel_to_mm(vertices + low), faces, process=False)
+    if mesh.volume < 0:  # which way round marching cubes winds is its own affair
+        mesh.invert()
+    return mesh
+
+
+def _first_crossing(inner, outer):
+    """(V,) share of the way from the inner to the outer end at which the first of K fields becomes positive; `inner`
+    and `outer` (V, K). The ends themselves are left out, so that triangles keep an area."""
+    crosses = outer > inner
+    share = np.where(crosses & (outer >= 0), -inner / np.where(crosses, outer - inner, 1), 1.0)
+    return share.min(1).clip(_LEAST_SHARE, 1 - _LEAST_SHARE)
+
+
+def write_mesh(path, mesh):
+    """Writes a mesh atomically; the suffix of `path` says as what (.ply, .stl, .obj)."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_bytes(mesh.export(file_type=Path(path).suffix[1:])))
+
+
+def _bytes(data):
+    return data.encode() if isinstance(data, str) else data

@@ -1,0 +1,84 @@
+"""The sizes of the main job, in one place: synthetic hearts, case files, training.
+
+Everything in `train` is a flag of vecset/main_ae.py. Epochs are not fixed: `heart_passes` is how often training sees a
+heart in all (64 training hearts x 150 epochs, say), so that the job takes about as long on one heart as on hundreds;
+see `training_options`. A batch is never larger than the training set. What the user writes behind `--` comes last on
+the command line and therefore wins.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One size. phantoms, prepare, train, reconstruct: {flag of the stage's command: value}; a value of None leaves
+    the flag out, True gives it without a value. heart_passes: training hearts x epochs; at most max_epochs epochs.
+    warmup_share: part of the epochs in which the learning rate rises; validations: how many during training."""
+
+    phantoms: dict
+    prepare: dict
+    train: dict
+    reconstruct: dict
+    heart_passes: int
+    max_epochs: int
+    warmup_share: float = 0.05
+    validations: int = 10
+
+    def training_options(self, training_hearts, ranks):
+        """`train` and what follows from the number of hearts: epochs, warm-up, validations, a batch that is full."""
+        epochs = max(1, min(self.max_epochs, round(self.heart_passes / training_hearts)))
+        batch = min(self.train["batch_size"], max(1, training_hearts // ranks))
+        return {**self.train, "batch_size": batch, "epochs": epochs,
+                "warmup_epochs": math.ceil(epochs * self.warmup_share),
+                "eval_every": math.ceil(epochs / self.validations)}
+
+
+RECIPES = {
+    # Two cores, no GPU: all stages in 20 minutes.
+    "cpu": Recipe(
+        phantoms={"num": 80, "size": 128},
+        prepare={},
+        train={"model": "learnable_vec128x16_dim128_depth4_nb", "anchors": True, "batch_size": 8,
+               "point_cloud_size": 1024, "near_points": 1024, "inside_points": 512, "outside_points": 512,
+               "balance": 0.5, "augment_rotation": 20, "eikonal_points": 128, "class_loss": "softmax",
+               "class_weight": 5, "lr": 4e-3, "beta2": 0.95, "weight_decay": 0.01, "num_workers": 1,
+               "grid_size": 48, "max_minutes": 13},
+        reconstruct={},
+        heart_passes=64 * 330,
+        max_epochs=8000,
+        warmup_share=0.02,
+    ),
+    # One GPU or several: a larger model with the settings of the two-core recipe. Not yet run on a GPU.
+    "gpu": Recipe(
+        phantoms={"num": 80, "size": 128},
+        prepare={},
+        train={"model": "learnable_vec512x32_dim512_depth12_nb", "anchors": True, "batch_size": 16,
+               "point_cloud_size": 8192, "balance": 0.5, "augment_rotation": 20, "class_loss": "softmax",
+               "class_weight": 5, "lr": 1e-3, "beta2": 0.95, "weight_decay": 0.01, "num_workers": 4},
+        reconstruct={},
+        heart_passes=64 * 400,
+        max_epochs=10000,
+    ),
+    # The smallest that goes through every stage, for the tests; its figures mean nothing.
+    "tiny": Recipe(
+        phantoms={"num": 6, "size": 112},  # coarser, and coronaries are thinner than a voxel
+        prepare={"num_surface_points": 4000, "num_vol_points": 4000, "num_near_points": 4000},
+        train={"model": "learnable_vec16x8_dim32_depth1_nb", "batch_size": 2, "point_cloud_size": 256,
+               "near_points": 128, "inside_points": 128, "outside_points": 128, "eikonal_points": 32,
+               "lr": 1e-3, "num_workers": 0, "grid_size": 16},
+        reconstruct={"mesh_cells": 24},
+        heart_passes=4 * 3,
+        max_epochs=3,
+        validations=1,
+    ),
+}
+
+
+def flags(options):
+    """{flag: value} as words of a command line; None leaves the flag out, True gives it alone."""
+    words = []
+    for name, value in options.items():
+        if value is not None and value is not False:
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return words
