@@ -1,0 +1,126 @@
+#!/usr/bin/env python
+"""Time and memory of the preparation, against the plain way, and how it grows with the heart's box.
+
+    python benchmarks/prepare_speed.py                     three phantoms, two minutes
+    python benchmarks/prepare_speed.py --slow              with the plain way in the same run: three minutes more
+    python benchmarks/prepare_speed.py --input FILE        a label map of one's own
+
+CPU seconds (one thread) and seconds by the clock of the second run in a process (numba has compiled); peak memory of
+that process, interpreter and libraries included.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+import numpy as np  # noqa: E402
+
+ROOT = str(Path(__file__).resolve().parents[1])
+sys.path[0] = ROOT
+
+
+def fast(path, classes, target):
+    """The preparation, from the file to the case file: (CPU s, s by the clock, voxels of the foreground's box)."""
+    from vecset.data.case_file import write_case
+    from vecset.data.label_map import read_label_map
+    from vecset.data.preparation import Options, build_case
+
+    cpu, clock = time.process_time(), time.perf_counter()
+    case = build_case(read_label_map(path, classes), Options())
+    write_case(target, case)
+    return time.process_time() - cpu, time.perf_counter() - clock, int(np.prod(np.array(case.truth_crop.shape) - 4))
+
+
+def plain(path, classes):
+    """The slow twin: scipy's distance transform inside and outside of each class on the whole grid, marching cubes of
+    each class on the whole grid, points from its triangles, distances looked up in the grids."""
+    from scipy.ndimage import distance_transform_edt, map_coordinates
+    from skimage.measure import marching_cubes
+    from vecset.data.label_map import read_label_map
+
+    cpu, clock = time.process_time(), time.perf_counter()
+    label_map = read_label_map(path, classes)
+    labels, spacing = label_map.labels, label_map.spacing_mm
+    rng = np.random.default_rng(0)
+    present = [c for c in range(1, classes + 1) if (labels == c).any()]
+    number = 50000 // len(present)
+    queries, grids = [], []
+    for c in present:
+        mask = labels == c
+        grids.append((distance_transform_edt(~mask, sampling=spacing)
+                      - distance_transform_edt(mask, sampling=spacing)).astype(np.float32))
+        vertices, faces, _, _ = marching_cubes(mask.astype(np.float32), 0.5)
+        corners = vertices[faces]
+        area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+        chosen = corners[rng.choice(len(faces), number, p=area / area.sum())]
+        weights = rng.dirichlet((1, 1, 1), number)
+        points = (chosen * weights[..., None]).sum(1)
+        queries += [points, points + rng.normal(0, 1, points.shape)]
+    queries.append(rng.uniform(0, np.array(labels.shape) - 1, (50000, 3)))
+    where = np.concatenate(queries).T
+    np.stack([map_coordinates(grid, where, order=1) for grid in grids])
+    return time.process_time() - cpu, time.perf_counter() - clock
+
+
+def measure_one(path, classes):
+    """Run in a process of its own, so that the peak is this heart's: prints the figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        fast(path, classes, Path(folder) / "a.npz")
+        cpu, clock, box = fast(path, classes, Path(folder) / "b.npz")
+    # not ru_maxrss: across fork and exec that starts at the parent's
+    peak_kb = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    print(cpu, clock, box, int(peak_kb) / 1024)
+
+
+def row(name, path, classes):
+    told = subprocess.run([sys.executable, __file__, "--one", str(path), "--classes", str(classes)], check=True,
+                          capture_output=True, text=True).stdout
+    cpu, clock, box, peak = map(float, told.split())
+    print(f"| {name} | {box / 1e6:.1f} | {cpu:.2f} | {clock:.2f} | {peak:.0f} | {cpu / box * 1e6:.3f} |", flush=True)
+    return cpu
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", help="a label map instead of phantoms")
+    parser.add_argument("--classes", type=int, default=10, help="number of classes (default: 10)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 192],
+                        help="phantoms whose heart fills the image, voxels along an axis (default: 128 192); a heart "
+                        "of 1 mm in 256^3 always comes first")
+    parser.add_argument("--slow", action="store_true", help="the plain way too, on the 256^3 heart")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.one:
+        return measure_one(args.one, args.classes)
+    print("| heart | box, million voxels | CPU s | clock s | peak MB | CPU s per million |\n|---|---|---|---|---|---|")
+    if args.input:
+        row(Path(args.input).name, args.input, args.classes)
+        return 0
+    import contextlib
+    import io
+
+    import make_phantoms
+    with tempfile.TemporaryDirectory() as folder:
+        for name, size, more in [("256^3 at 1 mm", 256, ["--spacing", "1"])] + [(f"{n}^3", n, []) for n in args.sizes]:
+            target = Path(folder) / name
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                make_phantoms.main(["--output_dir", str(target), "--num", "1", "--size", str(size), "--seed", "0", *more])
+            path = next(target.glob("*.nii.gz"))
+            cpu = row(name, path, args.classes)
+            if args.slow and more:
+                slow, clock = plain(path, args.classes)
+                again = row(name + ", again", path, args.classes)
+                print(f"| {name}, plain way | | {slow:.1f} | {clock:.1f} | | |\nplain / fast: "
+                      f"{slow / np.mean([cpu, again]):.0f}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The tests, from nothing:   bash run_tests.sh [--fast] [pytest arguments]
+#   --fast   leaves out the tests marked slow
+# Installs what it needs into .venv (or uses the Python that PYTHON names), as run_train.sh does.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$ROOT/environment.sh"
+arguments=()
+for argument in "$@"; do
+  case $argument in
+    --fast) arguments+=(-m "not slow") ;;
+    -h | --help) sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    *) arguments+=("$argument") ;;
+  esac
+done
+prepare_python "$ROOT"
+cd "$ROOT"
+exec "$PYTHON" -m pytest "${arguments[@]+"${arguments[@]}"}"

@@ -1,0 +1,120 @@
+"""Two processes by gloo against one process with the joint batch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from ball_cases import tiny_arguments, write_ball_cases
+from engine_parts import epoch_gradients, make_run
+
+from vecset.utils.checkpoint import load_checkpoint
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+RANK_SCRIPT = """
+import sys
+import torch
+sys.path[:0] = sys.argv[1:3]
+from engine_parts import epoch_gradients, make_run
+from vecset.utils.distributed import start_ranks, stop_ranks
+ranks = start_ranks("cpu")
+run = make_run(sys.argv[3], sys.argv[4], "--batch_size", sys.argv[5], "--accum_iter", sys.argv[6], ranks=ranks)
+gradients = epoch_gradients(run)
+results = run.evaluator.evaluate(run.model)
+results.pop("slices")
+torch.save({"gradients": gradients, "results": results}, f"{sys.argv[4]}/rank{ranks.rank}.pt")
+stop_ranks(ranks)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_ball_cases(tmp_path_factory.mktemp("cases"), train=5, val=3)
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("batch, accumulation", [(2, 1), (1, 2)])
+def test_two_ranks_have_the_gradient_and_the_metrics_of_one(data, repository, tmp_path, batch, accumulation):
+    """5 training cases: the last step has one case for two ranks. 3 validation cases: two for one rank, one for the
+    other."""
+    script = tmp_path / "ranks.py"
+    script.write_text(RANK_SCRIPT)
+    subprocess.run([*TORCHRUN, str(script), str(repository), str(repository / "tests"), str(data), str(tmp_path),
+                    str(batch), str(accumulation)], check=True, env=environment(), timeout=300, capture_output=True)
+    ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
+    one = make_run(data, tmp_path, "--batch_size", 2 * batch, "--accum_iter", accumulation)
+    expected = epoch_gradients(one)
+    assert len(expected) == 2
+    for rank in ranks:
+        assert len(rank["gradients"]) == len(expected)
+        for found, wanted in zip(rank["gradients"], expected):
+            assert found.keys() == wanted.keys()
+            for name in wanted:
+                assert (found[name] - wanted[name]).norm() <= 1e-5 * wanted[name].norm(), name
+    results = one.evaluator.evaluate(one.model)
+    results.pop("slices")
+    for rank in ranks:
+        assert rank["results"]["per_class"] == results["per_class"]
+        assert rank["results"].keys() == results.keys()
+        for name, value in results.items():
+            if name != "per_class":
+                assert rank["results"][name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
+
+
+def train_words(repository, data, output, *more):
+    return [str(repository / "vecset" / "main_ae.py"), *tiny_arguments(data, output, "--print_every", 1, *more)]
+
+
+@pytest.mark.slow
+def test_ranks_stop_together_save_and_go_on_with_another_number_of_ranks(data, repository, tmp_path):
+    words = train_words(repository, data, tmp_path, "--epochs", 100_000, "--eval_every", 100_000)
+    run = subprocess.Popen([*TORCHRUN, *words], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                           text=True)
+    for line in run.stdout:
+        if line.startswith("epoch 3/"):
+            break
+    began = time.monotonic()
+    run.send_signal(signal.SIGTERM)
+    rest = run.communicate(timeout=120)[0]
+    assert time.monotonic() - began < 30, "torchrun had to kill the ranks"
+    assert "asked to stop: saved at epoch" in rest and run.returncode != 0
+    assert json.loads((tmp_path / "status.json").read_text())["status"] == "stopped"
+    state = load_checkpoint(tmp_path / "checkpoint-last.pth")
+    assert state["status"] == "stopped" and state["global_step"] >= 4
+    alone = subprocess.run([sys.executable, *words, "--max_steps", str(state["global_step"] + 1)], env=environment(),
+                           capture_output=True, text=True, timeout=300)
+    assert alone.returncode == 0 and f"global step {state['global_step']}\n" in alone.stdout, alone.stderr
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both_and_is_named(repository, tmp_path):
+    folder = write_ball_cases(tmp_path / "cases", train=4, val=2)
+    with np.load(folder / "ball03.npz") as members:
+        arrays = dict(members)
+    arrays["near_sdf"][:] = np.nan
+    np.savez(folder / "ball03.npz", **arrays)
+    words = train_words(repository, folder, tmp_path / "out", "--epochs", 2, "--batch_size", 1)
+    run = subprocess.run([*TORCHRUN, *words], env=environment(), capture_output=True, text=True, timeout=300)
+    errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "ball03" in errors[0] and "near nan" in errors[0], run.stderr
+    assert "ball00" not in errors[0]
+    status = json.loads((tmp_path / "out" / "status.json").read_text())
+    assert status["status"] == "not finite" and "exitcode  : 3" in run.stderr
+
+
+@pytest.mark.slow
+def test_bad_input_is_told_once(data, repository, tmp_path):
+    words = train_words(repository, data, tmp_path / "out", "--classes", 10)
+    run = subprocess.run([*TORCHRUN, *words], env=environment(), capture_output=True, text=True, timeout=300)
+    errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert run.returncode and len(errors) == 1 and "10 classes" in errors[0], run.stderr
+    assert not (tmp_path / "out").exists()

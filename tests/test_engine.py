@@ -1,0 +1,248 @@
+import itertools
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from ball_cases import tiny_arguments, write_ball_cases
+from engine_parts import epoch_gradients, make_run
+
+from vecset.data.dataset import collate, grid_truth, iterate_batches
+from vecset.engines.engine_ae import forward_losses, new_monitor, train_one_epoch
+from vecset.engines.grid_dice import decode_grid
+from vecset.engines.training_run import TrainingRun
+from vecset.main_ae import main
+from vecset.models.embedding import surface_features
+from vecset.utils.checkpoint import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_ball_cases(tmp_path_factory.mktemp("cases"), train=5, val=3)
+
+
+def train(data, output, *more):
+    """5 cases, batch 2: 3 steps per epoch, the last of one case; 3 epochs, evaluation after each."""
+    return main(tiny_arguments(data, output, "--epochs", 3, "--eval_every", 1, "--print_every", 1, *more))
+
+
+def records(output):
+    """The log without what differs between any two runs."""
+    times = ("time", "step_seconds", "cases_per_second", "memory_gb")
+    lines = [json.loads(line) for line in (output / "log.txt").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in times} for line in lines]
+
+
+def assert_same_state(a, b, but=()):
+    for key in ("model", "optimizer"):
+        one, other = (torch.utils._pytree.tree_flatten(c[key])[0] for c in (a, b))
+        assert len(one) == len(other)
+        for x, y in zip(one, other):
+            assert torch.equal(x, y) if torch.is_tensor(x) else x == y
+    for key in ("epoch", "step", "global_step", "best_metric", "best_epoch", "metrics", "status"):
+        if key in but:
+            continue
+        assert a[key] == b[key], key
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run that was never stopped."""
+    output = tmp_path_factory.mktemp("whole")
+    assert train(data, output) == 0
+    return output
+
+
+def test_same_seed_same_losses_to_the_last_bit(data, whole, tmp_path):
+    assert train(data, tmp_path) == 0
+    assert records(tmp_path) == records(whole) and len(records(whole)) == 9 + 3
+    assert train(data, tmp_path / "other", "--seed", 1) == 0
+    assert records(tmp_path / "other") != records(whole)
+
+
+def test_workers_and_cache_change_no_loss(data, whole, tmp_path):
+    assert train(data, tmp_path, "--num_workers", 2, "--cache", "none") == 0
+    assert records(tmp_path) == records(whole)
+
+
+def test_resume_in_mid_epoch_equals_not_stopping(data, whole, tmp_path, capsys):
+    assert train(data, tmp_path, "--max_steps", 4) == 0
+    state = load_checkpoint(tmp_path / "checkpoint-last.pth")
+    assert (state["epoch"], state["step"], state["status"]) == (1, 1, "time is up")
+    (tmp_path / "log.txt").open("a").write('{"global_step": 5, "kind": "train"}\n{"half a li')  # of a killed run
+    assert train(data, tmp_path) == 0
+    # --max_steps evaluates where it stops, and that may be the best there is
+    assert_same_state(load_checkpoint(tmp_path / "checkpoint-last.pth"), load_checkpoint(whole / "checkpoint-last.pth"),
+                      but=("best_metric", "best_epoch"))
+    trained = [[r for r in records(o) if r["kind"] == "train"] for o in (tmp_path, whole)]
+    assert trained[0] == trained[1]
+    capsys.readouterr()
+    assert train(data, tmp_path) == 0 and "finished: all 3 epochs are done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("at_step, name", [(4, "SIGUSR1"), (6, "SIGTERM")])  # 6: the last step of an epoch
+def test_a_signal_saves_and_the_run_goes_on_exactly(data, tmp_path, monkeypatch, at_step, name):
+    model = ("--model", "learnable_vec8x4_dim32_depth1_kl")  # its code is drawn at random in training
+    assert train(data, tmp_path / "whole", *model) == 0
+    after_step = TrainingRun._after_step
+
+    def interrupting(run, *position):
+        if run.global_step + 1 == at_step:
+            os.kill(os.getpid(), getattr(signal, name))
+        return after_step(run, *position)
+
+    monkeypatch.setattr(TrainingRun, "_after_step", interrupting)
+    before = signal.getsignal(signal.SIGTERM)
+    assert train(data, tmp_path / "cut", *model) == 75
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert json.loads((tmp_path / "cut" / "status.json").read_text())["status"] == "stopped"
+    sidecar = json.loads((tmp_path / "cut" / "checkpoint-last.json").read_text())
+    assert (sidecar["global_step"], sidecar["status"]) == (at_step, "stopped")
+    monkeypatch.undo()
+    assert train(data, tmp_path / "cut", *model) == 0
+    one, other = (load_checkpoint(tmp_path / n / "checkpoint-last.pth") for n in ("whole", "cut"))
+    assert_same_state(one, other)
+    assert records(tmp_path / "whole") == records(tmp_path / "cut")
+
+
+def test_a_signal_during_validation_is_obeyed_and_the_validation_made_up_for(data, whole, tmp_path, monkeypatch):
+    def decode_then_signal(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return decode_grid(*arguments)
+
+    monkeypatch.setattr("vecset.engines.engine_ae.decode_grid", decode_then_signal)
+    assert train(data, tmp_path) == 75
+    monkeypatch.undo()
+    assert [r["kind"] for r in records(tmp_path)] == 3 * ["train"]
+    assert train(data, tmp_path) == 0
+    assert_same_state(load_checkpoint(tmp_path / "checkpoint-last.pth"), load_checkpoint(whole / "checkpoint-last.pth"))
+    assert records(tmp_path) == records(whole)
+
+
+def test_timed_saving_in_mid_epoch(data, tmp_path, monkeypatch):
+    seen = []
+    save = TrainingRun._save
+    monkeypatch.setattr(TrainingRun, "_save",
+                        lambda run, *a, **k: (seen.append((run.epoch, run.step)), save(run, *a, **k)))
+    assert train(data, tmp_path, "--save_every_minutes", 0, "--max_steps", 2) == 0
+    assert seen == [(0, 1), (0, 2)]
+
+
+# --- averages
+
+
+def test_accumulated_passes_have_the_gradient_of_the_joint_batch(data, tmp_path):
+    joint = epoch_gradients(make_run(data, tmp_path, "--batch_size", 4))
+    parts = epoch_gradients(make_run(data, tmp_path, "--batch_size", 2, "--accum_iter", 2))
+    assert len(joint) == len(parts) == 2  # four cases, then one: the incomplete last group
+    for one, other in zip(joint, parts):
+        assert one.keys() == other.keys() and len(one) > 20
+        for name in one:
+            assert one[name].norm() > 0, name
+            assert (one[name] - other[name]).norm() <= 1e-5 * one[name].norm(), name
+
+
+def test_evaluation_is_a_mean_over_cases_and_dice_that_of_the_grid(data, tmp_path):
+    run = make_run(data, tmp_path)
+    whole = run.evaluator.evaluate(run.model)
+    run.evaluator.batch_size = 1
+    single = run.evaluator.evaluate(run.model)
+    for name in ("loss", "near", "vol", "surface", "eikonal", "class", "iou_near", "iou_vol", "accuracy", "mean_dice"):
+        assert whole[name] == pytest.approx(single[name], rel=1e-6, abs=1e-6), name
+    assert whole["per_class"] == single["per_class"]
+    assert [np.shape(planes) for planes in whole["slices"]] == [(3, 8, 8), (3, 8, 8)]
+    losses, dice = [], []  # the obvious way
+    run.model.eval()
+    for index, entry in enumerate(run.evaluator.dataset.cases):
+        batch = collate([run.evaluator.dataset[0, index]])
+        losses.append(float(forward_losses(run.model, batch, run.step_options, 3)[0].detach()))
+        with torch.no_grad():
+            surface = surface_features(batch["surface_points"], batch["surface_labels"], 3)
+            predicted = decode_grid(run.model, surface, 8)[0].numpy()
+        truth = grid_truth(entry, 8)
+        dice.append([2 * ((truth == c) & (predicted == c)).sum() / ((truth == c).sum() + (predicted == c).sum())
+                     for c in (1, 2, 3)])
+    assert whole["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+    assert [c["dice"] for c in whole["per_class"].values()] == pytest.approx(list(np.mean(dice, 0)))
+
+
+# --- what is not finite
+
+
+def poison(monkeypatch, case_id, epoch):
+    from vecset.data.dataset import CaseDataset
+    read = CaseDataset.__getitem__
+
+    def poisoned(dataset, key):
+        item = read(dataset, key)
+        if dataset.training and key[0] == epoch and dataset.cases[key[1]].case_id == case_id:
+            item["query_sdf"] = item["query_sdf"] * np.float32("nan")
+        return item
+
+    monkeypatch.setattr(CaseDataset, "__getitem__", poisoned)
+
+
+def test_a_step_that_is_not_finite_changes_no_weight(data, tmp_path, monkeypatch):
+    poison(monkeypatch, "ball02", 0)
+    run = make_run(data, tmp_path)
+    bad = next(s for s in range(3) if 2 in run.plan.step_cases(0, s))
+    states = []
+    batches = iterate_batches(run.dataset, run.plan.keys(0, 0, 1))
+    monitor = new_monitor(run.ranks)
+    start = [p.detach().clone() for p in run.model.parameters()]
+    train_one_epoch(run.wrapped, batches, run.plan, run.optimizer, lambda e: 1e-3, run.step_options, 3, 0, 0, monitor,
+                    lambda *p: states.append([p.detach().clone() for p in run.model.parameters()]) and False)
+    assert monitor[1].first_bad_step() == bad
+    for step, (before, after) in enumerate(itertools.pairwise([start, *states])):
+        same = all(torch.equal(a, b) for a, b in zip(before, after))
+        assert same == (step >= bad)  # frozen from the bad step on
+    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+
+
+def test_a_run_that_is_not_finite_stops_with_a_name_and_keeps_its_checkpoint(data, tmp_path, monkeypatch, capsys):
+    poison(monkeypatch, "ball02", 1)
+    assert train(data, tmp_path, "--print_every", 100) == 3
+    error = capsys.readouterr().err
+    assert error.startswith("error: epoch 2, step ") and error.count("\n") == 1
+    assert "ball02" in error and "near nan" in error and "checkpoint-last.pth is the last good" in error
+    state = load_checkpoint(tmp_path / "checkpoint-last.pth")
+    assert (state["epoch"], state["step"]) == (1, 0)
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
+    assert json.loads((tmp_path / "status.json").read_text())["status"] == "not finite"
+    monkeypatch.undo()
+    assert train(data, tmp_path) == 0  # the cause gone, it goes on
+
+
+# --- other options at the next start
+
+
+def test_options_that_make_it_another_run_are_refused(data, tmp_path, capsys):
+    from vecset.errors import InputError
+    assert train(data, tmp_path, "--max_steps", 4) == 0
+    for more, message in ((("--model", "learnable_vec8x4_dim32_depth2_nb"), "model_config"),
+                          (("--seed", "3"), "--seed: expected 0")):
+        with pytest.raises(InputError, match=message):
+            train(data, tmp_path, *more)
+    capsys.readouterr()
+    assert train(data, tmp_path, "--weight_decay", "0.2", "--max_steps", "5") == 0
+    assert "--weight_decay 0.05 -> 0.2" in capsys.readouterr().out
+    groups = load_checkpoint(tmp_path / "checkpoint-last.pth")["optimizer"]["param_groups"]
+    assert [g["weight_decay"] for g in groups] == [0.2, 0.0]
+
+
+def test_another_batch_size_goes_on_at_the_same_case(data, tmp_path):
+    assert train(data, tmp_path, "--max_steps", 2) == 0  # four of five cases are done
+    run = make_run(data, tmp_path, "--epochs", 3, "--batch_size", 3)
+    run.go_on_from(load_checkpoint(tmp_path / "checkpoint-last.pth"), "x")
+    assert (run.epoch, run.step) == (0, 1)  # three are counted as done, the fourth is seen twice
+
+
+def test_a_class_that_no_training_case_was_annotated_for_is_known_to_nobody(tmp_path):
+    folder = write_ball_cases(tmp_path / "data", missing=(2,), annotated=(1, 3))
+    run = make_run(folder, tmp_path / "out")
+    assert run.model.known_classes.tolist() == [True, False, True]
+    assert run.checkpoint()["model"]["known_classes"].tolist() == [True, False, True]
+    per_class = run.evaluator.evaluate(run.model)["per_class"]
+    assert per_class["c2"]["cases"] == per_class["c2"]["invented"] == 0

@@ -1,0 +1,214 @@
+"""The command: done files are skipped, bad ones told, the others done; nothing depends on workers or order."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import prepare_data
+from vecset.data.case_file import read_case, read_meta
+from vecset.data.label_map import write_label_map
+from vecset.errors import InputError, run_command
+
+SMALL = ["--num_surface_points", "300", "--num_vol_points", "300", "--num_near_points", "300", "--classes", "3"]
+
+
+def make_maps(folder, names, seed=0):
+    folder.mkdir(exist_ok=True)
+    grid = np.indices((20, 22, 24)).transpose(1, 2, 3, 0)
+    for n, name in enumerate(names):
+        labels = (np.linalg.norm(grid - [10, 11, 12], axis=-1) < 6 + 0.3 * (n + seed)).astype(np.uint8)
+        labels[:, :, 12:] *= 2
+        write_label_map(folder / name, labels, np.diag([1.0, 1.2, 0.9, 1]))
+    return folder
+
+
+def run(source, target, *more, workers=0):
+    return run_command(prepare_data.main, ["--input_dir", str(source), "--output_dir", str(target), *SMALL,
+                                           "--file_workers", str(workers), *more])
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_workers_and_order_change_nothing(tmp_path, capsys):
+    source = make_maps(tmp_path / "in", ["1.nii.gz", "2.nii.gz", "10.nii.gz"])
+    assert run(source, tmp_path / "a") == 0
+    assert run(source, tmp_path / "b", workers=2) == 0
+    assert run(source, tmp_path / "c", "--start_idx", "2") == 0 and run(source, tmp_path / "c", "--end_idx", "2") == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b") == contents(tmp_path / "c")
+    assert set(contents(tmp_path / "a")) == {"1.npz", "2.npz", "10.npz"}
+    case = read_case(tmp_path / "a" / "10.npz")
+    assert case.meta["source_name"] == "10.nii.gz" and case.meta["missing_classes"] == [3]
+    assert len(case.near_points) == 300 and case.meta["spacing_mm"] == pytest.approx([1, 1.2, 0.9])
+    assert run(source, tmp_path / "d", "--seed", "1") == 0
+    assert contents(tmp_path / "d")["1.npz"] != contents(tmp_path / "a")["1.npz"]
+
+
+def test_index_range_counts_the_natural_order_end_exclusive(tmp_path):
+    source = make_maps(tmp_path / "in", ["1.nii.gz", "2.nii.gz", "10.nii.gz"])
+    assert run(source, tmp_path / "out", "--start_idx", "1", "--end_idx", "2") == 0
+    assert set(contents(tmp_path / "out")) == {"2.npz"}
+    assert run(source, tmp_path / "out", "--start_idx", "5") == 0  # an array job may have more tasks than files
+    assert run(source, tmp_path / "out", "--start_idx", "2", "--end_idx", "1") != 0
+
+
+def test_done_files_are_skipped_until_source_or_options_change(tmp_path, capsys):
+    source, out = make_maps(tmp_path / "in", ["1.nii.gz", "2.nii.gz"]), tmp_path / "out"
+
+    def again(*more):
+        before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()} if out.exists() else {}
+        assert run(source, out, *more) == 0
+        return {p.name for p in out.iterdir() if p.stat().st_mtime_ns != before.get(p.name)}
+
+    assert again() == {"1.npz", "2.npz"} and again() == set()
+    make_maps(tmp_path / "in", ["1.nii.gz"], seed=2)
+    assert again() == {"1.npz"} and again() == set()
+    data = (out / "2.npz").read_bytes()
+    (out / "2.npz").write_bytes(data[:-100])
+    assert again() == {"2.npz"} and (out / "2.npz").read_bytes() == data
+    assert again("--class_floor", "0.1") == {"1.npz", "2.npz"}
+    assert again("--class_floor", "0.1", "--overwrite") == {"1.npz", "2.npz"}
+    assert again("--annotated", "1,2") == {"1.npz", "2.npz"}
+    assert read_meta(out / "1.npz")["annotated_classes"] == [1, 2]
+    (out / ".tmp-host-999999999-abc-3.npz").write_bytes(b"x")
+    os.utime(out / ".tmp-host-999999999-abc-3.npz", (0, 0))
+    assert again("--annotated", "1,2") == set() and not list(out.glob(".tmp*"))
+
+
+def test_a_broken_file_is_told_and_the_others_are_made(tmp_path, capsys):
+    source = make_maps(tmp_path / "in", ["1.nii.gz", "2.nii.gz", "3.nii.gz"])
+    data = (source / "2.nii.gz").read_bytes()
+    (source / "2.nii.gz").write_bytes(data[: len(data) // 2])
+    nib.save(nib.Nifti1Image(np.zeros((5, 5, 5), np.uint8), np.eye(4)), source / "4.nii.gz")
+    assert run(source, tmp_path / "out") == 1
+    told = capsys.readouterr()
+    assert set(contents(tmp_path / "out")) == {"1.npz", "3.npz"}
+    assert "2 made, 0 skipped, 2 failed" in told.out and "not made: 2.nii.gz, 4.nii.gz" in told.err
+    lines = [line for line in told.err.splitlines() if "error:" in line]
+    assert len(lines) == 2 and "truncated" in lines[0] and "empty mask" in lines[1] and "Traceback" not in told.err
+
+
+def test_no_space_left_is_said(tmp_path, capsys, monkeypatch):
+    import errno
+
+    import vecset.data.case_file as case_file
+    source = make_maps(tmp_path / "in", ["1.nii.gz"])
+
+    def full(path, case):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(case_file, "write_case", full)
+    assert run(source, tmp_path / "out") == 1
+    assert "no space left" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
+
+
+class Killer:
+    """A job whose process is killed on one file, as the system kills for want of memory."""
+
+    def __call__(self, path):
+        if "2" in path.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "made", []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_costs_its_own_file_only(tmp_path, capsys, workers):
+    paths = [tmp_path / f"{n}.nii.gz" for n in (1, 2, 3, 4)]
+    results = prepare_data._run_all(Killer(), paths, workers)
+    assert {p.name: results[p][0] for p in paths} == {"1.nii.gz": "made", "2.nii.gz": "failed", "3.nii.gz": "made",
+                                                      "4.nii.gz": "made"}
+    assert "killed" in results[paths[1]][1][0]
+
+
+def test_label_map_preset_and_annotated(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    array = np.zeros((20, 20, 20), np.int16)
+    array[4:10, 4:16, 4:16], array[10:16, 4:16, 4:16] = 205, 500
+    nib.save(nib.Nifti1Image(array, np.eye(4)), source / "a.nii.gz")
+    assert run(source, tmp_path / "out", "--label_map", "mmwhs", "--classes", "10") == 0
+    case = read_case(tmp_path / "out" / "a.npz")
+    assert case.meta["present_classes"] == [1, 3] and case.meta["annotated_classes"] == [1, 2, 3, 4, 5, 6, 7]
+    assert case.annotated.tolist() == [True] * 7 + [False] * 3
+    assert (case.truth_labels() > 0).sum() == 12 * 12 * 12
+    mapping = tmp_path / "m.json"
+    mapping.write_text(json.dumps({"205": {"class": 2, "name": "muscle"}, "500": 1}))
+    assert run(source, tmp_path / "out", "--label_map", str(mapping), "--annotated", "1,2") == 0
+    assert read_meta(tmp_path / "out" / "a.npz")["class_names"][1] == "muscle"
+
+
+@pytest.mark.parametrize("flags", [["--classes", "0"], ["--num_vol_points", "0"], ["--class_floor", "2"],
+                                   ["--annotated", "1,9"], ["--annotated", "x"], ["--seed", "-1"]])
+def test_wrong_flags_are_refused(tmp_path, flags):
+    with pytest.raises(InputError, match=flags[0]):
+        prepare_data.main(["--input_dir", str(tmp_path), "--output_dir", str(tmp_path / "o"), *SMALL, *flags])
+    assert not (tmp_path / "o").exists()
+
+
+def test_help_and_works_from_any_folder(repository, tmp_path):
+    script = str(repository / "prepare_data.py")
+    told = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert told.returncode == 0 and "--spacing_from" in told.stdout and "default: 50000" in told.stdout
+    told = subprocess.run([sys.executable, script, "--input_dir", "no", "--output_dir", "out"], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert told.returncode == 2 and told.stderr.count("\n") == 1 and "error: no: expected" in told.stderr
+    assert not list(tmp_path.iterdir())
+    code = "import prepare_data, vecset.data.preparation, sys; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=repository).returncode == 0
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_run_again(repository, tmp_path):
+    """kill -9 of the whole group: every file that is there is whole, and a second run makes what is missing alone."""
+    source, out = make_maps(tmp_path / "in", [f"{n}.nii.gz" for n in range(8)]), tmp_path / "out"
+    command = [sys.executable, str(repository / "prepare_data.py"), "--input_dir", str(source), "--output_dir",
+               str(out), *SMALL, "--file_workers", "2"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not list(out.glob("[0-9]*.npz")) and time.time() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {p.name: p.stat().st_mtime_ns for p in out.glob("[0-9]*.npz")}
+    assert done
+    for name in done:
+        read_case(out / name)
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert {p.name for p in out.iterdir()} == {f"{n}.npz" for n in range(8)}
+    assert all((out / name).stat().st_mtime_ns == when for name, when in done.items())
+
+
+@pytest.mark.slow
+def test_the_real_heart(real_heart, tmp_path):
+    """512 x 512 x 248, left-handed, qform only, seven of ten classes, aorta cut by the border."""
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "heart.nii.gz").symlink_to(real_heart)
+    assert run_command(prepare_data.main, ["--input_dir", str(source), "--output_dir", str(tmp_path / "out"),
+                                           "--file_workers", "0"]) == 0
+    case = read_case(tmp_path / "out" / "heart.npz")
+    assert case.meta["border_classes"] == [6] and case.meta["missing_classes"] == [8, 9, 10]
+    truth = case.truth_labels()
+    image = nib.load(real_heart)
+    assert (truth == np.asarray(image.dataobj)).all()
+    np.testing.assert_allclose(case.frame.affine, image.affine)
+    for group in ("vol", "near"):
+        points, sdf, labels = (getattr(case, f"{group}_{n}") for n in ("points", "sdf", "labels"))
+        index, inside = case.frame.nearest_voxel(points)
+        deep = np.abs(sdf) > 1.0 * case.frame.scale  # more than a voxel and a half from the surface
+        at = np.zeros(len(points), np.uint8)
+        at[inside] = truth[tuple(index[inside].T)]
+        assert (at[deep] == labels[deep]).all()
+    counts = case.meta["sampling"]["counts"]
+    outer = len(case.near_points) - counts["near_walls"]
+    assert counts["near_outside"] / outer == pytest.approx(0.5, abs=0.02) and counts["near_wrong_side"] == 0
+    for c in case.meta["present_classes"]:
+        assert (case.surface_labels == c).mean() >= 0.04 and (case.near_source == c).mean() >= 0.04
