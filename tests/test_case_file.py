@@ -46,6 +46,21 @@ def test_round_trip_and_same_bytes(tmp_path):
     assert only.near_points is None and only.vol_points is not None and only.frame is None
 
 
+def test_optional_near_other(tmp_path):
+    """Without it the member is None; with it, it must have a row per near point and only classes that exist."""
+    case = tiny_case(np.random.default_rng(0))
+    write_case(tmp_path / "a.npz", case)
+    assert read_case(tmp_path / "a.npz").near_other is None
+    case.arrays["near_other"] = np.array([0, 0, 2, 3, 0, 0], np.uint8)
+    write_case(tmp_path / "b.npz", case)
+    np.testing.assert_array_equal(read_case(tmp_path / "b.npz").near_other, case.arrays["near_other"])
+    for wrong, words in ((np.zeros(5, np.uint8), "row counts differ"), (np.full(6, 4, np.uint8), "class 4"),
+                         (np.zeros(6, np.float32), "want kind 'u'")):
+        case.arrays["near_other"] = wrong
+        with pytest.raises(ValueError, match=words):
+            write_case(tmp_path / "c.npz", case)
+
+
 def test_older_form(tmp_path):
     one_hot = np.eye(10, dtype=np.float32)[[0, 2, 2]]
     np.savez(tmp_path / "old.npz", surface_points=np.zeros((3, 3), np.float32), surface_labels=one_hot,

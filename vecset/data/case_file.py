@@ -26,7 +26,9 @@ POINT_MEMBERS = {
     "surface_sdf": ("f", ()), "surface_cap": ("b", ()),
     "vol_points": ("f", (3,)), "vol_sdf": ("f", ()), "vol_labels": ("u", ()),
     "near_points": ("f", (3,)), "near_sdf": ("f", ()), "near_labels": ("u", ()), "near_source": ("u", ()),
+    "near_other": ("u", ()),
 }
+OPTIONAL_MEMBERS = ("near_other",)  # earlier files of this schema lack them; nothing but the quality check reads them
 GROUPS = ("surface", "vol", "near")
 _FRAME_MEMBERS = ("frame_affine", "frame_shape", "frame_centre", "frame_scale")
 _TRUTH_MEMBERS = ("label_crop", "label_origin")

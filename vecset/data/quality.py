@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from vecset.data.case_file import GROUPS, POINT_MEMBERS, read_case
+from vecset.data.case_file import GROUPS, OPTIONAL_MEMBERS, POINT_MEMBERS, read_case
 from vecset.data.frame import UNIT_RADIUS, check_affine
 from vecset.data.truth_reference import TruthReference
 from vecset.errors import InputError
@@ -161,7 +161,7 @@ def check_file(path, sample=3000, seed=0, exact=0, source_dir=None):
     report.add("readable", 1)
     report.class_names = case.class_names
     report.classes = {c: {} for c in range(1, case.num_classes + 1)}
-    missing = [n for n in POINT_MEMBERS if getattr(case, n) is None]
+    missing = [n for n in POINT_MEMBERS if n not in OPTIONAL_MEMBERS and getattr(case, n) is None]
     missing += ["label_crop"] if case.truth_crop is None or case.truth_origin is None else []
     report.add("members", len(missing), note=", ".join(missing))
     rows = {g: len(getattr(case, f"{g}_points")) for g in GROUPS if getattr(case, f"{g}_points") is not None}
