@@ -44,7 +44,7 @@ def get_parser():
     parser.add_argument("--exact", type=int, default=0, metavar="N", help="also compute distance, sign and label at N "
                         "points per file exactly, from a mesh and by search; seconds per file (default: 0)")
     parser.add_argument("--source_dir", type=Path, metavar="DIR", help="also compare truth and points with the label "
-                        "maps in this folder, NIfTI, read with nibabel alone (default: none)")
+                        "maps in this folder, read with nibabel or SimpleITK alone (default: none)")
     parser.add_argument("--pictures", type=int, default=6, metavar="N",
                         help="files with slices of their own in the report, failed ones first (default: 6)")
     return parser

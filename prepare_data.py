@@ -23,6 +23,7 @@ from vecset.data.label_presets import LabelMapping, preset_names  # noqa: E402
 from vecset.errors import InputError, describe_os_error, run_command  # noqa: E402
 
 FAILED_SHOWN = 20
+PREFIX = {"failed": "error: ", "excluded": "excluded: "}  # of a line about a file; vecset/utils/shares.py reads it
 
 
 def parse_arguments(argv):
@@ -31,7 +32,7 @@ def parse_arguments(argv):
     def add(flag, default, text, **kwargs):
         parser.add_argument(flag, default=default, help=f"{text} (default: {default})", **kwargs)
 
-    parser.add_argument("--input_dir", required=True, help="folder of label maps, .nii.gz or .nii")
+    parser.add_argument("--input_dir", required=True, help="folder of label maps: .nii.gz, .nii, .nrrd, .mha")
     parser.add_argument("--output_dir", required=True, help="folder for the case files, NAME.npz each")
     add("--classes", 10, "number of classes C; labels are 0 (background) and 1..C", type=int)
     add("--num_surface_points", 50000, "points on the surfaces, per heart", type=int)
@@ -53,6 +54,10 @@ def parse_arguments(argv):
         "together take at most half", type=float)
     parser.add_argument("--sample_caps", action="store_true",
                         help="put points on the flat caps where the scan border cuts a structure, too (default: no)")
+    add("--drop_crumbs", 0.0, "drop the components of a class that have fewer voxels than this share of its largest "
+        "one (crumbs are reported below 0.01); 0: keep all", type=float, metavar="SHARE")
+    add("--exclude_border_cut", None, "make no case of a heart in which the scan border cuts one of these classes: ids "
+        "as 1,2,3, or all (also where nothing follows); none: make all", nargs="?", const="all", metavar="IDS")
     args = parser.parse_args(argv)
     if not 1 <= args.classes <= 255:
         raise InputError("--classes", "1..255", args.classes)
@@ -63,11 +68,17 @@ def parse_arguments(argv):
         raise InputError("--class_floor", "a share from 0 to 1", args.class_floor)
     if args.file_workers < 0 or args.seed < 0:
         raise InputError("--file_workers and --seed", "0 or more", f"{args.file_workers} and {args.seed}")
-    args.annotated = _class_list(args.annotated, args.classes)
+    if not 0 <= args.drop_crumbs <= 1:
+        raise InputError("--drop_crumbs", "a share from 0 to 1", args.drop_crumbs)
+    args.annotated = _class_list("--annotated", args.annotated, args.classes)
+    if args.exclude_border_cut == "all":
+        args.exclude_border_cut = list(range(1, args.classes + 1))
+    else:
+        args.exclude_border_cut = _class_list("--exclude_border_cut", args.exclude_border_cut, args.classes)
     return args
 
 
-def _class_list(text, classes):
+def _class_list(flag, text, classes):
     if text is None:
         return None
     try:
@@ -75,7 +86,7 @@ def _class_list(text, classes):
     except ValueError:
         ids = []
     if not ids or ids[0] < 1 or ids[-1] > classes:
-        raise InputError("--annotated", f"class ids 1..{classes} with commas between", repr(text))
+        raise InputError(flag, f"class ids 1..{classes} with commas between", repr(text))
     return ids
 
 
@@ -104,17 +115,21 @@ class Job:
     def __init__(self, args, mapping, output_dir):
         self.classes, self.spacing_from, self.mapping = args.classes, args.spacing_from, mapping
         self.output_dir, self.annotated, self.overwrite = output_dir, args.annotated, args.overwrite
+        self.drop_crumbs, self.whole_classes = args.drop_crumbs, args.exclude_border_cut or []
         self.options = dict(num_surface_points=args.num_surface_points, num_vol_points=args.num_vol_points,
                             num_near_points=args.num_near_points, seed=args.seed, sdf=args.sdf,
                             class_floor=args.class_floor, sample_caps=args.sample_caps)
 
     def request(self, options):
-        """What decides the file's content besides the label map: kept in its meta and compared when run again."""
+        """What decides the file's content besides the label map: kept in its meta and compared when run again.
+        --exclude_border_cut is none of it: it decides whether there is a file, which the meta of one can tell, too."""
         return {**options.as_meta(), "classes": self.classes, "spacing_from": self.spacing_from,
-                "label_map": self.mapping.text if self.mapping else None, "annotated": self.annotated}
+                "label_map": self.mapping.text if self.mapping else None, "annotated": self.annotated,
+                "drop_crumbs": self.drop_crumbs}
 
     def __call__(self, path):
-        """(state, lines): state 'made', 'skipped' or 'failed'; never raises for what is wrong with one file."""
+        """(state, lines): state 'made', 'skipped', 'excluded' or 'failed'. Never raises for what is wrong with one
+        file."""
         try:
             return self._make(Path(path))
         except InputError as error:
@@ -131,8 +146,9 @@ class Job:
 
     def _make(self, path):
         from vecset.data.case_file import read_meta, write_case
-        from vecset.data.label_map import case_name, file_sha256, read_label_map
-        from vecset.data.preparation import Options, build_case, warnings_of
+        from vecset.data.label_map import case_name, drop_crumbs, file_sha256, read_label_map
+        from vecset.data.preparation import Options, border_classes, build_case, warnings_of
+        from vecset.data.surface import crop_foreground
 
         options = Options(**self.options)
         request = self.request(options)
@@ -143,12 +159,31 @@ class Job:
             except InputError:
                 meta = {}
             if meta.get("request") == request and meta.get("source_sha256") == file_sha256(path):
-                return "skipped", []
+                cut = self.cut(meta["border_classes"])
+                return self._exclude(path, target, cut, meta["class_names"]) if cut else ("skipped", [])
         label_map = read_label_map(path, self.classes, self.mapping, self.spacing_from)
+        label_map = drop_crumbs(label_map, self.drop_crumbs)
+        if self.whole_classes:
+            cut = self.cut(border_classes(crop_foreground(label_map.labels, label_map.spacing_mm)))
+            if cut:
+                return self._exclude(path, target, cut, label_map.class_names)
         case = build_case(label_map, options, self.annotated)
         case.meta["request"] = request
         write_case(target, case)
         return "made", [f"{path.name}: {line}" for line in warnings_of(case.meta)]
+
+    def cut(self, border):
+        """Those of the class ids `border` that --exclude_border_cut names."""
+        return [c for c in border if c in self.whole_classes]
+
+    @staticmethod
+    def _exclude(path, target, cut, class_names):
+        """The result of a heart that is left out. A case file of an earlier run would be trained on, so it goes."""
+        line = f"{path.name}: the scan border cuts " + ", ".join(class_names[c - 1] for c in cut)
+        if target.exists():
+            target.unlink(missing_ok=True)
+            line += f"; {target.name} of an earlier run is removed"
+        return "excluded", [line]
 
 
 def _run_all(job, paths, workers):
@@ -161,7 +196,7 @@ def _run_all(job, paths, workers):
         def done(path, result):
             results[path] = result
             for line in result[1]:
-                bar.write(("error: " if result[0] == "failed" else "note: ") + line, file=sys.stderr)
+                bar.write(PREFIX.get(result[0], "note: ") + line, file=sys.stderr)
             bar.update()
 
         if workers == 0:
@@ -214,8 +249,10 @@ def _start_worker():
 
 
 def _summary(results, paths, output_dir):
-    by_state = {state: [p for p in paths if results[p][0] == state] for state in ("made", "skipped", "failed")}
-    print(f"{output_dir}: " + ", ".join(f"{len(found)} {state}" for state, found in by_state.items()))
+    by_state = {state: [p for p in paths if results[p][0] == state]
+                for state in ("made", "skipped", "excluded", "failed")}
+    print(f"{output_dir}: " + ", ".join(f"{len(found)} {state}" for state, found in by_state.items()
+                                        if found or state != "excluded"))
     failed = by_state["failed"]
     if failed:
         names = ", ".join(p.name for p in failed[:FAILED_SHOWN]) + (", ..." if len(failed) > FAILED_SHOWN else "")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """A trained model and hearts in, reconstructed hearts out: label maps on their own grid, meshes in mm, figures.
 
-    OUT/CASE/labels.nii.gz       the label map, on the grid and affine of the source image
+    OUT/CASE/labels.nii.gz       the label map, on the grid and with the header geometry of the source image
     OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward
     OUT/CASE/result.json         this heart's figures, and what they were made from
     OUT/metrics.csv, .json       Dice and IoU per heart and class, means and counts per class
@@ -27,7 +27,7 @@ if str(ROOT) not in sys.path:
 from vecset.atomic import remove_leftovers, write_text  # noqa: E402
 from vecset.errors import InputError, describe_os_error, run_command  # noqa: E402
 
-VERSION = 1  # of the method: hearts made by another one are made again
+VERSION = 2  # of the method: hearts made by another one are made again
 RESULT = "result.json"
 
 
@@ -39,7 +39,8 @@ def get_parser():
 
     parser.add_argument("--checkpoint", required=True, type=Path, help="checkpoint-best.pth or -last.pth of main_ae.py")
     parser.add_argument("--input", required=True, type=Path,
-                        help="case file (.npz), label map (.nii.gz, .nii), folder of either, or CSV of create_csv.py")
+                        help="case file (.npz), label map (.nii.gz, .nii, .nrrd, .mha), folder of either, or CSV of "
+                        "create_csv.py")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder of the results")
     add("--data_path", None, "folder that the files in a CSV are relative to; none: the CSV's own", type=Path)
     add("--train_csv", None, "CSV of the training hearts: adds what their mean shape and the nearest of them would "
@@ -49,6 +50,8 @@ def get_parser():
     add("--mesh_cells", 144, "grid cells along the edge of the unit cube (2.1 times the heart's radius) for the meshes",
         type=int)
     parser.add_argument("--no_meshes", action="store_true", help="label maps and figures only (default: meshes too)")
+    add("--spacing_from", None, "of label maps: which spacing holds where a header contradicts itself; none: refuse "
+        "such files. Case files say it themselves", choices=("affine", "pixdim"))
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument("--overwrite", action="store_true", help="make done hearts again (default: skip them)")
@@ -116,7 +119,8 @@ class Reconstruction:
         self.settings = {"version": VERSION, "checkpoint_sha256": file_sha256(args.checkpoint),
                          "num_surface_points": args.num_surface_points or int(self.training["point_cloud_size"]),
                          "balance": float(self.training.get("balance") or 0.0), "seed": args.seed,
-                         "meshes": not args.no_meshes, "mesh_cells": None if args.no_meshes else args.mesh_cells}
+                         "spacing_from": args.spacing_from, "meshes": not args.no_meshes,
+                         "mesh_cells": None if args.no_meshes else args.mesh_cells}
 
     def prepare_baselines(self, hearts):
         """Reads the training truths where a heart's baseline scores are not there yet."""
@@ -164,7 +168,8 @@ class Reconstruction:
             return result, False
         from vecset.inference.inputs import load_heart
 
-        case = load_heart(heart, self.class_names, self.args.seed, self.settings["num_surface_points"])
+        case = load_heart(heart, self.class_names, self.args.seed, self.settings["num_surface_points"],
+                          self.args.spacing_from)
         if not done:
             try:
                 made = self.reconstruct(heart, case, say)
@@ -219,7 +224,8 @@ class Reconstruction:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         (folder / RESULT).unlink(missing_ok=True)  # from here on the folder holds parts of the new result
-        write_label_map(folder / "labels.nii.gz", decoded.labels, case.frame.affine, self.class_names)
+        write_label_map(folder / "labels.nii.gz", decoded.labels, case.frame.affine, self.class_names,
+                        case.meta.get("source_geometry"))
         files = ["labels.nii.gz"]
         if (folder / "meshes").is_dir():
             shutil.rmtree(folder / "meshes")
@@ -275,8 +281,9 @@ class Reconstruction:
         from vecset.metrics import mean_over_classes
 
         image = nibabel.load(self.folder(heart) / "labels.nii.gz")
+        truth, affine = load_truth(heart, len(self.class_names), self.args.spacing_from)
         return {"title": f"{what}: {heart.case_id}, mean Dice {mean_over_classes(result['scores']) or 0:.3f}",
-                "truth": load_truth(heart, len(self.class_names)), "affine": image.affine,
+                "truth": truth, "affine": affine,  # not the image's: its header may have the wrong spacing
                 "prediction": np.asanyarray(image.dataobj).astype(np.uint8)}
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
+from scipy import ndimage
+
+WITH_CORNERS = np.ones((3, 3, 3), bool)
 
 
 @dataclass
@@ -33,6 +36,46 @@ def components(labels):
         count = np.bincount(place, weights=voxels, minlength=len(ids)).astype(np.int64)
         found.append(Components(label[ids] if keep_label else np.zeros(len(ids), np.uint8), count, first, last))
     return tuple(found)
+
+
+def without_crumbs(labels, share):
+    """(labels without crumbs, {class id as text: [number, voxels]} of what was dropped) of labels (X, Y, Z) u8. A crumb
+    is a component with fewer voxels than `share` of its class's largest one. Crumbs become background; those that no
+    background touches (through a face) take the class of most voxels round them, as a hole would be a defect, too."""
+    foreground = ndimage.find_objects((labels > 0).view(np.uint8))
+    if not foreground:
+        return labels, {}
+    labels = labels.copy(order="K")
+    inner = labels[foreground[0]]  # a view
+    parts, _ = components(inner)
+    dropped, crumb = {}, np.zeros(inner.shape, bool)
+    boxes = ndimage.find_objects(inner)
+    for c in (int(c) for c in np.unique(parts.label)):
+        sizes = parts.voxels[parts.label == c]
+        small = sizes < share * sizes.max()
+        if small.any():
+            dropped[str(c)] = [int(small.sum()), int(sizes[small].sum())]
+            own, _ = ndimage.label(inner[boxes[c - 1]] == c, WITH_CORNERS)
+            sizes = np.bincount(own.ravel())
+            sizes[0] = 0
+            crumb[boxes[c - 1]] |= ((sizes < share * sizes.max()) & (sizes > 0))[own]
+    if dropped:
+        _fill(inner, crumb)
+    return labels, dropped
+
+
+def _fill(labels, crumb):
+    """Empties the voxels `crumb` (X, Y, Z) bool of `labels` in place, or fills them where nothing round is empty."""
+    labels[crumb] = 0
+    groups, _ = ndimage.label(crumb)  # crumbs of several classes may touch
+    for n, box in enumerate(ndimage.find_objects(groups), 1):
+        wider = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
+        own = groups[wider] == n
+        if any(s.start == 0 or s.stop == size for s, size in zip(box, labels.shape)):
+            continue  # at the side of the foreground's box, so outside of everything
+        beside = labels[wider][ndimage.binary_dilation(own) & ~own]
+        if beside.all():
+            labels[wider][own] = np.bincount(beside).argmax()
 
 
 @njit(cache=True)

@@ -2,8 +2,7 @@
 
 import gzip
 import hashlib
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,11 +11,11 @@ import numpy as np
 from vecset.atomic import atomic_path
 from vecset.data.classes import default_class_names
 from vecset.data.frame import check_affine
+from vecset.data.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, has_suffix, nifti_header, read_image
 from vecset.data.label_presets import LabelMapping
 from vecset.data.natural_order import natural_key
 from vecset.errors import InputError
 
-SUFFIXES = (".nii.gz", ".nii")
 SPACING_TOLERANCE = 0.01  # relative difference between sform and pixdim that is still rounding
 ROUNDING = 1e-4  # of labels stored as float, or scaled by the header
 
@@ -25,7 +24,8 @@ ROUNDING = 1e-4  # of labels stored as float, or scaled by the header
 class LabelMap:
     """labels (X, Y, Z) u8, 0 background, 1..C classes; affine (4, 4) f64 voxel -> mm RAS+ (its spacing corrected where
     `spacing_from` says pixdim); source_affine as the header has it; sha256 of the file's bytes; class_names (C,);
-    annotated: the class ids that the annotators looked for."""
+    annotated: the class ids that the annotators looked for; geometry: what a NIfTI header says of the image's place
+    (None for other formats), for what is written on its grid; dropped_crumbs: {class id as text: [number, voxels]}."""
 
     labels: np.ndarray
     affine: np.ndarray
@@ -34,6 +34,8 @@ class LabelMap:
     class_names: list
     annotated: list
     source_affine: np.ndarray
+    geometry: dict | None = None
+    dropped_crumbs: dict = field(default_factory=dict)
 
     @property
     def spacing_mm(self):
@@ -45,7 +47,7 @@ class LabelMap:
 
 
 def read_label_map(path, num_classes, label_map=None, spacing_from=None):
-    """Reads a NIfTI label map (.nii, .nii.gz) of `num_classes` classes into a `LabelMap`.
+    """Reads a label map (.nii.gz, .nii, .nrrd, .mha) of `num_classes` classes into a `LabelMap`.
 
     `label_map`: a LabelMapping, the name of a preset or a JSON file (see vecset/data/label_presets.py).
     `spacing_from` ('affine' or 'pixdim') decides where the two contradict each other by more than 1 %.
@@ -53,45 +55,35 @@ def read_label_map(path, num_classes, label_map=None, spacing_from=None):
     """
     path = Path(path)
     mapping = LabelMapping.load(label_map, num_classes) if label_map is not None else None
-    values, affine, pixdim_mm = _read_image(path)
-    values = _integral(path, _three_axes(path, values))
-    check_affine(affine, path)
-    source_affine, affine = affine, _settle_spacing(path, affine, pixdim_mm, spacing_from)
+    image = read_image(path)
+    values = _integral(path, _three_axes(path, image.values))
+    check_affine(image.affine, path)
+    affine = _settle_spacing(path, image.affine, image.pixdim_mm, spacing_from)
     labels = mapping.apply(values, path) if mapping else _in_range(path, values, num_classes)
     if not labels.any():
         raise InputError(path, "a label map with some foreground", "an empty mask (all background)",
                          "remove it from the folder, or check --label_map")
     names = mapping.class_names if mapping else default_class_names(num_classes)
     annotated = mapping.annotated if mapping else list(range(1, num_classes + 1))
-    return LabelMap(labels, affine, path, file_sha256(path), list(names), list(annotated), source_affine)
+    return LabelMap(labels, affine, path, file_sha256(path), list(names), list(annotated), image.affine,
+                    image.geometry)
+
+
+def drop_crumbs(label_map, share):
+    """The `LabelMap` without the components that have fewer voxels than `share` of their class's largest one (0: as it
+    is). See `vecset.data.components.without_crumbs`."""
+    if not share:
+        return label_map
+    from vecset.data.components import without_crumbs  # brings numba
+
+    labels, dropped = without_crumbs(label_map.labels, share)
+    return replace(label_map, labels=labels, dropped_crumbs=dropped)
 
 
 def file_sha256(path):
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _read_image(path):
-    """Voxel values as they are stored (scaled only where the header scales), affine (4, 4) f64, pixdim (3,) mm."""
-    if not str(path).lower().endswith(SUFFIXES):
-        raise InputError(path, "a label map ending in " + " or ".join(SUFFIXES), "another kind of file", "convert it")
-    try:
-        image = nib.load(path)
-        proxy = image.dataobj  # it has the scaling; nibabel empties that of the header when it reads a file
-        plain = getattr(proxy, "slope", 1.0) == 1.0 and getattr(proxy, "inter", 0.0) == 0.0
-        values = np.asanyarray(proxy.get_unscaled() if plain and hasattr(proxy, "get_unscaled") else proxy)
-        values = np.array(values) if isinstance(values, np.memmap) else values
-    except FileNotFoundError:
-        raise InputError(path, "a label map", "no such file", "check the path") from None
-    except PermissionError:
-        raise InputError(path, "a file that can be read", "no permission", "change its permissions") from None
-    except (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile, nib.filebasedimages.ImageFileError,
-            nib.spatialimages.HeaderDataError) as error:
-        raise InputError(path, "a whole NIfTI image", f"a broken or truncated one ({type(error).__name__}: {error})",
-                         "copy or export it again") from error
-    pixdim_mm = np.array([float(z) for z in image.header.get_zooms()[:3]])
-    return values, np.array(image.affine, np.float64), pixdim_mm
 
 
 def _three_axes(path, values):
@@ -141,7 +133,10 @@ def _in_range(path, values, num_classes):
 
 
 def _settle_spacing(path, affine, pixdim_mm, spacing_from):
-    """The affine, its axes scaled to pixdim where the two differ and `spacing_from` says 'pixdim'."""
+    """The affine, its axes scaled to pixdim where the two differ and `spacing_from` says 'pixdim'.
+    A header without pixdim (None) cannot contradict itself."""
+    if pixdim_mm is None:
+        return affine
     affine_mm = np.linalg.norm(affine[:3, :3], axis=0)
     sound = np.isfinite(pixdim_mm).all() and (pixdim_mm > 0).all()
     if sound and (np.abs(pixdim_mm / affine_mm - 1) <= SPACING_TOLERANCE).all():
@@ -158,20 +153,26 @@ def _settle_spacing(path, affine, pixdim_mm, spacing_from):
                      "say which is right with --spacing_from affine" + (" or --spacing_from pixdim" if sound else ""))
 
 
-def write_label_map(path, labels, affine, class_names=None):
-    """Writes labels (X, Y, Z) u8 with `affine` (4, 4) voxel -> mm as NIfTI, qform and sform both set, atomically. The
-    same labels give the same bytes. `class_names` go into the description as far as it is long (79 characters)."""
+def write_label_map(path, labels, affine, class_names=None, geometry=None):
+    """Writes labels (X, Y, Z) u8 as NIfTI, atomically; the same labels give the same bytes. The header places them by
+    `geometry` (that of a `LabelMap`), exactly as the source's did; where that is None by `affine` (4, 4) voxel -> mm,
+    qform and sform both set. `class_names` go into the description as far as it is long (79 characters)."""
     path = Path(path)
     labels = np.asarray(labels)
     if labels.ndim != 3 or labels.dtype != np.uint8:
         raise ValueError(f"labels {labels.dtype} {labels.shape}: want uint8 (X, Y, Z)")
-    if not str(path).lower().endswith(SUFFIXES):
+    if not has_suffix(path, NIFTI_SUFFIXES):
         raise InputError(path, "an output name ending in .nii.gz or .nii", path.name, "name it so")
-    check_affine(affine, path)
-    image = nib.Nifti1Image(labels, np.asarray(affine, np.float64), dtype=np.uint8)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
+    if geometry:
+        header = nifti_header(geometry, labels.shape)
+        kind = nib.Nifti2Image if geometry["nifti_version"] == 2 else nib.Nifti1Image
+        image = kind(labels, header.get_best_affine(), header)
+    else:
+        check_affine(affine, path)
+        image = nib.Nifti1Image(labels, np.asarray(affine, np.float64), dtype=np.uint8)
+        image.header.set_xyzt_units("mm")
+        image.set_sform(affine, code=1)
+        image.set_qform(affine, code=1)
     if class_names:
         image.header["descrip"] = ",".join(class_names).encode("ascii", "replace")[:79]
     data = image.to_bytes()
@@ -180,15 +181,16 @@ def write_label_map(path, labels, affine, class_names=None):
 
 
 def find_label_maps(folder):
-    """The .nii and .nii.gz files of a folder, naturally sorted (2 before 10); names that begin with a dot are none.
+    """The label maps of a folder (.nii.gz, .nii, .nrrd, .mha), naturally sorted (2 before 10); names that begin with
+    a dot are none.
     Raises InputError where there is no folder, no image in it, or two images would give one case."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(folder, "a folder of label maps", "a file" if folder.exists() else "nothing there",
                          "check --input_dir")
-    paths = [p for p in folder.iterdir() if p.name.lower().endswith(SUFFIXES) and not p.name.startswith(".")]
+    paths = [p for p in folder.iterdir() if has_suffix(p.name) and not p.name.startswith(".")]
     if not paths:
-        raise InputError(folder, "label maps ending in .nii.gz or .nii", "none", "check --input_dir")
+        raise InputError(folder, f"label maps ending in {SUFFIX_WORDS}", "none", "check --input_dir")
     paths.sort(key=lambda p: natural_key(p.name))
     seen = {}
     for path in paths:

@@ -71,7 +71,8 @@ def build_case(label_map, options=Options(), annotated=None):
     meta.update(class_names=label_map.class_names, spacing_mm=[float(s) for s in label_map.spacing_mm],
                 annotated_classes=sorted(label_map.annotated if annotated is None else annotated),
                 sampling={**options.as_meta(), "counts": sampler.counts}, seed=options.seed,
-                source_name=label_map.path.name, source_sha256=label_map.sha256)
+                source_name=label_map.path.name, source_sha256=label_map.sha256,
+                source_geometry=label_map.geometry, dropped_crumbs=label_map.dropped_crumbs)
     return Case(arrays=arrays, frame=frame, truth_crop=truth, truth_origin=origin, meta=meta)
 
 
@@ -86,6 +87,14 @@ def describe(crop, num_classes):
     """The meta entries that the label map alone decides: present, missing and border classes, volumes, crumbs."""
     voxels = np.bincount(crop.labels.ravel(), minlength=num_classes + 1)[1 : num_classes + 1]
     present = [int(c) for c in np.flatnonzero(voxels) + 1]
+    return {"classes": num_classes, "present_classes": present,
+            "missing_classes": [c for c in range(1, num_classes + 1) if c not in present],
+            "border_classes": border_classes(crop), "voxels_per_class": [int(v) for v in voxels],
+            "crumbs": crumbs(crop)}
+
+
+def border_classes(crop):
+    """Sorted ids of the classes with a voxel on the border of the image: the scan cuts them."""
     border = set()
     for axis in range(3):
         for side, at in ((CROP_PAD, crop.origin[axis] + CROP_PAD == 0),
@@ -93,10 +102,7 @@ def describe(crop, num_classes):
                           crop.origin[axis] + crop.labels.shape[axis] - CROP_PAD == crop.image_shape[axis])):
             if at:
                 border |= set(np.unique(np.take(crop.labels, side, axis=axis)).tolist()) - {0}
-    return {"classes": num_classes, "present_classes": present,
-            "missing_classes": [c for c in range(1, num_classes + 1) if c not in present],
-            "border_classes": sorted(int(c) for c in border), "voxels_per_class": [int(v) for v in voxels],
-            "crumbs": crumbs(crop)}
+    return sorted(int(c) for c in border)
 
 
 def crumbs(crop):
@@ -123,9 +129,13 @@ def crumbs(crop):
 def warnings_of(meta):
     """Lines that a user should read, from a case's meta."""
     lines = []
+    if meta.get("dropped_crumbs"):
+        lines.append("crumbs dropped: " + ", ".join(
+            f"{number} of {meta['class_names'][int(c) - 1]} ({voxels} voxels)"
+            for c, (number, voxels) in meta["dropped_crumbs"].items()))
     if meta["crumbs"]["grow_box"] > FAR_CRUMB:
         lines.append(f"crumbs far from the heart make its box {meta['crumbs']['grow_box']:.0%} larger and so the heart "
-                     "smaller in the frame; remove them from the label map if they are no anatomy")
+                     f"smaller in the frame; if they are no anatomy: --drop_crumbs {CRUMB_SHARE}")
     if meta["sampling"]["counts"].get("near_wrong_side"):
         lines.append(f"{meta['sampling']['counts']['near_wrong_side']} near points could not be put on their side")
     absent = [c for c in meta["missing_classes"] if c in meta["annotated_classes"]]

@@ -96,26 +96,22 @@ def _nearest_label(case, point_voxel, label):
 
 
 def check_source(report, case, source_dir):
-    """Adds the comparison of `case` with the label map that its meta names, read with nibabel alone from `source_dir`.
-    The affine is not taken from the case file: a wrong one there shows as wrong labels at the points."""
-    import nibabel as nib
+    """Adds the comparison of `case` with the label map that its meta names, read from `source_dir` with nibabel or
+    SimpleITK alone. The affine is not taken from the case file: a wrong one there shows as wrong labels at the points.
+    Crumbs that were dropped on request are found again: they must be gone, and nothing else may differ."""
+    from nibabel.affines import apply_affine
 
     path = Path(source_dir) / str(case.meta.get("source_name"))
+    request = case.meta.get("request") or {}
     try:
-        image = nib.load(path)
-        values = np.asanyarray(image.dataobj)
+        values, affine = _read_source(path, request.get("spacing_from"))
         values = values.reshape(values.shape[:3])
-    except Exception as error:  # nibabel raises many kinds; every one of them means that there is nothing to compare
+    except Exception as error:  # the libraries raise many kinds; each means that there is nothing to compare
         report.add("source", 0, note=f"{path.name}: {type(error).__name__}: {error}")
         return
-    request = case.meta.get("request") or {}
-    affine = np.array(image.affine, np.float64)
-    if request.get("spacing_from") == "pixdim":
-        affine[:3, :3] *= image.header.get_zooms()[:3] / np.linalg.norm(affine[:3, :3], axis=0)
     if tuple(values.shape) != case.frame.shape:
         report.add("source", 0, note=f"{path.name} has shape {values.shape}, the case {case.frame.shape}")
         return
-    report.add("source", 1, note=path.name)
     if request.get("label_map"):
         pairs = json.loads(request["label_map"])[0]
         classes = np.zeros(values.shape, np.uint8)
@@ -123,15 +119,54 @@ def check_source(report, case, source_dir):
             classes[values == value] = c
     else:
         classes = np.rint(values).astype(np.uint8)
-    report.add("source_labels", np.count_nonzero(classes != case.truth_labels()))
+    truth = case.truth_labels()
+    crumb = _crumbs(classes, float(request.get("drop_crumbs") or 0))
+    dropped = f"; {np.count_nonzero(crumb)} voxels of crumbs dropped, as --drop_crumbs asked" if crumb.any() else ""
+    report.add("source", 1, note=path.name + dropped)
+    wrong = (classes != truth) & ~crumb
+    if (crumb & (classes == truth)).any():
+        wrong |= crumb & (classes == truth) & _crumbs(truth, float(request["drop_crumbs"]))
+    report.add("source_labels", np.count_nonzero(wrong))
+    classes[crumb] = truth[crumb]
     wrong = total = 0
     for group in ("vol", "near"):
         points_mm = case.frame.unit_to_mm(case.arrays[f"{group}_points"])
-        index = np.rint(nib.affines.apply_affine(np.linalg.inv(affine), points_mm)).astype(int)
+        index = np.rint(apply_affine(np.linalg.inv(affine), points_mm)).astype(int)
         seen = ((index >= 0) & (index < classes.shape)).all(1) & (case.arrays[f"{group}_labels"] > 0)
         here, stored = classes[tuple(index[seen].T)], case.arrays[f"{group}_labels"][seen]
         wrong, total = wrong + np.count_nonzero((here != stored) & (here > 0)), total + np.count_nonzero(here > 0)
     report.add("source_points", wrong / total if total else 1)
+
+
+def _read_source(path, spacing_from):
+    """Voxel values and affine (4, 4) voxel -> mm RAS+ of a label map."""
+    if path.name.lower().endswith((".nrrd", ".mha")):
+        import SimpleITK as sitk
+
+        image = sitk.ReadImage(str(path))
+        corner, *along = [np.array(image.TransformIndexToPhysicalPoint(index))
+                          for index in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+        affine = np.eye(4)
+        affine[:3] = np.column_stack([*(end - corner for end in along), corner])
+        affine[:2] *= -1  # ITK's x and y go to the left and back
+        return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
+    import nibabel as nib
+
+    image = nib.load(path)
+    affine = np.array(image.affine, np.float64)
+    if spacing_from == "pixdim":
+        affine[:3, :3] *= image.header.get_zooms()[:3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return np.asanyarray(image.dataobj), affine
+
+
+def _crumbs(classes, share):
+    """(X, Y, Z) bool: the voxels of components that have fewer voxels than `share` of their class's largest one."""
+    found = np.zeros(classes.shape, bool)
+    for c in np.unique(classes) if share else ():
+        parts, _ = ndimage.label(classes == c, np.ones((3, 3, 3)))
+        sizes = np.bincount(parts.ravel())
+        found |= (c != 0) & (parts > 0) & (sizes < share * sizes[1:].max(initial=0))[parts]
+    return found
 
 
 def require_source_dir(source_dir):

@@ -7,7 +7,8 @@ import numpy as np
 
 from vecset.data.case_file import read_case
 from vecset.data.draws import draw_balanced_rows, draw_rows, random_stream
-from vecset.data.label_map import SUFFIXES, case_name, file_sha256, find_label_maps, natural_key, read_label_map
+from vecset.data.image_file import SUFFIX_WORDS, has_suffix
+from vecset.data.label_map import case_name, file_sha256, find_label_maps, natural_key, read_label_map
 from vecset.errors import InputError
 
 CASE_MEMBERS = ("surface_points", "surface_labels", "frame", "truth")
@@ -44,7 +45,7 @@ def find_hearts(source, data_path=None, num_classes=None):
         except InputError as error:
             if error.found != "none":
                 raise
-            raise InputError(source, "case files (.npz) or label maps (.nii.gz, .nii)", "neither",
+            raise InputError(source, f"case files (.npz) or label maps ({SUFFIX_WORDS})", "neither",
                              "check --input") from None
     if not source.is_file():
         raise InputError(source, "a case file, a label map, a folder of either, or a CSV", "nothing there",
@@ -59,18 +60,19 @@ def find_hearts(source, data_path=None, num_classes=None):
         return hearts
     if name.endswith(".npz"):
         return [Heart(source.name[: -len(".npz")], source, False)]
-    if name.endswith(SUFFIXES):
+    if has_suffix(name):
         return [Heart(case_name(source), source, True)]
-    raise InputError(source, "a name ending in .npz, .nii.gz, .nii or .csv", source.name, "check --input")
+    raise InputError(source, f"a name ending in .npz, .csv, {SUFFIX_WORDS}", source.name, "check --input")
 
 
-def load_heart(heart, class_names, seed=0, num_surface_points=None):
+def load_heart(heart, class_names, seed=0, num_surface_points=None, spacing_from=None):
     """The `Case` of a heart, with at least surface points, their labels and the frame. A label map goes through the
-    data preparation, as `prepare_data.py` would do it. InputError where its classes are not `class_names`."""
+    data preparation, as `prepare_data.py` would do it (`spacing_from` as there). InputError where its
+    classes are not `class_names`."""
     if heart.is_label_map:
         from vecset.data.preparation import Options, build_case
 
-        label_map = read_label_map(heart.path, len(class_names))
+        label_map = read_label_map(heart.path, len(class_names), spacing_from=spacing_from)
         options = Options(seed=seed)
         if num_surface_points:  # the other points are not used here
             options = Options(max(options.num_surface_points, num_surface_points), 2, 2, seed)
@@ -103,8 +105,10 @@ def draw_surface(case, case_id, count, balance=0.0, seed=0):
     return case.surface_points[rows].astype(np.float32), labels[rows].astype(np.int64)
 
 
-def load_truth(heart, num_classes):
-    """(X, Y, Z) u8: the true label map on the source grid."""
+def load_truth(heart, num_classes, spacing_from=None):
+    """The true label map (X, Y, Z) u8 on the source grid, and its affine (4, 4) voxel -> mm, the spacing corrected."""
     if heart.is_label_map:
-        return read_label_map(heart.path, num_classes).labels
-    return read_case(heart.path, ("frame", "truth")).truth_labels()
+        label_map = read_label_map(heart.path, num_classes, spacing_from=spacing_from)
+        return label_map.labels, label_map.affine
+    case = read_case(heart.path, ("frame", "truth"))
+    return case.truth_labels(), case.frame.affine

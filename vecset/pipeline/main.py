@@ -2,7 +2,7 @@
 """From label maps to reconstructed hearts in one go: the main job.
 
     bash run_train.sh                                      synthetic hearts, results under output/demo/
-    bash run_train.sh --input_dir LABELS --output_dir OUT  the same on your own label maps (.nii, .nii.gz)
+    bash run_train.sh --input_dir LABELS --output_dir OUT  the same on your own label maps (.nii.gz, .nii, .nrrd, .mha)
 
 Six stages, each a command of its own that also works alone:
   1  make_phantoms.py        synthetic ten-structure hearts  -> OUT/labels/      (not with --input_dir)
@@ -270,7 +270,7 @@ def main(argv=None):
     if not 0 < args.val_ratio < 1:
         raise InputError("--val_ratio", "a share between 0 and 1", args.val_ratio)
     if args.input_dir and not args.input_dir.is_dir():
-        raise InputError(args.input_dir, "a folder of label maps (.nii, .nii.gz)", "no such folder")
+        raise InputError(args.input_dir, "a folder of label maps (.nii.gz, .nii, .nrrd, .mha)", "no such folder")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     log = args.output_dir / "run_train.log"
 

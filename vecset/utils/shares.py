@@ -38,19 +38,28 @@ def reason(name, log_text):
     return found[-1] if found else "the task did not come to it (killed, out of time, or never started)"
 
 
+def excluded(name, log_text):
+    """Whether a task's log says that the heart was left out on request (prepare_data.py --exclude_border_cut)."""
+    return re.search(rf"excluded: {re.escape(name)}: ", log_text) is not None
+
+
 def summary_lines(names, output_dir, tasks, logs, again):
     """(lines, number of missing case files): what is missing and why, and the command that submits it again.
 
     `again` = (script, input_dir): of the command; the further options are those that the tasks left in LOGS/options."""
-    missing, redo = [], set()
+    missing, redo, left_out = [], set(), 0
     for task in range(tasks):
         start, end = share(len(names), tasks, task)
         absent = [name for name in names[start:end] if not (Path(output_dir) / f"{case_name(name)}.npz").is_file()]
         log = Path(logs) / f"task-{task}.log"
         text = log.read_text(encoding="utf-8", errors="replace") if absent and log.is_file() else ""
+        left_out += len(absent)
+        absent = [name for name in absent if not excluded(name, text)]
+        left_out -= len(absent)
         missing += [f"  {name} (share {task}): {reason(name, text)}" for name in absent]
         redo |= {task} if absent else set()
-    lines = [f"{len(names) - len(missing)} of {len(names)} case files are there"]
+    lines = [f"{len(names) - len(missing) - left_out} of {len(names)} case files are there"
+             + (f", {left_out} hearts were left out on request (--exclude_border_cut)" if left_out else "")]
     if missing:
         script, input_dir = again
         kept = Path(logs) / "options"
