@@ -71,16 +71,19 @@ def analytic_case(rows=6000, spacing_mm=(1.0, 1.0, 1.0), seed=0, flip=False):
     def inner(n):
         """The wall of the core: half the points are the core's (normal outward), half the shell's (inward)."""
         points, normals = on_sphere(0, CORE, n)
-        labels = np.where(np.arange(n) % 2 == 0, 1, np.where(points @ up > 0, 2, 3))
-        return points, np.where((labels == 1)[:, None], normals, -normals), labels
+        shell = np.where(points @ up > 0, 2, 3)
+        core_side = np.arange(n) % 2 == 0
+        labels, other = np.where(core_side, 1, shell), np.where(core_side, shell, 1)
+        return points, np.where((labels == 1)[:, None], normals, -normals), labels, other
 
     def surface(n):
-        (po, no, lo), (pi, ni, li) = outer(2 * n), inner(n // 5)
+        (po, no, lo), (pi, ni, li, other) = outer(2 * n), inner(n // 7)
         m = n - len(pi)
-        return np.concatenate([po[:m], pi]), np.concatenate([no[:m], ni]), np.concatenate([lo[:m], li])
+        return (np.concatenate([po[:m], pi]), np.concatenate([no[:m], ni]), np.concatenate([lo[:m], li]),
+                np.concatenate([np.zeros(m), other]))
 
-    surface_mm, normals, surface_labels = surface(rows)
-    source_mm, source_normals, near_source = surface(rows)
+    surface_mm, normals, surface_labels, _ = surface(rows)
+    source_mm, source_normals, near_source, near_other = surface(rows)
     offset_mm = np.minimum(np.abs(rng.normal(0, 0.8, rows)), 1.4) * np.where(rng.permutation(rows) % 2, 1, -1)
     near_mm = source_mm + offset_mm[:, None] * source_normals
     vertices_mm = np.concatenate([on_sphere(0, RADIUS, 4000)[0], on_sphere(bud, BUD, 1000)[0]])
@@ -109,6 +112,7 @@ def analytic_case(rows=6000, spacing_mm=(1.0, 1.0, 1.0), seed=0, flip=False):
         "surface_labels": surface_labels.astype(np.uint8), "surface_sdf": surface_sdf,
         "surface_cap": np.zeros(rows, bool), "near_points": near_unit, "near_sdf": near_sdf,
         "near_labels": near_labels, "near_source": near_source.astype(np.uint8),
+        "near_other": near_other.astype(np.uint8),
         "vol_points": vol_unit, "vol_sdf": vol_sdf, "vol_labels": vol_labels}
     meta = {"classes": 4, "class_names": NAMES, "annotated_classes": [1, 2, 3, 4], "present_classes": [1, 2, 3, 4],
             "missing_classes": [], "border_classes": [], "source_sha256": f"sha-{seed}-{spacing_mm.tolist()}"}

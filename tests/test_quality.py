@@ -6,20 +6,23 @@ import numpy as np
 import pytest
 from analytic_case import BUD, CORE, RADIUS, analytic_case, union_sdf_mm
 
-from vecset.data import quality
+from vecset.data import quality, quality_checks
 from vecset.data.case_file import write_case
 from vecset.data.frame import Frame
-from vecset.data.quality_population import check_population, handedness
+from vecset.data.quality_population import check_population
 from vecset.data.truth_reference import TruthReference
 
 
 EVERY_FILE = {name for name, c in quality.CHECKS.items() if c.level == "fail"} - {
-    name for name in quality.CHECKS if name.startswith(("exact", "source"))} - {"copies", "same_source", "handedness"}
+    name for name in quality.CHECKS if name.startswith(("exact", "source", "handedness"))} - {"copies", "same_source"}
+BY_FLAG = {"outer_outside", "outer_outside_class", "wall_share", "wall_sides", "wall_crossed", "near_flag",
+           "near_flag_class", "near_flag_wrong"}  # judged where the file has near_other
+BY_ESTIMATE = {"near_outside", "near_outside_class", "near_inner_walls"}  # where it has not
 
 
 @pytest.fixture(scope="module")
 def good():
-    return analytic_case(seed=3)
+    return analytic_case(rows=15000, seed=3)
 
 
 def report_of(case, tmp_path, name="case.npz"):
@@ -31,10 +34,14 @@ def report_of(case, tmp_path, name="case.npz"):
                                                     ((0.7, 0.7, 0.7), False, 2), ((1, 1, 5), False, 3),
                                                     ((1.2, 0.8, 1), True, 4)])
 def test_good_case_passes(spacing_mm, flip, seed, tmp_path):
-    report = report_of(analytic_case(spacing_mm=spacing_mm, flip=flip, seed=seed), tmp_path)
-    assert report.passed, report.failed()
-    checked = {f["check"] for f in report.findings}
-    assert checked >= EVERY_FILE - ({"slope"} if max(spacing_mm) > 4 else set())
+    case = analytic_case(rows=16000, spacing_mm=spacing_mm, flip=flip, seed=seed)
+    for other_way in (BY_ESTIMATE, BY_FLAG):
+        report = report_of(case, tmp_path)
+        assert report.passed, report.failed()
+        checked = {f["check"] for f in report.findings}
+        assert checked >= EVERY_FILE - other_way - ({"slope"} if max(spacing_mm) > 4 else set())
+        assert not checked & other_way
+        case.arrays.pop("near_other", None)
 
 
 # ---- corruptions: each changes `case` in place; named with the checks of which at least one must fail
@@ -256,8 +263,8 @@ def meta_says_whole(case):
 
 
 def another_heart(case):
-    other = analytic_case(seed=99)
-    for name in ("near_points", "near_sdf", "near_labels", "near_source"):
+    other = analytic_case(rows=len(case.arrays["near_sdf"]), seed=99)
+    for name in ("near_points", "near_sdf", "near_labels", "near_source", "near_other"):
         case.arrays[name] = other.arrays[name]
 
 
@@ -279,6 +286,49 @@ def surface_pushed_in(case):
     case.arrays["surface_points"] = case.arrays["surface_points"] - 2.5 * voxel_unit(case) * normals
 
 
+def flag_all_outer(case):
+    case.arrays["near_other"] = np.zeros_like(case.arrays["near_other"])
+
+
+def flag_shuffled(case):
+    case.arrays["near_other"] = np.random.default_rng(0).permutation(case.arrays["near_other"])
+
+
+def flag_five_percent_wrong(case):
+    other = case.arrays["near_other"].copy()
+    wrong = np.random.default_rng(0).random(len(other)) < 0.05
+    other[wrong] = np.where(other[wrong] > 0, 0, 1 + (case.arrays["near_source"][wrong] == 1))
+    case.arrays["near_other"] = other
+
+
+def flag_of_the_class_itself(case):
+    other, source = case.arrays["near_other"].copy(), case.arrays["near_source"]
+    wall = np.flatnonzero(other)[:3]
+    other[wall] = source[wall]
+    case.arrays["near_other"] = other
+
+
+def keep_near(case, keep):
+    for name in [n for n in case.arrays if n.startswith("near")]:
+        case.arrays[name] = case.arrays[name][keep]
+
+
+def walls_of_one_side(case):
+    """Only the core's own points on the wall between core and shell."""
+    keep_near(case, (case.arrays["near_other"] == 0) | (case.arrays["near_source"] == 1))
+
+
+def walls_not_crossed(case):
+    """The core's wall points on its own side only."""
+    a = case.arrays
+    keep_near(case, (a["near_other"] == 0) | (a["near_source"] != 1) | (a["near_labels"] == 1))
+
+
+def too_many_wall_points(case):
+    a = case.arrays
+    keep_near(case, (a["near_other"] > 0) | (np.arange(len(a["near_other"])) % 4 == 0))
+
+
 CORRUPTIONS = [
     (sign_flipped, "sign"), (sign_of_labels_only, "label_distance"), (five_percent_of_signs, "sign"),
     (all_inside, "vol_inside"), (min_over_classes, "distance_mean"), (inner_walls_at_zero, "surface_distance"),
@@ -287,13 +337,15 @@ CORRUPTIONS = [
     (truth_outside_grid, "frame"), (mirrored_points, "label"), (swapped_axes, "label"), (labels_shuffled, "label"),
     (surface_labels_shuffled, "surface_class"), (two_classes_exchanged, "label_class"),
     (labels_from_voxel_space, "label"), (labels_by_floor, "label_exact"),
-    (one_side_for_one_class, "near_outside_class"),
-    (near_all_outside, "near_outside"), (near_source_wrong, "near_reach"), (vol_mostly_outside, "vol_inside"),
+    (one_side_for_one_class, "outer_outside_class"), (near_all_outside, "outer_outside"), (near_source_wrong, "near_reach"), (vol_mostly_outside, "vol_inside"),
     (not_a_number, "non_finite"), (infinite, "non_finite"), (outside_the_cube, "outside_cube"),
     (class_without_points, "class_surface"), (class_not_in_truth, "class_stranger"),
     (meta_says_missing, "meta_classes"), (meta_says_whole, "meta_border"),
     (another_heart, "label"), (truth_of_another_heart, "shift"), (normals_inward, "normals_outward"),
     (normals_long, "normals_unit"), (surface_pushed_in, "surface_class"),
+    (flag_all_outer, "near_flag"), (flag_shuffled, "near_flag"), (flag_five_percent_wrong, "near_flag"),
+    (flag_of_the_class_itself, "near_flag_wrong"), (walls_of_one_side, "wall_sides"),
+    (walls_not_crossed, "wall_crossed"), (too_many_wall_points, "wall_share"),
 ]
 
 
@@ -303,6 +355,15 @@ def test_corruption_is_caught(good, corrupt, check, tmp_path):
     corrupt(case)
     report = report_of(case, tmp_path)
     assert check in {f["check"] for f in report.failed()}, report.failed()
+
+
+@pytest.mark.parametrize("corrupt, check", [(one_side_for_one_class, "near_outside_class"),
+                                            (near_all_outside, "near_outside")])
+def test_one_sided_near_points_are_caught_without_the_flag(good, corrupt, check, tmp_path):
+    case = copy.deepcopy(good)
+    del case.arrays["near_other"]
+    corrupt(case)
+    assert check in {f["check"] for f in report_of(case, tmp_path).failed()}
 
 
 def test_frame_or_truth_missing(good, tmp_path):
@@ -328,20 +389,6 @@ def test_copies_are_found(good, tmp_path):
     check_population(reports)
     failed = [{f["check"] for f in r.failed()} for r in reports]
     assert failed == [{"copies", "same_source"}, {"copies"}, {"same_source"}, set()]
-
-
-def test_handedness():
-    """Centroids in mm, RAS, laid out as in a body, turned at random, and their mirror image."""
-    names = ["Myocardium", "LA", "LV", "RA", "RV", "Aorta"]
-    heart = {"2": [5, -30, 0], "3": [-30, 5, -20], "4": [35, 5, -15], "5": [-5, 25, -20], "6": [20, 5, 35]}
-    rng = np.random.default_rng(0)
-    for _ in range(5):
-        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-        turn *= np.sign(np.linalg.det(turn))
-        assert handedness({c: turn @ p + 5 for c, p in heart.items()}, names) > 0.9
-        assert handedness({c: turn @ (np.array(p) * [-1, 1, 1]) for c, p in heart.items()}, names) < -0.9
-    del heart["6"]
-    assert handedness(heart, names) is None
 
 
 def test_outliers_and_mirrored_hearts_in_a_population(good, tmp_path):
@@ -390,16 +437,14 @@ def test_crumbs_that_move_the_frame_are_said(good, tmp_path):
 
 
 def test_thresholds_can_be_read():
-    assert quality.limit_text("shift") == "at most 0.15 voxels" and quality.limit_text("sign") == "at most 0.002 share"
-    assert quality.limit_text("vol_inside") == "0.49 to 0.51 share" and quality.limit_text("frame") == "exactly 1"
-    report = quality.FileReport("a", "a.npz")
+    assert quality_checks.limit_text("shift") == "at most 0.15 voxels" and quality_checks.limit_text("sign") == "at most 0.002 share"
+    assert quality_checks.limit_text("vol_inside") == "0.49 to 0.51 share" and quality_checks.limit_text("frame") == "exactly 1"
+    report = quality_checks.FileReport("a", "a.npz")
     report.add("shift", float("nan"))
     assert not report.passed  # a figure that is none never passes
 
 
 def test_the_worst_of_a_one_sided_check_is_the_one_nearest_its_threshold():
-    from vecset.data.quality import excess
-
-    assert excess("distance_mean", 0.3) > excess("distance_mean", 0.0)  # 'at most': 0 is the best that can be had
-    assert excess("normals_outward", 0.6) > excess("normals_outward", 1.0)  # 'at least': 1 is
-    assert excess("distance_mean", -1.0) > 0
+    assert quality_checks.excess("distance_mean", 0.3) > quality_checks.excess("distance_mean", 0.0)  # 'at most': 0 is the best that can be had
+    assert quality_checks.excess("normals_outward", 0.6) > quality_checks.excess("normals_outward", 1.0)  # 'at least': 1 is
+    assert quality_checks.excess("distance_mean", -1.0) > 0

@@ -6,146 +6,20 @@ were made, so an error of the preparation cannot hide itself.
 """
 
 import hashlib
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from vecset.data.case_file import GROUPS, OPTIONAL_MEMBERS, POINT_MEMBERS, read_case
 from vecset.data.frame import UNIT_RADIUS, check_affine
+from vecset.data.quality_checks import BINS, CHECKS, Check, FileReport
+from vecset.data.quality_near import check_near_balance
 from vecset.data.truth_reference import TruthReference
 from vecset.errors import InputError
 
-
-@dataclass(frozen=True)
-class Check:
-    """A threshold: the figure must lie in [low, high]. `level` 'fail' decides the verdict, 'warn' is only said."""
-
-    low: float
-    high: float
-    unit: str
-    meaning: str
-    level: str = "fail"
-
-
-INF = float("inf")
-_BAND_UNIT = 0.01  # near points this close to the surface on both sides are compared in number
 _NORMAL_STEP = 0.6  # voxels: from between two voxels into the next one; more would leave a vessel on its other side
-_REACH_UNIT = 0.2
 _SURFACE_SAMPLE = 15000  # surface points whose neighbourhood is looked at; with the usual floors 600 of each class
-CHECKS = {
-    # the file alone
-    "readable": Check(1, 1, "", "the file is a whole case file of this schema"),
-    "members": Check(0, 0, "missing", "every member of the case file is there"),
-    "frame": Check(1, 1, "", "the frame is there, without shear, and its grid holds the truth"),
-    "points": Check(100, INF, "points", "fewest points of a group (surface, vol, near)"),
-    "non_finite": Check(0, 0, "values", "numbers that are NaN or infinite"),
-    "outside_cube": Check(0, 0, "points", "points outside the unit cube [-1, 1]^3"),
-    "label_distance": Check(0, 0, "points", "vol and near points where 'label > 0' and 'distance < 0' contradict"),
-    "vol_inside": Check(0.49, 0.51, "share", "volume points with distance < 0"),
-    "near_outside": Check(0.47, 0.53, "share", "near points of outer walls that lie outside the union"),
-    "near_outside_class": Check(0.4, 0.6, "share", "the same for one class (where it has 50 such points)"),
-    "near_inner_walls": Check(0, 0.25, "share", "near points that belong to walls between two structures"),
-    "near_reach": Check(0, 0.01, "share", "near points farther than 0.2 (unit) from the surface of their near_source"),
-    "normals_unit": Check(0, 0.01, "share", "normals whose length is not 1 (+- 1 %)"),
-    # classes
-    "class_surface": Check(0.005, 1, "share", "surface points of a class that the truth has"),
-    "class_near": Check(0.005, 1, "share", "near points offset from a class that the truth has"),
-    "class_inside": Check(0.002, 1, "share", "inside volume points of a class that the truth has"),
-    "class_stranger": Check(0, 0, "points", "points of a class that the truth does not have"),
-    "meta_classes": Check(0, 0, "classes", "classes whose presence in meta and in the truth differ"),
-    "meta_border": Check(0, 0, "classes", "classes that only one of meta and truth calls cut by the scan border"),
-    # against the truth in the file
-    "frame_radius": Check(0.9, 1.0, "unit", f"farthest point of the truth from the centre (made as {UNIT_RADIUS})"),
-    "frame_centre": Check(0, 1, "voxels", "centre against the middle of the truth's bounding box in mm"),
-    "shift": Check(0, 0.15, "voxels", "shift of the stored distances against the truth (least squares)"),
-    "bias": Check(-0.15, 0.15, "voxels", "stored minus true distance near the surface (least squares)"),
-    "jump": Check(-0.3, 0.3, "voxels", "step at the surface: half a voxel where an EDT is not corrected"),
-    "slope": Check(0.95, 1.05, "", "stored over true distance, median, beyond 4 voxels"),
-    "distance_mean": Check(0, 0.35, "voxels", "mean |stored - true distance|, near and volume points"),
-    "distance_p99": Check(0, 1.2, "voxels", "99th percentile of the same"),
-    "surface_distance": Check(0, 0.35, "voxels", "mean |stored - true distance| at surface points"),
-    "surface_zero": Check(0, 0.2, "voxels", "mean |surface_sdf| on the outer surface"),
-    "sign": Check(0, 0.002, "share", "wrong signs, farther than a voxel from the surface"),
-    "label": Check(0, 0.001, "share", "points whose label does not occur in the 27 voxels round them"),
-    "label_class": Check(0, 0.01, "share", "the same for the points labelled with one class"),
-    "label_exact": Check(0, 0.005, "share", "inside points whose label is not that of the voxel they are in"),
-    "label_missed": Check(0, 0.01, "share", "points in voxels of one class, inside, that carry another label"),
-    "surface_class": Check(0, 0.01, "share", "surface points of a class without a wall of it in the 27 voxels round"),
-    "normals_outward": Check(0.5, 1, "", "share of normals that leave their class less share that enter it"),
-    # said, not judged
-    "radius_mm": Check(25, 160, "mm", "radius of the heart", "warn"),
-    "crumbs": Check(1, 1.03, "", "radius of the heart with crumbs over that without: they move the frame", "warn"),
-    "crumb_class": Check(30, INF, "voxels", "smallest class of the truth", "warn"),
-}
-
-
-@dataclass
-class FileReport:
-    """What was found in one file. `findings`: dicts check, class_id (None: whole file), value, ok, note. `classes`: per
-    class id counts and shares. `facts`: what is compared between files. `histograms`: counts by name (`BINS`)."""
-
-    case_id: str
-    file: str
-    findings: list = field(default_factory=list)
-    classes: dict = field(default_factory=dict)
-    class_names: list = field(default_factory=list)
-    facts: dict = field(default_factory=dict)
-    histograms: dict = field(default_factory=dict)
-
-    def add(self, check, value, class_id=None, note=""):
-        """Judges `value` (a number; NaN fails) by the threshold of `check`."""
-        limit = CHECKS[check]
-        value = float(value)
-        self.findings.append({"check": check, "class_id": class_id, "value": value, "note": note,
-                              "level": limit.level, "ok": bool(limit.low <= value <= limit.high)})
-
-    def failed(self, level="fail"):
-        return [f for f in self.findings if not f["ok"] and f["level"] == level]
-
-    @property
-    def passed(self):
-        return not self.failed()
-
-    def worst(self, check):
-        """The finding of `check` that lies farthest beyond, or nearest to, its threshold; None where there is none."""
-        found = [f for f in self.findings if f["check"] == check]
-        return max(found, key=lambda f: excess(check, f["value"])) if found else None
-
-
-BINS = {"vol": np.linspace(-1, 2, 91), "near": np.linspace(-0.2, 0.2, 81), "surface": np.linspace(-0.4, 0.1, 101),
-        "error": np.linspace(-2, 2, 81)}  # distances in unit; the error in voxels
-
-
-def excess(check, value):
-    """How far `value` is past the nearer limit of `check` (negative: inside), for ranking. Where one end is the best
-    that can be had (0 of 'at most', 1 of 'at least'), nearness to it is no fault, so only the other end counts."""
-    limit = CHECKS[check]
-    words = limit_text(check)
-    below, above = limit.low - value, value - limit.high
-    if words.startswith("at most") and value >= limit.low:
-        below = above
-    if words.startswith("at least") and value <= limit.high:
-        above = below
-    return np.nan_to_num(max(below, above), nan=INF, posinf=1e300, neginf=-1e300)
-
-
-def limit_text(check):
-    """The threshold in words: 'at most 0.25 voxels', '0.49 to 0.51 share'."""
-    limit = CHECKS[check]
-    if limit.low == limit.high:
-        words = f"exactly {limit.low:g}"
-    elif limit.high == INF:
-        words = f"at least {limit.low:g}"
-    elif limit.low == 0:
-        words = f"at most {limit.high:g}"
-    elif limit.high == 1 and limit.unit != "unit":
-        words = f"at least {limit.low:g}"
-    else:
-        words = f"{limit.low:g} to {limit.high:g}"
-    return f"{words} {limit.unit}".strip()
 
 
 def check_file(path, sample=3000, seed=0, exact=0, source_dir=None):
@@ -234,7 +108,7 @@ def _check_truth(report, case, rng, sample):
     present = [c for c in range(1, case.num_classes + 1) if voxels[c]]
     _check_frame(report, frame, reference)
     _check_classes(report, case, voxels, present)
-    _check_near_balance(report, case, frame.spacing_mm.min() * frame.scale, present)
+    check_near_balance(report, case, frame.spacing_mm.min() * frame.scale, present)
     inside_voxel = {g: frame.unit_to_voxel(getattr(case, f"{g}_points")) for g in GROUPS}
     _check_labels(report, case, reference, inside_voxel, present)
     _check_surface(report, case, reference, inside_voxel["surface"], present, rng)
@@ -280,43 +154,6 @@ def _check_classes(report, case, voxels, present):
     absent = {int(c) for c in case.meta.get("missing_classes", set(range(1, case.num_classes + 1)) - set(present))}
     report.add("meta_classes", len(named ^ set(present)) + len(absent & set(present)),
                note=f"meta says {sorted(named)}, the truth has {present}")
-
-
-def _check_near_balance(report, case, voxel_unit, present):
-    """`voxel_unit`: the smallest spacing.
-
-    Which near points were offset from the outer surface is not stored. Two estimates of the share that went outside
-    err to opposite sides: among the points whose nearest surface point of their source lies on the outer surface it
-    comes out high (offsets to the inside come closer to inner walls), in a thin band round the outer surface it comes
-    out low (thin tubes fold the inside onto itself). What is judged is the value nearest to one half between them, less
-    what chance may do with so few points."""
-    def with_class(points, labels):  # a fourth coordinate that keeps the classes apart
-        return np.column_stack([points, labels.astype(np.float32) * 8])
-
-    tree = cKDTree(with_class(case.surface_points, case.surface_labels), balanced_tree=False, compact_nodes=False)
-    reach, nearest = tree.query(with_class(case.near_points, case.near_source))
-    gap_unit = np.sqrt(12 / max(len(case.surface_points), 1))  # between surface points; a heart has about 10 unit^2
-    report.add("near_reach", np.mean(reach > _REACH_UNIT + gap_unit))
-    outer = case.surface_sdf[nearest] > -0.25 * voxel_unit
-    if gap_unit < 0.05:  # else the nearest surface point does not tell on which wall the near point was made
-        report.add("near_inner_walls", np.mean(~outer))
-    outside, band = case.near_sdf >= 0, np.abs(case.near_sdf) < _BAND_UNIT
-
-    def add(check, mine, class_id=None):
-        groups = [outside[mine & group] for group in (outer, band)]
-        count = min(len(g) for g in groups)
-        if count < 50:
-            return None
-        shares = [float(g.mean()) for g in groups]
-        away = np.clip(0.5, min(shares), max(shares)) - 0.5
-        beyond_chance = np.sign(away) * max(0, abs(away) - 1 / np.sqrt(count))  # two standard errors of a fair draw
-        report.add(check, 0.5 + beyond_chance, class_id, f"estimates {shares[0]:.3f}, {shares[1]:.3f}, less chance")
-        return float(np.mean(shares))
-
-    if add("near_outside", np.ones(len(outside), bool)) is None:
-        report.add("near_outside", 0, note="hardly a point near the outer surface")
-    for c in present:
-        report.classes[c]["near_outside"] = add("near_outside_class", case.near_source == c, c)
 
 
 def _check_labels(report, case, reference, points_voxel, present):

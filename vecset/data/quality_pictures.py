@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vecset.data.classes import class_colours
-from vecset.data.quality import BINS, CHECKS
+from vecset.data.quality_checks import BINS, CHECKS
 from vecset.inference.pictures import (PLANES, draw_slices, foreground_box, fullest_index, in_plane_mm, legend_patches,
                                        save_figure, spacing_of, to_ras)
 
@@ -36,7 +36,7 @@ def write_distributions(path, reports):
         axis.set_yscale("log" if drawn and name in ("surface", "error") else "linear")
         axis.set_ylabel("share of points per bin", fontsize=8)
     _class_panel(axes[1, 1], reports, ("surface", "near", "inside"), "share of each class")
-    _class_panel(axes[1, 2], reports, ("near_outside",), "outer near points that lie outside, per class")
+    _class_panel(axes[1, 2], reports, ("near_outside",), "outer near points that lie outside, as judged")
     low, high = CHECKS["near_outside_class"].low, CHECKS["near_outside_class"].high
     axes[1, 2].axhspan(low, high, color="#4477AA", alpha=0.1, label=f"allowed: {low:g} to {high:g}")
     axes[1, 2].set_ylim(0, 1)

@@ -5,14 +5,16 @@ Findings are added to the report of the file they are about, so that one verdict
 
 import numpy as np
 
-from vecset.data.quality import CHECKS, INF, Check
+from vecset.data.quality_checks import CHECKS, INF, Check
+from vecset.data.quality_chirality import heart_handedness, population_handedness
 
 LEAST_FOR_OUTLIERS = 8  # fewer hearts have no distribution
 
 CHECKS.update({
     "copies": Check(0, 0, "files", "other files with the same points or the same truth"),
     "same_source": Check(0, 0, "files", "other files made from the same label map"),
-    "handedness": Check(0, INF, "", "left x basal x aortic direction of the heart (mirrored hearts are negative)"),
+    "handedness": Check(0, INF, "", "-1 to 1: places of the named structures against a heart, less against its mirror"),
+    "handedness_others": Check(0, INF, "", "the same against the other hearts, where the names do not tell"),
     "volume_outlier": Check(0, 6, "robust sd", "log volume of a class against the other hearts", "warn"),
     "size_outlier": Check(0, 6, "robust sd", "log radius of the heart against the others", "warn"),
     "rows": Check(0, 0, "groups", "groups whose number of points is not that of most files", "warn"),
@@ -23,12 +25,7 @@ def check_population(reports):
     """Adds the findings between `reports` (FileReports of one run) to them. Unreadable files are left out."""
     _copies(reports)
     whole = [r for r in reports if "volumes_ml" in r.facts]
-    for report in whole:
-        turn = handedness(report.facts["centroids_mm"], report.class_names)
-        if turn is not None:
-            report.facts["handedness"] = turn
-            report.add("handedness", turn, note="mirrored: left and right are exchanged, or situs inversus" if turn < 0
-                       else "")
+    _handedness(whole)
     if len(whole) >= LEAST_FOR_OUTLIERS:
         _outliers(whole)
         usual = {g: _mode([r.facts["rows"][g] for r in whole]) for g in whole[0].facts["rows"]}
@@ -37,18 +34,25 @@ def check_population(reports):
             report.add("rows", len(other), note=", ".join(f"{g} {n} (most: {usual[g]})" for g, n in other.items()))
 
 
-def handedness(centroids_mm, class_names):
-    """The triple product of three unit vectors: to the left heart, to the atria, to the aorta; None where one of the
-    five structures is not there. Near +1 in a heart, the negative of that in its mirror image; turning changes nothing.
-
-    `centroids_mm`: {class id as text: (3,) in patient mm}."""
-    by_name = {class_names[int(c) - 1].lower(): np.asarray(p) for c, p in centroids_mm.items()}
-    if not {"la", "lv", "ra", "rv", "aorta"} <= set(by_name):
-        return None
-    la, lv, ra, rv, aorta = (by_name[n] for n in ("la", "lv", "ra", "rv", "aorta"))
-    vectors = [lv - rv + la - ra, la + ra - lv - rv, aorta - (la + ra) / 2]
-    lengths = [np.linalg.norm(v) for v in vectors]
-    return float(np.linalg.det([v / n for v, n in zip(vectors, lengths)])) if min(lengths) > 1e-6 else None
+def _handedness(reports):
+    """By the names of the structures; where these do not tell, hearts with the same classes against each other."""
+    unnamed = {}
+    for report in reports:
+        centroids_mm = report.facts["centroids_mm"]
+        turn = heart_handedness(centroids_mm, report.class_names)
+        if turn is not None:
+            report.facts["handedness"] = turn
+            report.add("handedness", turn, note="mirrored: left and right are exchanged, or situs inversus" if turn < 0
+                       else "")
+        else:
+            unnamed.setdefault((*report.class_names, *sorted(centroids_mm, key=int)), []).append(report)
+    for alike in unnamed.values():
+        if len(alike) < LEAST_FOR_OUTLIERS:
+            continue
+        turns = population_handedness([[p for _, p in sorted(r.facts["centroids_mm"].items(), key=lambda i: int(i[0]))]
+                                       for r in alike])
+        for report, turn in zip(alike, () if turns is None else turns):
+            report.add("handedness_others", turn, note="mirrored, or most of the others are" if turn < 0 else "")
 
 
 def _copies(reports):

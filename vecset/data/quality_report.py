@@ -12,7 +12,7 @@ import numpy as np
 
 from vecset.atomic import write_text
 from vecset.data.case_file import read_case
-from vecset.data.quality import CHECKS, excess, limit_text
+from vecset.data.quality_checks import CHECKS, excess, limit_text
 from vecset.errors import InputError
 
 
