@@ -107,7 +107,7 @@ def test_eikonal_gradient_is_that_of_plain_attention(name, options, dtype, monke
     for parameter, gradient in slow.items():
         assert gradient is not None and gradient.norm() > 0, f"{parameter} gets no gradient"
         error = (fast[parameter] - gradient).norm() / gradient.norm()
-        assert error < (1e-5 if dtype == torch.float64 else 2e-5), f"{parameter}: {error:.2e}"
+        assert error < 1e-5, f"{parameter}: {error:.2e}"
 
 
 @pytest.mark.parametrize("name, options", VARIANTS)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vecset.engines.losses import CLASS_LOSSES, compute_losses, safe_norm
+from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS, LOSSES, compute_losses, safe_norm
 
 
 def hand_made():
@@ -64,14 +64,77 @@ def test_cases_weigh_the_same_whatever_their_points():
     assert math.isclose(raw["near"], (0.1 + (0.1 + 0.3 + 0.1) / 3) / 2, rel_tol=1e-5)
 
 
-def test_truncation_still_pulls_back_what_is_on_the_wrong_side():
-    sdf, group = torch.tensor([[0.5, 0.5, 0.01]]), torch.zeros(1, 3, dtype=torch.long)
-    predicted = torch.tensor([[0.3, -0.4, 0.02]], requires_grad=True)
-    _, raw = compute_losses({"sdf_BQ": predicted}, (sdf, torch.zeros(1, 3, dtype=torch.long), group),
-                            torch.ones(1, 2, dtype=torch.bool), {"near": 1}, truncate=0.1)
-    raw["near"].backward()
-    assert math.isclose(raw["near"].item(), (0 + 0.5 + 0.01) / 3, rel_tol=1e-5)
-    assert predicted.grad[0, 0] == 0 and predicted.grad[0, 1] < 0 and predicted.grad[0, 2] > 0
+@pytest.mark.parametrize("name", ["normal", "balanced", "truncated"])
+def test_optional_losses_are_off_by_default(name):
+    assert DEFAULT_WEIGHTS[name] == 0 and name in LOSSES
+
+
+def test_truncated_loss_against_the_obvious_way_and_its_gradient():
+    rng = torch.Generator().manual_seed(0)
+    sdf, predicted = (0.3 * torch.randn(2, 60, generator=rng) for _ in range(2))
+    group = torch.randint(0, 4, (2, 60), generator=rng)
+    predicted.requires_grad_(True)
+    band, slow = 0.1, []
+    for b in range(2):
+        errors = []
+        for truth, guess, of in zip(sdf[b].tolist(), predicted[b].tolist(), group[b].tolist()):
+            if of == 3:  # a surface point has a loss of its own
+                continue
+            target = max(-band, min(band, truth))
+            both_beyond = (truth >= band and guess >= band) or (truth <= -band and guess <= -band)
+            errors.append(0.0 if both_beyond else abs(guess - target))
+        slow.append(sum(errors) / len(errors))
+    total, raw = compute_losses({"sdf_BQ": predicted}, (sdf, torch.zeros_like(group), group),
+                                torch.ones(2, 2, dtype=torch.bool), {"truncated": 3.0}, truncation=band)
+    assert math.isclose(raw["truncated"].item(), sum(slow) / 2, rel_tol=1e-5) and set(raw) == {"truncated"}
+    assert math.isclose(total.item(), 3 * raw["truncated"].item(), rel_tol=1e-6)
+    total.backward()
+    wrong_side = (sdf > band) & (predicted < -band) & (group != 3)
+    assert wrong_side.any() and (predicted.grad[wrong_side] < 0).all()  # it is pulled back, however far it is
+    assert (predicted.grad[(sdf > band) & (predicted > band)] == 0).all()
+
+
+def test_balanced_class_loss_against_the_obvious_way():
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 50, 3, generator=rng)
+    labels = torch.randint(0, 40, (2, 50), generator=rng).clamp_max(3) % 4  # mostly class 3
+    labels[1][labels[1] == 2] = 0  # class 2 is missing in case 1
+    annotated = torch.tensor([[True, True, True], [False, True, True]])
+    cases = []
+    for b in range(2):
+        classes = []
+        for c in range(3):
+            if not annotated[b, c]:
+                continue
+            kinds = []
+            for inside in (True, False):
+                chosen = [x for x, label in zip(logits[b, :, c].tolist(), labels[b].tolist()) if (label == c + 1) == inside]
+                if chosen:
+                    kinds.append(sum(math.log1p(math.exp(-x if inside else x)) for x in chosen) / len(chosen))
+            classes.append(sum(kinds) / len(kinds))
+        cases.append(sum(classes) / len(classes))
+    outputs = {"sdf_BQ": torch.zeros(2, 50), "logits_BQC": logits}
+    total, raw = compute_losses(outputs, (torch.zeros(2, 50), labels, torch.zeros_like(labels)), annotated,
+                                {"balanced": 2.0})
+    assert math.isclose(raw["balanced"], sum(cases) / 2, rel_tol=1e-5)
+    assert math.isclose(total, 2 * raw["balanced"], rel_tol=1e-6)
+    twice = {"sdf_BQ": torch.zeros(2, 100), "logits_BQC": logits.repeat(1, 2, 1)}
+    _, again = compute_losses(twice, (torch.zeros(2, 100), labels.repeat(1, 2), torch.zeros(2, 100)), annotated,
+                              {"balanced": 2.0})
+    assert math.isclose(raw["balanced"], again["balanced"], rel_tol=1e-5)
+
+
+def test_normal_loss_against_the_obvious_way():
+    gradient = torch.tensor([[[1.0, 0, 0], [0, 0.5, 0]], [[0, 0, -1.0], [0, 0, 0]]], requires_grad=True)
+    normals = torch.tensor([[[1.0, 0, 0], [0, 1.0, 0]], [[0, 0, 1.0], [0, 1.0, 0]]])
+    outputs = {"sdf_BQ": torch.zeros(2, 3), "normal_gradient_BS3": gradient}
+    targets = (torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3, dtype=torch.long))
+    total, raw = compute_losses(outputs, targets, torch.ones(2, 2, dtype=torch.bool), {"normal": 0.5},
+                                normals_BS3=normals)
+    assert math.isclose(raw["normal"].item(), ((0 + 0.25) / 2 + (4 + 1) / 2) / 2, rel_tol=1e-6)
+    total.backward()
+    assert torch.isfinite(gradient.grad).all()  # also where the slope is zero, as at the start
+    assert gradient.grad[0, 0].norm() == 0 and gradient.grad[1, 1, 1] < 0
 
 
 def test_safe_norm_at_zero():

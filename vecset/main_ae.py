@@ -26,7 +26,8 @@ from vecset.engines.engine_ae import Evaluator, StepOptions, new_monitor, train_
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
 from vecset.engines.training_run import NotFiniteError, TrainingRun, starting_point  # noqa: E402
 from vecset.errors import InputError, run_command  # noqa: E402
-from vecset.models.autoencoder import build_model  # noqa: E402
+from vecset.models.autoencoder import build_model, parse_model_name  # noqa: E402
+from vecset.models.double_backward import check_double_backward  # noqa: E402
 from vecset.utils.arguments import LOSS_OPTIONS, MODEL_OPTIONS, parse_arguments  # noqa: E402
 from vecset.utils.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
 from vecset.utils.distributed import (  # noqa: E402
@@ -35,6 +36,7 @@ from vecset.utils.logging import RunLog, format_values, peak_memory_gb, say, sho
 from vecset.utils.lr_schedule import scaled_rate  # noqa: E402
 from vecset.utils.optimizer import build_optimizer  # noqa: E402
 from vecset.utils.stop import EXIT_NOT_FINITE, EXIT_STOPPED, StopRequest  # noqa: E402
+from vecset.utils.warm_start import load_initial_weights  # noqa: E402
 
 
 def read_splits(args):
@@ -63,9 +65,15 @@ def annotated_anywhere(cases):
 
 
 def make_dataset(args, cases, training):
+    noise_shape = None
+    if training:
+        code = parse_model_name(args.model)
+        noise_shape = (code["num_latents"], code["code_dim"]) if code["bottleneck"] == "kl" else None
     return CaseDataset(
         cases, args.point_cloud_size, args.near_points, args.inside_points, args.outside_points, args.seed, training,
-        num_eikonal=args.eikonal_points if args.eikonal_weight else 0, balance=args.balance, cache=args.cache,
+        num_eikonal=args.eikonal_points if args.eikonal_weight else 0,
+        num_normals=args.normal_points if args.normal_weight else 0, noise_shape=noise_shape,
+        balance=args.balance, cache=args.cache,
         rotation_deg=args.augment_rotation, scaling=args.augment_scale)
 
 
@@ -78,8 +86,7 @@ def step_options(args, device):
         raise InputError("--precision", "auto or fp32 on a CPU", precision, "leave it out")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return StepOptions({name: getattr(args, f"{name}_weight") for name in DEFAULT_WEIGHTS},
-                       {name: getattr(args, name) for name in LOSS_OPTIONS}, precision == "bf16", args.clip_grad,
-                       args.seed)
+                       {name: getattr(args, name) for name in LOSS_OPTIONS}, precision == "bf16", args.clip_grad)
 
 
 def check_arguments(args):
@@ -88,10 +95,17 @@ def check_arguments(args):
         raise InputError("--eikonal_points", "at most the number of query points",
                          f"{args.eikonal_points} of {args.near_points + args.inside_points + args.outside_points}",
                          "lower it or ask for more query points")
-    for loss, needs in (("vol", ("inside_points", "outside_points")), ("near", ("near_points",))):
+    groups = ("near_points", "inside_points", "outside_points")
+    for loss, needs in (("vol", groups[1:]), ("near", groups[:1]), ("truncated", groups)):
         if getattr(args, f"{loss}_weight") and not any(getattr(args, flag) for flag in needs):
             raise InputError(f"--{loss}_weight", f"points that the loss is taken at (--{' or --'.join(needs)})", "none",
                              f"give some, or --{loss}_weight 0")
+    if args.normal_weight and args.normal_points > args.point_cloud_size:
+        raise InputError("--normal_points", "at most --point_cloud_size", f"{args.normal_points} of "
+                         f"{args.point_cloud_size}", "lower it")
+    if args.init_from and args.resume:
+        raise InputError("--init_from", "no --resume beside it", "both", "--resume goes on with a run, --init_from "
+                         "starts a new one with its weights: give one of them")
     if args.warmup_epochs >= args.epochs and args.warmup_epochs:
         raise InputError("--warmup_epochs", f"fewer than --epochs {args.epochs}", f"{args.warmup_epochs:g}", "lower it")
 
@@ -102,9 +116,19 @@ def set_up(args, ranks, stop):
     class_names = training[0].class_names
     model_config = {"name": args.model, "num_classes": len(class_names),
                     **{name: getattr(args, name) for name in MODEL_OPTIONS}}
+    if args.eikonal_weight or args.normal_weight:
+        check_double_backward(ranks.device)
     plan = EpochPlan(len(training), args.batch_size, args.accum_iter, args.seed, ranks.rank, ranks.size)
     torch.manual_seed(args.seed)
-    model = build_model(**model_config).to(ranks.device)
+    model = build_model(**model_config)
+    if args.init_from and not (Path(args.output_dir) / LAST).is_file():
+        said = load_initial_weights(model, model_config, args.init_from)
+        if ranks.main:
+            say(said)
+    model.to(ranks.device)
+    model.checkpoint_activations(args.checkpoint_activations)
+    if args.compile:
+        model.compile_blocks()
     model.set_known_classes(annotated_anywhere(training))
     options = step_options(args, ranks.device)
     lr = args.lr if args.lr is not None else scaled_rate(args.blr, plan.per_step)

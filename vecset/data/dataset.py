@@ -94,7 +94,9 @@ def check_disjoint(training, validation, where):
 
 class CaseDataset(torch.utils.data.Dataset):
     """Items of `cases` (list of CaseEntry), by `dataset[epoch, index]`: numpy arrays under the batch keys of
-    docs/design.md, and `eikonal_points` (E, 3): a random subset of the item's query points.
+    docs/design.md, and where they are asked for `eikonal_points` (E, 3): a random subset of the item's query points;
+    `normal_points` and `normal_vectors` (S, 3): of its surface points on the outer surface, with their unit normals;
+    `code_noise` (M, L): unit normal numbers for the KL bottleneck (training only).
 
     training      True: draws differ per epoch, augmentation applies. False: the draws of epoch 0, always, from a stream
                   of their own, no augmentation.
@@ -104,14 +106,16 @@ class CaseDataset(torch.utils.data.Dataset):
                   `load` before worker processes start and they share one copy. 'none': files are read at every access.
     rotation_deg  augmentation: rotation about a random axis by up to this angle (degrees).
     scaling       augmentation: scaling by a factor from 1 - scaling to 1 + scaling; distances scale along.
+    num_eikonal, num_normals, noise_shape    E, S and (M, L); 0 and None leave the members out.
     """
 
     def __init__(self, cases, num_surface_points, num_near, num_inside, num_outside, seed, training, *, num_eikonal=0,
-                 balance=0.0, cache="memory", rotation_deg=0.0, scaling=0.0):
+                 num_normals=0, noise_shape=None, balance=0.0, cache="memory", rotation_deg=0.0, scaling=0.0):
         if cache not in ("memory", "none"):
             raise ValueError(f"cache {cache!r}: want 'memory' or 'none'")
         self.cases = list(cases)
-        self.num_surface_points, self.num_eikonal = num_surface_points, num_eikonal
+        self.num_surface_points, self.num_eikonal, self.num_normals = num_surface_points, num_eikonal, num_normals
+        self.noise_shape = noise_shape if training else None
         self.num_queries = dict(zip(QUERY_GROUPS, (num_near, num_inside, num_outside)))
         if num_eikonal > sum(self.num_queries.values()):
             raise ValueError(f"{num_eikonal} Eikonal points of {sum(self.num_queries.values())} query points")
@@ -185,6 +189,19 @@ class CaseDataset(torch.utils.data.Dataset):
         if self.num_eikonal:
             rng = random_stream(self.seed, epoch, entry.case_id, f"{kind} eikonal")
             item["eikonal_points"] = item["query_points"][draw_rows(rng, len(item["query_sdf"]), self.num_eikonal)]
+        if self.num_normals:
+            outer = np.flatnonzero(item["surface_sdf"] == 0)  # on inner walls the union's distance has another slope
+            if not len(outer):
+                raise InputError(entry.path, "surface points on the outer surface (surface_sdf 0)", "none",
+                                 "make it again with prepare_data.py, or --normal_weight 0")
+            rng = random_stream(self.seed, epoch, entry.case_id, f"{kind} normals")
+            chosen = outer[draw_rows(rng, len(outer), self.num_normals)]
+            item["normal_points"] = item["surface_points"][chosen]
+            normals = item["surface_normals"][chosen]  # stored in 16 bit
+            item["normal_vectors"] = normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-6)
+        if self.noise_shape:
+            rng = random_stream(self.seed, epoch, entry.case_id, "code noise")
+            item["code_noise"] = rng.standard_normal(self.noise_shape, dtype=np.float32)
         item["annotated"] = np.array(entry.annotated)
         item["case_index"] = np.int64(index)
         return item

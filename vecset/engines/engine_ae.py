@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import torch
 
 from vecset.data.dataset import grid_truth, iterate_batches
-from vecset.data.draws import stable_seed
 from vecset.engines.grid_dice import GridDice, decode_grid
 from vecset.engines.losses import compute_losses, decoded_points
 from vecset.engines.step_metrics import FiniteGuard, MetricSums, point_metrics
@@ -18,13 +17,12 @@ from vecset.utils.optimizer import gradient_norm, masked_step
 @dataclass
 class StepOptions:
     """What a forward pass and its losses need to know: weights by name and further arguments of `compute_losses`,
-    autocast to bfloat16 or not, the clipping norm (0: none) and the seed of the model's own draws."""
+    autocast to bfloat16 or not, and the clipping norm (0: none)."""
 
     loss_weights: dict
     loss_options: dict = field(default_factory=dict)
     bf16: bool = False
     clip_grad: float = 0.0
-    seed: int = 0
 
 
 def to_device(batch, device):
@@ -33,16 +31,29 @@ def to_device(batch, device):
 
 def forward_losses(model, batch, options, num_classes):
     """One pass. -> (total loss, name -> (sum over cases, cases) of every raw loss and point metric, surface_BNF). The
-    network runs under autocast; distances, losses and metrics are float32. The batch has Eikonal points where their
-    loss has a weight."""
+    network runs under autocast; distances, losses and metrics are float32. The batch has Eikonal points, normal points
+    and noise of the code where the losses and the bottleneck want them."""
     surface_BNF = surface_features(batch["surface_points"], batch["surface_labels"], num_classes)
     points_BT3, *targets = decoded_points(batch)
     with torch.autocast(points_BT3.device.type, dtype=torch.bfloat16, enabled=options.bf16):
-        outputs = model(surface_BNF, points_BT3, eikonal_BE3=batch.get("eikonal_points"))
-    total, raw = compute_losses(outputs, targets, batch["annotated"], options.loss_weights, **options.loss_options)
+        outputs = model(surface_BNF, points_BT3, slope_points(batch), batch.get("code_noise"))
+    if "normal_points" in batch:  # the last of the points at which the slope was taken
+        count = batch["normal_points"].shape[1]
+        slopes_BE3 = outputs.pop("gradient_BE3")
+        outputs["normal_gradient_BS3"] = slopes_BE3[:, -count:]
+        if "eikonal_points" in batch:
+            outputs["gradient_BE3"] = slopes_BE3[:, :-count]
+    total, raw = compute_losses(outputs, targets, batch["annotated"], options.loss_weights,
+                                normals_BS3=batch.get("normal_vectors"), **options.loss_options)
     cases = len(points_BT3)
     values = {name: (value.detach() * cases, cases) for name, value in {"loss": total, **raw}.items()}
     return total, {**values, **point_metrics(outputs, targets, batch["annotated"])}, surface_BNF
+
+
+def slope_points(batch):
+    """Where the gradient of the distance is wanted: Eikonal points, then normal points (B, E, 3), or None."""
+    parts = [batch[name] for name in ("eikonal_points", "normal_points") if name in batch]
+    return torch.cat(parts, 1) if parts else None
 
 
 def train_one_epoch(model, batches, plan, optimizer, rate_at, options, num_classes, epoch, first_step, monitor,
@@ -66,8 +77,6 @@ def train_one_epoch(model, batches, plan, optimizer, rate_at, options, num_class
         for number, micro in enumerate(micro_batches):
             batch = to_device(next(batches), sums.ranks.device)
             last = number == len(micro_batches) - 1
-            # the model's own draws; behind the loader, which takes a number from torch's generator when it starts
-            torch.manual_seed(stable_seed(options.seed, epoch, step, number, plan.rank, "model") % 2**63)
             with contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
                 loss, values, _ = forward_losses(model, batch, options, num_classes)
                 (loss * micro.weight).backward()

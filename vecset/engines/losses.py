@@ -7,6 +7,12 @@ eikonal    (|grad sdf| - 1)^2 at the Eikonal points (Gropp et al., ICML 2020)
 class      the class logits at query and surface points: binary cross-entropy per class ('bce', the mission's) or
            softmax over background (logit 0) and classes ('softmax'); classes that were not annotated are masked
 kl         of the KL bottleneck
+
+Off by default, for experiments:
+
+normal     |grad sdf - n|^2 at points of the outer surface, n its outward unit normal (the normal term of Gropp et al.)
+balanced   class-balanced binary cross-entropy: per class, points inside and outside it weigh a half each
+truncated  L1 of the distance at near and volume points, compared within a band of +-truncation (unit)
 """
 
 import torch
@@ -14,8 +20,10 @@ import torch.nn.functional as F
 
 QUERY_GROUPS = ("near", "inside", "outside")
 POINT_GROUPS = QUERY_GROUPS + ("surface",)
-LOSSES = ("vol", "near", "surface", "eikonal", "class", "kl")
-DEFAULT_WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.001, "class": 1.0, "kl": 0.001}
+DEFAULT_WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.001, "class": 1.0, "kl": 0.001,
+                   "normal": 0.0, "balanced": 0.0, "truncated": 0.0}
+LOSSES = tuple(DEFAULT_WEIGHTS)
+_DISTANCE_LOSSES = {"vol": ("inside", "outside"), "near": ("near",), "surface": ("surface",)}
 
 
 def decoded_points(batch):
@@ -28,37 +36,53 @@ def decoded_points(batch):
             torch.cat([batch["query_group"], surface], 1))
 
 
-def compute_losses(outputs, targets, annotated_BC, weights, class_loss="bce", truncate=0.0):
+def in_groups(group_BT, names):
+    """Whether a point is in one of the groups `names`. Comparisons with numbers, not `isin` with a list: copying the
+    list to the device would make the host wait for it."""
+    chosen_BT = torch.zeros_like(group_BT, dtype=torch.bool)
+    for name in names:
+        chosen_BT = chosen_BT | (group_BT == POINT_GROUPS.index(name))
+    return chosen_BT
+
+
+def compute_losses(outputs, targets, annotated_BC, weights, class_loss="bce", truncation=0.1, normals_BS3=None):
     """outputs of the model at the points of `decoded_points`; targets = (sdf_BT, labels_BT, group_BT) from there.
     weights: name -> weight; a loss of weight 0 is left out of the total and of the work.
-    truncate: distances are compared after clamping both to +-truncate (unit); 0 compares them whole.
+    truncation: half width (unit) of the band of the truncated loss.
+    normals_BS3: outward normals where outputs["normal_gradient_BS3"] was taken; the normal loss needs both.
     -> (total, raw): raw maps each computed loss's name to its value before weighting (0-d, float32).
     """
     sdf_BT, labels_BT, group_BT = targets
     predicted_BT = outputs["sdf_BQ"]
     raw = {}
-    if truncate:
-        # the clamp must not stop the gradient where the prediction is on the wrong side of the band
-        low, high = sdf_BT.clamp(-truncate, truncate), predicted_BT.clamp(-truncate, truncate)
-        beyond = ((sdf_BT.abs() >= truncate) & (predicted_BT.abs() >= truncate) & (sdf_BT * predicted_BT > 0))
-        error_BT = torch.where(beyond, (high - low).abs(), (predicted_BT - low).abs())
-    else:
-        error_BT = (predicted_BT - sdf_BT).abs()
-    groups = {"vol": ("inside", "outside"), "near": ("near",), "surface": ("surface",)}
-    for name, members in groups.items():
+    for name, members in _DISTANCE_LOSSES.items():
         if weights.get(name):
-            chosen_BT = torch.isin(group_BT, group_BT.new_tensor([POINT_GROUPS.index(m) for m in members]))
-            raw[name] = _mean_per_case(error_BT, chosen_BT).mean()
+            raw[name] = _mean_per_case((predicted_BT - sdf_BT).abs(), in_groups(group_BT, members)).mean()
     if weights.get("eikonal") and "gradient_BE3" in outputs:
         raw["eikonal"] = (safe_norm(outputs["gradient_BE3"]) - 1).square().mean(1).mean()
     if weights.get("class"):
         raw["class"] = CLASS_LOSSES[class_loss](outputs["logits_BQC"], labels_BT, annotated_BC)
     if weights.get("kl") and "kl_B" in outputs:
         raw["kl"] = outputs["kl_B"].mean()
+    if weights.get("normal") and normals_BS3 is not None:
+        raw["normal"] = (outputs["normal_gradient_BS3"] - normals_BS3).square().sum(-1).mean(1).mean()
+    if weights.get("balanced"):
+        raw["balanced"] = balanced_class_loss(outputs["logits_BQC"], labels_BT, annotated_BC)
+    if weights.get("truncated"):
+        error_BT = truncated_error(predicted_BT, sdf_BT, truncation)
+        raw["truncated"] = _mean_per_case(error_BT, in_groups(group_BT, QUERY_GROUPS)).mean()
     if not raw:
         raise ValueError(f"no loss to compute: weights {weights}")
     total = sum(weights[name] * value for name, value in raw.items())
     return total, raw
+
+
+def truncated_error(predicted_BT, sdf_BT, truncation):
+    """|predicted - truth clamped to the band|, and 0 where both are beyond the band on the same side. The prediction
+    itself is not clamped: a clamp would stop the gradient where it is beyond the band on the wrong side."""
+    beyond_BT = (sdf_BT.abs() >= truncation) & (predicted_BT.abs() >= truncation) & (sdf_BT * predicted_BT > 0)
+    error_BT = (predicted_BT - sdf_BT.clamp(-truncation, truncation)).abs()
+    return torch.where(beyond_BT, 0.0, error_BT)
 
 
 def safe_norm(vectors):
@@ -79,6 +103,20 @@ def binary_class_loss(logits_BTC, labels_BT, annotated_BC):
     loss_BTC = F.binary_cross_entropy_with_logits(logits_BTC, target_BTC, reduction="none")
     mask_B1C = annotated_BC.to(loss_BTC.dtype).unsqueeze(1)
     return ((loss_BTC * mask_B1C).sum((1, 2)) / (mask_B1C.sum((1, 2)).clamp_min(1) * logits_BTC.shape[1])).mean()
+
+
+def balanced_class_loss(logits_BTC, labels_BT, annotated_BC):
+    """Binary cross-entropy per class in which the points inside the class and those outside it weigh a half each
+    (all, where there is only one kind: a class that this heart does not have), mean over annotated classes."""
+    target_BTC = F.one_hot(labels_BT, logits_BTC.shape[-1] + 1)[..., 1:].to(logits_BTC.dtype)
+    loss_BTC = F.binary_cross_entropy_with_logits(logits_BTC, target_BTC, reduction="none")
+    sums_BC, kinds_BC = 0.0, 0.0
+    for kind_BTC in (target_BTC, 1 - target_BTC):
+        count_BC = kind_BTC.sum(1)
+        sums_BC = sums_BC + (loss_BTC * kind_BTC).sum(1) / count_BC.clamp_min(1)
+        kinds_BC = kinds_BC + (count_BC > 0).to(loss_BTC.dtype)
+    mask_BC = annotated_BC.to(loss_BTC.dtype)
+    return ((sums_BC / kinds_BC * mask_BC).sum(1) / mask_BC.sum(1).clamp_min(1)).mean()
 
 
 def softmax_class_loss(logits_BTC, labels_BT, annotated_BC):

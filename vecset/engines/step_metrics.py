@@ -3,9 +3,8 @@ number so far was finite. Nothing here makes the host wait for the device except
 
 import torch
 
-from vecset.engines.losses import LOSSES, POINT_GROUPS
+from vecset.engines.losses import LOSSES, in_groups
 from vecset.utils.distributed import max_over_ranks, sum_over_ranks
-
 
 METRICS = ("loss",) + LOSSES + ("iou_near", "iou_vol", "accuracy", "gradient_norm", "interrupted")
 
@@ -18,23 +17,29 @@ class MetricSums:
         self._reset()
 
     def _reset(self):
-        self._sums = torch.zeros(len(METRICS), 2, dtype=torch.float64, device=self.ranks.device)
+        self._on_host = torch.zeros(len(METRICS), 2, dtype=torch.float64)
+        self._on_device = {}  # names with a tensor -> (names, 2) sums
 
     def add(self, values):
-        """values: name (of METRICS) -> (sum over cases, number of cases), each a 0-d tensor or number."""
-        nothing = (0.0, 0.0)
-        pairs = [x for name in METRICS for x in values.get(name, nothing)]
-        host = torch.tensor([0.0 if torch.is_tensor(x) else x for x in pairs], dtype=torch.float64)
-        new = host.to(self.ranks.device, non_blocking=True)
-        places = [i for i, x in enumerate(pairs) if torch.is_tensor(x)]
-        if places:
-            new[places] = torch.stack([pairs[i].detach().double() for i in places])
-        self._sums += new.view(-1, 2)
+        """values: name (of METRICS) -> (sum over cases, number of cases), each a 0-d tensor or number. Numbers stay on
+        the host and tensors on the device until `read`: nothing is copied from one to the other."""
+        there = tuple(sorted((name, i) for name, pair in values.items() for i in (0, 1) if torch.is_tensor(pair[i])))
+        for name, pair in values.items():
+            for i in (0, 1):
+                if not torch.is_tensor(pair[i]):
+                    self._on_host[METRICS.index(name), i] += pair[i]
+        if there:
+            new = torch.stack([values[name][i].detach().double() for name, i in there])
+            self._on_device[there] = self._on_device[there] + new if there in self._on_device else new
 
     def read(self):
         """name -> mean over all cases of all ranks since the last reading, for every name that had any."""
-        sums = sum_over_ranks(self._sums, self.ranks).tolist()
+        sums = self._on_host
+        for there, totals in self._on_device.items():
+            for (name, i), total in zip(there, totals.tolist()):
+                sums[METRICS.index(name), i] += total
         self._reset()
+        sums = sum_over_ranks(sums.to(self.ranks.device), self.ranks).tolist()
         return {name: total / count for name, (total, count) in zip(METRICS, sums) if count}
 
 
@@ -80,7 +85,7 @@ def point_metrics(outputs, targets, annotated_BC):
     truth_BT, predicted_BT = sdf_BT < 0, outputs["sdf_BQ"] < 0
     values = {}
     for name, members in (("iou_near", ("near",)), ("iou_vol", ("inside", "outside"))):
-        chosen_BT = torch.isin(group_BT, group_BT.new_tensor([POINT_GROUPS.index(m) for m in members]))
+        chosen_BT = in_groups(group_BT, members)
         values[name] = _ratio_per_case((truth_BT & predicted_BT & chosen_BT), ((truth_BT | predicted_BT) & chosen_BT))
     known_BT = (labels_BT > 0) & annotated_BC.gather(1, (labels_BT - 1).clamp_min(0))
     right_BT = known_BT & (outputs["logits_BQC"].argmax(-1) + 1 == labels_BT)

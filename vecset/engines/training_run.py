@@ -27,7 +27,8 @@ from vecset.utils.slice_picture import slice_picture
 SAVING_SHARE = 0.02  # of the time, for checkpoints after an epoch; the timed ones come whatever they cost
 # options that may change between two starts without a word: they do not change what is learned
 _FREE = {"output_dir", "resume", "eval", "device", "num_workers", "print_every", "log_dir", "wandb", "wandb_project",
-         "wandb_name", "save_every_minutes", "max_steps", "max_minutes", "cache", "data_path", "csv_dir", "dry_run"}
+         "wandb_name", "save_every_minutes", "max_steps", "max_minutes", "cache", "data_path", "csv_dir", "dry_run",
+         "init_from", "compile", "checkpoint_activations"}
 
 
 class NotFiniteError(Exception):

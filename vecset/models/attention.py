@@ -24,6 +24,11 @@ def fused_attention(q_BHQd, k_BHKd, v_BHKd, scale):
     return F.scaled_dot_product_attention(q_BHQd, k_BHKd, v_BHKd, scale=scale)
 
 
+# What the Eikonal decode uses. Another kernel may stand here if its backward can be differentiated: that is checked
+# when a run starts (models/double_backward.py), because a kernel may fail at it without an error.
+twice_differentiable_attention = plain_attention
+
+
 def append_distance_term(q_BHQd, k_BHKd, v_BHKd, at_BQ3, to_BK3, gain_H, scale):
     """q, k, v with extra channels so that the attention logits become scale q.k - gain_h |at - to|^2, for the queries
     at `at_BQ3` and the keys at `to_BK3`.
@@ -78,7 +83,7 @@ class Attention(nn.Module):
         q, (k, v) = self._heads(self.to_q(x_BQD)), keys_values
         if distance is not None:
             q, k, v = append_distance_term(q, k, v, *distance, self.scale)
-        attended = (plain_attention if plain else fused_attention)(q, k, v, self.scale)
+        attended = (twice_differentiable_attention if plain else fused_attention)(q, k, v, self.scale)
         return self.to_out(attended[..., : self.head_dim].transpose(1, 2).flatten(-2))
 
     def forward(self, x_BQD, context=None, distance=None):

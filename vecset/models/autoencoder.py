@@ -14,6 +14,7 @@ import re
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from vecset.errors import InputError
 from vecset.models.attention import HEAD_DIM, Attention, FeedForward, PreNorm
@@ -21,6 +22,7 @@ from vecset.models.bottleneck import BOTTLENECKS
 from vecset.models.embedding import PointEmbed, farthest_point_sampling
 
 UNKNOWN_LOGIT = -1e4  # of a class that no training case was annotated for: it is never the largest
+_EIKONAL_BUFFER = 1 << 26  # numbers in one attention buffer of the Eikonal decode where activations are recomputed
 GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
 
@@ -88,6 +90,23 @@ class VecSetAutoencoder(nn.Module):
             self.encoder_gain, self.decoder_gain = nn.Parameter(gain.clone()), nn.Parameter(gain.clone())
             if query_type == "learnable":
                 self.anchors = nn.Parameter(0.9 * spread_in_ball(num_latents))
+        self.recompute = False
+        self._read, self._layer = _attend_and_feed, _attend_and_feed
+
+    def checkpoint_activations(self, on=True):
+        """Keeps only the inputs of each layer, of the decoder and of pieces of the Eikonal decode, and computes the rest
+        again in the backward pass: about a third more time, a fraction of the memory, the same numbers."""
+        self.recompute = on
+
+    def compile_blocks(self):
+        """Compiles the encoder's attention and the layers of the latent stack. Not the decoder: torch.compile cannot
+        differentiate twice."""
+        self._read, self._layer = torch.compile(_attend_and_feed), torch.compile(_attend_and_feed)
+
+    def _run(self, function, *arguments):
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return function(*arguments)
 
     def set_known_classes(self, annotated):
         """`annotated` (C,) bool: the classes that some training case was annotated for. The logits of the others are
@@ -100,7 +119,7 @@ class VecSetAutoencoder(nn.Module):
         """-> code_BML; with anchors and point queries the last three numbers of each latent are its place (unit)."""
         return self._encode(surface_BNF)[0]
 
-    def _encode(self, surface_BNF):
+    def _encode(self, surface_BNF, noise_BML=None):
         points_BN3 = surface_BNF[..., :3]
         tokens_BND = self.point_embed(surface_BNF)
         anchors_BM3 = None
@@ -114,11 +133,9 @@ class VecSetAutoencoder(nn.Module):
             x = tokens_BND.gather(1, index_BM1.expand(-1, -1, self.dim))
             if self.anchored:
                 anchors_BM3 = points_BN3.gather(1, index_BM1.expand(-1, -1, 3))
-        attention, feed_forward = self.cross_attend_blocks
         distance = (anchors_BM3, points_BN3, self.encoder_gain.exp()) if self.anchored else None
-        x = attention(x, context=tokens_BND, distance=distance) + x
-        x = feed_forward(x) + x
-        code, kl_B = self.bottleneck.pre(x)
+        x = self._run(self._read, self.cross_attend_blocks, x, tokens_BND, distance)
+        code, kl_B = self.bottleneck.pre(x, noise_BML)
         if self.anchored and self.query_type == "point":
             code = torch.cat([code, anchors_BM3.to(code.dtype)], dim=-1)
         return code, kl_B
@@ -138,9 +155,8 @@ class VecSetAutoencoder(nn.Module):
                 anchors_BM3 = self.anchors.expand(len(code_BML), -1, -1)
         if self.anchored:
             x = x + self.query_embed(anchors_BM3)
-        for attention, feed_forward in self.layers:
-            x = attention(x) + x
-            x = feed_forward(x) + x
+        for layer in self.layers:
+            x = self._run(self._layer, layer, x)
         return {"latents_BMD": x, "keys_values": self.decoder_cross_attn.fn.keys_values(x), "anchors_BM3": anchors_BM3}
 
     def field(self, context, queries_BQ3, plain=False):
@@ -154,7 +170,8 @@ class VecSetAutoencoder(nn.Module):
             x = x + embedded
             for feed_forward in self.decoder_layers:
                 x = feed_forward(x) + x
-        outputs = self.to_outputs(x).to(self.to_outputs[1].weight.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # a distance of 8 bits would be off by 0.4 %
+            outputs = self.to_outputs(x.to(self.to_outputs[1].weight.dtype))
         return outputs[..., 0], outputs[..., 1:].masked_fill(~self.known_classes, UNKNOWN_LOGIT)
 
     def sdf_gradient(self, context, points_BE3):
@@ -164,22 +181,39 @@ class VecSetAutoencoder(nn.Module):
         with torch.enable_grad(), torch.autocast(points_BE3.device.type, enabled=False):
             latents_BMD = context["latents_BMD"].to(self.to_outputs[1].weight.dtype)
             exact = {**context, "keys_values": self.decoder_cross_attn.fn.keys_values(latents_BMD)}
-            points_BE3 = points_BE3.detach().requires_grad_(True)
-            sdf_BE, _ = self.field(exact, points_BE3, plain=True)
-            return torch.autograd.grad(sdf_BE.sum(), points_BE3, create_graph=create_graph)[0]
 
-    def forward(self, surface_BNF, queries_BQ3, eikonal_BE3=None):
+            def gradient(points):
+                points = points.detach().requires_grad_(True)
+                with torch.enable_grad():
+                    sdf, _ = self.field(exact, points, plain=True)
+                    return torch.autograd.grad(sdf.sum(), points, create_graph=create_graph)[0]
+
+            if not (self.recompute and create_graph):
+                return gradient(points_BE3)
+            # by pieces, none of which keeps its attention: at batch 64 one buffer of 1,024 points is 4.3 GB
+            per_point = len(points_BE3) * self.num_latents * self.decoder_cross_attn.fn.heads
+            pieces = points_BE3.split(max(1, _EIKONAL_BUFFER // per_point), 1)
+            return torch.cat([self._run(gradient, piece) for piece in pieces], 1)
+
+    def forward(self, surface_BNF, queries_BQ3, eikonal_BE3=None, noise_BML=None):
         """The whole way, in one call so that DDP sees it: a dict with sdf_BQ, logits_BQC, and kl_B / gradient_BE3
-        where there is a KL bottleneck / Eikonal points are given."""
-        code, kl_B = self._encode(surface_BNF)
+        where there is a KL bottleneck / Eikonal points are given. noise_BML: the KL bottleneck's unit normal draw."""
+        code, kl_B = self._encode(surface_BNF, noise_BML)
         context = self.expand(code)
-        sdf_BQ, logits_BQC = self.field(context, queries_BQ3)
+        sdf_BQ, logits_BQC = self._run(self.field, context, queries_BQ3)
         outputs = {"sdf_BQ": sdf_BQ, "logits_BQC": logits_BQC}
         if kl_B is not None:
             outputs["kl_B"] = kl_B
         if eikonal_BE3 is not None:
             outputs["gradient_BE3"] = self.sdf_gradient(context, eikonal_BE3)
         return outputs
+
+
+def _attend_and_feed(blocks, x, context=None, distance=None):
+    """One pair of blocks, attention and feed-forward, each with its residual."""
+    attention, feed_forward = blocks
+    x = attention(x, context=context, distance=distance) + x
+    return feed_forward(x) + x
 
 
 def spread_in_ball(num_points):

@@ -14,7 +14,7 @@ class NoBottleneck(nn.Module):
     def __init__(self, dim, code_dim):
         super().__init__()
 
-    def pre(self, x_BMD):
+    def pre(self, x_BMD, noise_BML=None):
         """-> (code_BML, kl_B or None)"""
         return x_BMD, None
 
@@ -30,7 +30,7 @@ class NormalizedBottleneck(nn.Module):
         self.gamma = nn.Parameter(torch.ones(code_dim))
         self.beta = nn.Parameter(torch.zeros(code_dim))
 
-    def pre(self, x_BMD):
+    def pre(self, x_BMD, noise_BML=None):
         code = self.pre_bottleneck_proj(x_BMD)
         return F.layer_norm(code, code.shape[-1:], eps=1e-6) * self.gamma + self.beta, None
 
@@ -39,7 +39,10 @@ class NormalizedBottleneck(nn.Module):
 
 
 class KLBottleneck(nn.Module):
-    """KL divergence to N(0, 1), summed over the code's numbers and divided by their count (per case)."""
+    """KL divergence to N(0, 1), summed over the code's numbers and divided by their count (per case).
+
+    The draw's unit normal numbers come from outside as `noise_BML`, one stream per case and epoch, so that neither ranks
+    nor batches change them; without it training draws from torch's own generator."""
 
     def __init__(self, dim, code_dim):
         super().__init__()
@@ -47,14 +50,15 @@ class KLBottleneck(nn.Module):
         self.logvar_proj = nn.Linear(dim, code_dim)
         self.post_bottleneck_proj = nn.Linear(code_dim, dim)
 
-    def pre(self, x_BMD):
+    def pre(self, x_BMD, noise_BML=None):
         mean, logvar = self.mean_proj(x_BMD), self.logvar_proj(x_BMD)
         if mean.dtype in (torch.bfloat16, torch.float16):  # under autocast exp(logvar) wants more digits
             mean, logvar = mean.float(), logvar.float()
         logvar = logvar.clamp(-30, 20)
         kl_B = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(dim=(1, 2))
         if self.training:
-            return mean + (0.5 * logvar).exp() * torch.randn_like(mean), kl_B
+            noise_BML = torch.randn_like(mean) if noise_BML is None else noise_BML.to(mean.dtype)
+            return mean + (0.5 * logvar).exp() * noise_BML, kl_B
         return mean, kl_B
 
     def post(self, code_BML):

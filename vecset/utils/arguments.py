@@ -6,7 +6,7 @@ from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
 
 # flags that are handed on by name
 MODEL_OPTIONS = ("anchors", "decoder_layers")
-LOSS_OPTIONS = ("class_loss", "truncate")
+LOSS_OPTIONS = ("class_loss", "truncation")
 WARMUP_EPOCHS, WARMUP_SHARE = 20, 0.05  # of Phase 1's 400 epochs these are the same
 
 DESCRIPTION = """Trains the multi-label shape autoencoder on case files.
@@ -58,13 +58,18 @@ def build_parser():
     add = parser.add_argument_group("losses (weights; 0 leaves a loss out)").add_argument
     meaning = {"vol": "L1 distance (unit) at inside and outside points", "near": "L1 distance (unit) at near points",
                "surface": "L1 distance (unit) at surface points", "eikonal": "(|gradient| - 1)^2",
-               "class": "class logits", "kl": "KL divergence, for _kl models"}
+               "class": "class logits", "kl": "KL divergence, for _kl models",
+               "normal": "|gradient - outward normal|^2 at points of the outer surface (--normal_points)",
+               "balanced": "class-balanced binary cross-entropy: inside and outside of a class weigh a half each",
+               "truncated": "L1 distance (unit) at query points within a band (--truncation)"}
     for name, weight in DEFAULT_WEIGHTS.items():
         add(f"--{name}_weight", type=_number(0), default=weight, help=meaning[name])
+    add("--normal_points", type=_count(1), default=512,
+        help="of the surface points, those that the normal loss is taken at")
     add("--class_loss", choices=tuple(CLASS_LOSSES), default="bce",
         help="bce: binary cross-entropy per class; softmax: cross-entropy over background and classes")
-    add("--truncate", type=_number(0), default=0.0, metavar="UNIT",
-        help="compare distances after clamping both to +- this (unit); 0: whole")
+    add("--truncation", type=_number(1e-6), default=0.1, metavar="UNIT",
+        help="half width (unit) of the band of the truncated loss")
 
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch_size", type=_count(1), default=2, help="cases per rank and pass")
@@ -81,6 +86,10 @@ def build_parser():
     add("--clip_grad", type=_number(0), default=1.0, help="largest gradient norm; 0: no clipping")
     add("--precision", choices=("auto", "bf16", "tf32", "fp32"), default="auto",
         help="of the network on CUDA (auto: bf16); losses and the Eikonal decode are float32 always, a CPU is float32")
+    add("--compile", action="store_true",
+        help="torch.compile the encoder's attention and the latent stack (minutes at the start; wants a C++ compiler)")
+    add("--checkpoint_activations", action="store_true",
+        help="compute activations again in the backward pass: less memory, more time, the same numbers")
     add("--seed", type=int, default=0, help="of initial weights and all draws")
     add("--max_steps", type=_count(1), metavar="N", help="stop, evaluate and save after N optimizer steps in all")
     add("--max_minutes", type=_number(0), metavar="MIN", help="stop, evaluate and save after this many minutes")
@@ -93,6 +102,9 @@ def build_parser():
     add("--output_dir", required=True, metavar="DIR", help="checkpoints, log.txt, status.json; given again: go on")
     add("--resume", metavar="FILE",
         help="checkpoint to start from (the output folder's own comes first once there is one)")
+    add("--init_from", metavar="FILE",
+        help="weights to start a new run from: a checkpoint of the public VecSetX release (the new inputs and outputs "
+        "start at zero: the same distance), or one of this software; the output folder's own comes first")
     add("--eval", action="store_true", help="only evaluate --resume, or the best checkpoint of --output_dir")
     add("--dry_run", action="store_true",
         help="check data, model, memory and one step, write and read one checkpoint, leave nothing")

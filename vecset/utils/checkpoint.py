@@ -82,19 +82,7 @@ def load_checkpoint(path, num_classes=None):
     this software, is truncated, or has not `num_classes` classes."""
     path = Path(path)
     to_do = "give a checkpoint-last.pth or checkpoint-best.pth that main_ae.py wrote"
-    if not path.is_file():
-        raise InputError(path, "a checkpoint", "no such file" if not path.exists() else "a folder", to_do)
-    try:
-        with torch.serialization.safe_globals([Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except PermissionError:
-        raise InputError(path, "a file that can be read", "no permission", "change its permissions") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
-        if not zipfile.is_zipfile(path):  # torch's own words are about its formats
-            raise InputError(path, "a whole checkpoint", "another kind of file, or one that is cut short",
-                             to_do) from None
-        reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
-        raise InputError(path, "a whole checkpoint", f"one that torch cannot read ({reason})", to_do) from None
+    checkpoint = load_safely(path, to_do)
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         found = f"format {checkpoint.get('format')!r}" if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise InputError(path, f"a {FORMAT}", found, to_do)
@@ -103,6 +91,26 @@ def load_checkpoint(path, num_classes=None):
         raise InputError(path, f"a checkpoint of {num_classes} classes", f"one of {classes}",
                          "use the checkpoint that was trained on these classes")
     return checkpoint
+
+
+def load_safely(path, to_do):
+    """What torch.save wrote to `path`, tensors on the CPU (mapped from the file where its format allows). Nothing in
+    the file can run: tensors and plain values, and of classes only argparse.Namespace. InputError, with what `to_do`,
+    where it is no such file."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "a checkpoint", "no such file" if not path.exists() else "a folder", to_do)
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except PermissionError:
+        raise InputError(path, "a file that can be read", "no permission", "change its permissions") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
+        if not zipfile.is_zipfile(path):  # torch's own words are about its formats
+            raise InputError(path, "a whole checkpoint", "another kind of file, or one that is cut short",
+                             to_do) from None
+        reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
+        raise InputError(path, "a whole checkpoint", f"one that torch cannot read ({reason})", to_do) from None
 
 
 def model_from_checkpoint(checkpoint, device="cpu", where="checkpoint"):
