@@ -105,7 +105,10 @@ def main(argv=None):
     remove_leftovers(output_dir)
     print(f"{len(paths)} of {total} label maps in {args.input_dir}", flush=True)
     job = Job(args, mapping, output_dir)
-    results = _run_all(job, paths, args.file_workers)
+    try:
+        results = _run_all(job, paths, args.file_workers)
+    finally:
+        remove_leftovers(output_dir)  # of workers that were killed
     return _summary(results, paths, output_dir)
 
 

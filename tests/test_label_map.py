@@ -126,6 +126,14 @@ def test_folder_is_naturally_sorted_and_collisions_are_refused(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(b"")
     with pytest.raises(InputError, match="a.nii.*a.npz"):
         find_label_maps(tmp_path)
+    (tmp_path / "a.nii.gz").unlink()
+    for other in ("A.NRRD", "a.mha"):
+        (tmp_path / other).write_bytes(b"")
+    assert case_name("x/b.seg.nrrd") == "b.seg" and case_name("1.MHA") == "1"
+    with pytest.raises(InputError, match="a.nii and a.mha|a.mha and a.nii"):
+        find_label_maps(tmp_path)
+    (tmp_path / "a.mha").unlink()
+    assert {p.name for p in find_label_maps(tmp_path)} >= {"A.NRRD", "a.nii"}
     (tmp_path / "empty").mkdir()
     for name, words in (("empty", "none"), ("no", "nothing there"), ("b.txt", "a file")):
         with pytest.raises(InputError, match=words):

@@ -5,15 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import prepare_data
+from vecset.data import preparation
 from vecset.data.case_file import read_case, read_meta
 from vecset.data.label_map import write_label_map
+from vecset.data.preparation import CRUMB_SHARE, warnings_of
+from vecset.data.quality import check_file
 from vecset.errors import InputError, run_command
 
 SMALL = ["--num_surface_points", "300", "--num_vol_points", "300", "--num_near_points", "300", "--classes", "3"]
@@ -96,20 +99,6 @@ def test_a_broken_file_is_told_and_the_others_are_made(tmp_path, capsys):
     assert len(lines) == 2 and "truncated" in lines[0] and "empty mask" in lines[1] and "Traceback" not in told.err
 
 
-def test_no_space_left_is_said(tmp_path, capsys, monkeypatch):
-    import errno
-
-    import vecset.data.case_file as case_file
-    source = make_maps(tmp_path / "in", ["1.nii.gz"])
-
-    def full(path, case):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    monkeypatch.setattr(case_file, "write_case", full)
-    assert run(source, tmp_path / "out") == 1
-    assert "no space left" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
-
-
 class Killer:
     """A job whose process is killed on one file, as the system kills for want of memory."""
 
@@ -145,7 +134,100 @@ def test_label_map_preset_and_annotated(tmp_path):
     assert read_meta(tmp_path / "out" / "a.npz")["class_names"][1] == "muscle"
 
 
-@pytest.mark.parametrize("flags", [["--classes", "0"], ["--num_vol_points", "0"], ["--class_floor", "2"],
+def test_every_format_makes_the_same_case(tmp_path, capsys):
+    source = make_maps(tmp_path / "in", ["a.nii.gz"])
+    image = sitk.ReadImage(str(source / "a.nii.gz"))
+    for name in ("b.nrrd", "c.mha"):
+        sitk.WriteImage(image, str(source / name), True)
+    (source / "broken.mha").write_bytes((source / "c.mha").read_bytes()[:-9])
+    assert run(source, tmp_path / "out") == 1 and set(contents(tmp_path / "out")) == {"a.npz", "b.npz", "c.npz"}
+    assert [line for line in capsys.readouterr().err.splitlines() if "broken.mha: expected a whole MetaImage" in line]
+    a, b, c = (read_case(tmp_path / "out" / f"{n}.npz") for n in "abc")
+    assert (a.truth_labels() == b.truth_labels()).all() and b.meta["source_geometry"] is None
+    np.testing.assert_allclose(b.frame.affine, a.frame.affine, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(b.frame.affine, c.frame.affine, rtol=1e-12)
+    sitk.WriteImage(image, str(source / "a.nrrd"))
+    assert run(source, tmp_path / "out") == 2 and "both become a.npz" in capsys.readouterr().err
+
+
+def test_crumbs_are_dropped_on_request_alone(tmp_path, capsys):
+    source, out = make_maps(tmp_path / "in", ["a.nii.gz"]), tmp_path / "out"
+    image = nib.load(source / "a.nii.gz")
+    clean = np.asarray(image.dataobj).copy()
+    labels = clean.copy()
+    labels[1, 1, 1:3] = labels[18, 20, 22] = 2  # beside the heart
+    labels[10, 11, 9] = 2  # within structure 1: filled, no hole
+    nib.save(nib.Nifti1Image(labels, image.affine), source / "a.nii.gz")
+    assert run(source, out) == 0
+    kept = read_case(out / "a.npz")
+    assert (kept.truth_labels() == labels).all() and kept.meta["dropped_crumbs"] == {}
+    assert kept.meta["crumbs"]["classes"] == {"2": [3, 4]} and "dropped" not in capsys.readouterr().err
+    assert "--drop_crumbs 0.01" in " ".join(warnings_of(kept.meta))
+    assert run(source, out, "--drop_crumbs", "0.01") == 0
+    dropped = read_case(out / "a.npz")
+    assert (dropped.truth_labels() == clean).all() and dropped.meta["crumbs"]["classes"] == {}
+    assert dropped.meta["dropped_crumbs"] == {"2": [3, 4]} and dropped.meta["request"]["drop_crumbs"] == 0.01
+    assert dropped.frame.scale > 1.3 * kept.frame.scale  # the crumbs made the heart small in its frame
+    told = capsys.readouterr().err
+    assert "note: a.nii.gz: crumbs dropped: 3 of LA (4 voxels)" in told
+    assert run(source, out, "--drop_crumbs", "0.01", workers=0) == 0 and "dropped" not in capsys.readouterr().err
+    assert (read_case(out / "a.npz").truth_labels() == clean).all()
+    report = check_file(out / "a.npz", sample=200, source_dir=source)
+    checks = {f["check"]: f["ok"] for f in report.findings}
+    assert checks["source"] and checks["source_labels"] and checks["source_points"]
+    assert [f["value"] for f in report.findings if f["check"] == "source_crumbs"] == [4]
+
+
+def cut_maps(folder):
+    """b: whole; a: the scan border cuts classes 2 and 3; c: it cuts class 1, and a crumb of class 2 lies on it."""
+    make_maps(folder, ["a.nii.gz", "b.nii.gz", "c.nii.gz"])
+    for name, change in (("a", [(slice(8, 12), slice(8, 12), slice(12, 24), 2), (10, 11, slice(19, 24), 3)]),
+                         ("c", [(slice(8, 12), slice(8, 12), slice(0, 12), 1), (0, 0, 20, 2)])):
+        image = nib.load(folder / f"{name}.nii.gz")
+        labels = np.asarray(image.dataobj).copy()
+        for i, j, k, label in change:
+            labels[i, j, k] = label
+        write_label_map(folder / f"{name}.nii.gz", labels, image.affine)
+    return folder
+
+
+def test_hearts_that_the_border_cuts_are_excluded_on_request(tmp_path, capsys, monkeypatch):
+    source, out = cut_maps(tmp_path / "in"), tmp_path / "out"
+
+    def left_out(*more, folder=out, workers=0):
+        assert run(source, folder, *more, workers=workers) == 0
+        told = capsys.readouterr()
+        lines = dict(line.split(": ", 2)[1:] for line in told.err.splitlines() if line.startswith("excluded: "))
+        assert (f"{len(lines)} excluded" in told.out) == bool(lines) and "0 failed" in told.out
+        assert {p.name[0] for p in folder.iterdir()} | {n[0] for n in lines} == set("abc")
+        return lines
+
+    assert left_out() == {}
+    whole = contents(out)
+    fresh = left_out("--exclude_border_cut", "all", folder=tmp_path / "fresh", workers=2)
+    assert fresh == {"a.nii.gz": "the scan border cuts LA, LV", "c.nii.gz": "the scan border cuts Myocardium, LA"}
+    # made without the option: the case files of cut hearts go, the others are not made again
+    when = (out / "b.npz").stat().st_mtime_ns
+    lines = left_out("--exclude_border_cut", "3,2")
+    assert lines == {"a.nii.gz": "the scan border cuts LA, LV; a.npz of an earlier run is removed",
+                     "c.nii.gz": "the scan border cuts LA; c.npz of an earlier run is removed"}
+    assert set(contents(out)) == {"b.npz"} and (out / "b.npz").stat().st_mtime_ns == when
+    # run again: said again, nothing removed, and no surface made
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "union_mesh", None)
+        assert left_out("--exclude_border_cut", "3,2") == {k: v.split(";")[0] for k, v in lines.items()}
+        assert left_out("--exclude_border_cut", folder=tmp_path / "fresh") == fresh  # alone: all classes
+    # other classes, and none: what is wanted now is made, byte for byte as ever
+    assert left_out("--exclude_border_cut", "3") == {"a.nii.gz": "the scan border cuts LV"}
+    assert (out / "b.npz").stat().st_mtime_ns == when and left_out() == {} and contents(out) == whole
+    # a crumb that is dropped is not cut
+    assert left_out("--exclude_border_cut", "2", "--drop_crumbs", "0.01") == {
+        "a.nii.gz": "the scan border cuts LA; a.npz of an earlier run is removed"}
+
+
+@pytest.mark.parametrize("flags", [["--drop_crumbs", "1.5"], ["--exclude_border_cut", "4"],
+                                   ["--exclude_border_cut", "PA"],
+                                   ["--classes", "0"], ["--num_vol_points", "0"], ["--class_floor", "2"],
                                    ["--annotated", "1,9"], ["--annotated", "x"], ["--seed", "-1"]])
 def test_wrong_flags_are_refused(tmp_path, flags):
     with pytest.raises(InputError, match=flags[0]):
@@ -157,33 +239,13 @@ def test_help_and_works_from_any_folder(repository, tmp_path):
     script = str(repository / "prepare_data.py")
     told = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert told.returncode == 0 and "--spacing_from" in told.stdout and "default: 50000" in told.stdout
+    assert f"reported below {CRUMB_SHARE}" in " ".join(told.stdout.split()) and ".mha" in told.stdout
     told = subprocess.run([sys.executable, script, "--input_dir", "no", "--output_dir", "out"], cwd=tmp_path,
                           capture_output=True, text=True)
     assert told.returncode == 2 and told.stderr.count("\n") == 1 and "error: no: expected" in told.stderr
     assert not list(tmp_path.iterdir())
     code = "import prepare_data, vecset.data.preparation, sys; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=repository).returncode == 0
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_and_run_again(repository, tmp_path):
-    """kill -9 of the whole group: every file that is there is whole, and a second run makes what is missing alone."""
-    source, out = make_maps(tmp_path / "in", [f"{n}.nii.gz" for n in range(8)]), tmp_path / "out"
-    command = [sys.executable, str(repository / "prepare_data.py"), "--input_dir", str(source), "--output_dir",
-               str(out), *SMALL, "--file_workers", "2"]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not list(out.glob("[0-9]*.npz")) and time.time() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    done = {p.name: p.stat().st_mtime_ns for p in out.glob("[0-9]*.npz")}
-    assert done
-    for name in done:
-        read_case(out / name)
-    assert subprocess.run(command, capture_output=True).returncode == 0
-    assert {p.name for p in out.iterdir()} == {f"{n}.npz" for n in range(8)}
-    assert all((out / name).stat().st_mtime_ns == when for name, when in done.items())
 
 
 @pytest.mark.slow

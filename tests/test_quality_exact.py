@@ -5,10 +5,12 @@ import copy
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from analytic_case import analytic_case
+from scipy import ndimage
 from skimage.measure import marching_cubes
 
-from vecset.data import quality, quality_exact
+from vecset.data import quality, quality_exact, quality_report
 from vecset.data.case_file import write_case
 
 
@@ -104,7 +106,48 @@ def test_source_is_compared(case, tmp_path):
     assert {"source_labels", "source_points"} <= failed(case, tmp_path, source_dir=source)
     write(labels, np.diag([-1, -1, 1, 1]) @ case.frame.affine)  # LPS taken for RAS: only the points can tell
     assert failed(case, tmp_path, source_dir=source) == {"source_points"}
+    image = sitk.GetImageFromArray(labels.transpose(2, 1, 0))
+    ras_to_lps = np.diag([-1, -1, 1, 1]) @ case.frame.affine
+    image.SetSpacing(case.frame.spacing_mm.tolist())
+    image.SetDirection((ras_to_lps[:3, :3] / case.frame.spacing_mm).ravel().tolist())
+    image.SetOrigin(ras_to_lps[:3, 3].tolist())
+    for suffix in ("nrrd", "mha"):
+        sitk.WriteImage(image, str(source / f"heart.{suffix}"), True)
+        case.meta["source_name"] = f"heart.{suffix}"
+        assert failed(case, tmp_path, source_dir=source) == set()
+    image.SetOrigin((-ras_to_lps[:3, 3]).tolist())
+    sitk.WriteImage(image, str(source / "heart.mha"), True)
+    assert failed(case, tmp_path, source_dir=source) == {"source_points"}
+    case.meta["source_name"] = "heart.nii.gz"
     mapped = {**case.meta, "request": {"label_map": "[[[205, 1], [420, 2], [500, 3], [600, 4]], \"refuse\", [], []]"}}
     case.meta = mapped
     write(np.array([0, 205, 420, 500, 600], np.int16)[labels])
     assert failed(case, tmp_path, source_dir=source) == set()
+
+
+def test_crumbs_that_were_dropped_on_request_are_no_alarm(case, tmp_path):
+    source = tmp_path / "labels"
+    source.mkdir()
+    case = copy.deepcopy(case)
+    truth = case.truth_labels()
+    with_crumbs = truth.copy()
+    with_crumbs[0, 0, 0] = with_crumbs[0, -1, 0] = 1  # beside the heart
+    inside = tuple(int(n) for n in np.argwhere(ndimage.binary_erosion(truth == 2, iterations=3))[0])
+    with_crumbs[inside] = 3  # within a chamber: filled again
+    nib.save(nib.Nifti1Image(with_crumbs, case.frame.affine), source / "heart.nii.gz")
+
+    def answer(share):
+        case.meta = {**case.meta, "source_name": "heart.nii.gz", "request": {"drop_crumbs": share}}
+        write_case(tmp_path / "case.npz", case)
+        return quality.check_file(tmp_path / "case.npz", sample=500, source_dir=source)
+
+    assert {f["check"] for f in answer(0.0).failed()} == {"source_labels"}
+    report = answer(0.01)
+    assert not report.failed()
+    assert [f["value"] for f in report.failed("warn") if f["check"] == "source_crumbs"] == [3]  # said, not judged
+    assert "source_crumbs = 3" in "\n".join(quality_report.summary_lines([report]))
+    with_crumbs[inside[0], inside[1], inside[2] + 1] = 0  # a difference that is no crumb
+    nib.save(nib.Nifti1Image(with_crumbs, case.frame.affine), source / "heart.nii.gz")
+    assert {f["check"] for f in answer(0.01).failed()} == {"source_labels"}
+    nib.save(nib.Nifti1Image(truth, case.frame.affine), source / "heart.nii.gz")
+    assert not answer(0.01).failed()

@@ -13,7 +13,7 @@ import trimesh
 from fake_model import ball
 
 import reconstruct
-from vecset.data.case_file import Case, write_case
+from vecset.data.case_file import Case, read_case, write_case
 from vecset.data.frame import Frame
 from vecset.data.label_map import write_label_map
 from vecset.errors import run_command
@@ -35,12 +35,12 @@ def nine_class_ball():
     return model
 
 
-def write_checkpoint(path, seed=0, classes=CLASSES):
+def write_checkpoint(path, seed=0, classes=CLASSES, names=None):
     torch.manual_seed(seed)
     model = build_model(MODEL, classes)
     checkpoint_file.save_checkpoint(path, {
         "model": model.state_dict(), "model_config": {"name": MODEL, "num_classes": classes},
-        "class_names": [f"class_{c}" for c in range(1, classes + 1)], "epoch": 3, "step": 0,
+        "class_names": names or [f"class_{c}" for c in range(1, classes + 1)], "epoch": 3, "step": 0,
         "args": {"point_cloud_size": 64, "balance": 0.5}})
     return path
 
@@ -204,6 +204,70 @@ def test_label_maps_go_through_the_preparation(room):
     rows = {r["class_name"]: r for r in metrics(room)}
     assert float(rows["union"]["dice"]) == pytest.approx(2 * shrink**3 / (1 + shrink**3), abs=0.02)
     assert min(float(rows[n]["dice"]) for n in NAMES[:8]) > 0.4  # octant for octant: in place and not mirrored
+
+
+def header_like_acdc(path, labels, affine):
+    """The sform says 1 x 1 x 1 mm along the right axes, pixdim the true spacing; no qform."""
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    one_mm = affine.copy()
+    one_mm[:3, :3] /= spacing_mm
+    image = nib.Nifti1Image(labels, one_mm)
+    image.header.set_zooms(spacing_mm)
+    image.set_qform(None, code=0)
+    image.set_sform(one_mm, code=2)
+    nib.save(image, path)
+
+
+def header_of_one_form(form):
+    def save(path, labels, affine):
+        image = nib.Nifti1Image(labels, affine)
+        image.set_qform(affine, code=1)
+        getattr(image, f"set_{form}")(None, code=0)
+        nib.save(image, path)
+    return save
+
+
+HEADERS = {"acdc": header_like_acdc, "sform only": header_of_one_form("qform"),
+           "qform only": header_of_one_form("sform")}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_outputs_keep_the_header_of_the_source(room, kind):
+    """prepare_data.py, reconstruct.py from its case file, and from the label map itself: the label maps that come out
+    have the header geometry that went in; meshes are in the corrected mm."""
+    import prepare_data
+
+    labels, frame = make_heart(spacing_mm=(0.95, 0.95, 1.9))
+    options = ["--spacing_from", "pixdim"] if kind == "acdc" else []
+    (room / "labels").mkdir()
+    HEADERS[kind](room / "labels" / "h.nii.gz", labels, frame.affine)
+    source = nib.load(room / "labels" / "h.nii.gz")
+    if kind == "acdc":
+        np.testing.assert_allclose(nib.affines.voxel_sizes(source.affine), 1, rtol=1e-6)
+        assert run(room, "--no_meshes", source="labels") == 1  # a header that contradicts itself is refused
+    assert run_command(prepare_data.main, [
+        "--input_dir", str(room / "labels"), "--output_dir", str(room / "data"), "--classes", str(CLASSES),
+        "--num_surface_points", "500", "--num_vol_points", "500", "--num_near_points", "500", "--file_workers", "0",
+        *options]) == 0
+    np.testing.assert_allclose(read_case(room / "data" / "h.npz").frame.spacing_mm, (0.95, 0.95, 1.9), rtol=1e-6)
+    for given, more in (("data", []), ("labels", options)):
+        names = NAMES if given == "labels" else read_case(room / "data" / "h.npz").class_names
+        write_checkpoint(room / "checkpoint.pth", names=names)
+        assert run(room, *more, source=given) == 0
+        made = nib.load(room / "out" / "h" / "labels.nii.gz")
+        np.testing.assert_array_equal(made.affine, source.affine)
+        assert made.header.get_zooms() == source.header.get_zooms()
+        for field in ("sform_code", "qform_code", "pixdim", "xyzt_units", "srow_x", "srow_y", "srow_z", "quatern_b",
+                      "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"):
+            np.testing.assert_array_equal(made.header[field], source.header[field], err_msg=field)
+        # the ball of the formula, as large as the preparation makes the heart: 0.7 / 0.95 of its radius, and round
+        decoded = np.asanyarray(made.dataobj)
+        mesh = trimesh.util.concatenate([trimesh.load(p) for p in (room / "out" / "h" / "meshes").glob("*.ply")])
+        np.testing.assert_allclose(mesh.extents, 2 * RADIUS_MM * 0.7 / 0.95, rtol=0.06)
+        np.testing.assert_allclose(mesh.bounds.mean(0), (5, -20, 60), atol=0.5)
+        voxel_mm3 = 0.95 * 0.95 * 1.9
+        assert np.count_nonzero(decoded) * voxel_mm3 == pytest.approx(mesh.volume, rel=0.05)
+    assert run(room, "--no_meshes", *options, source="labels") == 0
 
 
 def test_inputs_file_folder_and_csv(room):

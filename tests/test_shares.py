@@ -34,6 +34,14 @@ def test_summary_names_what_is_missing_and_the_command_for_just_that(tmp_path):
     assert text.endswith("--classes 7")
 
 
+def test_hearts_left_out_on_request_are_not_missing(tmp_path):
+    (tmp_path / "0.npz").touch()
+    (tmp_path / "task-0.log").write_text("prepare: 50%\rexcluded: 1.nrrd: the scan border cuts PA\n")
+    lines, missing = summary_lines(["0.nii", "1.nrrd"], tmp_path, 1, tmp_path, ("s", "i"))
+    assert missing == 0 and lines == ["1 of 2 case files are there, 1 left out on request "
+                                      "(--exclude_border_cut)"]
+
+
 def test_summary_of_a_whole_folder_asks_for_nothing(tmp_path):
     (tmp_path / "a.img.npz").touch()
     lines, missing = summary_lines(["a.img.nii.gz"], tmp_path, 1, tmp_path, ("s", "i"))

@@ -59,7 +59,7 @@ def summary_lines(names, output_dir, tasks, logs, again):
         missing += [f"  {name} (share {task}): {reason(name, text)}" for name in absent]
         redo |= {task} if absent else set()
     lines = [f"{len(names) - len(missing) - left_out} of {len(names)} case files are there"
-             + (f", {left_out} hearts were left out on request (--exclude_border_cut)" if left_out else "")]
+             + (f", {left_out} left out on request (--exclude_border_cut)" if left_out else "")]
     if missing:
         script, input_dir = again
         kept = Path(logs) / "options"
