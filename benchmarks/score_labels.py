@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Dice of label maps against the truth. On purpose it shares nothing with the rest: nibabel and numpy alone.
+"""Dice of label maps against the truth. On purpose it shares nothing with the rest: nibabel (SimpleITK) and numpy.
 
     python benchmarks/score_labels.py truth.nii.gz prediction.nii.gz
     python benchmarks/score_labels.py TRUTH_DIR PREDICTION_DIR
 
-In folders, X.nii.gz of the truth is compared with X.nii.gz or X/labels.nii.gz of the prediction; a truth without a
-prediction is left out and named (reconstruct.py writes validation hearts only). Affines must agree within 1e-4. A class
+In folders, X.nii.gz (.nii, .nrrd, .mha) of the truth is compared with X.nii.gz or X/labels.nii.gz of the prediction; a
+truth without a prediction is left out and named (reconstruct.py writes validation hearts only). Affines must agree within 1e-4. A class
 in neither map is left out; in one of them only, its Dice is 0. The mean is over classes; with folders, over the classes'
 means.
 """
@@ -17,13 +17,35 @@ import nibabel
 import numpy as np
 
 
-def load(path):
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+def read(path):
+    """Voxel values and affine to RAS+ mm."""
+    if path.name.lower().endswith(SUFFIXES[2:]):
+        import SimpleITK
+
+        image = SimpleITK.ReadImage(str(path))
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
+        affine[:3, 3] = image.GetOrigin()
+        return SimpleITK.GetArrayFromImage(image).T, np.diag([-1, -1, 1, 1]) @ affine  # LPS to RAS
     image = nibabel.load(path)
-    values = np.asanyarray(image.dataobj)
+    return np.asanyarray(image.dataobj), image.affine
+
+
+def by_name(folder):
+    """{name without the suffix: path} of the images in a folder."""
+    return {p.name[: -len(s)]: p for p in sorted(folder.iterdir())
+            for s in SUFFIXES if p.name.lower().endswith(s) and not p.name.startswith(".")}
+
+
+def load(path):
+    values, affine = read(path)
     labels = values.astype(np.int64)
     if values.ndim != 3 or (labels != values).any():
         sys.exit(f"error: {path}: not a 3D map of whole numbers")
-    return labels, image.affine
+    return labels, affine
 
 
 def dice_per_class(truth_path, prediction_path):
@@ -45,8 +67,7 @@ def dice_per_class(truth_path, prediction_path):
 def pairs(truth, prediction):
     if truth.is_file():
         return [(truth.name, truth, prediction)], []
-    here = {p.name.removesuffix(".gz").removesuffix(".nii"): p for p in sorted(truth.glob("*.nii*"))}
-    there = {p.name.removesuffix(".gz").removesuffix(".nii"): p for p in prediction.glob("*.nii*")}
+    here, there = by_name(truth), by_name(prediction)
     there.update({p.parent.name: p for p in prediction.glob("*/labels.nii.gz")})
     return [(n, here[n], there[n]) for n in here if n in there], [n for n in here if n not in there]
 

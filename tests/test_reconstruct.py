@@ -376,6 +376,10 @@ def test_the_independent_scorer_agrees(room, repository):
     for pair in ((room / "truths", room / "out"), (room / "truths/a.nii.gz", room / "out/a/labels.nii.gz")):
         done = scored(*pair)
         assert done.returncode == 0 and f"mean Dice {expected:.4f} over 8 classes" in done.stdout
+    import SimpleITK as sitk
+    sitk.WriteImage(sitk.ReadImage(str(room / "truths/a.nii.gz")), str(room / "truths/a.nrrd"))
+    (room / "truths" / "a.nii.gz").unlink()
+    assert f"mean Dice {expected:.4f} over 8 classes" in scored(room / "truths", room / "out").stdout
     shifted = frame.affine.copy()
     shifted[0, 3] += 0.01
     write_label_map(room / "truths" / "a.nii.gz", truth, shifted)
