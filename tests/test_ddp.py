@@ -24,7 +24,8 @@ sys.path[:0] = sys.argv[1:3]
 from engine_parts import epoch_gradients, make_run
 from vecset.utils.distributed import start_ranks, stop_ranks
 ranks = start_ranks("cpu")
-run = make_run(sys.argv[3], sys.argv[4], "--batch_size", sys.argv[5], "--accum_iter", sys.argv[6], ranks=ranks)
+run = make_run(sys.argv[3], sys.argv[4], "--batch_size", sys.argv[5], "--accum_iter", sys.argv[6], *sys.argv[7:],
+               ranks=ranks)
 gradients = epoch_gradients(run)
 results = run.evaluator.evaluate(run.model)
 results.pop("slices")
@@ -42,16 +43,20 @@ def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-@pytest.mark.parametrize("batch, accumulation", [(2, 1), (1, 2)])
-def test_two_ranks_have_the_gradient_and_the_metrics_of_one(data, repository, tmp_path, batch, accumulation):
+KL_AND_MORE = ("--model", "point_vec8x4_dim32_depth1_kl", "--normal_weight", "0.3", "--normal_points", "8",
+               "--balanced_weight", "0.5", "--truncated_weight", "2", "--checkpoint_activations")
+
+
+@pytest.mark.parametrize("batch, accumulation, more", [(2, 1, ()), (1, 2, ()), (2, 1, KL_AND_MORE)])
+def test_two_ranks_have_the_gradient_and_the_metrics_of_one(data, repository, tmp_path, batch, accumulation, more):
     """5 training cases: the last step has one case for two ranks. 3 validation cases: two for one rank, one for the
     other."""
     script = tmp_path / "ranks.py"
     script.write_text(RANK_SCRIPT)
     subprocess.run([*TORCHRUN, str(script), str(repository), str(repository / "tests"), str(data), str(tmp_path),
-                    str(batch), str(accumulation)], check=True, env=environment(), timeout=300, capture_output=True)
+                    str(batch), str(accumulation), *more], check=True, env=environment(), timeout=300, capture_output=True)
     ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
-    one = make_run(data, tmp_path, "--batch_size", 2 * batch, "--accum_iter", accumulation)
+    one = make_run(data, tmp_path, "--batch_size", 2 * batch, "--accum_iter", accumulation, *more)
     expected = epoch_gradients(one)
     assert len(expected) == 2
     for rank in ranks:

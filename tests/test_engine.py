@@ -130,12 +130,64 @@ def test_timed_saving_in_mid_epoch(data, tmp_path, monkeypatch):
     assert seen == [(0, 1), (0, 2)]
 
 
+def test_a_line_tells_what_a_watcher_wants_to_know(data, tmp_path, capsys):
+    assert train(data, tmp_path, "--max_steps", 1, "--normal_weight", "0.1", "--normal_points", 8) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("epoch 1/3 step 1/3"))
+    for word in ("loss ", "vol ", "near ", "surface ", "eikonal ", "class ", "normal ", "lr ", "s/step", "cases/s", "GB",
+                 "left"):
+        assert word in line, word
+
+
+OPTIONAL = ("--normal_weight", "0.3", "--normal_points", 8, "--balanced_weight", "0.5", "--truncated_weight", 2,
+            "--truncation", "0.2")
+
+
+def test_optional_losses_are_logged_raw_and_weighted_and_kept_over_a_stop(data, tmp_path):
+    words = (*OPTIONAL, "--epochs", 2, "--augment_rotation", 20)
+    assert train(data, tmp_path / "whole", *words) == 0
+    lines = [r for r in records(tmp_path / "whole")]
+    weights = {"vol": 1, "near": 10, "surface": 10, "eikonal": 0.001, "class": 1, "normal": 0.3, "balanced": 0.5,
+               "truncated": 2}
+    for line in lines:
+        assert line["loss"] == pytest.approx(sum(w * line[name] for name, w in weights.items()), rel=1e-5)
+    for name, weight in weights.items():
+        assert lines[0][f"weighted_{name}"] == pytest.approx(weight * lines[0][name])
+    assert train(data, tmp_path / "cut", *words, "--max_steps", 4) == train(data, tmp_path / "cut", *words) == 0
+    trained = [[r for r in records(tmp_path / n) if r["kind"] == "train"] for n in ("whole", "cut")]
+    assert trained[0] == trained[1]
+
+
+def test_normal_loss_is_that_of_the_gradient_at_the_points(data, tmp_path):
+    """Slow twin: the slope of every point by central differences of the decoded distance in float64."""
+    run = make_run(data, tmp_path, *OPTIONAL)
+    batch = collate([run.dataset[0, i] for i in (0, 1)])
+    assert batch["normal_points"].shape == batch["normal_vectors"].shape == (2, 8, 3)
+    np.testing.assert_allclose(batch["normal_vectors"].norm(dim=-1), 1, atol=1e-6)
+    torch.testing.assert_close(batch["normal_vectors"], batch["normal_points"] / 0.8, atol=2e-3, rtol=0)  # of a ball
+    values = forward_losses(run.model, batch, run.step_options, 3)[1]
+    model = run.model.double()
+    surface = surface_features(batch["surface_points"], batch["surface_labels"], 3).double()
+    with torch.no_grad():
+        context = model.expand(model.encode(surface))
+        slopes = []
+        for axis in range(3):
+            step = torch.zeros(3, dtype=torch.float64)
+            step[axis] = 1e-5
+            above, below = (model.field(context, batch["normal_points"].double() + s)[0] for s in (step, -step))
+            slopes.append((above - below) / 2e-5)
+    expected = (torch.stack(slopes, -1) - batch["normal_vectors"]).square().sum(-1).mean()
+    assert float(values["normal"][0] / values["normal"][1]) == pytest.approx(float(expected), rel=1e-4)
+    assert float(values["eikonal"][0]) > 0
+
+
 # --- averages
 
 
-def test_accumulated_passes_have_the_gradient_of_the_joint_batch(data, tmp_path):
-    joint = epoch_gradients(make_run(data, tmp_path, "--batch_size", 4))
-    parts = epoch_gradients(make_run(data, tmp_path, "--batch_size", 2, "--accum_iter", 2))
+@pytest.mark.parametrize("model", ["learnable_vec8x4_dim32_depth1_nb", "learnable_vec8x4_dim32_depth1_kl"])
+def test_accumulated_passes_have_the_gradient_of_the_joint_batch(data, tmp_path, model):
+    options = (*OPTIONAL, "--model", model)
+    joint = epoch_gradients(make_run(data, tmp_path, "--batch_size", 4, *options))
+    parts = epoch_gradients(make_run(data, tmp_path, "--batch_size", 2, "--accum_iter", 2, *options))
     assert len(joint) == len(parts) == 2  # four cases, then one: the incomplete last group
     for one, other in zip(joint, parts):
         assert one.keys() == other.keys() and len(one) > 20
@@ -166,6 +218,22 @@ def test_evaluation_is_a_mean_over_cases_and_dice_that_of_the_grid(data, tmp_pat
                      for c in (1, 2, 3)])
     assert whole["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
     assert [c["dice"] for c in whole["per_class"].values()] == pytest.approx(list(np.mean(dice, 0)))
+
+
+def test_the_draw_of_the_code_belongs_to_the_case_and_the_epoch(data, tmp_path):
+    run = make_run(data, tmp_path, "--model", "point_vec8x4_dim32_depth1_kl")
+    noise = [run.dataset[0, i]["code_noise"] for i in range(3)]
+    assert noise[0].shape == (8, 4) and noise[0].dtype == np.float32
+    flat = np.stack([*noise, run.dataset[1, 0]["code_noise"]]).reshape(4, -1)
+    assert (np.abs(np.corrcoef(flat) - np.eye(4)) < 0.6).all()  # four streams, none twice
+    assert np.array_equal(run.dataset[0, 1]["code_noise"], noise[1])
+    assert "code_noise" not in run.evaluator.dataset[0, 0]
+    batch = collate([run.dataset[0, i] for i in (0, 1)])
+    surface = surface_features(batch["surface_points"], batch["surface_labels"], 3)
+    code = run.model.train()._encode(surface, batch["code_noise"])[0]
+    mean = run.model.eval().encode(surface)
+    scale = (code - mean) / batch["code_noise"]
+    assert (scale > 0).all()  # mean + deviation x the numbers of the case
 
 
 # --- what is not finite
@@ -213,6 +281,20 @@ def test_a_run_that_is_not_finite_stops_with_a_name_and_keeps_its_checkpoint(dat
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "not finite"
     monkeypatch.undo()
     assert train(data, tmp_path) == 0  # the cause gone, it goes on
+
+
+def test_a_validation_that_is_not_finite_ends_the_run_with_its_case(tmp_path, capsys):
+    folder = write_ball_cases(tmp_path / "data", train=4, val=3)
+    with np.load(folder / "ball05.npz") as members:
+        arrays = dict(members)
+    arrays["vol_sdf"][np.flatnonzero(arrays["vol_sdf"] > 0)] = np.inf
+    np.savez(folder / "ball05.npz", **arrays)
+    assert main(tiny_arguments(folder, tmp_path / "out", "--epochs", 2, "--eval_every", 1, "--batch_size", 1)) == 3
+    error = capsys.readouterr().err
+    assert error.startswith("error: epoch 1, validation: a loss is not finite (cases ball05: loss inf vol inf")
+    assert error.count("\n") == 1 and "ball04" not in error
+    assert json.loads((tmp_path / "out" / "status.json").read_text())["status"] == "not finite"
+    assert not (tmp_path / "out" / "checkpoint-best.pth").exists()
 
 
 # --- other options at the next start

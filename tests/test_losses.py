@@ -108,7 +108,8 @@ def test_balanced_class_loss_against_the_obvious_way():
                 continue
             kinds = []
             for inside in (True, False):
-                chosen = [x for x, label in zip(logits[b, :, c].tolist(), labels[b].tolist()) if (label == c + 1) == inside]
+                pairs = zip(logits[b, :, c].tolist(), labels[b].tolist())
+                chosen = [x for x, label in pairs if (label == c + 1) == inside]
                 if chosen:
                     kinds.append(sum(math.log1p(math.exp(-x if inside else x)) for x in chosen) / len(chosen))
             classes.append(sum(kinds) / len(kinds))

@@ -22,9 +22,10 @@ import torch  # noqa: E402
 from vecset.atomic import remove_leftovers, write_text  # noqa: E402
 from vecset.data.dataset import CaseDataset, check_disjoint, iterate_batches, read_split  # noqa: E402
 from vecset.data.epoch_plan import EpochPlan  # noqa: E402
-from vecset.engines.engine_ae import Evaluator, StepOptions, new_monitor, train_one_epoch  # noqa: E402
+from vecset.engines.engine_ae import (  # noqa: E402
+    Evaluator, NotFiniteError, StepOptions, new_monitor, train_one_epoch)
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
-from vecset.engines.training_run import NotFiniteError, TrainingRun, starting_point  # noqa: E402
+from vecset.engines.training_run import TrainingRun, starting_point  # noqa: E402
 from vecset.errors import InputError, run_command  # noqa: E402
 from vecset.models.autoencoder import build_model, parse_model_name  # noqa: E402
 from vecset.models.double_backward import check_double_backward  # noqa: E402
@@ -237,7 +238,9 @@ def dry_run(args, ranks, stop):
     train_one_epoch(run.wrapped, iterate_batches(run.dataset, keys), run.plan, run.optimizer, lambda epoch: run.lr,
                     run.step_options, len(run.class_names), 0, 0, monitor, lambda *position: True)
     if monitor[1].first_bad_step() is not None:
-        raise NotFiniteError(f"the first step is not finite: {format_values(monitor[1].bad_values())}")
+        cases = ", ".join(run.dataset.cases[i].case_id for micro in run.plan.micro_batches(0, 0) for i in micro.indices)
+        raise NotFiniteError(f"the first step is not finite (rank {ranks.rank}: cases {cases}: "
+                             f"{format_values(monitor[1].bad_values())})")
     losses = monitor[0].read()
     run.evaluator.own, run.evaluator.grid_size = run.evaluator.own[:1], min(args.grid_size, 32)
     run.evaluator.evaluate(run.model)

@@ -8,10 +8,18 @@ import torch
 
 from vecset.data.dataset import grid_truth, iterate_batches
 from vecset.engines.grid_dice import GridDice, decode_grid
-from vecset.engines.losses import compute_losses, decoded_points
+from vecset.engines.losses import LOSSES, compute_losses, decoded_points
 from vecset.engines.step_metrics import FiniteGuard, MetricSums, point_metrics
 from vecset.models.embedding import surface_features
+from vecset.utils.distributed import Ranks, gather_objects
+from vecset.utils.logging import format_values
 from vecset.utils.optimizer import gradient_norm, masked_step
+
+_LOSS_NAMES = ("loss",) + LOSSES
+
+
+class NotFiniteError(Exception):
+    """A loss or gradient was not finite; the message says where, the weights are those before it."""
 
 
 @dataclass
@@ -117,30 +125,44 @@ class Evaluator:
     @torch.no_grad()
     def evaluate(self, model, interrupted=lambda: False):
         """`model`: the bare network, not its DDP wrapper. -> dict: name -> mean over cases, `mean_dice`, `per_class`
-        and `slices` (labels of the first case's middle planes, on rank 0); None where any rank was `interrupted`."""
+        and `slices` (labels of the first case's middle planes, on rank 0); None where any rank was `interrupted`.
+        Raises NotFiniteError, on all ranks, where a loss is not finite: such a validation chooses no checkpoint."""
         model.eval()
         sums, dice = MetricSums(self.ranks), GridDice(self.class_names, self.ranks)
+        guard = FiniteGuard(Ranks(0, 1, self.ranks.device))  # of this rank: ranks have different numbers of batches
         slices, stopped = None, False
         keys = [[(0, i) for i in self.own[s : s + self.batch_size]] for s in range(0, len(self.own), self.batch_size)]
-        for batch in iterate_batches(self.dataset, keys, num_workers=self.num_workers):
+        for number, batch in enumerate( iterate_batches(self.dataset, keys, num_workers=self.num_workers)):
             stopped = interrupted()
             if stopped:
                 break
             batch = to_device(batch, self.ranks.device)
             _, values, surface_BNF = forward_losses(model, batch, self.options, len(self.class_names))
             sums.add(values)
+            guard.check({n: values[n][0] / values[n][1] for n in _LOSS_NAMES if n in values}, number)
             with torch.autocast(surface_BNF.device.type, dtype=torch.bfloat16, enabled=self.options.bf16):
                 predicted_BG = decode_grid(model, surface_BNF, self.grid_size)
             truth_BG = torch.stack([self.truth(int(i)) for i in batch["case_index"]]).to(self.ranks.device)
             dice.add(predicted_BG, truth_BG, batch["annotated"])
             if slices is None and self.ranks.main:
                 slices = [self._middle_planes(labels_BG[0]) for labels_BG in (truth_BG, predicted_BG)]
+        self._check_finite(guard, keys)
         sums.add({"interrupted": (float(stopped), 1)})
         results = sums.read()
         results["mean_dice"], results["per_class"] = dice.read()
         if results.pop("interrupted"):
             return None
         return {**results, "slices": slices}
+
+    def _check_finite(self, guard, keys):
+        """Raises NotFiniteError on all ranks where a batch on any of them was not finite."""
+        number, bad = guard.first_bad_step(), None
+        if number is not None:
+            cases = ", ".join(self.dataset.cases[i].case_id for _, i in keys[number])
+            bad = f"cases {cases}: {format_values(guard.bad_values())}"
+        told = [words for words in gather_objects(bad, self.ranks) if words]
+        if told:
+            raise NotFiniteError(f"validation: a loss is not finite ({'; '.join(told)})")
 
     def _middle_planes(self, labels_G):
         """Three (grid, grid) u8 planes through the middle of the cube, across x, y and z."""

@@ -93,7 +93,8 @@ def safe_norm(vectors):
 
 
 def _mean_per_case(values_BT, chosen_BT):
-    return (values_BT * chosen_BT).sum(1) / chosen_BT.sum(1).clamp_min(1)
+    # not values x chosen: what is not finite in one group would be so in all, and the message would name them all
+    return torch.where(chosen_BT, values_BT, 0.0).sum(1) / chosen_BT.sum(1).clamp_min(1)
 
 
 def binary_class_loss(logits_BTC, labels_BT, annotated_BC):

@@ -15,7 +15,7 @@ import torch
 
 from vecset.atomic import write_text
 from vecset.data.dataset import iterate_batches
-from vecset.engines.engine_ae import new_monitor, train_one_epoch
+from vecset.engines.engine_ae import NotFiniteError, new_monitor, train_one_epoch
 from vecset.errors import InputError
 from vecset.utils import stop as stop_words
 from vecset.utils.checkpoint import BEST, LAST, copy_checkpoint, load_checkpoint, save_checkpoint
@@ -29,10 +29,6 @@ SAVING_SHARE = 0.02  # of the time, for checkpoints after an epoch; the timed on
 _FREE = {"output_dir", "resume", "eval", "device", "num_workers", "print_every", "log_dir", "wandb", "wandb_project",
          "wandb_name", "save_every_minutes", "max_steps", "max_minutes", "cache", "data_path", "csv_dir", "dry_run",
          "init_from", "compile", "checkpoint_activations"}
-
-
-class NotFiniteError(Exception):
-    """A loss or gradient was not finite; the message says where, the weights are those before it."""
 
 
 class TrainingRun:
@@ -232,16 +228,22 @@ class TrainingRun:
         parts = "; ".join(f"rank {rank}: cases {', '.join(cases)}: {format_values(values)}"
                           for rank, cases, values in bad)
         self._write_status("not finite", where=parts)
-        kept = self.folder / LAST
-        kept = f"{kept} is the last good checkpoint" if kept.is_file() else "nothing had been saved yet"
         raise NotFiniteError(f"epoch {epoch + 1}, step {step + 1}: a loss or gradient is not finite ({parts}). No "
-                             f"weight was changed by it; {kept}")
+                             f"weight was changed by it; {self._kept()}")
+
+    def _kept(self):
+        last = self.folder / LAST
+        return f"{last} is the last good checkpoint" if last.is_file() else "nothing had been saved yet"
 
     def _evaluate(self):
         """-> whether the best metric improved; None where it was interrupted by a request to stop."""
         self._check_finite()
         began = time.monotonic()
-        results = self.evaluator.evaluate(self.model, lambda: self.stop.asked)
+        try:
+            results = self.evaluator.evaluate(self.model, lambda: self.stop.asked)
+        except NotFiniteError as error:
+            self._write_status("not finite", where=str(error))
+            raise NotFiniteError(f"epoch {self.epoch + 1}, {error}; {self._kept()}") from None
         if results is None:
             return None
         slices, per_class = results.pop("slices"), results.pop("per_class")

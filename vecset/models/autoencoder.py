@@ -94,8 +94,8 @@ class VecSetAutoencoder(nn.Module):
         self._read, self._layer = _attend_and_feed, _attend_and_feed
 
     def checkpoint_activations(self, on=True):
-        """Keeps only the inputs of each layer, of the decoder and of pieces of the Eikonal decode, and computes the rest
-        again in the backward pass: about a third more time, a fraction of the memory, the same numbers."""
+        """Keeps only the inputs of each layer, of the decoder and of pieces of the Eikonal decode, and computes the
+        rest again in the backward pass: more time, a fraction of the memory, the same numbers."""
         self.recompute = on
 
     def compile_blocks(self):

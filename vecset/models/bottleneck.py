@@ -41,8 +41,8 @@ class NormalizedBottleneck(nn.Module):
 class KLBottleneck(nn.Module):
     """KL divergence to N(0, 1), summed over the code's numbers and divided by their count (per case).
 
-    The draw's unit normal numbers come from outside as `noise_BML`, one stream per case and epoch, so that neither ranks
-    nor batches change them; without it training draws from torch's own generator."""
+    The draw's unit normal numbers come from outside as `noise_BML`, one stream per case and epoch, so that neither
+    ranks nor batches change them; without it training draws from torch's own generator."""
 
     def __init__(self, dim, code_dim):
         super().__init__()
