@@ -5,9 +5,9 @@
     python benchmarks/score_labels.py TRUTH_DIR PREDICTION_DIR
 
 In folders, X.nii.gz (.nii, .nrrd, .mha) of the truth is compared with X.nii.gz or X/labels.nii.gz of the prediction; a
-truth without a prediction is left out and named (reconstruct.py writes validation hearts only). Affines must agree within 1e-4. A class
-in neither map is left out; in one of them only, its Dice is 0. The mean is over classes; with folders, over the classes'
-means.
+truth without a prediction is left out and named (reconstruct.py writes validation hearts only). Affines must agree
+within 1e-4. A class in neither map is left out; in one of them only, its Dice is 0. The mean is over classes; with
+folders, over the classes' means.
 """
 
 import sys
