@@ -42,23 +42,22 @@ def without_crumbs(labels, share):
     """(labels without crumbs, {class id as text: [number, voxels]} of what was dropped) of labels (X, Y, Z) u8. A crumb
     is a component with fewer voxels than `share` of its class's largest one. Crumbs become background; those that no
     background touches (through a face) take the class of most voxels round them, as a hole would be a defect, too."""
-    foreground = ndimage.find_objects((labels > 0).view(np.uint8))
-    if not foreground:
+    if not labels.any():
         return labels, {}
+    ends = [np.flatnonzero(labels.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
     labels = labels.copy(order="K")
-    inner = labels[foreground[0]]  # a view
+    inner = labels[tuple(slice(first, last + 1) for first, last in ends)]  # a view of the foreground's box
     parts, _ = components(inner)
     dropped, crumb = {}, np.zeros(inner.shape, bool)
-    boxes = ndimage.find_objects(inner)
     for c in (int(c) for c in np.unique(parts.label)):
         sizes = parts.voxels[parts.label == c]
         small = sizes < share * sizes.max()
         if small.any():
             dropped[str(c)] = [int(small.sum()), int(sizes[small].sum())]
-            own, _ = ndimage.label(inner[boxes[c - 1]] == c, WITH_CORNERS)
+            own, _ = ndimage.label(inner == c, WITH_CORNERS)
             sizes = np.bincount(own.ravel())
             sizes[0] = 0
-            crumb[boxes[c - 1]] |= ((sizes < share * sizes.max()) & (sizes > 0))[own]
+            crumb |= ((sizes < share * sizes.max()) & (sizes > 0))[own]
     if dropped:
         _fill(inner, crumb)
     return labels, dropped
