@@ -15,7 +15,7 @@ ROOT = str(Path(__file__).resolve().parents[1])
 sys.path[0] = ROOT
 
 from vecset.data.distance_field import METHODS, UnionField  # noqa: E402
-from vecset.data.surface import crop_foreground, signed_volume, smooth, mask_mesh, union_mesh  # noqa: E402
+from vecset.data.surface import crop_foreground, mask_mesh, signed_volume, union_mesh  # noqa: E402
 
 # Limits of issue 3: mean, p99 (voxels), wrong signs (share)
 LIMITS = {"sphere": (.09, .33, .045), "torus": (.09, .33, .045), "box": (.14, .45, .07), "capsule": (.13, .42, .075)}
@@ -92,8 +92,9 @@ def tube_volumes(radius, spacing, poses, seed):
         mask, _ = rasterise(lambda p: capsule(p, radius), rotation, shift, (spacing,) * 3)
         crop = crop_foreground(mask.astype(np.uint8), (spacing,) * 3)
         marched = mask_mesh(crop.labels)
-        plain = signed_volume(marched.vertices, marched.faces)
-        smoothed = signed_volume(smooth(marched.vertices, marched.faces), marched.faces)
+        plain = signed_volume(marched.vertices, marched.faces) * spacing**3
+        mesh = union_mesh(crop)
+        smoothed = signed_volume(mesh.vertices_local_mm, mesh.faces)
         formula = np.pi * radius**2 * 32 + 4 / 3 * np.pi * radius**3
         ratios.append((smoothed / plain, smoothed / formula))
     return np.mean(ratios, 0)

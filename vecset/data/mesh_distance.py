@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from pykdtree.kdtree import KDTree
 
-LEAF = 2  # triangles per leaf
+LEAF = 4  # triangles per leaf
 FAR = 3.0  # longest edges: beyond, the error is below 0.056 of an edge
 _FACE, _VERTEX, _EDGE = 0, 1, 4  # feature codes: 0; 1..3 = vertex 0..2; 4..6 = edge 01, 12, 20
 
@@ -31,11 +31,13 @@ class MeshDistance:
         if not len(self.faces):
             raise ValueError("a mesh without triangles has no distance")
         self.face_normals, self.vertex_normals = mesh_normals(self.vertices, self.faces)
-        self._first, self._around = _faces_of_vertices(self.faces, len(self.vertices))
+        self._first, self._around = faces_of_vertices(self.faces, len(self.vertices))
         corners = self.vertices[self.faces]
         self._order = np.argsort(morton_codes(corners.mean(1)), kind="stable").astype(np.int32)
+        self._place = np.empty_like(self._order)
+        self._place[self._order] = np.arange(len(self._order), dtype=np.int32)
         self._triangles = np.ascontiguousarray(corners[self._order].reshape(-1, 9))
-        self._low, self._high = _build_tree(self._triangles)
+        self._discs, self._boxes = _discs(self._triangles), _build_tree(self._triangles)
         self._vertex_tree = KDTree(self.vertices, leafsize=16)
         self._far = FAR * np.sqrt(_longest_edge_2(self.vertices, self.faces))
 
@@ -47,8 +49,8 @@ class MeshDistance:
         order = np.argsort(morton_codes(points), kind="stable")  # neighbours in a row share the cache
         points = points[order]
         to_vertex, vertex = self._vertex_tree.query(points.astype(np.float32), k=1)
-        found = _nearest(points, vertex.astype(np.int64), to_vertex, self._far, self._low, self._high, self._triangles,
-                         self._order, self.vertices, self.faces, self.face_normals, self.vertex_normals, self._first,
+        found = _nearest(points, vertex.astype(np.int64), to_vertex, self._far, self._boxes, self._triangles, self._discs,
+                         self._order, self._place, self.faces, self.face_normals, self.vertex_normals, self._first,
                          self._around)
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
@@ -121,7 +123,7 @@ def _normals(vertices, faces):
 
 
 @njit(cache=True)
-def _faces_of_vertices(faces, num_vertices):
+def faces_of_vertices(faces, num_vertices):
     """CSR lists: the faces round vertex v are around[first[v] : first[v + 1]]."""
     first = np.zeros(num_vertices + 1, np.int32)
     for f in range(len(faces)):
@@ -141,24 +143,46 @@ def _faces_of_vertices(faces, num_vertices):
 
 @njit(cache=True)
 def _build_tree(triangles):
-    """Boxes of a complete binary tree: root 1, children of n are 2n and 2n + 1, leaf j is node P + j."""
+    """Boxes (2 P, 6) f32, low and high along x, y, z, of a complete binary tree: root 1, children of n are 2n and 2n + 1
+    (side by side in memory), leaf j is node P + j and holds LEAF triangles."""
     leaves = (len(triangles) + LEAF - 1) // LEAF
     size = 1
     while size < leaves:
         size *= 2
-    low = np.full((2 * size, 3), np.inf, np.float32)
-    high = np.full((2 * size, 3), -np.inf, np.float32)
+    boxes = np.empty((2 * size, 6), np.float32)
+    boxes[:, 0::2], boxes[:, 1::2] = np.inf, -np.inf
     for t in range(len(triangles)):
         node = size + t // LEAF
         for k in range(9):
-            x = triangles[t, k]
-            low[node, k % 3] = min(low[node, k % 3], x)
-            high[node, k % 3] = max(high[node, k % 3], x)
+            x, i = triangles[t, k], 2 * (k % 3)
+            boxes[node, i], boxes[node, i + 1] = min(boxes[node, i], x), max(boxes[node, i + 1], x)
     for node in range(size - 1, 0, -1):
-        for i in range(3):
-            low[node, i] = min(low[2 * node, i], low[2 * node + 1, i])
-            high[node, i] = max(high[2 * node, i], high[2 * node + 1, i])
-    return low, high
+        for i in range(0, 6, 2):
+            boxes[node, i] = min(boxes[2 * node, i], boxes[2 * node + 1, i])
+            boxes[node, i + 1] = max(boxes[2 * node, i + 1], boxes[2 * node + 1, i + 1])
+    return boxes
+
+
+@njit(cache=True)
+def _discs(triangles):
+    """(F, 7) f32: centre, unit normal and radius (a hair too large) of a disc that holds each triangle. Whether a
+    sphere reaches the disc costs a fifth of the distance to the triangle, and most triangles of a leaf fail."""
+    discs = np.empty((len(triangles), 7), np.float32)
+    for t in range(len(triangles)):
+        ax, ay, az = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        ux, uy, uz = triangles[t, 3] - ax, triangles[t, 4] - ay, triangles[t, 5] - az
+        vx, vy, vz = triangles[t, 6] - ax, triangles[t, 7] - ay, triangles[t, 8] - az
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        length = max(np.sqrt(nx * nx + ny * ny + nz * nz), np.float32(1e-30))
+        cx, cy, cz = ax + (ux + vx) / 3, ay + (uy + vy) / 3, az + (uz + vz) / 3
+        radius_2 = 0.0
+        for k in range(0, 9, 3):
+            radius_2 = max(radius_2, (triangles[t, k] - cx) ** 2 + (triangles[t, k + 1] - cy) ** 2
+                           + (triangles[t, k + 2] - cz) ** 2)
+        discs[t, 0], discs[t, 1], discs[t, 2] = cx, cy, cz
+        discs[t, 3], discs[t, 4], discs[t, 5] = nx / length, ny / length, nz / length
+        discs[t, 6] = np.sqrt(radius_2) * 1.0001
+    return discs
 
 
 @njit(cache=True)
@@ -172,19 +196,32 @@ def _longest_edge_2(vertices, faces):
 
 
 @njit(cache=True, inline="always")
-def _box_distance_2(x, y, z, low, high, node):
-    dx = max(low[node, 0] - x, 0.0, x - high[node, 0])
-    dy = max(low[node, 1] - y, 0.0, y - high[node, 1])
-    dz = max(low[node, 2] - z, 0.0, z - high[node, 2])
+def _box_distance_2(x, y, z, boxes, node):
+    dx = max(boxes[node, 0] - x, 0.0, x - boxes[node, 1])
+    dy = max(boxes[node, 2] - y, 0.0, y - boxes[node, 3])
+    dz = max(boxes[node, 4] - z, 0.0, z - boxes[node, 5])
     return dx * dx + dy * dy + dz * dz
 
 
-@njit(cache=True)
-def _closest(px, py, pz, a, b, c):
-    """The point of triangle abc nearest to p: squared distance, feature, vector from it to p."""
-    ax, ay, az = np.float64(a[0]), np.float64(a[1]), np.float64(a[2])
-    ux, uy, uz = b[0] - ax, b[1] - ay, b[2] - az
-    vx, vy, vz = c[0] - ax, c[1] - ay, c[2] - az
+@njit(cache=True, inline="always")
+def _beyond_disc(x, y, z, discs, t, reach_2):
+    """Whether all of disc `t` is farther from the point than the square root of `reach_2`."""
+    cx, cy, cz = x - discs[t, 0], y - discs[t, 1], z - discs[t, 2]
+    height = cx * discs[t, 3] + cy * discs[t, 4] + cz * discs[t, 5]
+    left_2 = 1.0001 * reach_2 - height * height  # squared radius in which the sphere cuts the disc's plane
+    if left_2 < 0:
+        return True
+    radius = discs[t, 6]
+    sideways_2 = cx * cx + cy * cy + cz * cz - height * height
+    return sideways_2 > 1.0001 * (radius * radius + left_2 + 2 * radius * np.sqrt(left_2))
+
+
+@njit(cache=True, inline="always")
+def _closest(px, py, pz, triangles, t):
+    """The point of triangle `t` (row of 9) nearest to p: squared distance, feature, vector from it to p."""
+    ax, ay, az = np.float64(triangles[t, 0]), np.float64(triangles[t, 1]), np.float64(triangles[t, 2])
+    ux, uy, uz = triangles[t, 3] - ax, triangles[t, 4] - ay, triangles[t, 5] - az
+    vx, vy, vz = triangles[t, 6] - ax, triangles[t, 7] - ay, triangles[t, 8] - az
     wx, wy, wz = px - ax, py - ay, pz - az
     d1 = ux * wx + uy * wy + uz * wz
     d2 = vx * wx + vy * wy + vz * wz
@@ -218,12 +255,12 @@ def _closest(px, py, pz, a, b, c):
 
 
 @njit(cache=True)
-def _nearest(points, vertex, to_vertex, far, low, high, triangles, face_of, vertices, faces, face_normals,
+def _nearest(points, vertex, to_vertex, far, boxes, triangles, discs, face_of, place_of, faces, face_normals,
              vertex_normals, first, around):
     distance = np.empty(len(points), np.float64)
     side = np.empty(len(points), np.float64)
     face = np.empty(len(points), np.int32)
-    size = len(low) // 2
+    size = len(boxes) // 2
     stack = np.empty(64, np.int64)
     bound = np.empty(64, np.float64)
     for n in range(len(points)):
@@ -231,8 +268,7 @@ def _nearest(points, vertex, to_vertex, far, low, high, triangles, face_of, vert
         best, f, feature, qx, qy, qz = np.inf, 0, 0, 0.0, 0.0, 0.0
         for place in range(first[vertex[n]], first[vertex[n] + 1]):
             g = around[place]
-            a, b, c = vertices[faces[g, 0]], vertices[faces[g, 1]], vertices[faces[g, 2]]
-            d2, code, ex, ey, ez = _closest(x, y, z, a, b, c)
+            d2, code, ex, ey, ez = _closest(x, y, z, triangles, place_of[g])
             if d2 < best:
                 best, f, feature, qx, qy, qz = d2, g, code, ex, ey, ez
         depth = 0 if to_vertex[n] > far else 1
@@ -244,8 +280,8 @@ def _nearest(points, vertex, to_vertex, far, low, high, triangles, face_of, vert
             node = stack[depth]
             while node < size:
                 left, right = 2 * node, 2 * node + 1
-                dl = _box_distance_2(x, y, z, low, high, left)
-                dr = _box_distance_2(x, y, z, low, high, right)
+                dl = _box_distance_2(x, y, z, boxes, left)
+                dr = _box_distance_2(x, y, z, boxes, right)
                 if dr < dl:
                     left, right, dl, dr = right, left, dr, dl
                 if dr < best:
@@ -259,7 +295,9 @@ def _nearest(points, vertex, to_vertex, far, low, high, triangles, face_of, vert
                 continue
             start = (node - size) * LEAF
             for t in range(start, min(start + LEAF, len(triangles))):
-                d2, code, ex, ey, ez = _closest(x, y, z, triangles[t, :3], triangles[t, 3:6], triangles[t, 6:])
+                if _beyond_disc(x, y, z, discs, t, best):
+                    continue
+                d2, code, ex, ey, ez = _closest(x, y, z, triangles, t)
                 if d2 < best:
                     best, f, feature, qx, qy, qz = d2, face_of[t], code, ex, ey, ez
         nx, ny, nz = face_normals[f, 0], face_normals[f, 1], face_normals[f, 2]

@@ -16,7 +16,7 @@ from vecset.data.sampling import NEAR_SCALES_UNIT, Sampler, Triangles
 from vecset.data.surface import CROP_PAD, crop_foreground, inner_walls, union_mesh
 from vecset.errors import InputError
 
-VERSION = 1  # of the method: files made by another one are made again
+VERSION = 2  # of the method: files made by another one are made again
 CRUMB_SHARE = 0.01  # a component is a crumb where it has less than this share of its class's largest one
 FAR_CRUMB = 0.05  # crumbs are far where they make the heart's box diagonal larger by more than this share
 

@@ -200,7 +200,7 @@ class Sampler:
         self.counts["near_outside"] = int((sdf[other == 0] >= 0).sum())
         self.counts["near_redrawn"], self.counts["near_wrong_side"] = int(redrawn), int(len(todo))
         return {"near_points": points[order], "near_sdf": sdf[order], "near_labels": labels[order],
-                "near_source": source[order]}
+                "near_source": source[order], "near_other": other[order]}
 
     def _near_groups(self, count):
         """[(triangles, number of points)]: the outer surface of each class, and each inner wall from both sides."""

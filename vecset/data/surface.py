@@ -1,10 +1,9 @@
 """Surfaces of a label map: the one mesh of the union, and the inner walls where two structures touch.
 
 Every mesh is marching cubes of a mask (watertight; the crop is padded, so structures that the scan border cuts are
-closed by a flat cap) and a few Taubin passes, which smooth the voxel steps and hardly shrink vessels. The triangles of
-each of the 256 cells are those of scikit-image's "lorensen" (asked for once, cell by cell); going over the labels is
-done here, because a mask has all its vertices in the middles of grid edges and scikit-image takes five times as long.
-Lorensen and Cline 1987; Taubin 1995, "A signal processing approach to fair surface design".
+closed by a flat cap), then made smooth (vecset/data/surface_smoothing.py). The triangles of each of the 256 cells are
+those of scikit-image's "lorensen" (asked for once, cell by cell); going over the labels is done here, because a mask has
+all its vertices in the middles of grid edges and scikit-image takes five times as long. Lorensen and Cline 1987.
 
 Coordinates here are `local_mm`: (index in the crop) * spacing, along the image axes. Distances in it are distances in
 patient mm, because affines with shear are refused.
@@ -18,11 +17,9 @@ from numba import njit
 from skimage.measure import marching_cubes
 
 from vecset.data.mesh_distance import mesh_normals
+from vecset.data.surface_smoothing import fit_planes, taubin
 
 CROP_PAD = 2  # voxels of background round the foreground box
-TAUBIN_PASSES = 10
-TAUBIN_SHRINK, TAUBIN_GROW = 0.5, -0.53
-MAX_SHIFT = 0.25  # voxels that smoothing may move a vertex along an axis: one-voxel structures keep a volume
 
 
 @dataclass
@@ -226,43 +223,6 @@ def _signed_volume(vertices, faces):
     return total / 6
 
 
-def smooth(vertices, faces, fixed=None, passes=TAUBIN_PASSES):
-    """Taubin smoothing of a closed mesh in index units: (V, 3) f32. `fixed` (V, 3) bool: coordinates that stay (those
-    that keep a cap flat). No vertex moves farther than MAX_SHIFT along an axis."""
-    free = np.ones(vertices.shape, bool) if fixed is None else ~fixed
-    return _taubin(np.ascontiguousarray(vertices, np.float32), faces, free, passes)
-
-
-@njit(cache=True)
-def _taubin(start, faces, free, passes):
-    # In a closed mesh each directed edge belongs to one face, so a sum over directed edges is a sum over neighbours.
-    vertices = start.copy()
-    count = np.zeros(len(start), np.float32)
-    for f in range(len(faces)):
-        for k in range(3):
-            count[faces[f, k]] += 1
-    total = np.empty_like(start)
-    for half in range(2 * passes):
-        weight = np.float32(TAUBIN_SHRINK if half % 2 == 0 else TAUBIN_GROW)
-        total[:] = 0
-        for f in range(len(faces)):
-            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-            for i in range(3):
-                total[a, i] += vertices[b, i]
-                total[b, i] += vertices[c, i]
-                total[c, i] += vertices[a, i]
-        for v in range(len(start)):
-            if count[v] > 0:
-                for i in range(3):
-                    if free[v, i]:
-                        vertices[v, i] += weight * (total[v, i] / count[v] - vertices[v, i])
-    for v in range(len(start)):
-        for i in range(3):
-            shift = vertices[v, i] - start[v, i]
-            vertices[v, i] = start[v, i] + min(max(shift, np.float32(-MAX_SHIFT)), np.float32(MAX_SHIFT))
-    return vertices
-
-
 def _majority(three):
     """(F, 3) u8 -> (F,) u8: the value that two of three have, else the lowest that is not 0."""
     a, b, c = three.T
@@ -280,7 +240,8 @@ def union_mesh(crop):
     """The `UnionMesh` of all foreground of a `Crop`."""
     marched = mask_mesh(crop.labels)
     fixed = _beyond_image(marched.front_index, crop)
-    vertices = smooth(marched.vertices, marched.faces, fixed) * crop.spacing_mm.astype(np.float32)
+    vertices = fit_planes(marched.vertices, taubin(marched.vertices, marched.faces, fixed), marched.faces, crop.labels,
+                          crop.spacing_mm, fixed) * crop.spacing_mm.astype(np.float32)
     return UnionMesh(vertices, marched.faces, _majority(marched.behind[marched.faces]),
                      fixed.any(1)[marched.faces].any(1))
 
@@ -294,7 +255,7 @@ def inner_walls(crop):
         if not touches.any():
             continue
         start = np.array([s.start for s in box])
-        vertices = smooth(marched.vertices, marched.faces, _beyond_image(marched.front_index + start, crop))
+        vertices = taubin(marched.vertices, marched.faces, _beyond_image(marched.front_index + start, crop))
         vertices = (vertices + start.astype(np.float32)) * crop.spacing_mm.astype(np.float32)
         _, normals = mesh_normals(vertices, marched.faces)
         faces = marched.faces[touches]
