@@ -58,7 +58,7 @@ CHECKS = {
     "label_exact": Check(0, 0.005, "share", "inside points whose label is not that of the voxel they are in"),
     "label_missed": Check(0, 0.01, "share", "points in voxels of one class, inside, that carry another label"),
     "surface_class": Check(0, 0.01, "share", "surface points of a class without a wall of it in the 27 voxels round"),
-    "normals_outward": Check(0.5, 1, "", "share of normals that leave their class less share that enter it"),
+    "normals_outward": Check(0.5, 1, "", "normals that leave their class less those that enter it, of both"),
     # said, not judged
     "radius_mm": Check(25, 160, "mm", "radius of the heart", "warn"),
     "crumbs": Check(1, 1.03, "", "radius of the heart with crumbs over that without: they move the frame", "warn"),

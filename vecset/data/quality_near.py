@@ -123,7 +123,8 @@ def _check_estimates(report, case, outer, gap_unit, present):
     """Without `near_other`. Two estimates of the share that went outside err to opposite sides: among the points whose
     nearest surface point of their source lies on the outer surface (`outer`) it comes out high (offsets to the inside
     come closer to inner walls), in a thin band round the outer surface it comes out low (thin tubes fold the inside
-    onto itself). What is judged is the value nearest to one half between them, less what chance may do."""
+    onto itself). What is judged is the value nearest to one half between them, less what chance may do and less their
+    difference: where few points of a class are on its outer surface both err to one side, and differ as they err."""
     if gap_unit < 0.05:  # else the nearest surface point does not tell on which wall the near point was made
         report.add("near_inner_walls", np.mean(~outer))
     outside, band = case.near_sdf >= 0, np.abs(case.near_sdf) < BAND_UNIT
@@ -135,8 +136,9 @@ def _check_estimates(report, case, outer, gap_unit, present):
             return None
         shares = [float(g.mean()) for g in groups]
         away = np.clip(0.5, min(shares), max(shares)) - 0.5
-        judged = float(0.5 + np.sign(away) * max(0, abs(away) - 1 / np.sqrt(count)))  # less two standard errors
-        report.add(check, judged, class_id, f"estimates {shares[0]:.3f}, {shares[1]:.3f}, less chance")
+        doubt = 1 / np.sqrt(count) + abs(shares[0] - shares[1])  # two standard errors, and the method's own
+        judged = float(0.5 + np.sign(away) * max(0, abs(away) - doubt))
+        report.add(check, judged, class_id, f"estimates {shares[0]:.3f}, {shares[1]:.3f}, less chance and their difference")
         return judged
 
     if add("near_outside", np.ones(len(outside), bool)) is None:
