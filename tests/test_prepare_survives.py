@@ -4,6 +4,7 @@ and is not made again, nothing is missing in the end, and what went wrong is sai
 import errno
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_a_disk_that_is_really_full(repository, tmp_path):
     room.mkdir()
     kept.mkdir()
     size = 4096 + sum(len(d) for d in one_case(source, tmp_path).values())
-    prepare = " ".join(command(repository, source, room, 2))
+    prepare = shlex.join(command(repository, source, room, 2))
     script = (f"mount -t tmpfs -o size={3 * size + 8192} none {room} || exit 77\n"
               f"{prepare}; echo code $?; cp -p {room}/*.npz {kept}; ls -A {room} > {kept}/list\n"
               f"mount -o remount,size=100m {room}\n{prepare}; echo code $?\n"
