@@ -108,16 +108,18 @@ def _check_truth(report, case, rng, sample):
     present = [c for c in range(1, case.num_classes + 1) if voxels[c]]
     _check_frame(report, frame, reference)
     _check_classes(report, case, voxels, present)
-    check_near_balance(report, case, frame.spacing_mm.min() * frame.scale, present)
+    check_near_balance(report, case, frame.spacing_mm.min() * frame.scale, present, rng)
     inside_voxel = {g: frame.unit_to_voxel(getattr(case, f"{g}_points")) for g in GROUPS}
     _check_labels(report, case, reference, inside_voxel, present)
     _check_surface(report, case, reference, inside_voxel["surface"], present, rng)
     _check_distances(report, case, reference, inside_voxel, rng, sample)
     touching = _border_classes(case)
+    absent = [c for c in range(1, case.num_classes + 1) if not voxels[c]]
     report.facts.update(
         volumes_ml={str(c): float(voxels[c] * np.prod(frame.spacing_mm) / 1000) for c in present},
         centroids_mm={str(c): p.tolist() for c, p in _centroids_mm(case).items()},
-        missing=[c for c in range(1, case.num_classes + 1) if not voxels[c]], border=touching,
+        missing=[c for c in absent if case.annotated[c - 1]], border=touching,
+        not_annotated=[c for c in absent if not case.annotated[c - 1]],
         truth_sha256=hashlib.sha256(case.truth_crop.tobytes()).hexdigest(), radius_mm=UNIT_RADIUS / frame.scale,
         spacing_mm=frame.spacing_mm.tolist(), shape=list(frame.shape),
         rows={g: len(v) for g, v in inside_voxel.items()},

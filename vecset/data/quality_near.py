@@ -12,6 +12,7 @@ from vecset.data.quality_checks import CHECKS, Check
 BAND_UNIT = 0.01  # near points this close to the surface on both sides are compared in number
 REACH_UNIT = 0.2
 FLAG_DOUBT_UNIT = 0.01  # a flag is doubted where the other kind of surface is nearer by this and the points' gap
+FLAG_SAMPLE = 15000  # near points whose flag is held against the geometry; with the usual floors 600 of each class
 LEAST_POINTS = 50  # fewer have no share
 FLAG_GAP_UNIT = 0.03  # with fewer surface points (gaps wider than this) the flag cannot be held against them
 CHANCE = 3.5  # standard errors of a fair draw that chance may do, where they are more than the threshold
@@ -36,32 +37,36 @@ CHECKS.update({
 })
 
 
-def check_near_balance(report, case, voxel_unit, present):
+def check_near_balance(report, case, voxel_unit, present, rng):
     """Adds the checks of this module. `voxel_unit`: the smallest spacing; `present`: class ids that the truth has.
     `report.classes[c]["near_outside"]` becomes the share that was judged (None: too few points)."""
     gap_unit = np.sqrt(12 / max(len(case.surface_points), 1))  # between surface points; a heart has about 10 unit^2
     outer_surface = case.surface_sdf > -0.25 * voxel_unit
-    to_outer, to_wall = (_distances(case, mine) for mine in (outer_surface, ~outer_surface))
+    rows = np.arange(len(case.near_sdf))
+    if case.near_other is not None:
+        rows = rng.permutation(rows)[:FLAG_SAMPLE]  # the shares themselves are those of all points
+    to_outer, to_wall = (_distances(case, mine, rows) for mine in (outer_surface, ~outer_surface))
     report.add("near_reach", np.mean(np.minimum(to_outer, to_wall) > REACH_UNIT + gap_unit))
     if case.near_other is None:
         _check_estimates(report, case, to_outer <= to_wall, gap_unit, present)
     else:
-        _check_flag(report, case, to_outer, to_wall, gap_unit, present)
+        _check_flag(report, case, rows, to_outer, to_wall, gap_unit, present)
         _check_shares(report, case, present)
 
 
-def _distances(case, mine):
-    """(Nn,) unit: from each near point to the nearest of the surface points `mine` (Ns,) bool of its class; 2 where
-    there is none."""
+def _distances(case, mine, rows):
+    """(n,) unit: from the near points `rows` (n,) to the nearest of the surface points `mine` (Ns,) bool of the same
+    class; 2 where there is none."""
     def with_class(points, labels):  # a fourth coordinate that keeps the classes apart
         return np.column_stack([points, labels.astype(np.float32) * 8])
 
     if not mine.any():
-        return np.full(len(case.near_points), 2.0)
+        return np.full(len(rows), 2.0)
     tree = cKDTree(with_class(case.surface_points[mine], case.surface_labels[mine]), balanced_tree=False,
                    compact_nodes=False)
     # beyond 2 the query would be answered with a point of another class
-    return np.minimum(tree.query(with_class(case.near_points, case.near_source), distance_upper_bound=2.0)[0], 2.0)
+    points = with_class(case.near_points[rows], case.near_source[rows])
+    return np.minimum(tree.query(points, distance_upper_bound=2.0)[0], 2.0)
 
 
 def _check_shares(report, case, present):
@@ -102,19 +107,19 @@ def _add_share(report, check, side, class_id=None, least=LEAST_POINTS):
     return judged
 
 
-def _check_flag(report, case, to_outer, to_wall, gap_unit, present):
-    """`near_other` against the surface points: the surface that it names must not lie clearly farther away than the
-    other kind of the same class. Offsets reach across thin places, so a few may."""
-    outer = case.near_other == 0
+def _check_flag(report, case, rows, to_outer, to_wall, gap_unit, present):
+    """`near_other`, at the near points `rows`, against the surface points: the surface that it names must not lie
+    clearly farther away than the other kind of the same class. Offsets reach across thin places, so a few may."""
+    outer = case.near_other[rows] == 0
     strange = (case.near_other == case.near_source) | ~np.isin(case.near_other, [0, *present])
     report.add("near_flag_wrong", np.count_nonzero(strange))
     if gap_unit > FLAG_GAP_UNIT:
         return
     doubtful = np.where(outer, to_outer - to_wall, to_wall - to_outer) > FLAG_DOUBT_UNIT + gap_unit
-    doubtful |= ~outer & (case.near_sdf >= 0)  # an inner wall's points are inside the union
+    doubtful |= ~outer & (case.near_sdf[rows] >= 0)  # an inner wall's points are inside the union
     report.add("near_flag", np.mean(doubtful))
     for c in present:
-        mine = case.near_source == c
+        mine = case.near_source[rows] == c
         if np.count_nonzero(mine) >= LEAST_POINTS:
             report.add("near_flag_class", np.mean(doubtful[mine]), c)
 
@@ -138,7 +143,8 @@ def _check_estimates(report, case, outer, gap_unit, present):
         away = np.clip(0.5, min(shares), max(shares)) - 0.5
         doubt = 1 / np.sqrt(count) + abs(shares[0] - shares[1])  # two standard errors, and the method's own
         judged = float(0.5 + np.sign(away) * max(0, abs(away) - doubt))
-        report.add(check, judged, class_id, f"estimates {shares[0]:.3f}, {shares[1]:.3f}, less chance and their difference")
+        report.add(check, judged, class_id,
+                   f"estimates {shares[0]:.3f}, {shares[1]:.3f}, less chance and their difference")
         return judged
 
     if add("near_outside", np.ones(len(outside), bool)) is None:

@@ -95,9 +95,10 @@ def class_rows(reports):
 
 
 def named_classes(reports):
-    """Lines 'file: missing: classes' and 'file: cut by the scan border: classes'."""
+    """Lines 'file: missing: classes', 'file: cut by the scan border: classes' and 'file: not annotated: classes'."""
     return [f"{r.file}: {words}: {', '.join(_class_name(r, c) for c in r.facts[kind])}"
-            for kind, words in (("missing", "missing"), ("border", "cut by the scan border"))
+            for kind, words in (("missing", "missing"), ("border", "cut by the scan border"),
+                                ("not_annotated", "not annotated"))
             for r in reports if r.facts.get(kind)]
 
 
@@ -191,7 +192,7 @@ def _page(reports, pictures):
         "<h2>Checks: the worst figure over all files</h2>",
         table(("check", "worst", "threshold", "failed", "file", "meaning"), checks),
         "<h2>Classes</h2>", table(CLASS_COLUMNS, [(row, False) for row in class_rows(reports)]),
-        listing("Missing and cut", named_classes(reports)),
+        listing("Classes that are missing, cut or not annotated", named_classes(reports)),
         listing("Notes", [line for r in reports for line in failure_lines(r, "warn")]),
         "<h2>Pictures</h2>",
         *(f'<p>{escape(name)}</p><img src="{escape(quote(name))}" style="max-width:100%" alt="{escape(name)}">'
@@ -229,7 +230,8 @@ def _write_tables(folder, reports):
         if "volumes_ml" not in r.facts:
             continue
         for c, row in r.classes.items():
-            status = "missing" if c in r.facts["missing"] else "cut" if c in r.facts["border"] else "whole"
+            status = next((words for kind, words in (("missing", "missing"), ("not_annotated", "not annotated"),
+                                                     ("border", "cut")) if c in r.facts[kind]), "whole")
             rows.append({"case_id": r.case_id, "class_id": c, "class_name": _class_name(r, c), "status": status,
                          "volume_ml": _cell(r.facts["volumes_ml"].get(str(c), 0.0)),
                          **{k: _cell(row.get(k)) for k in columns[5:]}})
