@@ -1,5 +1,6 @@
 """Splits: seeded, independent of the listing order, patients whole, strata even; create_csv.py as a command."""
 
+import argparse
 import csv
 import json
 import re
@@ -62,6 +63,27 @@ def test_strata_are_even():
         assert abs(sum(bool(e.missing_classes) for e in val) - 4) <= 1
         for _, val in splits.split_folds(entries, 5, seed):
             assert len(val) == 20 and abs(sum(bool(e.missing_classes) for e in val) - 4) <= 1
+
+
+MISSING_SHARES = {2: 0.01, 6: 0.03, 7: 0.04, 8: 0.12, 9: 0.3, 10: 0.1}  # class id: share of the hearts that lack it
+
+
+@pytest.mark.parametrize("scans_per_patient", [1.0, 1.25])
+def test_998_hearts_with_missing_classes_come_out_even(scans_per_patient):
+    """Each of five folds, and val, has its share of the hearts that lack each class, to within four hearts, and of all
+    hearts to within two."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        entries = [Entry(f"case_{i}", f"case_{i}.npz", f"p{int(i / scans_per_patient)}",
+                         tuple(c for c, share in MISSING_SHARES.items() if rng.random() < share)) for i in range(998)]
+        folds = splits.split_folds(entries, 5, seed)
+        for train, val in [*folds, splits.split_train_val(entries, 0.2, seed)]:
+            assert abs(len(val) - 998 / 5) < 2 and len(train) + len(val) == 998
+            assert not {e.group for e in train} & {e.group for e in val}
+            for c in MISSING_SHARES:
+                lacking = sum(c in e.missing_classes for e in entries)
+                assert abs(sum(c in e.missing_classes for e in val) - lacking / 5) < 4, (seed, c)
+        assert sorted(c for _, val in folds for c in ids(val)) == sorted(ids(entries))
 
 
 def test_groups_and_copies_stay_whole():
@@ -137,6 +159,40 @@ def test_command(tmp_path, capsys):
     assert run_command(create_csv.main, ["--data_dir", str(data), "--group_regex", "("]) == 2
     assert run_command(create_csv.main, ["--data_dir", str(data), "--group_regex", "patient"]) == 2
     assert not list(data.glob("*.csv"))
+
+
+def test_no_patient_is_in_two_of_the_written_sets_and_training_reads_the_folds(tmp_path):
+    """From the CSVs alone, as they are found on the disk; training refuses a fold whose sets have been mixed up."""
+    from vecset.main_ae import read_splits
+
+    for i in range(24):
+        write_tiny(tmp_path / f"p{i // 2}_{i}.npz", missing=(3,) if i % 3 == 0 else (), sha=f"sha{i}", seed=i)
+    (tmp_path / "test.txt").write_text("p0_0\np0_1\np5_10\np5_11\n")
+    assert create_csv.main(["--data_dir", str(tmp_path), "--group_regex", r"^(p\d+)_", "--folds", "4", "--seed", "7",
+                            "--holdout", str(tmp_path / "test.txt")]) == 0
+
+    def patients(name):
+        with open(tmp_path / name, newline="") as handle:
+            return [row["case_id"].split("_")[0] for row in csv.DictReader(handle)]
+
+    assert sorted(patients("test.csv")) == ["p0", "p0", "p5", "p5"]
+    pairs = [("train.csv", "val.csv"), *((f"train_fold{k}.csv", f"val_fold{k}.csv") for k in range(4))]
+    for pair in pairs:
+        train, val, test = (patients(name) for name in (*pair, "test.csv"))
+        assert not set(train) & set(val) and not set(train + val) & set(test) and len(train + val + test) == 24
+    record = json.loads((tmp_path / "splits.json").read_text())
+    assert (record["seed"], record["folds"], record["group_regex"], record["holdout"], record["val_ratio"]) == (
+        7, 4, r"^(p\d+)_", "test.txt", 0.2)
+    assert sum(record["sets"][f"val_fold{k}.csv"]["missing"].get("3", 0) for k in range(4)) == sum(
+        i % 3 == 0 for i in range(24) if i not in (0, 1, 10, 11))
+
+    args = argparse.Namespace(data_path=str(tmp_path), csv_dir=None, fold=2, classes=3)
+    train, val = read_splits(args)
+    assert sorted(e.case_id.split("_")[0] for e in val) == sorted(patients("val_fold2.csv"))
+    assert len(train) + len(val) == 20
+    (tmp_path / "val_fold2.csv").write_bytes((tmp_path / "val_fold1.csv").read_bytes())
+    with pytest.raises(InputError, match="in both train and val"):
+        read_splits(args)
 
 
 def test_copies_are_said(tmp_path, capsys):

@@ -99,14 +99,19 @@ def clusters(entries):
 
 
 def _dealing_order(bundles, seed):
-    """Bundles with the same missing classes side by side, and within them in an order that only seed and ids decide."""
+    """Bundles of one size with the same missing classes side by side, and within them in an order that only seed and
+    ids decide."""
 
     def key(bundle):
-        missing = sorted({c for entry in bundle for c in entry.missing_classes})
         name = min(entry.case_id for entry in bundle)
-        return missing, hashlib.sha256(f"{seed}:{name}".encode()).hexdigest(), name
+        return len(bundle), _missing_in(bundle), hashlib.sha256(f"{seed}:{name}".encode()).hexdigest(), name
 
     return sorted(bundles, key=key)
+
+
+def _missing_in(bundle):
+    """The missing classes of a bundle, each as often as it is missing."""
+    return tuple(sorted(c for entry in bundle for c in entry.missing_classes))
 
 
 def split_train_val(entries, val_ratio, seed):
@@ -140,13 +145,16 @@ def split_folds(entries, folds, seed):
         raise InputError("--folds", "at least 2", folds)
     bundles = _dealing_order(clusters(entries), seed)
     _need_bundles(bundles, folds, f"{folds} folds")
-    vals, strata = [[] for _ in range(folds)], [{} for _ in range(folds)]
+    vals, strata, lacking = ([kind() for _ in range(folds)] for kind in (list, dict, dict))
     order = sorted(range(len(bundles)), key=lambda i: (-len(bundles[i]), i))
     for i in order:
-        missing = tuple(sorted({c for entry in bundles[i] for c in entry.missing_classes}))
-        k = min(range(folds), key=lambda f: (len(vals[f]), strata[f].get(missing, 0), f))
+        missing = _missing_in(bundles[i])
+        k = min(range(folds), key=lambda f: (len(vals[f]), sum(lacking[f].get(c, 0) for c in missing),
+                                             strata[f].get(missing, 0), f))
         vals[k].extend(bundles[i])
         strata[k][missing] = strata[k].get(missing, 0) + len(bundles[i])
+        for c in missing:
+            lacking[k][c] = lacking[k].get(c, 0) + 1
     result = []
     for val in vals:
         chosen = {entry.case_id for entry in val}
