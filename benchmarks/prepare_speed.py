@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Time and memory of the preparation, against the plain way, and how it grows with the heart's box.
 
-    python benchmarks/prepare_speed.py                     three phantoms, two minutes
+    python benchmarks/prepare_speed.py                     phantoms of all sizes, five minutes
     python benchmarks/prepare_speed.py --slow              with the plain way in the same run: three minutes more
+    python benchmarks/prepare_speed.py --workers           one worker against two, by the clock: two minutes more
     python benchmarks/prepare_speed.py --input FILE        a label map of one's own
 
 CPU seconds (one thread) and seconds by the clock of the second run in a process (numba has compiled); peak memory of
@@ -10,6 +11,8 @@ that process, interpreter and libraries included.
 """
 
 import argparse
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -87,14 +90,41 @@ def row(name, path, classes):
     return cpu
 
 
+def throughput(folder, hearts):
+    """Hearts per second by the clock of prepare_data.py with one worker and with two, in turns, the start of the
+    workers taken out: the time of `hearts` label maps less that of two. Alone on the machine, or it means nothing."""
+    import make_phantoms
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        make_phantoms.main(["--output_dir", str(folder / "maps"), "--num", str(hearts), "--size", "192", "--seed", "0",
+                            "--file_workers", "2"])
+
+    def clock(workers, count):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, str(Path(ROOT) / "prepare_data.py"), "--input_dir", str(folder / "maps"),
+                        "--output_dir", str(folder / "out"), "--file_workers", str(workers), "--end_idx", str(count),
+                        "--overwrite"], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    clock(2, 2)  # numba's cache, the files in memory
+    rates = {1: [], 2: []}
+    for _ in range(3):
+        for workers in rates:
+            rates[workers].append((hearts - 2) / (clock(workers, hearts) - clock(workers, 2)))
+    one, two = (float(np.median(rates[w])) for w in (1, 2))
+    print(f"one worker {one:.2f} hearts per second, two {two:.2f}: {two / one:.2f} times ({hearts} hearts of 192^3, "
+          "median of three turns)")
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", help="a label map instead of phantoms")
     parser.add_argument("--classes", type=int, default=10, help="number of classes (default: 10)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 192],
-                        help="phantoms whose heart fills the image, voxels along an axis (default: 128 192); a heart "
-                        "of 1 mm in 256^3 always comes first")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 192, 256, 384],
+                        help="phantoms whose heart fills the image, voxels along an axis (default: 128 192 256 384); "
+                        "a heart of 1 mm in 256^3 always comes first")
     parser.add_argument("--slow", action="store_true", help="the plain way too, on the 256^3 heart")
+    parser.add_argument("--workers", action="store_true", help="one worker against two, last")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.one:
@@ -103,22 +133,22 @@ def main(argv=None):
     if args.input:
         row(Path(args.input).name, args.input, args.classes)
         return 0
-    import contextlib
-    import io
-
     import make_phantoms
     with tempfile.TemporaryDirectory() as folder:
         for name, size, more in [("256^3 at 1 mm", 256, ["--spacing", "1"])] + [(f"{n}^3", n, []) for n in args.sizes]:
             target = Path(folder) / name
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                make_phantoms.main(["--output_dir", str(target), "--num", "1", "--size", str(size), "--seed", "0", *more])
+                make_phantoms.main(["--output_dir", str(target), "--num", "1", "--size", str(size), "--seed", "0",
+                                    *more])
             path = next(target.glob("*.nii.gz"))
             cpu = row(name, path, args.classes)
             if args.slow and more:
                 slow, clock = plain(path, args.classes)
                 again = row(name + ", again", path, args.classes)
-                print(f"| {name}, plain way | | {slow:.1f} | {clock:.1f} | | |\nplain / fast: "
-                      f"{slow / np.mean([cpu, again]):.0f}", flush=True)
+                times = slow / np.mean([cpu, again])
+                print(f"| {name}, plain way | | {slow:.1f} | {clock:.1f} | | {times:.0f} times |", flush=True)
+        if args.workers:
+            throughput(Path(folder), 14)
     return 0
 
 

@@ -55,16 +55,15 @@ def slow_fit(start, smoothed, faces, labels, spacing_mm, fixed):
                 break
 
     beyond = {(a, b): f for f, (i, j, k) in enumerate(faces.tolist()) for a, b in ((i, j), (j, k), (k, i))}
-    for _ in range(fast.ROUNDS):
-        new = normals * areas[:, None]
-        for f, (i, j, k) in enumerate(faces.tolist()):
-            if gate[[i, j, k]].max() == 0:
-                continue
-            for a, b in ((i, j), (j, k), (k, i)):
+    for sweep in range(fast.SWEEPS):
+        for f in range(len(faces))[:: 1 if sweep % 2 == 0 else -1]:
+            i, j, k = faces[f].tolist()
+            new = normals[f] * areas[f]
+            for a, b in ((i, j), (j, k), (k, i)) if gate[[i, j, k]].max() > 0 else ():
                 g = beyond[b, a]
                 d2 = ((normals[f] - normals[g]) ** 2).sum()
-                new[f] += areas[g] * max(0, 1 - d2 / (10 * fast.ALIKE**2)) ** 4 * normals[g]
-        normals = new / np.linalg.norm(new, axis=1, keepdims=True)
+                new = new + areas[g] * max(0, 1 - d2 / (10 * fast.ALIKE**2)) ** 4 * normals[g]
+            normals[f] = new / np.linalg.norm(new)
     limit = np.where(np.isclose(start % 1, 0.5), fast.ALONG_EDGE, fast.ACROSS_EDGE) * scale * ~fixed
     round_vertex = [np.flatnonzero((faces == v).any(1)) for v in range(len(soft))]
     now = begin.copy()

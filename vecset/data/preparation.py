@@ -60,9 +60,10 @@ def build_case(label_map, options=Options(), annotated=None):
     affine, shape = label_map.affine, label_map.labels.shape
     vertices_voxel = crop.local_mm_to_voxel(mesh.vertices_local_mm)
     frame = Frame.from_surface(affine, shape, vertices_voxel @ affine[:3, :3].T + affine[:3, 3])
-    triangles = Triangles.of(mesh, inner_walls(crop), options.sample_caps)
+    field = UnionField(crop, mesh, options.sdf)
+    triangles = Triangles.of(mesh, inner_walls(crop), options.sample_caps, field.surface.vertex_normals)
     rng = case_rng(options.seed, label_map.name)
-    sampler = Sampler(UnionField(crop, mesh, options.sdf), triangles, frame, rng, options.class_floor,
+    sampler = Sampler(field, triangles, frame, rng, options.class_floor,
                       options.near_scales_unit)
     arrays = {**sampler.surface(options.num_surface_points), **sampler.volume(options.num_vol_points),
               **sampler.near(options.num_near_points)}

@@ -36,10 +36,10 @@ class Triangles:
         self.area_mm2 = _areas(self.vertices_local_mm, self.faces)
 
     @classmethod
-    def of(cls, mesh, walls, with_caps=False):
-        """From a UnionMesh and Walls; triangles on flat caps only `with_caps`."""
+    def of(cls, mesh, walls, with_caps=False, vertex_normals=None):
+        """From a UnionMesh and Walls; triangles on flat caps only `with_caps`. `vertex_normals` of the mesh, if known."""
         keep = np.ones(len(mesh.faces), bool) if with_caps else ~mesh.face_cap
-        _, normals = mesh_normals(mesh.vertices_local_mm, mesh.faces)
+        normals = mesh_normals(mesh.vertices_local_mm, mesh.faces)[1] if vertex_normals is None else vertex_normals
         number = len(mesh.vertices_local_mm)
         return cls(np.concatenate([mesh.vertices_local_mm, walls.vertices_local_mm]),
                    np.concatenate([normals, walls.vertex_normals]),
@@ -277,12 +277,13 @@ class Sampler:
 
     def _inside_class(self, c, voxels, own, count):
         kept, have = [(np.zeros((0, 3), np.float32), np.zeros(0, np.float32))], 0
+        accepted = 0.97 * len(own) / len(voxels)  # of the candidates; the surface runs about between the two kinds
         for attempt in range(ROUNDS):
             if have >= count:
                 break
             late = attempt >= ROUNDS // 2  # a structure of a few voxels: round its voxels' centres
             pool = own if late else voxels
-            number = int((count - have) * 1.15) + 16 if attempt else int(count * 1.3) + 16
+            number = int((count - have) / accepted) + 16
             pick = pool[self.rng.integers(0, len(pool), number)]
             jitter = (self.rng.random((number, 3)) - 0.5) * (0.5 ** (attempt - ROUNDS // 2) if late else 1)
             points = self.to_unit((pick + jitter) * self.crop.spacing_mm)
@@ -290,6 +291,7 @@ class Sampler:
             good = (sdf < 0) & (self.field.labels(local_mm, sdf) == c)
             kept.append((points[good], sdf[good]))
             have += int(good.sum())
+            accepted = np.clip(good.mean(), 0.1, 0.97)
         points, sdf = (np.concatenate(column)[:count] for column in zip(*kept))
         if len(points) < count:
             raise RuntimeError(f"class {c}: only {len(points)} of {count} inside points found")
@@ -297,12 +299,14 @@ class Sampler:
 
     def _outside(self, count):
         kept, have = [], 0
+        accepted = 0.85  # a heart fills about a tenth of its cube, and some of the rest is unknown
         while have < count:
-            points = self.rng.uniform(-1, 1, (int((count - have) * 1.3) + 64, 3)).astype(np.float32)
+            points = self.rng.uniform(-1, 1, (int((count - have) / accepted) + 64, 3)).astype(np.float32)
             sdf, _, unknown = self.evaluate(points)
             good = (sdf >= 0) & ~unknown
             kept.append((points[good], sdf[good]))
             have += int(good.sum())
+            accepted = np.clip(good.mean(), 0.1, 0.97)
         points, sdf = (np.concatenate(column)[:count] for column in zip(*kept))
         return points, sdf, np.zeros(count, np.uint8)
 
