@@ -64,8 +64,8 @@ def test_a_run_killed_thirty_times_while_saving_ends_with_the_same_losses(reposi
     """Saved after every step, so in mid-epoch too: 5 cases, batch 2, 3 steps per epoch. A code that is drawn at random
     (KL) and augmentation: both must go on as they were."""
     data = write_ball_cases(tmp_path / "data", train=5, val=2)
-    words = ("--model", "learnable_vec8x4_dim128_depth2_kl", "--augment_rotation", 20, "--epochs", 20, "--eval_every", 7,
-             "--print_every", 1, "--save_every_minutes", 0)
+    words = ("--model", "learnable_vec8x4_dim128_depth2_kl", "--augment_rotation", 20, "--epochs", 20, "--eval_every",
+             7, "--print_every", 1, "--save_every_minutes", 0)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 

@@ -1,4 +1,4 @@
-"""What saves memory or time must change no number: recomputed activations, compiled blocks, precision of the network."""
+"""What saves memory or time must change no number: recomputed activations, compiled blocks, the network's precision."""
 
 import shutil
 

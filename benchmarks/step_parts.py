@@ -1,0 +1,100 @@
+"""What the benchmarks of the training step share: batches of made-up points, and the slow twin of the step.
+
+The slow twin does what the forerunner of this software did: plain attention everywhere (a Q x K buffer for every
+head), float32, and the Eikonal gradient taken on the main graph at all decoded points, queries and surface points.
+torch and numpy only.
+"""
+
+import contextlib
+import math
+
+import torch
+
+from vecset.engines.losses import DEFAULT_WEIGHTS, compute_losses, decoded_points
+from vecset.models import attention
+from vecset.models.autoencoder import parse_model_name
+from vecset.models.embedding import surface_features
+
+CLASSES = 10
+
+
+def made_up_batch(cases, surface, queries, eikonal, device="cpu", seed=0):
+    """A batch with the keys of docs/design.md: points in a ball of radius 0.8 cut into slabs. The numbers of `queries`
+    are near, inside and outside points in equal parts; eikonal 0: no Eikonal points."""
+    generator = torch.Generator().manual_seed(seed)
+    radius = 0.8
+    direction = torch.randn(cases, surface, 3, generator=generator)
+    surface_points = radius * direction / direction.norm(dim=-1, keepdim=True)
+    points = torch.rand(cases, queries, 3, generator=generator) * 2 - 1
+    sdf = points.norm(dim=-1) - radius
+
+    def labels(at):
+        return ((at[..., 0] + radius) / (2 * radius) * CLASSES).floor().clamp(0, CLASSES - 1).long() + 1
+
+    batch = {"surface_points": surface_points, "surface_labels": labels(surface_points),
+             "surface_sdf": torch.zeros(cases, surface), "query_points": points, "query_sdf": sdf,
+             "query_labels": labels(points) * (sdf < 0),
+             "query_group": torch.arange(queries).remainder(3).repeat(cases, 1),
+             "annotated": torch.ones(cases, CLASSES, dtype=torch.bool), "case_index": torch.arange(cases)}
+    if eikonal:
+        batch["eikonal_points"] = points[:, :eikonal]
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def randomise_output(model):
+    """The output layer starts at zero, where most gradients are zero and a step costs the same but shows nothing."""
+    torch.nn.init.normal_(model.to_outputs[1].weight, 0, 0.02)
+
+
+@contextlib.contextmanager
+def plain_attention_everywhere():
+    fused = attention.fused_attention
+    attention.fused_attention = attention.plain_attention
+    try:
+        yield
+    finally:
+        attention.fused_attention = fused
+
+
+def slow_losses(model, batch, weights=None, all_points=True):
+    """(total, raw losses) of the slow twin. all_points: the Eikonal term at every decoded point, on the main graph;
+    else at the batch's eikonal_points, decoded once more as ours does it, so that only the attention differs."""
+    weights = weights or DEFAULT_WEIGHTS
+    points_BT3, *targets = decoded_points(batch)
+    surface_BNF = surface_features(batch["surface_points"], batch["surface_labels"], CLASSES)
+    with plain_attention_everywhere():
+        if all_points and weights.get("eikonal"):
+            points_BT3 = points_BT3.clone().requires_grad_(True)
+            outputs = model(surface_BNF, points_BT3)
+            outputs["gradient_BE3"] = torch.autograd.grad(outputs["sdf_BQ"].sum(), points_BT3, create_graph=True)[0]
+        else:
+            outputs = model(surface_BNF, points_BT3, batch.get("eikonal_points"))
+    return compute_losses(outputs, targets, batch["annotated"], weights)
+
+
+def step_flop(name, surface, queries, eikonal):
+    """Floating point operations of one training step and case (a product and a sum are two): matrix products and
+    attention, forward once and backward twice as much; the Eikonal decode as one more forward and backward, and the
+    backward of both. What is recomputed is not counted, so the share of the peak (MFU) is that of useful work."""
+    sizes = parse_model_name(name)
+    D, M, depth = sizes["dim"], sizes["num_latents"], sizes["depth"]
+
+    def block(tokens, context, own_keys=True):
+        """Attention of `tokens` on `context`: q and out, keys and values, the two products."""
+        return 4 * tokens * D * D + (4 * context * D * D if own_keys else 0) + 4 * tokens * context * D
+
+    feed_forward = 24 * M * D * D  # D -> 8 D, 4 D -> D
+    embedding = 2 * 61 * D
+    forward = (surface * embedding + block(M, surface) + feed_forward  # encoder
+               + depth * (block(M, M) + feed_forward)
+               + (queries + surface) * embedding + block(queries + surface, M))
+    slope = 3 * (eikonal * embedding + block(eikonal, M)) if eikonal else 0  # decoded, and its gradient
+    return 3 * forward + 3 * slope
+
+
+def human(number, unit=""):
+    """1234567 -> '1.23 M'."""
+    if not number:
+        return f"0 {unit}".strip()
+    power = min(4, int(math.log10(abs(number)) // 3))
+    return f"{number / 1000**power:.3g} {['', 'k', 'M', 'G', 'T'][power]}{unit}"
