@@ -10,6 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 _NEIGHBOURS = 12  # on a flat wall: faces within two voxels
+_SAME_WALL = 2.2  # voxels: faces farther away are another wall's, as where a crumb has no twelve of its own
 _MARGIN = 3  # empty voxels round the crop: the 3x3x3 voxels round any voxel beyond it are empty too
 
 
@@ -45,6 +46,7 @@ class TruthReference:
         isotropic = self.spacing_mm.max() < 1.2 * self.spacing_mm.min()
         self.voxel_tree = self.tree if isotropic else _tree(self.faces_voxel)
         self._wall_points = self.faces_grid_mm if isotropic else self.faces_voxel
+        self._wall_voxel = self.voxel_mm if isotropic else 1.0  # a voxel in the unit of _wall_points
 
     def labels_at(self, index):
         """(N,) labels at voxel indices (N, 3) of the source grid; 0 outside the crop."""
@@ -86,10 +88,11 @@ class TruthReference:
     def _planes(self, faces):
         """Middle (n, 3) and outward unit normal (n, 3) of the plane through the faces round each of `faces` (ids)."""
         count = min(_NEIGHBOURS, len(self.faces_grid_mm))
-        _, around = self.voxel_tree.query(self._wall_points[faces], k=count)
-        around = around.reshape(len(faces), count)
+        away, around = self.voxel_tree.query(self._wall_points[faces], k=count)
+        away, around = away.reshape(len(faces), count), around.reshape(len(faces), count)
         outward = self.outward[around]
         same_wall = (outward * self.outward[faces][:, None]).sum(-1) >= 0  # not the other side of a thin structure
+        same_wall &= away <= _SAME_WALL * self._wall_voxel
         weight = same_wall.astype(np.float64) / same_wall.sum(1)[:, None]
         points = self.faces_grid_mm[around]
         middle = np.einsum("nk,nkd->nd", weight, points)
