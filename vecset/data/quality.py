@@ -133,7 +133,7 @@ def _check_truth(report, case, rng, sample):
 
 def _check_frame(report, frame, reference):
     faces_mm = frame.voxel_to_mm(reference.faces_voxel)
-    middle_mm = (faces_mm.min(0) + faces_mm.max(0)) / 2
+    middle_mm = np.array([axis.min() + axis.max() for axis in faces_mm.T]) / 2  # many times faster than min(0)
     report.add("frame_centre", np.abs(frame.centre_mm - middle_mm).max() / reference.voxel_mm)
     report.add("frame_radius", np.linalg.norm(frame.mm_to_unit(faces_mm), axis=1).max())
 

@@ -43,7 +43,7 @@ class TruthReference:
         self.outward = np.concatenate(outward)  # (F, 3) f32, along the image axes
         self.tree = _tree(self.faces_grid_mm)
         # neighbours on the wall are counted in voxels: in mm, those of a 10 mm slice would all lie on one line
-        isotropic = self.spacing_mm.max() < 1.2 * self.spacing_mm.min()
+        isotropic = self.spacing_mm.max() < 1.5 * self.spacing_mm.min()
         self.voxel_tree = self.tree if isotropic else _tree(self.faces_voxel)
         self._wall_points = self.faces_grid_mm if isotropic else self.faces_voxel
         self._wall_voxel = self.voxel_mm if isotropic else 1.0  # a voxel in the unit of _wall_points
