@@ -86,8 +86,9 @@ def growth(letter, steps, small, threads):
     print(f"| {letter} | ours: s, MB | slow twin: s, MB | ratio s, MB |\n|---|---|---|---|")
     for factor in (1, 2, 4):
         sizes = {**base, letter: base[letter] * factor}
-        rows = [in_a_process(side=side, name=f"learnable_vec{sizes['M']}x16_dim{dim}_depth4_nb", surface=sizes["N"],
-                             queries=sizes["Q"], eikonal=eikonal, steps=steps, threads=threads) for side in ("ours", "slow")]
+        name = f"learnable_vec{sizes['M']}x16_dim{dim}_depth4_nb"
+        rows = [in_a_process(side=side, name=name, surface=sizes["N"], queries=sizes["Q"], eikonal=eikonal,
+                             steps=steps, threads=threads) for side in ("ours", "slow")]
         (a, b), (c, d) = ((row["seconds"], row["peak_mb"]) for row in rows)
         print(f"| {sizes[letter]} | {a:.2f}, {b:.0f} | {c:.2f}, {d:.0f} | {c / a:.2f}, {d / b:.2f} |", flush=True)
 

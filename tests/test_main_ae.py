@@ -84,7 +84,11 @@ def test_log_tensorboard_and_wandb(data, tmp_path, monkeypatch):
     curves = b"".join(p.read_bytes() for p in (tmp_path / "curves").iterdir())
     for tag in (b"train/loss", b"train/lr", b"val/mean_dice", b"val/dice_c1", b"val/slices"):
         assert tag in curves
-    assert list((output / "wandb").glob("offline-run-*"))
+    run, = (output / "wandb").glob("offline-run-*")
+    written = b"".join(p.read_bytes() for p in run.glob("run-*.wandb"))
+    for tag in (b"train/loss", b"train/lr", b"train/weighted_near", b"val/mean_dice", b"val/dice_c1", b"val/slices"):
+        assert tag in written, tag
+    assert len(list(run.glob("files/media/images/val/slices*.png"))) == 2  # one for each validation
 
 
 def test_eval_prints_what_the_checkpoint_was_chosen_by(data, tmp_path, capsys):
@@ -126,6 +130,10 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
     (("--inside_points", "0", "--outside_points", "0"), "--vol_weight"),
     (("--warmup_epochs", "400"), "--warmup_epochs: expected fewer than --epochs"),
     (("--precision", "bf16"), "--precision: expected auto or fp32 on a CPU"),
+    (("--normal_weight", "1", "--normal_points", "65"), "expected at most --point_cloud_size, found 65 of 64"),
+    (("--near_points", "0", "--inside_points", "0", "--outside_points", "0", "--vol_weight", "0", "--near_weight", "0",
+      "--eikonal_weight", "0", "--truncated_weight", "1"), "--truncated_weight: expected points"),
+    (("--init_from", "nowhere.pth"), "nowhere.pth: expected a checkpoint, found no such file"),
     (("--device", "tpu"), "--device"),
     (("--fold", "3"), "train_fold3.csv"),
     (("--resume", "nowhere.pth"), "nowhere.pth: expected a checkpoint, found no such file"),
@@ -136,6 +144,19 @@ def test_bad_input_is_one_line_and_nothing_is_written(data, tmp_path, capsys, mo
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_csv_of_another_class_count_is_refused(data, tmp_path, capsys):
+    write_ball_cases(tmp_path / "data", train=2, val=2)
+    write_case(tmp_path / "data" / "ball03.npz", ball_case(3, num_classes=4))
+    assert run_command(main, tiny_arguments(tmp_path / "data", tmp_path / "out")) == EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert "ball03.npz: expected 3 classes, as train.csv has, found 4" in error and error.count("\n") == 1
+    assert main(tiny_arguments(data, tmp_path / "out", "--epochs", 2, "--max_steps", 1)) == 0
+    other = write_ball_cases(tmp_path / "other", train=2, val=1, num_classes=5)
+    assert run_command(main, tiny_arguments(other, tmp_path / "out", "--epochs", 2)) == EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert "'num_classes': 5" in error and "'num_classes': 3" in error and error.count("\n") == 1  # its checkpoint
 
 
 def test_train_and_val_overlap_only_on_purpose(tmp_path):

@@ -45,7 +45,8 @@ def read_splits(args):
     folder = Path(args.csv_dir or args.data_path)
     suffix = "" if args.fold is None else f"_fold{args.fold}"
     training = read_split(folder / f"train{suffix}.csv", args.data_path, args.classes)
-    validation = read_split(folder / f"val{suffix}.csv", args.data_path, training[0].num_classes)
+    validation = read_split(folder / f"val{suffix}.csv", args.data_path, training[0].num_classes,
+                            f"train{suffix}.csv has")
     if not overlap_is_meant(folder):
         check_disjoint(training, validation, folder)
     return training, validation

@@ -37,10 +37,11 @@ class CaseEntry:
         return len(self.class_names)
 
 
-def read_split(csv_path, data_path, num_classes=None):
+def read_split(csv_path, data_path, num_classes=None, reason="--classes says"):
     """The cases of a CSV with header `case_id,file,...` (`file` relative to `data_path`), sorted by case_id, so that
-    the order of lines changes nothing. All cases must have the same classes: `num_classes` of them where given, else
-    as the first. Raises InputError for a missing file, a duplicate, another class count, no case at all."""
+    the order of lines changes nothing. All cases must have the same classes: `num_classes` of them where given (the
+    error then names the `reason`), else as the first. Raises InputError for a missing file, a duplicate, another class
+    count, no case at all."""
     csv_path, data_path = Path(csv_path), Path(data_path)
     try:
         with open(csv_path, newline="", encoding="utf-8-sig") as handle:
@@ -65,8 +66,8 @@ def read_split(csv_path, data_path, num_classes=None):
     expected = num_classes or entries[0].num_classes
     for entry in entries:
         if entry.num_classes != expected:
-            reason = "--classes says" if num_classes else "the others have"
-            raise InputError(entry.path, f"{expected} classes, as {reason}", f"{entry.num_classes}",
+            told = reason if num_classes else "the others have"
+            raise InputError(entry.path, f"{expected} classes, as {told}", f"{entry.num_classes}",
                              "prepare all cases with the same --classes, or give --classes")
     return entries
 
