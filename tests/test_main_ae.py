@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -85,7 +86,11 @@ def test_log_tensorboard_and_wandb(data, tmp_path, monkeypatch):
     for tag in (b"train/loss", b"train/lr", b"val/mean_dice", b"val/dice_c1", b"val/slices"):
         assert tag in curves
     run, = (output / "wandb").glob("offline-run-*")
-    written = b"".join(p.read_bytes() for p in run.glob("run-*.wandb"))
+    for _ in range(300):  # its service process writes behind
+        written = b"".join(p.read_bytes() for p in run.glob("run-*.wandb"))
+        if b"val/slices" in written:
+            break
+        time.sleep(0.1)
     for tag in (b"train/loss", b"train/lr", b"train/weighted_near", b"val/mean_dice", b"val/dice_c1", b"val/slices"):
         assert tag in written, tag
     assert len(list(run.glob("files/media/images/val/slices*.png"))) == 2  # one for each validation
