@@ -4,15 +4,19 @@
     OUT/CASE/labels.nii.gz       the label map, on the grid and with the header geometry of the source image
     OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward
     OUT/CASE/result.json         this heart's figures, and what they were made from
-    OUT/metrics.csv, .json       Dice and IoU per heart and class, means and counts per class
+    OUT/metrics.csv, .json       overlap, surface distances, volumes, topology per heart and class; means, intervals, counts
     OUT/overview.png             best, median and worst heart in three planes
+    OUT/report.html              all of it to look at, in one file: tables, box plots, slices, surfaces in 3D, curves
 
 Run again, it skips the hearts that are done (same checkpoint, same input, same options). A heart that fails is told in
 one line and the others go on; the exit code is 1 then.
+
+    python reconstruct.py --compare A B --output_dir OUT    two such folders side by side: OUT/compare.html
 """
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import shutil
@@ -27,7 +31,7 @@ if str(ROOT) not in sys.path:
 from vecset.atomic import remove_leftovers, write_text  # noqa: E402
 from vecset.errors import InputError, describe_os_error, run_command  # noqa: E402
 
-VERSION = 2  # of the method: hearts made by another one are made again
+VERSION = 3  # of the method: hearts made by another one are made again
 RESULT = "result.json"
 
 
@@ -37,10 +41,11 @@ def get_parser():
     def add(flag, default, text, **kwargs):
         parser.add_argument(flag, default=default, help=f"{text} (default: {default})", **kwargs)
 
-    parser.add_argument("--checkpoint", required=True, type=Path, help="checkpoint-best.pth or -last.pth of main_ae.py")
-    parser.add_argument("--input", required=True, type=Path,
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint-best.pth or -last.pth of main_ae.py (required, but "
+                        "for --compare)")
+    parser.add_argument("--input", type=Path,
                         help="case file (.npz), label map (.nii.gz, .nii, .nrrd, .mha), folder of either, or CSV of "
-                        "create_csv.py")
+                        "create_csv.py (required, but for --compare)")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder of the results")
     add("--data_path", None, "folder that the files in a CSV are relative to; none: the CSV's own", type=Path)
     add("--train_csv", None, "CSV of the training hearts: adds what their mean shape and the nearest of them would "
@@ -55,11 +60,25 @@ def get_parser():
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument("--overwrite", action="store_true", help="make done hearts again (default: skip them)")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), type=Path, help="two output folders of this command: "
+                        "writes compare.html (figures and their differences, the same hearts paired, slices and "
+                        "surfaces beside each other) into --output_dir, and nothing else (default: none)")
+    add("--run_dir", None, "folder of the training run, whose curves report.html shows; none: the checkpoint's, where "
+        "it has a log.txt", type=Path)
     return parser
 
 
 def main(argv=None):
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.compare:
+        from vecset.inference.html_report_compare import write_comparison
+
+        print(f"written: {write_comparison(*args.compare, args.output_dir)}")
+        return 0
+    lacking = [f"--{flag}" for flag in ("checkpoint", "input") if getattr(args, flag) is None]
+    if lacking:
+        parser.error(f"the following arguments are required: {', '.join(lacking)}")
     for flag, least in (("chunk", 1), ("mesh_cells", 8), ("num_surface_points", 1)):
         value = getattr(args, flag)
         if value is not None and value < least:
@@ -207,6 +226,7 @@ class Reconstruction:
         from vecset.inference.field import HeartField, decode_field
         from vecset.inference.inputs import draw_surface
         from vecset.inference.meshes import class_meshes, write_mesh
+        from vecset.inference.noise_floor import revoxelised
         from vecset.metrics import score
         from vecset.models.embedding import surface_features
 
@@ -234,17 +254,19 @@ class Reconstruction:
             for c, mesh in class_meshes(field, case.frame, self.settings["mesh_cells"]).items():
                 files.append(f"meshes/{file_name(self.class_names[c - 1])}.ply")
                 write_mesh(folder / files[-1], mesh)
-        scores = []
+        scores, floor = [], []
         if case.truth_crop is not None:
-            scores = score(case.truth_labels(), decoded.labels, self.class_names, case.annotated)
-        return {"files": files, "scores": scores, "decoding": {
+            scores = score(case.truth_labels(), decoded.labels, self.class_names, case.annotated, case.frame.spacing_mm)
+            floor = score(case.truth_crop, revoxelised(case), self.class_names, case.annotated, case.frame.spacing_mm)
+        return {"files": files, "scores": scores, "floor": floor, "decoding": {
             "queries": decoded.queries, "voxels": decoded.voxels, "checked": decoded.checked, "missed": decoded.missed,
             "dense": decoded.dense, "seconds": round(time.time() - start, 2)}}
 
     def write_report(self, hearts, results):
-        """metrics.csv, metrics.json, overview.png, and the table on the terminal."""
+        """metrics.csv, metrics.json, overview.png, report.html, and the table on the terminal."""
         from vecset.data.classes import class_colours
         from vecset.inference import report
+        from vecset.inference.html_report import best_median_worst, write_html_report
         from vecset.inference.pictures import write_overview
         from vecset.metrics import mean_over_classes
 
@@ -254,45 +276,43 @@ class Reconstruction:
             return
         with_baselines = self.truths_fingerprint is not None
         rows = [row for case_id, r in scored.items()
-                for row in report.table_rows(case_id, r["scores"], r["baselines"] if with_baselines else None)]
+                for row in report.table_rows(case_id, r["scores"], r["baselines"] if with_baselines else None,
+                                          r["floor"])]
         known = {case_id: {"mean_dice": mean_over_classes(r["scores"]), "decoding": r["decoding"],
                          "nearest_heart_file": r["baselines"].get("nearest_heart_file") if with_baselines else None}
                  for case_id, r in scored.items()}
         settings = {**self.settings, "checkpoint": str(self.args.checkpoint), "epoch": self.checkpoint.get("epoch"),
-                    "input": str(self.args.input), "train_csv": str(self.args.train_csv or "") or None,
+                    "input": str(self.args.input), "data_path": str(self.args.data_path or "") or None,
+                    "train_csv": str(self.args.train_csv or "") or None,
                     "device": str(self.device), "chunk": self.args.chunk}
         content = report.report(rows, known, settings)
         report.write_csv(self.output_dir / "metrics.csv", rows)
         report.write_json(self.output_dir / "metrics.json", content)
-        pictures = [self.picture_of(what, hearts[case_id], scored[case_id])
-                    for what, case_id in best_median_worst({c: k["mean_dice"] for c, k in known.items()})]
+        truth_of = self.truth_reader(hearts)
+        chosen = best_median_worst({c: k["mean_dice"] for c, k in known.items()})
+        pictures = [self.picture_of(what, case_id, truth_of, scored[case_id]) for what, case_id in chosen]
         write_overview(self.output_dir / "overview.png", pictures, self.class_names,
                        class_colours(len(self.class_names)))
+        write_html_report(self.output_dir, self.args.run_dir or self.args.checkpoint.parent, truth_of, chosen)
         print("\n".join(report.table_lines(content)))
         dense = sum(k["decoding"]["dense"] for k in known.values())
         if dense:
             print(f"{dense} of {len(known)} hearts were decoded voxel by voxel: coarse to fine was not safe for them")
 
-    def picture_of(self, what, heart, result):
-        import nibabel
-        import numpy as np
-
+    def truth_reader(self, hearts):
+        """A function case_id -> (truth on its source grid, affine), that keeps what it has read."""
         from vecset.inference.inputs import load_truth
+
+        return functools.cache(lambda c: load_truth(hearts[c], len(self.class_names), self.args.spacing_from))
+
+    def picture_of(self, what, case_id, truth_of, result):
+        from vecset.inference.html_report import read_reconstruction
         from vecset.metrics import mean_over_classes
 
-        image = nibabel.load(self.folder(heart) / "labels.nii.gz")
-        truth, affine = load_truth(heart, len(self.class_names), self.args.spacing_from)
-        return {"title": f"{what}: {heart.case_id}, mean Dice {mean_over_classes(result['scores']) or 0:.3f}",
-                "truth": truth, "affine": affine,  # not the image's: its header may have the wrong spacing
-                "prediction": np.asanyarray(image.dataobj).astype(np.uint8)}
-
-
-def best_median_worst(mean_dice):
-    """[(what, case id)] of up to three hearts, from {case id: mean Dice or None}; ties in the order of the input."""
-    order = sorted(mean_dice, key=lambda c: -(mean_dice[c] or 0.0))
-    if len(order) < 3:
-        return list(zip(("best", "worst") if len(order) == 2 else ("heart",), order))
-    return [("best", order[0]), ("median", order[len(order) // 2]), ("worst", order[-1])]
+        truth, affine = truth_of(case_id)
+        prediction, _ = read_reconstruction(self.output_dir, case_id, truth, affine)
+        return {"title": f"{what}: {case_id}, mean Dice {mean_over_classes(result['scores']) or 0:.3f}",
+                "truth": truth, "affine": affine, "prediction": prediction}
 
 
 def file_name(class_name):

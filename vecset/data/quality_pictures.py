@@ -7,14 +7,14 @@ from vecset.data.classes import class_colours
 from vecset.data.quality_checks import BINS, CHECKS
 from vecset.inference.pictures import (PLANES, draw_slices, foreground_box, fullest_index, in_plane_mm, legend_patches,
                                        save_figure, spacing_of, to_ras)
+from vecset.utils.slice_picture import BAD, GOOD
 
 _OUTSIDE = "#FFFFFF"
-_PASSED, _FAILED = "#4477AA", "#CC3311"
 
 
 def write_distributions(path, reports):
     """PNG: histograms of the distances of each group and of the error against the truth, and the shares of each class.
-    One thin line per file (at most 200), failed files in red; a class's share as one dot per file."""
+    One thin line per file (at most 200), failed files dashed; a class's share as one dot per file."""
     reports = sorted((r for r in reports if r.histograms), key=lambda r: r.passed)[:200]
     if not reports:
         return False
@@ -28,8 +28,9 @@ def write_distributions(path, reports):
         for report in reversed(reports):  # failed ones last, on top
             counts = np.asarray(report.histograms.get(name, ()), float)
             if counts.sum():
-                axis.stairs(counts / counts.sum(), edges, color=_PASSED if report.passed else _FAILED,
-                            linewidth=0.9, alpha=max(0.15, 1 / np.sqrt(len(reports))) if report.passed else 0.9)
+                axis.stairs(counts / counts.sum(), edges, color=GOOD if report.passed else BAD, linewidth=0.9,
+                            linestyle="-" if report.passed else "--",
+                            alpha=max(0.15, 1 / np.sqrt(len(reports))) if report.passed else 0.9)
         axis.axvline(0, color="#808080", linewidth=0.6)
         axis.set_title(title, fontsize=9)
         drawn = any(sum(r.histograms.get(name, ())) for r in reports)
@@ -38,10 +39,10 @@ def write_distributions(path, reports):
     _class_panel(axes[1, 1], reports, ("surface", "near", "inside"), "share of each class")
     _class_panel(axes[1, 2], reports, ("near_outside",), "outer near points that lie outside, as judged")
     low, high = CHECKS["near_outside_class"].low, CHECKS["near_outside_class"].high
-    axes[1, 2].axhspan(low, high, color="#4477AA", alpha=0.1, label=f"allowed: {low:g} to {high:g}")
+    axes[1, 2].axhspan(low, high, color=GOOD, alpha=0.1, label=f"allowed: {low:g} to {high:g}")
     axes[1, 2].set_ylim(0, 1)
     axes[1, 2].legend(fontsize=7, frameon=False)
-    figure.suptitle(f"{len(reports)} case files, {sum(not r.passed for r in reports)} failed (red)", fontsize=11)
+    figure.suptitle(f"{len(reports)} case files, {sum(not r.passed for r in reports)} failed (dashed)", fontsize=11)
     save_figure(figure, path, dpi=90)
     return True
 

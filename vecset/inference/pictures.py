@@ -14,13 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from vecset.atomic import atomic_path
+from vecset.utils.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 
-PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the RAS axis that the plane is perpendicular to
-_LEFT_UP = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "S")}
-BACKGROUND = "#F7F7F7"
-# Okabe and Ito's colours, told apart by colour-blind people (https://jfly.uni-koeln.de/color/)
-DIFFERENCE = {"same": "#D0D0D0", "in truth only": "#D55E00", "in reconstruction only": "#0072B2",
-              "another structure": "#000000"}
+LEFT_UP = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "S")}  # what is at the left and at the top
 
 
 def to_ras(volume, affine):
@@ -54,7 +50,7 @@ def spacing_of(affine):
 
 def fullest_index(labels_ras, plane):
     """The index of the slice of `plane` that shows the most structures, and of those the most voxels."""
-    counts = np.array([np.bincount(_slice(labels_ras, plane, n).ravel(), minlength=256)[1:]
+    counts = np.array([np.bincount(plane_image(labels_ras, plane, n).ravel(), minlength=256)[1:]
                        for n in range(labels_ras.shape[PLANES[plane]])])
     area, structures = counts.sum(1), (counts > 0).sum(1)
     return int(np.lexsort((area, structures * (area >= 0.5 * area.max())))[-1])
@@ -71,20 +67,14 @@ def draw_slices(axes, labels_ras, plane, index, colours, spacing_mm, box=None):
 
     `colours`: C strings '#RRGGBB' for classes 1..C; `spacing_mm` (3,); `box` (3, 2): show voxels box[:, 0] to box[:, 1]
     alone (all where None)."""
-    table = np.array([_rgb(BACKGROUND), *(_rgb(c) for c in colours)], np.uint8)
-    _draw_image(axes, table[_slice(labels_ras, plane, index)], plane, spacing_mm, labels_ras.shape, box)
+    image = colour_table(colours)[plane_image(labels_ras, plane, index)]
+    _draw_image(axes, image, plane, spacing_mm, labels_ras.shape, box)
 
 
 def draw_difference(axes, truth_ras, prediction_ras, plane, index, spacing_mm, box=None):
     """Draws where two label maps of one grid differ at slice `index`; colours as in `DIFFERENCE`."""
-    truth, prediction = _slice(truth_ras, plane, index), _slice(prediction_ras, plane, index)
-    kind = np.zeros(truth.shape, np.uint8)
-    kind[(truth > 0) & (truth == prediction)] = 1
-    kind[(truth > 0) & (prediction == 0)] = 2
-    kind[(truth == 0) & (prediction > 0)] = 3
-    kind[(truth > 0) & (prediction > 0) & (truth != prediction)] = 4
-    table = np.array([_rgb(BACKGROUND), *(_rgb(c) for c in DIFFERENCE.values())], np.uint8)
-    _draw_image(axes, table[kind], plane, spacing_mm, truth_ras.shape, box)
+    kinds = difference_kinds(*(plane_image(v, plane, index) for v in (truth_ras, prediction_ras)))
+    _draw_image(axes, colour_table(DIFFERENCE.values())[kinds], plane, spacing_mm, truth_ras.shape, box)
 
 
 def legend_patches(names, colours):
@@ -149,17 +139,12 @@ def foreground_box(*volumes_ras, margin_mm=0.0, spacing_mm=(1, 1, 1)):
     return box
 
 
-def _slice(volume, plane, index):
-    """The slice as rows (vertical, growing upward) and columns."""
-    return np.moveaxis(volume, PLANES[plane], 0)[index].T  # not np.take: that copies the whole volume first
-
-
 def _draw_image(axes, image, plane, spacing_mm, shape, box):
     horizontal, vertical = [a for a in range(3) if a != PLANES[plane]]
     h_mm, v_mm = float(spacing_mm[horizontal]), float(spacing_mm[vertical])
     # voxel centres lie at index * spacing, so that points in voxels fall where they belong
-    axes.imshow(image, origin="lower", interpolation="nearest", aspect="equal",
-                extent=(-0.5 * h_mm, (shape[horizontal] - 0.5) * h_mm, -0.5 * v_mm, (shape[vertical] - 0.5) * v_mm))
+    axes.imshow(image, origin="upper", interpolation="nearest", aspect="equal",
+                extent=((shape[horizontal] - 0.5) * h_mm, -0.5 * h_mm, -0.5 * v_mm, (shape[vertical] - 0.5) * v_mm))
     box = np.array([[0, n - 1] for n in shape]) if box is None else box
     axes.set_xlim((box[horizontal, 1] + 0.5) * h_mm, (box[horizontal, 0] - 0.5) * h_mm)  # right, or front, on the left
     axes.set_ylim((box[vertical, 0] - 0.5) * v_mm, (box[vertical, 1] + 0.5) * v_mm)
@@ -167,10 +152,6 @@ def _draw_image(axes, image, plane, spacing_mm, shape, box):
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_color("#B0B0B0")
-    left, up = _LEFT_UP[plane]
+    left, up = LEFT_UP[plane]
     axes.text(0.015, 0.5, left, transform=axes.transAxes, fontsize=6, color="#606060", va="center")
     axes.text(0.5, 0.985, up, transform=axes.transAxes, fontsize=6, color="#606060", va="top", ha="center")
-
-
-def _rgb(colour):
-    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
