@@ -14,5 +14,13 @@ for argument in "$@"; do
   esac
 done
 prepare_python "$ROOT"
+lacking=$("$PYTHON" -P "$ROOT/vecset/utils/requirements.py" requirements-test.txt)
+if [ -n "$lacking" ]; then
+  echo "installing for the tests: ${lacking//$'\n'/ }"
+  # one word per requirement is what is wanted here
+  # shellcheck disable=SC2086
+  "$PYTHON" -m pip install --disable-pip-version-check --no-deps $lacking ||
+    environment_fail "pip could not install ${lacking//$'\n'/ } (see above)"
+fi
 cd "$ROOT"
 exec "$PYTHON" -m pytest "${arguments[@]+"${arguments[@]}"}"

@@ -84,3 +84,70 @@ def test_summary_means_and_counts():
     assert (b["dice"], b["n"], b["missed"], b["invented"], b["absent"]) == (0, 2, 1, 1, 1)
     assert summary["c"]["dice"] is None and summary["c"]["n"] == 0 and summary["c"]["absent"] == 3
     assert summary["mean of classes"]["dice"] == pytest.approx(summary["a"]["dice"] / 2)  # c says nothing, b says 0
+
+
+def heart_rows(values):
+    """Rows of hearts with (Dice of a, Dice of b) each; None: absent."""
+    rows = []
+    for n, pair in enumerate(values):
+        rows += [{"case_id": str(n), "class_name": name, "status": "absent" if dice is None else "ok", "dice": dice}
+                 for name, dice in zip("ab", pair)]
+    return rows
+
+
+def test_intervals_equal_a_bootstrap_written_out():
+    rng = np.random.default_rng(5)
+    values = [(float(a), None if n % 3 == 0 else float(b)) for n, (a, b) in enumerate(rng.random((20, 2)))]
+    entry = summarise(heart_rows(values), ("dice",))
+    draws = {"a": [], "b": [], "mean of classes": []}
+    for _ in range(4000):
+        drawn = [values[k] for k in rng.integers(0, 20, 20)]
+        means = [np.mean([v[k] for v in drawn if v[k] is not None]) for k in range(2)]
+        for name, value in zip(draws, (*means, np.mean(means))):
+            draws[name].append(value)
+    for name, slow in draws.items():
+        assert entry[name]["dice_ci95"] == pytest.approx(np.percentile(slow, (2.5, 97.5)).tolist(), abs=0.015)
+        assert entry[name]["dice_ci95"][0] < entry[name]["dice"] < entry[name]["dice_ci95"][1]
+    assert summarise(heart_rows(values), ("dice",)) == entry  # the same draws every time
+
+
+def test_one_heart_has_no_interval_and_a_class_without_values_no_mean():
+    entry = summarise(heart_rows([(0.5, None)]), ("dice",))
+    assert entry["a"]["dice"] == 0.5 and entry["a"]["dice_ci95"] is None
+    assert entry["b"]["dice"] is None and entry["b"]["dice_ci95"] is None and entry["b"]["absent"] == 1
+    entry = summarise(heart_rows([(0.5, None), (0.7, 0.4)]), ("dice",))
+    assert entry["b"]["dice"] == 0.4 and entry["b"]["dice_ci95"] is None
+
+
+def test_no_average_improves_by_missing_a_structure():
+    """A missed structure makes each average worse than even a bad reconstruction of it; the rows stay undefined."""
+    truth = np.zeros((30, 30, 30), np.uint8)
+    truth[4:14, 4:14, 4:14] = 1
+    truth[20:24, 20:24, 20:24] = 2
+    good, bad, missing, inventing = (truth.copy() for _ in range(4))
+    good[4] = 0
+    bad[20:24] = 0
+    bad[17:18, 17:18, 17:18] = 2
+    missing[missing == 2] = 0
+    inventing[0, 0, 0] = 3
+    names, made = list("abc"), {}
+    for what, prediction in (("bad", bad), ("missing", missing), ("inventing", inventing)):
+        rows = [{"case_id": case, **row} for case, p in (("1", good), ("2", prediction))
+                for row in score(truth, p, names, spacing_mm=(1, 1, 1))]
+        made[what] = summarise(rows)
+    bad, missing = made["bad"]["b"], made["missing"]["b"]
+    assert missing["n"] == bad["n"] == 2 and missing["missed"] == 1
+    assert missing["dice"] == 0.5 and missing["nsd_2mm"] < bad["nsd_2mm"] + 1e-9
+    for metric in ("hd95_mm", "assd_mm", "absolute_volume_error"):
+        assert missing[metric] > bad[metric], metric
+    assert missing["hd95_mm"] == pytest.approx(np.linalg.norm([20, 20, 20]) / 2)
+    invented = made["inventing"]["c"]
+    assert (invented["n"], invented["invented"], invented["absent"]) == (1, 1, 1)
+    assert invented["dice"] == 0 and invented["absolute_volume_error"] == 1 and invented["hd95_mm"] > 30
+
+
+def test_the_floor_is_averaged_beside_the_figures():
+    rows = [{**row, "floor_dice": 0.9 + 0.02 * n} for n, row in enumerate(heart_rows([(0.5, 0.6), (0.7, 0.4)]))]
+    entry = summarise(rows, ("dice",))
+    assert entry["a"]["floor_dice"] == pytest.approx(0.92) and entry["b"]["floor_dice"] == pytest.approx(0.94)
+    assert entry["mean of classes"]["floor_dice"] == pytest.approx(0.93) and "floor_dice_ci95" not in entry["a"]

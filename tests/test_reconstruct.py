@@ -118,7 +118,8 @@ def test_everything_that_comes_out(room, capsys):
             middle_mm = frame.voxel_to_mm(np.argwhere(truth == c).mean(0))
             np.testing.assert_allclose(mesh.center_mass, middle_mm, atol=0.4)
     rows = metrics(room)
-    assert list(rows[0]) == ["case_id", "class_id", "class_name", "status", "dice", "iou"]
+    assert list(rows[0])[:6] == ["case_id", "class_id", "class_name", "status", "dice", "iou"]
+    assert float(rows[0]["floor_dice"]) > 0.9 and float(rows[0]["hd95_mm"]) == 0
     assert [r["case_id"] for r in rows] == ["oblique"] * 10 + ["straight"] * 10
     status = {(r["case_id"], r["class_name"]): (r["status"], r["dice"], r["iou"]) for r in rows}
     assert status["straight", "class_1"] == status["straight", "union"] == ("ok", "1.000000", "1.000000")

@@ -1,4 +1,4 @@
-"""What an interpreter lacks; and that requirements.txt and pyproject.toml speak of the same packages."""
+"""What an interpreter lacks; and that requirements*.txt and pyproject.toml speak of the same packages."""
 
 from vecset.utils.requirements import minimum_versions, missing, pinned, release
 
@@ -26,7 +26,8 @@ def test_release_compares_numbers_not_letters():
 
 
 def test_both_lists_name_the_same_packages_and_every_pin_satisfies(repository):
-    pins = dict(line.split("==") for line in pinned((repository / "requirements.txt").read_text()))
+    pins = dict(line.split("==") for name in ("requirements.txt", "requirements-test.txt")
+                for line in pinned((repository / name).read_text()))
     lowest = minimum_versions((repository / "pyproject.toml").read_text())
     assert {name.lower() for name in pins} == set(lowest)
     assert all(release(version) >= lowest[name.lower()] for name, version in pins.items())

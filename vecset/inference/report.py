@@ -1,7 +1,8 @@
 """What is written about a run: metrics.csv, metrics.json, and the table on the terminal. No torch.
 
 metrics.csv has one row per heart and class and one per heart for the union; an undefined value is empty. The columns
-are COLUMNS; where baselines were asked for, their Dice stand behind.
+are COLUMNS: the figures (vecset/metrics.py), what a missed structure's distances count as in averages, and the same
+figures for the noise floor (vecset/inference/noise_floor.py); where baselines were asked for, their Dice stand behind.
 """
 
 import csv
@@ -9,15 +10,24 @@ import io
 import json
 
 from vecset.atomic import write_text
-from vecset.metrics import METRICS, mean_defined, summarise
+from vecset.metrics import METRICS, PENALTY, mean_defined, summarise
 
-COLUMNS = ("case_id", "class_id", "class_name", "status", *METRICS)
+FLOORS = {f"floor_{metric}": metric for metric in METRICS if not metric.startswith("truth_")}
+COLUMNS = ("case_id", "class_id", "class_name", "status", *METRICS, PENALTY, *FLOORS)
+# what the terminal shows of the means: (metric, its name there, digits); metrics.json has all
+SHOWN = (("dice", "Dice", 3), ("iou", "IoU", 3), ("hd95_mm", "HD95 mm", 2), ("assd_mm", "ASSD mm", 2),
+         ("nsd_1mm", "NSD 1 mm", 3), ("nsd_2mm", "NSD 2 mm", 3), ("volume_ml", "ml", 1),
+         ("absolute_volume_error", "|vol. err.|", 3))
+WITH_INTERVAL = ("dice", "hd95_mm")
 BASELINES = {"mean_shape": "mean_shape_dice", "nearest_heart": "nearest_heart_dice"}  # rows' name -> column
 
 
-def table_rows(case_id, scores, baselines=None):
-    """The rows of one heart for metrics.csv, as dicts. `baselines`: {name: rows as `scores`} or None."""
+def table_rows(case_id, scores, baselines=None, floor=None):
+    """The rows of one heart for metrics.csv, as dicts. `baselines`: {name: rows as `scores`} or None; `floor`: rows as
+    `scores` of the truth against what its own surface points say."""
     rows = [{"case_id": case_id, **row} for row in scores]
+    for row, other in zip(rows, floor or (), strict=bool(floor)):
+        row.update({column: other.get(metric) for column, metric in FLOORS.items()})
     for name, column in BASELINES.items():
         if baselines:
             for row, other in zip(rows, baselines[name], strict=True):
@@ -32,7 +42,7 @@ def write_csv(path, rows):
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        writer.writerow([_cell(row[c]) for c in columns])
+        writer.writerow([_cell(row.get(c)) for c in columns])
     write_text(path, text.getvalue())
 
 
@@ -53,6 +63,11 @@ def report(rows, hearts, settings):
                 e[column] for n, e in classes.items() if n not in ("union", "mean of classes"))
     return {"rule": {"ok": "in truth and prediction", "missed": "in the truth only: Dice 0, IoU 0, counted",
                      "invented": "in the prediction only: Dice 0, IoU 0, counted",
+                     "distances": "undefined where missed or invented; count in the means as the diagonal of the box "
+                                  "round the heart (missing_distance_mm)",
+                     "volume": "relative error -1 where missed; where invented undefined, counts as 1 in the means",
+                     "intervals": "95 %, bootstrap over hearts",
+                     "floor": "the truth against what its own surface points say, on its own voxels",
                      "absent": "in neither: left out of the means, counted",
                      "not annotated": "masked, left out of the means"},
             "settings": settings, "classes": classes, "hearts": hearts}
@@ -65,22 +80,35 @@ def write_json(path, content):
 def table_lines(content):
     """The table for the terminal, from the content of metrics.json: a line per class, their mean, the union."""
     classes = content["classes"]
-    shown = {name: name for name in METRICS} | {"dice": "Dice", "iou": "IoU"}
+    names = [n for n in classes if n not in ("union", "mean of classes")] + ["mean of classes", "union"]
+    shown = []  # (title, {class name: text})
+    for key, title, digits in SHOWN:
+        if any(classes[n].get(key) is not None for n in names):
+            shown.append((title, {n: _number(classes[n].get(key), digits) for n in names}))
+            if key in WITH_INTERVAL and any(classes[n].get(f"{key}_ci95") for n in names):
+                shown.append(("95 % of mean", {n: _interval(classes[n].get(f"{key}_ci95"), digits) for n in names}))
+            if key == "dice" and any(classes[n].get("floor_dice") is not None for n in names):
+                shown.append(("floor", {n: _number(classes[n].get("floor_dice")) for n in names}))
     for name, column in BASELINES.items():
         if column in classes.get("mean of classes", {}):
-            shown[column] = {"mean_shape": "mean shape Dice", "nearest_heart": "nearest training heart Dice"}[name]
+            title = {"mean_shape": "mean shape Dice", "nearest_heart": "nearest training heart Dice"}[name]
+            shown.append((title, {n: _number(classes[n][column]) for n in names}))
     counts = {"n": "hearts", "missed": "missed", "invented": "invented", "absent": "absent"}
-    names = [n for n in classes if n not in ("union", "mean of classes")] + ["mean of classes", "union"]
     if any(classes[n].get("not_annotated") for n in names):
         counts["not_annotated"] = "not annotated"
+    shown += [(title, {n: str(classes[n].get(key, "")) for n in names}) for key, title in counts.items()]
     width = max(len(n) for n in names)
-    lines = ["  ".join([" " * width, *shown.values(), *counts.values()])]
+    widths = [max(len(title), *(len(text) for text in column.values())) for title, column in shown]
+    lines = ["  ".join([" " * width, *(title.rjust(w) for (title, _), w in zip(shown, widths))])]
     for name in names:
-        cells = [_number(classes[name][key]).rjust(len(text)) for key, text in shown.items()]
-        cells += [str(classes[name].get(key, "")).rjust(len(text)) for key, text in counts.items()]
+        cells = [column[name].rjust(w) for (_, column), w in zip(shown, widths)]
         lines.append("  ".join([name.ljust(width), *cells]).rstrip())
     return lines
 
 
-def _number(value):
-    return "-" if value is None else f"{value:.3f}"
+def _number(value, digits=3):
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(pair, digits=3):
+    return "-" if pair is None else f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}"

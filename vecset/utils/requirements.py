@@ -1,12 +1,14 @@
 """Which packages of requirements.txt an interpreter lacks. Standard library only: it runs before anything is installed.
 
-    python vecset/utils/requirements.py            prints one pinned requirement a line: what has to be installed
+    python vecset/utils/requirements.py [LIST]     prints one pinned requirement a line: what has to be installed of
+                                                   requirements.txt, or of requirements-test.txt
 
 A package that is there satisfies when it is at least as new as pyproject.toml asks for, so that a Python which its
 owner has put together (a container with its own build of torch, say) is used as it is and not rebuilt to our pins.
 """
 
 import re
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -54,5 +56,6 @@ def missing(requirements_text, pyproject_text, version_of=installed_version):
 
 
 if __name__ == "__main__":
-    for line in missing((ROOT / "requirements.txt").read_text(), (ROOT / "pyproject.toml").read_text()):
+    name = sys.argv[1] if sys.argv[1:] else "requirements.txt"
+    for line in missing((ROOT / name).read_text(), (ROOT / "pyproject.toml").read_text()):
         print(line)
