@@ -21,7 +21,7 @@ from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-MISSING = None if CHROMIUM and DRIVER else "no chromium and chromedriver here (apt-get install chromium chromium-driver)"
+MISSING = None if CHROMIUM and DRIVER else "no chromium and chromedriver (apt-get install chromium chromium-driver)"
 _SWITCHES = ("--headless=new", "--disable-dev-shm-usage", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
              "--hide-scrollbars", "--disable-background-networking", "--no-first-run", "--force-device-scale-factor=1",
              "--host-resolver-rules=MAP * ~NOTFOUND")
@@ -101,7 +101,8 @@ class Browser:
 
     def size(self, width, height):
         """Of the page's area, in CSS pixels (a window cannot be made narrower than 500)."""
-        self._command("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self._command("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+                      mobile=False)
 
     def screenshot(self, path, whole=False):
         """PNG of what is seen, or of the whole page."""
@@ -112,7 +113,7 @@ class Browser:
         Path(path).write_bytes(base64.b64decode(taken["data"]))
 
     def move(self, x, y, down=False):
-        """Moves the mouse to (x, y) of the area, in whole CSS pixels; `down`: with the left button from where it was."""
+        """Moves the mouse to (x, y) of the area, whole CSS pixels; `down`: the left button down from where it was."""
         steps = [{"type": "pointerDown", "button": 0}] if down else []
         steps += [{"type": "pointerMove", "x": x, "y": y, "duration": 30}]
         steps += [{"type": "pointerUp", "button": 0}] if down else []
@@ -121,8 +122,8 @@ class Browser:
 
     def console(self):
         """What the page has said on the console since the last call: [text], errors and warnings only."""
-        return [f"{e['level']}: {e['message']}" for e in self._ask("POST", self.session + "/se/log", {"type": "browser"})
-                if e["level"] in ("SEVERE", "WARNING")]
+        entries = self._ask("POST", self.session + "/se/log", {"type": "browser"})
+        return [f"{e['level']}: {e['message']}" for e in entries if e["level"] in ("SEVERE", "WARNING")]
 
     def requests(self):
         """Addresses of all that was asked for since the last call, but for what the page itself carries."""

@@ -19,7 +19,8 @@ from vecset.inference.html_report_hearts import MARGIN_MM, MAX_TRIANGLES, heart_
 from vecset.utils.slice_picture import BACKGROUND, BAD, DIFFERENCE, GOOD
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("page.js", "table.js", "charts.js", "slices.js", "scene.js", "surfaces.js", "main.js")
+SCRIPTS = ("page.js", "table.js", "boxes.js", "curves.js", "slices.js", "scene.js", "camera.js", "surfaces.js",
+           "main.js")
 REPORT = "report.html"
 _SHOWN_SETTINGS = ("checkpoint", "checkpoint_sha256", "epoch", "input", "train_csv", "num_surface_points", "balance",
                    "seed", "spacing_from", "device")
@@ -64,7 +65,7 @@ def best_median_worst(score):
 
 
 def read_reconstruction(output_dir, case_id, truth=None, affine=None):
-    """(label map u8, affine) of CASE/labels.nii.gz; on the truth's grid, by the nearest voxel, where that is another."""
+    """(label map u8, affine) of CASE/labels.nii.gz; on the truth's grid, by the nearest voxel, if that is another."""
     image = nibabel.load(Path(output_dir) / case_id / "labels.nii.gz")
     labels = np.asanyarray(image.dataobj).astype(np.uint8)
     if truth is None:
@@ -108,7 +109,8 @@ def write_page(path, content, classes, colours, kinds_of_difference=DIFFERENCE):
 
 def error_colours():
     """Colours ('#RRGGBB') of the scale of surface errors, from none to the most: cividis, which looks the same to
-    colour-blind people (Nunez and others 2018, "Optimizing colormaps with consideration for color vision deficiency")."""
+    colour-blind people (Nunez and others 2018, "Optimizing colormaps with consideration for color vision deficiency").
+    """
     from matplotlib import colormaps
 
     values = colormaps["cividis"](np.linspace(0, 1, _COLOUR_STEPS))[:, :3]

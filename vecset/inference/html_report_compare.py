@@ -103,8 +103,8 @@ def _heart(what, case, folders, figures, names, truth_of, colours):
 
 def comparison(figures, cases):
     """{metrics, rows: [{id, name, values: {metric: {a, b, difference, interval, higher, lower, equal, pairs}}}]} of the
-    metrics that both runs have: means over the pairs (hearts in which both are defined), and how many hearts B is higher
-    or lower in. The mean of classes is that of each heart, over the classes that are defined in both runs."""
+    metrics that both runs have: means over the pairs (hearts in which both are defined), and how many hearts B is
+    higher or lower in. The mean of classes is that of each heart, over the classes that are defined in both runs."""
     metrics = [m for m in figures[0]["metrics"] if m in figures[1]["metrics"]]
     names = [name for _, name in figures[0]["classes"]]
     values = {m: np.array([[[_counted(f, case, name, m) for name in (*names, UNION)] for case in cases]

@@ -18,6 +18,7 @@ MEAN, UNION = "mean of classes", "union"
 _NOT_FIGURES = ("case_id", "class_id", "class_name", "status", "missing_distance_mm")
 _WORDS = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "assd": "ASSD", "nsd": "NSD", "1mm": "at 1 mm",
           "2mm": "at 2 mm", "mm": "(mm)", "ml": "(ml)", "floor": "noise floor:", "euler": "Euler"}
+_ASIDE = ("relative_volume_error", "components", "euler_number")  # shown when asked for; with them all `truth_...`
 _MAX_POINTS = 600  # of one training curve
 
 
@@ -82,15 +83,16 @@ def table_columns(summary):
 
 
 def table(figures):
-    """{columns: [{name, words, better}], counts: [names], rows: [{name, id, cells: [{mean, interval, floor}], counts}]}:
-    a row per class, then the mean of classes and the union."""
+    """{columns: [{name, words, better, aside}], counts: [names], rows: [{name, id, cells: [{mean, interval, floor}],
+    counts}]}: a row per class, then the mean of classes and the union."""
     summary = figures["summary"]
     columns = table_columns(summary)
     names = [(c, name) for c, name in figures["classes"]] + [(None, n) for n in (MEAN, UNION) if n in summary]
     counts = [k for k in COUNTS if k not in ("ok", "not_annotated")]
     if any(entry.get("not_annotated") for entry in summary.values()):
         counts.append("not_annotated")
-    return {"columns": [column(n) for n in columns], "counts": [{"n": "hearts"}.get(k, k.replace("_", " "))
+    return {"columns": [{**column(n), "aside": n.startswith("truth_") or n in _ASIDE} for n in columns],
+            "counts": [{"n": "hearts"}.get(k, k.replace("_", " "))
                                                                  for k in counts],
             "rows": [{"id": c, "name": name, "counts": [summary[name].get(k) for k in counts],
                       "cells": [{"mean": summary[name].get(m), "interval": summary[name].get(f"{m}_ci95"),

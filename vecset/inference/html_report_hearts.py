@@ -32,8 +32,8 @@ MARGIN_MM = 5.0  # round the heart on the slices
 
 
 def pack(values):
-    """Whole numbers (N,) or (N, K) as text for the page: differences along the first axis (int32), their bytes sorted by
-    significance, deflated, base64. The page's `unpack` is the way back."""
+    """Whole numbers (N,) or (N, K) as text for the page: differences along the first axis (int32), their bytes sorted
+    by significance, deflated, base64. The page's `unpack` is the way back."""
     values = np.asarray(values, np.int64)
     differences = np.diff(values, axis=0, prepend=np.zeros_like(values[:1])).astype("<i4")
     planes = np.ascontiguousarray(differences.T).view(np.uint8).reshape(-1, 4).T

@@ -2,7 +2,8 @@
 
 function heartsSection() {
   if (!data.hearts.length) return [];
-  const slices = slicesView(), surfaces = surfacesView();
+  const slices = slicesView(),
+    surfaces = surfacesView();
   const titles = data.hearts.map((heart) => {
     const dice = heart.mean_dice.map((v) => number(v)).join(" → ");
     return [heart.case_id, `${heart.what}: ${heart.case_id} (Dice ${dice})`];
@@ -20,14 +21,45 @@ function heartsSection() {
   const first = show(titles[0][0]);
   first.catch((error) => {
     console.error(error);
-    document.querySelector(".view")?.append(el("div", { class: "message", text: `This browser cannot unpack the surfaces (${error.message}).` }));
+    document
+      .querySelector(".view")
+      ?.append(el("div", { class: "message", text: `This browser cannot unpack the surfaces (${error.message}).` }));
   });
-  return [section("hearts-section", "Hearts in slices", el("div", { class: "bar" }, both[0]), data.hearts_note ? el("p", { class: "note", text: data.hearts_note }) : null, slices.view),
-    section("surfaces-section", "Hearts in 3D", el("div", { class: "bar" }, both[1]), surfaces.view)];
+  return [
+    section(
+      "hearts-section",
+      "Hearts in slices",
+      el("div", { class: "bar" }, both[0]),
+      data.hearts_note ? el("p", { class: "note", text: data.hearts_note }) : null,
+      slices.view,
+    ),
+    section("surfaces-section", "Hearts in 3D", el("div", { class: "bar" }, both[1]), surfaces.view),
+  ];
 }
 
-const sections = [data.comparison ? comparisonSection() : meansSection(), boxSection(), ...heartsSection(), curvesSection(), settingsSection()].filter(Boolean);
-document.getElementById("page").append(el("header", {}, el("h1", { text: data.title }),
-  el("p", { text: `${data.boxes.cases.length} ${data.boxes.cases.length === 1 ? "heart" : "hearts"}, ${data.classes.length} structures` }),
-  el("nav", {}, sections.map((s) => el("a", { href: `#${s.id}`, text: s.querySelector("h2").textContent })))), ...sections);
+const sections = [
+  data.comparison ? comparisonSection() : meansSection(),
+  boxSection(),
+  ...heartsSection(),
+  curvesSection(),
+  settingsSection(),
+].filter(Boolean);
+document.getElementById("page").append(
+  el(
+    "header",
+    {},
+    el("h1", { text: data.title }),
+    el("p", {
+      text:
+        `${data.boxes.cases.length} ${data.boxes.cases.length === 1 ? "heart" : "hearts"}, ` +
+        `${data.classes.length} structures`,
+    }),
+    el(
+      "nav",
+      {},
+      sections.map((s) => el("a", { href: `#${s.id}`, text: s.querySelector("h2").textContent })),
+    ),
+  ),
+  ...sections,
+);
 if (!data.hearts.length) document.documentElement.dataset.ready = "none";

@@ -8,7 +8,8 @@ function add(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
     if (value === undefined || value === null || value === false) continue;
     if (name === "text") element.textContent = value;
-    else if (name === "on") for (const [event, action] of Object.entries(value)) element.addEventListener(event, action);
+    else if (name === "on")
+      for (const [event, action] of Object.entries(value)) element.addEventListener(event, action);
     else if (name === "style") element.style.cssText = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
@@ -35,7 +36,8 @@ function classLabel(row) {
 function number(value, signed) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  const text = size >= 99.95 || Number.isInteger(value) ? size.toFixed(0) : size >= 9.995 ? size.toFixed(1) : size.toFixed(3);
+  const text =
+    size >= 99.95 || Number.isInteger(value) ? size.toFixed(0) : size >= 9.995 ? size.toFixed(1) : size.toFixed(3);
   const sign = value < 0 && Number(text) !== 0 ? "−" : signed && Number(text) !== 0 ? "+" : "";
   return sign + text;
 }
@@ -52,14 +54,26 @@ function showTip(event, text) {
   tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - box.height - 4))}px`;
 }
 
-const hideTip = () => { tip.hidden = true; };
+const hideTip = () => {
+  tip.hidden = true;
+};
 
 // A choice of one: buttons side by side. `choose(value)` is called for the first one, too, unless `quiet`.
 function choice(options, chosen, choose) {
-  const buttons = options.map(([value, text]) => el("button", {
-    type: "button", "data-value": value, "aria-pressed": String(value === chosen), text,
-    on: { click: () => { mark(value); choose(value); } },
-  }));
+  const buttons = options.map(([value, text]) =>
+    el("button", {
+      type: "button",
+      "data-value": value,
+      "aria-pressed": String(value === chosen),
+      text,
+      on: {
+        click: () => {
+          mark(value);
+          choose(value);
+        },
+      },
+    }),
+  );
   const mark = (value) => buttons.forEach((b, k) => b.setAttribute("aria-pressed", String(options[k][0] === value)));
   const group = el("span", { class: "group", role: "group" }, buttons);
   group.mark = mark;
@@ -67,8 +81,11 @@ function choice(options, chosen, choose) {
 }
 
 function select(options, chosen, choose) {
-  return el("select", { on: { change: (event) => choose(event.target.value) } },
-    options.map(([value, text]) => el("option", { value, text, selected: value === chosen })));
+  return el(
+    "select",
+    { on: { change: (event) => choose(event.target.value) } },
+    options.map(([value, text]) => el("option", { value, text, selected: value === chosen })),
+  );
 }
 
 // Draws again whenever the width of `element` changes.
@@ -76,7 +93,10 @@ function onWidth(element, draw) {
   let last = 0;
   new ResizeObserver(() => {
     const width = Math.floor(element.clientWidth);
-    if (width > 0 && width !== last) { last = width; draw(width); }
+    if (width > 0 && width !== last) {
+      last = width;
+      draw(width);
+    }
   }).observe(element);
 }
 
@@ -86,7 +106,8 @@ function ticks(low, high, count) {
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
   const found = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(12)));
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++)
+    found.push(Number((k * step).toPrecision(12)));
   return found;
 }
 
@@ -95,12 +116,13 @@ async function unpack(text, count, columns) {
   const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
-  const size = count * columns, values = new Int32Array(size);
+  const size = count * columns,
+    values = new Int32Array(size);
   for (let column = 0; column < columns; column++) {
     let sum = 0;
     for (let row = 0; row < count; row++) {
       const k = column * count + row;
-      sum += bytes[k] | bytes[k + size] << 8 | bytes[k + 2 * size] << 16 | bytes[k + 3 * size] << 24;
+      sum += bytes[k] | (bytes[k + size] << 8) | (bytes[k + 2 * size] << 16) | (bytes[k + 3 * size] << 24);
       values[row * columns + column] = sum;
     }
   }

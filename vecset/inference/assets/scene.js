@@ -14,7 +14,7 @@ void main() {
 const FRAGMENT_SHADER = `#version 300 es
 precision highp float;
 in vec3 viewNormal; in float errorMm;
-uniform vec3 colour; uniform float alpha, dim, scaleMm, lineMm; uniform int mode; uniform float number; uniform sampler2D scale;
+uniform vec3 colour; uniform float alpha, dim, scaleMm, lineMm, number; uniform int mode; uniform sampler2D scale;
 out vec4 result;
 void main() {
   if (mode == 2) {  // for picking: which structure, and the error in hundredths of a mm
@@ -32,7 +32,8 @@ void main() {
       base = texture(scale, vec2(clamp(errorMm / scaleMm, 0.0, 1.0) * 63.0 / 64.0 + 0.5 / 64.0, 0.5)).rgb;
       float steps = errorMm / lineMm, width = fwidth(steps);
       float line = abs(fract(steps - 0.5) - 0.5);
-      if (steps > 0.5 && width < 0.5) base = mix(vec3(dot(base, vec3(0.3, 0.6, 0.1)) < 0.42 ? 0.85 : 0.0), base, smoothstep(0.4 * width, 1.4 * width, line));
+      vec3 ink = vec3(dot(base, vec3(0.3, 0.6, 0.1)) < 0.42 ? 0.85 : 0.0);
+      if (steps > 0.5 && width < 0.5) base = mix(ink, base, smoothstep(0.4 * width, 1.4 * width, line));
     }
   }
   float light = 0.42 + 0.56 * max(dot(n, normalize(vec3(-0.35, 0.45, 0.82))), 0.0) + 0.12 * n.z;
@@ -53,41 +54,83 @@ class Scene {
   }
 
   link() {
-    const { gl } = this, program = gl.createProgram();
-    for (const [kind, text] of [[gl.VERTEX_SHADER, VERTEX_SHADER], [gl.FRAGMENT_SHADER, FRAGMENT_SHADER]]) {
+    const { gl } = this,
+      program = gl.createProgram();
+    for (const [kind, text] of [
+      [gl.VERTEX_SHADER, VERTEX_SHADER],
+      [gl.FRAGMENT_SHADER, FRAGMENT_SHADER],
+    ]) {
       const shader = gl.createShader(kind);
       gl.shaderSource(shader, text);
       gl.compileShader(shader);
-      if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS) && !gl.isContextLost()) throw new Error(gl.getShaderInfoLog(shader));
+      if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS) && !gl.isContextLost())
+        throw new Error(gl.getShaderInfoLog(shader));
       gl.attachShader(program, shader);
     }
     ["position", "normal", "error"].forEach((name, k) => gl.bindAttribLocation(program, k, name));
     gl.linkProgram(program);
     this.at = {};
-    for (const name of ["rotation", "centre", "size", "pan", "colour", "alpha", "dim", "scaleMm", "lineMm", "mode", "number", "scale"]) {
+    for (const name of [
+      "rotation",
+      "centre",
+      "size",
+      "pan",
+      "colour",
+      "alpha",
+      "dim",
+      "scaleMm",
+      "lineMm",
+      "mode",
+      "number",
+      "scale",
+    ]) {
       this.at[name] = gl.getUniformLocation(program, name);
     }
     return program;
   }
 
   upload_scale() {
-    const { gl } = this, colours = data.error_colours.flatMap((c) => [1, 3, 5].map((k) => parseInt(c.slice(k, k + 2), 16)));
+    const { gl } = this,
+      colours = data.error_colours.flatMap((c) => [1, 3, 5].map((k) => parseInt(c.slice(k, k + 2), 16)));
     gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
     gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGB, data.error_colours.length, 1, 0, gl.RGB, gl.UNSIGNED_BYTE, new Uint8Array(colours));
-    for (const [name, value] of [[gl.TEXTURE_MIN_FILTER, gl.LINEAR], [gl.TEXTURE_MAG_FILTER, gl.LINEAR], [gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE], [gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE]]) {
+    gl.texImage2D(
+      gl.TEXTURE_2D,
+      0,
+      gl.RGB,
+      data.error_colours.length,
+      1,
+      0,
+      gl.RGB,
+      gl.UNSIGNED_BYTE,
+      new Uint8Array(colours),
+    );
+    for (const [name, value] of [
+      [gl.TEXTURE_MIN_FILTER, gl.LINEAR],
+      [gl.TEXTURE_MAG_FILTER, gl.LINEAR],
+      [gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE],
+      [gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE],
+    ]) {
       gl.texParameteri(gl.TEXTURE_2D, name, value);
     }
   }
 
-  // structures: [{side, id, positions (3V) f32 mm, normals (3V) f32, errors (V) f32 mm, faces (3F) u32}]; replaces the old.
+  // structures: [{side, id, positions (3V) f32 mm, normals (3V) f32, errors (V) f32 mm, faces (3F) u32}]; the old go.
   load(structures) {
     const { gl } = this;
-    for (const s of this.structures) { gl.deleteVertexArray(s.array); s.buffers.forEach((b) => gl.deleteBuffer(b)); }
+    for (const s of this.structures) {
+      gl.deleteVertexArray(s.array);
+      s.buffers.forEach((b) => gl.deleteBuffer(b));
+    }
     this.structures = structures.map((s) => {
-      const array = gl.createVertexArray(), buffers = [];
+      const array = gl.createVertexArray(),
+        buffers = [];
       gl.bindVertexArray(array);
-      [[s.positions, 3], [s.normals, 3], [s.errors, 1]].forEach(([values, width], k) => {
+      [
+        [s.positions, 3],
+        [s.normals, 3],
+        [s.errors, 1],
+      ].forEach(([values, width], k) => {
         buffers.push(gl.createBuffer());
         gl.bindBuffer(gl.ARRAY_BUFFER, buffers.at(-1));
         gl.bufferData(gl.ARRAY_BUFFER, values, gl.STATIC_DRAW);
@@ -101,7 +144,8 @@ class Scene {
       const colour = [1, 3, 5].map((k) => parseInt(colourOf.get(s.id).slice(k, k + 2), 16) / 255);
       return { side: s.side, id: s.id, count: s.faces.length, array, buffers, colour };
     });
-    const low = [Infinity, Infinity, Infinity], high = [-Infinity, -Infinity, -Infinity];
+    const low = [Infinity, Infinity, Infinity],
+      high = [-Infinity, -Infinity, -Infinity];
     for (const { positions } of structures) {
       for (let k = 0; k < positions.length; k++) {
         low[k % 3] = Math.min(low[k % 3], positions[k]);
@@ -114,14 +158,20 @@ class Scene {
 
   // Rows: the picture's right, up, and towards the viewer, in patient coordinates.
   axes() {
-    const { yaw, pitch } = this.camera, c = Math.cos(pitch);
-    const back = [Math.sin(yaw) * c, Math.cos(yaw) * c, Math.sin(pitch)], right = [-Math.cos(yaw), Math.sin(yaw), 0];
-    const up = [back[1] * right[2] - back[2] * right[1], back[2] * right[0] - back[0] * right[2], back[0] * right[1] - back[1] * right[0]];
+    const { yaw, pitch } = this.camera,
+      c = Math.cos(pitch);
+    const back = [Math.sin(yaw) * c, Math.cos(yaw) * c, Math.sin(pitch)],
+      right = [-Math.cos(yaw), Math.sin(yaw), 0];
+    const up = [
+      back[1] * right[2] - back[2] * right[1],
+      back[2] * right[0] - back[0] * right[2],
+      back[0] * right[1] - back[1] * right[0],
+    ];
     return [right, up, back];
   }
 
-  // Fills the canvas. views: [{solid: [sides], veil: side or null}]; look: {shown: Set of ids, byError, scaleMm, lineMm,
-  // veilAlpha, only: id to stand out or null}.
+  // Fills the canvas. views: [{solid: [sides], veil: side or null}]; look: {shown: Set of ids, byError, scaleMm,
+  // lineMm, veilAlpha, only: id to stand out or null}.
   draw(views, look) {
     const { gl, canvas } = this;
     gl.bindFramebuffer(gl.FRAMEBUFFER, null);
@@ -133,7 +183,7 @@ class Scene {
       this.place(k, views.length, canvas.width, canvas.height);
       this.pass(view.solid, look, look.byError ? 1 : 0, 1);
       if (view.veil === null) return;
-      gl.colorMask(false, false, false, false);  // the nearest layer of the veil alone is blended: first its depth
+      gl.colorMask(false, false, false, false); // the nearest layer of the veil alone is blended: first its depth
       this.pass([view.veil], look, 0, 1);
       gl.colorMask(true, true, true, true);
       gl.enable(gl.BLEND);
@@ -145,16 +195,21 @@ class Scene {
   }
 
   place(k, count, width, height) {
-    const { gl, camera } = this, own = Math.floor(width / count);
+    const { gl, camera } = this,
+      own = Math.floor(width / count);
     gl.viewport(k * own, 0, own, height);
     gl.useProgram(this.program);
     gl.enable(gl.DEPTH_TEST);
     gl.depthFunc(gl.LEQUAL);
-    const perMm = camera.zoom * Math.min(own, height) / 2 / (0.86 * this.radius);
+    const perMm = (camera.zoom * Math.min(own, height)) / 2 / (0.86 * this.radius);
     const [right, up, back] = this.axes();
-    gl.uniformMatrix3fv(this.at.rotation, false, right.flatMap((_, c) => [right[c], up[c], back[c]]));
+    gl.uniformMatrix3fv(
+      this.at.rotation,
+      false,
+      right.flatMap((_, c) => [right[c], up[c], back[c]]),
+    );
     gl.uniform3fv(this.at.centre, this.centre);
-    gl.uniform3f(this.at.size, 2 * perMm / own, 2 * perMm / height, 0.9 / this.radius);
+    gl.uniform3f(this.at.size, (2 * perMm) / own, (2 * perMm) / height, 0.9 / this.radius);
     gl.uniform2f(this.at.pan, camera.panX, camera.panY);
   }
 
@@ -178,21 +233,32 @@ class Scene {
 
   // What is under the point (0..1 from the left and the top): {side, id, errorMm or null}, or null.
   pick(views, look, x, y) {
-    const { gl, canvas } = this, width = Math.ceil(canvas.width / 2), height = Math.ceil(canvas.height / 2);
-    if (!this.target) this.target = { frame: gl.createFramebuffer(), colour: gl.createRenderbuffer(), depth: gl.createRenderbuffer() };
+    const { gl, canvas } = this,
+      width = Math.ceil(canvas.width / 2),
+      height = Math.ceil(canvas.height / 2);
+    if (!this.target)
+      this.target = {
+        frame: gl.createFramebuffer(),
+        colour: gl.createRenderbuffer(),
+        depth: gl.createRenderbuffer(),
+      };
     const { frame, colour, depth } = this.target;
     gl.bindFramebuffer(gl.FRAMEBUFFER, frame);
     if (this.target.width !== width || this.target.height !== height) {
-      for (const [buffer, format, where] of [[colour, gl.RGBA8, gl.COLOR_ATTACHMENT0], [depth, gl.DEPTH_COMPONENT24, gl.DEPTH_ATTACHMENT]]) {
+      for (const [buffer, format, where] of [
+        [colour, gl.RGBA8, gl.COLOR_ATTACHMENT0],
+        [depth, gl.DEPTH_COMPONENT24, gl.DEPTH_ATTACHMENT],
+      ]) {
         gl.bindRenderbuffer(gl.RENDERBUFFER, buffer);
         gl.renderbufferStorage(gl.RENDERBUFFER, format, width, height);
         gl.framebufferRenderbuffer(gl.FRAMEBUFFER, where, gl.RENDERBUFFER, buffer);
       }
       Object.assign(this.target, { width, height });
     }
-    const px = Math.min(width - 1, Math.floor(x * width)), py = Math.min(height - 1, Math.floor((1 - y) * height));
+    const px = Math.min(width - 1, Math.floor(x * width)),
+      py = Math.min(height - 1, Math.floor((1 - y) * height));
     gl.enable(gl.SCISSOR_TEST);
-    gl.scissor(px, py, 1, 1);  // one pixel is all that is needed
+    gl.scissor(px, py, 1, 1); // one pixel is all that is needed
     gl.clearColor(0, 0, 0, 0);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     views.forEach((view, k) => {
@@ -215,8 +281,12 @@ function vertexNormals(positions, faces) {
   const normals = new Float32Array(positions.length);
   for (let f = 0; f < faces.length; f += 3) {
     const [a, b, c] = [3 * faces[f], 3 * faces[f + 1], 3 * faces[f + 2]];
-    const ux = positions[b] - positions[a], uy = positions[b + 1] - positions[a + 1], uz = positions[b + 2] - positions[a + 2];
-    const vx = positions[c] - positions[a], vy = positions[c + 1] - positions[a + 1], vz = positions[c + 2] - positions[a + 2];
+    const ux = positions[b] - positions[a],
+      uy = positions[b + 1] - positions[a + 1],
+      uz = positions[b + 2] - positions[a + 2];
+    const vx = positions[c] - positions[a],
+      vy = positions[c + 1] - positions[a + 1],
+      vz = positions[c + 2] - positions[a + 2];
     const n = [uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx];
     for (const v of [a, b, c]) for (let k = 0; k < 3; k++) normals[v + k] += n[k];
   }

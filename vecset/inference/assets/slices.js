@@ -1,9 +1,15 @@
-// Slices of a heart: truth, reconstructions and differences side by side, a slider per plane. Every picture is a strip of
-// all slices of its plane; the page only cuts them out, and reads the structure under the pointer from their colours.
+// Slices of a heart: truth, reconstructions and differences side by side, a slider per plane. Every picture is a strip
+// of all slices of its plane; the page only cuts them out, and reads the structures from their colours.
 
 const rgbKey = (hex) => parseInt(hex.slice(1), 16);
-const classByColour = new Map(data.classes.map((c) => [rgbKey(c.colour), c]));
-const kindByColour = new Map(Object.entries(data.difference).map(([name, colour]) => [rgbKey(colour), name]));
+// What a colour of a strip means: its number in the picture, the mark that is written on it, its name.
+const SIGNS = [null, "−", "+", "≠"]; // of the kinds of difference, so that they are not told by colour alone
+const meanings = {
+  classes: new Map(data.classes.map((c) => [rgbKey(c.colour), { id: c.id, mark: c.id, name: `${c.id} ${c.name}` }])),
+  difference: new Map(
+    Object.entries(data.difference).map(([name, colour], k) => [rgbKey(colour), { id: k + 1, mark: SIGNS[k], name }]),
+  ),
+};
 
 function loadImage(address) {
   const image = new Image();
@@ -11,56 +17,110 @@ function loadImage(address) {
   return image.decode().then(() => image);
 }
 
-// The classes of one slice's pixels: Uint8Array of ids, 0 for background.
-function classesOf(canvas) {
-  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-  const ids = new Uint8Array(canvas.width * canvas.height);
-  for (let k = 0; k < ids.length; k++) ids[k] = classByColour.get(pixels[4 * k] << 16 | pixels[4 * k + 1] << 8 | pixels[4 * k + 2])?.id || 0;
-  return ids;
-}
+const meaningAt = (pixels, k, of) =>
+  meanings[of].get((pixels[4 * k] << 16) | (pixels[4 * k + 1] << 8) | pixels[4 * k + 2]);
 
-// Where a class's number fits best: the pixel farthest (in steps along rows and columns) from any other class.
-function numberPlaces(ids, width, height) {
-  const far = new Uint16Array(ids.length), best = new Map();
-  const pass = (k, neighbour, inside) => { far[k] = Math.min(far[k], inside && ids[neighbour] === ids[k] ? far[neighbour] + 1 : 1); };
+// Where marks fit: in each connected region of one meaning the pixel farthest (in steps along rows and columns) from
+// its edge: [{mark, far, x, y}].
+function markPlaces(canvas, of) {
+  const { width, height } = canvas;
+  const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+  const ids = Uint8Array.from({ length: width * height }, (_, k) => meaningAt(pixels, k, of)?.id || 0);
+  const far = new Uint16Array(ids.length);
+  const steps = (k) => [
+    [k - 1, k % width > 0],
+    [k - width, k >= width],
+    [k + 1, k % width < width - 1],
+    [k + width, k < width * (height - 1)],
+  ];
+  const pass = (k, list) => {
+    for (const [n, inside] of list) far[k] = Math.min(far[k], inside && ids[n] === ids[k] ? far[n] + 1 : 1);
+  };
   for (let k = 0; k < ids.length; k++) {
     far[k] = 65535;
-    pass(k, k - 1, k % width > 0);
-    pass(k, k - width, k >= width);
+    pass(k, steps(k).slice(0, 2));
   }
-  for (let k = ids.length - 1; k >= 0; k--) {
-    pass(k, k + 1, k % width < width - 1);
-    pass(k, k + width, k < width * (height - 1));
-    if (ids[k] && far[k] > (best.get(ids[k])?.far || 0)) best.set(ids[k], { far: far[k], x: k % width, y: Math.floor(k / width) });
+  for (let k = ids.length - 1; k >= 0; k--) pass(k, steps(k).slice(2));
+  const seen = new Uint8Array(ids.length);
+  const places = [];
+  for (let start = 0; start < ids.length; start++) {
+    if (!ids[start] || seen[start]) continue;
+    const region = [start];
+    let best = start;
+    seen[start] = 1;
+    while (region.length) {
+      const k = region.pop();
+      if (far[k] > far[best]) best = k;
+      for (const [n, inside] of steps(k)) {
+        if (!inside || seen[n] || ids[n] !== ids[start]) continue;
+        seen[n] = 1;
+        region.push(n);
+      }
+    }
+    const { mark } = meaningAt(pixels, start, of);
+    if (mark !== null) places.push({ mark, far: far[best], x: best % width, y: Math.floor(best / width) });
   }
-  return best;
+  return places;
 }
 
 function planeView(plane, options) {
   const strips = plane.strips.map((strip) => {
     const canvas = el("canvas", { width: plane.width, height: plane.height });
     const numbers = el("div", {});
-    const frame = el("div", { class: "slice" }, canvas, numbers, el("i", { class: "left", text: plane.letters[0] }), el("i", { class: "top", text: plane.letters[1] }));
-    return { ...strip, canvas, numbers, frame, figure: el("figure", {}, el("figcaption", { text: strip.name, title: strip.name }), frame) };
+    const frame = el(
+      "div",
+      { class: "slice" },
+      canvas,
+      numbers,
+      el("i", { class: "left", text: plane.letters[0] }),
+      el("i", { class: "top", text: plane.letters[1] }),
+    );
+    return {
+      ...strip,
+      canvas,
+      numbers,
+      frame,
+      figure: el("figure", {}, el("figcaption", { text: strip.name, title: strip.name }), frame),
+    };
   });
-  const slider = el("input", { type: "range", min: 0, max: plane.at_mm.length - 1, value: plane.start, "aria-label": `${plane.name} slice` });
+  const slider = el("input", {
+    type: "range",
+    min: 0,
+    max: plane.at_mm.length - 1,
+    value: plane.start,
+    "aria-label": `${plane.name} slice`,
+  });
   const where = el("span", { class: "label" });
-  const row = el("div", { class: "strips" }, strips.map((s) => s.figure));
-  const view = el("div", { class: "plane", "data-plane": plane.name }, el("div", { class: "bar" }, el("b", { text: plane.name }), slider, where), row);
+  const row = el(
+    "div",
+    { class: "strips" },
+    strips.map((s) => s.figure),
+  );
+  const view = el(
+    "div",
+    { class: "plane", "data-plane": plane.name },
+    el("div", { class: "bar" }, el("b", { text: plane.name }), slider, where),
+    row,
+  );
   const draw = () => {
     const index = Number(slider.value);
-    where.textContent = `${number(plane.at_mm[index])} mm, slice ${index + 1} of ${plane.at_mm.length}`;
+    where.textContent = `${plane.at_mm[index].toFixed(1).replace("-", "−")} mm, slice ${index + 1} of ${plane.at_mm.length}`;
     for (const s of strips) {
       if (!s.image) continue;
       const context = s.canvas.getContext("2d", { willReadFrequently: true });
       context.clearRect(0, 0, plane.width, plane.height);
       context.drawImage(s.image, 0, index * plane.height, plane.width, plane.height, 0, 0, plane.width, plane.height);
       s.numbers.replaceChildren();
-      if (!options.numbers || s.of !== "classes") continue;
+      if (!options.numbers) continue;
       const pixel = s.frame.clientWidth / plane.width;
-      for (const [id, at] of numberPlaces(classesOf(s.canvas), plane.width, plane.height)) {
+      for (const at of markPlaces(s.canvas, s.of)) {
         if (at.far * pixel < 6) continue;
-        s.numbers.append(el("span", { text: id, style: `left:${100 * (at.x + 0.5) / plane.width}%;top:${100 * (at.y + 0.5) / plane.height}%` }));
+        s.numbers.append(
+          el("span", {
+            text: at.mark,
+            style: `left:${(100 * (at.x + 0.5)) / plane.width}%;top:${(100 * (at.y + 0.5)) / plane.height}%`,
+          }),
+        );
       }
     }
   };
@@ -68,14 +128,22 @@ function planeView(plane, options) {
   for (const s of strips) {
     s.frame.addEventListener("pointermove", (event) => showTip(event, underPointer(event, s, strips, plane)));
     s.frame.addEventListener("pointerleave", hideTip);
-    s.frame.addEventListener("wheel", (event) => {
-      if (!event.shiftKey && !event.altKey) return;  // the page scrolls; with Shift or Alt, the slices
-      event.preventDefault();
-      slider.value = Number(slider.value) + Math.sign(event.deltaY || event.deltaX);
-      draw();
-    }, { passive: false });
+    s.frame.addEventListener(
+      "wheel",
+      (event) => {
+        if (!event.shiftKey && !event.altKey) return; // the page scrolls; with Shift or Alt, the slices
+        event.preventDefault();
+        slider.value = Number(slider.value) + Math.sign(event.deltaY || event.deltaX);
+        draw();
+      },
+      { passive: false },
+    );
   }
-  const ready = Promise.all(strips.map(async (s) => { s.image = await loadImage(s.png); })).then(draw);
+  const ready = Promise.all(
+    strips.map(async (s) => {
+      s.image = await loadImage(s.png);
+    }),
+  ).then(draw);
   const resize = (pixelsPerMm) => {
     row.style.gridTemplateColumns = `repeat(${strips.length}, ${plane.width * plane.mm[0] * pixelsPerMm}px)`;
     for (const s of strips) s.frame.style.height = `${plane.height * plane.mm[1] * pixelsPerMm}px`;
@@ -86,33 +154,47 @@ function planeView(plane, options) {
 
 function underPointer(event, strip, strips, plane) {
   const box = strip.frame.getBoundingClientRect();
-  const x = Math.floor((event.clientX - box.left) / box.width * plane.width), y = Math.floor((event.clientY - box.top) / box.height * plane.height);
+  const x = Math.floor(((event.clientX - box.left) / box.width) * plane.width),
+    y = Math.floor(((event.clientY - box.top) / box.height) * plane.height);
   if (x < 0 || y < 0 || x >= plane.width || y >= plane.height) return "";
-  return strips.map((s) => {
-    const [r, g, b] = s.canvas.getContext("2d").getImageData(x, y, 1, 1).data, key = r << 16 | g << 8 | b;
-    const found = s.of === "classes" ? classByColour.get(key) : kindByColour.get(key);
-    return `${s.name}: ${s.of === "classes" ? (found ? `${found.id} ${found.name}` : "background") : found || "both background"}`;
-  }).join("\n");
+  return strips
+    .map((s) => {
+      const found = meaningAt(s.canvas.getContext("2d").getImageData(x, y, 1, 1).data, 0, s.of);
+      return `${s.name}: ${found ? found.name : s.of === "classes" ? "background" : "both background"}`;
+    })
+    .join("\n");
 }
 
 // The slices of the heart that is chosen: returns {view, show(heart)}.
 function slicesView() {
-  const options = { numbers: true }, place = el("div", { class: "planes" });
+  const options = { numbers: true },
+    place = el("div", { class: "planes" });
   let planes = [];
   const size = () => {
     if (!planes.length || !place.clientWidth) return;
-    const columns = planes[0].columns, widest = Math.max(...planes.map(({ plane }) => plane.width * plane.mm[0]));
+    const columns = planes[0].columns,
+      widest = Math.max(...planes.map(({ plane }) => plane.width * plane.mm[0]));
     const highest = Math.max(...planes.map(({ plane }) => plane.height * plane.mm[1]));
     const pixelsPerMm = Math.min((place.clientWidth - 8 * (columns - 1)) / columns / widest, 380 / highest);
     planes.forEach((p) => p.resize(pixelsPerMm));
   };
   onWidth(place, size);
-  const toggle = el("input", { type: "checkbox", checked: true, id: "slice-numbers", on: { change: (event) => {
-    options.numbers = event.target.checked;
-    planes.forEach((p) => p.draw());
-  } } });
+  const toggle = el("input", {
+    type: "checkbox",
+    checked: true,
+    id: "slice-numbers",
+    on: {
+      change: (event) => {
+        options.numbers = event.target.checked;
+        planes.forEach((p) => p.draw());
+      },
+    },
+  });
   const legend = el("div", { class: "legend" });
-  const note = el("p", { class: "note", text: "The patient's right, or front, is on the left. Point at a slice to read the structures." });
+  const note = el("p", {
+    class: "note",
+    text: "The patient's right, or front, is on the left. Point at a slice to read the structures.",
+  });
   const show = async (heart) => {
     const mine = heart.planes.map((plane) => planeView(plane, options));
     await Promise.all(mine.map((p) => p.ready));
@@ -120,10 +202,28 @@ function slicesView() {
     place.replaceChildren(...planes.map((p) => p.view));
     const coarse = Math.max(...heart.planes.map((p) => p.stride));
     note.dataset.stride = coarse;
-    legend.replaceChildren(...data.classes.map((c) => el("span", {}, swatch(c.colour), el("span", { class: "number", text: c.id }), c.name)),
-      ...(heart.sides.length > 1 ? Object.entries(data.difference).map(([name, colour]) => el("span", {}, swatch(colour), name)) : []),
-      ...(coarse > 1 ? [el("span", { text: `(every ${coarse}th voxel is shown)` })] : []));
+    legend.replaceChildren(
+      ...data.classes.map((c) =>
+        el("span", {}, swatch(c.colour), el("span", { class: "number", text: c.id }), c.name),
+      ),
+      ...(heart.sides.length > 1
+        ? Object.entries(data.difference).map(([name, colour], k) =>
+            el("span", {}, swatch(colour), SIGNS[k] ? `${name} (${SIGNS[k]})` : name),
+          )
+        : []),
+      ...(coarse > 1 ? [el("span", { text: `(every ${coarse}th voxel is shown)` })] : []),
+    );
     size();
   };
-  return { show, view: el("div", { id: "slices" }, el("div", { class: "bar" }, el("label", {}, toggle, "numbers of the structures")), legend, place, note) };
+  return {
+    show,
+    view: el(
+      "div",
+      { id: "slices" },
+      el("div", { class: "bar" }, el("label", {}, toggle, "numbers and signs")),
+      legend,
+      place,
+      note,
+    ),
+  };
 }

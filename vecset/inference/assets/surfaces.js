@@ -1,12 +1,15 @@
-// The 3D section: which structures, which views, what the colours mean; the pointer, the keys, the compass.
+// The 3D section: which structures, which views, what the colours mean.
 
 async function unpackSurfaces(surfaces) {
   const structures = [];
   for (const [side, list] of surfaces.sides.entries()) {
     for (const s of list) {
-      const steps = await unpack(s.vertices, s.num_vertices, 3), faces = new Uint32Array(await unpack(s.faces, 3 * s.num_faces, 1));
+      const steps = await unpack(s.vertices, s.num_vertices, 3),
+        faces = new Uint32Array(await unpack(s.faces, 3 * s.num_faces, 1));
       const positions = Float32Array.from(steps, (v, k) => surfaces.origin_mm[k % 3] + v * surfaces.step_mm);
-      const errors = s.error ? Float32Array.from(await unpack(s.error, s.num_vertices, 1), (v) => v * surfaces.error_step_mm) : new Float32Array(s.num_vertices).fill(-1);
+      const errors = s.error
+        ? Float32Array.from(await unpack(s.error, s.num_vertices, 1), (v) => v * surfaces.error_step_mm)
+        : new Float32Array(s.num_vertices).fill(-1);
       structures.push({ side, id: s.class, positions, faces, errors, normals: vertexNormals(positions, faces) });
     }
   }
@@ -15,39 +18,53 @@ async function unpackSurfaces(surfaces) {
 
 // A round end of the scale that 95 % of the reconstructions' surface lies below.
 function niceScale(structures) {
-  const values = structures.filter((s) => s.side > 0).flatMap((s) => Array.from(s.errors)).filter((v) => v >= 0).sort((a, b) => a - b);
+  const values = structures
+    .filter((s) => s.side > 0)
+    .flatMap((s) => Array.from(s.errors))
+    .filter((v) => v >= 0)
+    .sort((a, b) => a - b);
   const high = values.length ? values[Math.floor(0.95 * (values.length - 1))] : 1;
   return [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 40, 50].find((v) => v >= high) || Math.ceil(high / 10) * 10;
 }
 
-const DIRECTIONS = [["R", [1, 0, 0]], ["L", [-1, 0, 0]], ["A", [0, 1, 0]], ["P", [0, -1, 0]], ["S", [0, 0, 1]], ["I", [0, 0, -1]]];
-const VIEWS = [["front", 0, 0], ["back", Math.PI, 0], ["right", Math.PI / 2, 0], ["left", -Math.PI / 2, 0], ["above", 0, 1.5], ["below", 0, -1.5]];
-
-function drawCompass(compass, axes) {
-  const [right, up, back] = axes, dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
-  const arms = DIRECTIONS.map(([letter, d]) => ({ letter, x: 37 + 25 * dot(right, d), y: 37 - 25 * dot(up, d), z: dot(back, d) }))
-    .filter(({ z }) => z > -0.9).sort((a, b) => a.z - b.z);
-  compass.replaceChildren(...arms.flatMap(({ letter, x, y, z }) => {
-    const strength = 0.3 + 0.7 * (z + 1) / 2;
-    return [svg("line", { x1: 37, y1: 37, x2: 37 + (x - 37) * 0.72, y2: 37 + (y - 37) * 0.72, stroke: "#5a646e", "stroke-opacity": strength }),
-      svg("text", { x, y: y + 4, "text-anchor": "middle", "font-size": 11, "font-weight": 600, fill: "#1c2126", "fill-opacity": strength, text: letter })];
-  }));
-}
+const VIEWS = [
+  ["front", 0, 0],
+  ["back", Math.PI, 0],
+  ["right", Math.PI / 2, 0],
+  ["left", -Math.PI / 2, 0],
+  ["above", 0, 1.5],
+  ["below", 0, -1.5],
+];
 
 // Returns {view, show(heart)}; `window.vecsetScene` gives tests the scene and what it shows.
 function surfacesView() {
-  const canvas = el("canvas", { tabindex: 0, "aria-label": "surfaces in 3D: drag to turn, wheel to zoom, Shift and drag to move, arrow keys to turn" });
-  const message = el("div", { class: "message" }), decoration = el("div", {});
+  const canvas = el("canvas", {
+    tabindex: 0,
+    "aria-label": "surfaces in 3D: drag to turn, wheel to zoom, Shift and drag to move, arrow keys to turn",
+  });
+  const message = el("div", { class: "message" }),
+    decoration = el("div", {});
   const view = el("div", { class: "view" }, canvas, decoration);
   let scene = null;
-  try { scene = new Scene(canvas); } catch (error) {
+  try {
+    scene = new Scene(canvas);
+  } catch (error) {
     message.textContent = `The surfaces cannot be drawn: this browser offers no WebGL 2 (${error.message}).`;
     view.append(message);
   }
-  const look = { shown: new Set(data.classes.map((c) => c.id)), byError: false, scaleMm: 3, lineMm: 1, veilAlpha: 0.35, only: null };
+  const look = {
+    shown: new Set(data.classes.map((c) => c.id)),
+    byError: false,
+    scaleMm: 3,
+    lineMm: 1,
+    veilAlpha: 0.35,
+    only: null,
+  };
   const state = { layout: "side", sides: [], failed: false };
-  const views = () => state.layout === "side" || state.sides.length < 2 ? state.sides.map((_, k) => ({ solid: [k], veil: null }))
-    : state.sides.slice(1).map((_, k) => ({ solid: [k + 1], veil: 0 }));
+  const views = () =>
+    state.layout === "side" || state.sides.length < 2
+      ? state.sides.map((_, k) => ({ solid: [k], veil: null }))
+      : state.sides.slice(1).map((_, k) => ({ solid: [k + 1], veil: 0 }));
 
   let waiting = false;
   const draw = () => {
@@ -57,20 +74,53 @@ function surfacesView() {
   const redraw = () => {
     if (waiting) return;
     waiting = true;
-    requestAnimationFrame(() => { waiting = false; draw(); });
+    requestAnimationFrame(() => {
+      waiting = false;
+      draw();
+    });
   };
   const decorate = () => {
     hideTip();
     const count = views().length;
-    const name = (k) => state.layout === "side" || state.sides.length < 2 ? state.sides[k] : `${state.sides[0]} (veil) over ${state.sides[k + 1]}`;
-    const bar = el("canvas", { width: data.error_colours.length, height: 1 }), context = bar.getContext("2d");
-    data.error_colours.forEach((c, k) => { context.fillStyle = c; context.fillRect(k, 0, 1, 1); });
-    const key = el("div", { class: "scale" }, el("span", { text: "distance to the other surface (mm)" }), el("br"), bar,
-      el("div", {}, el("span", { text: "0" }), el("span", { text: `lines every ${number(look.lineMm)}` }), el("span", { text: `≥ ${number(look.scaleMm)}` })));
-    decoration.replaceChildren(...views().flatMap((_, k) => [
-      el("span", { class: "name", style: `left:calc(${100 * k / count}% + 0.4rem);max-width:calc(${100 / count}% - 0.8rem)`, text: name(k), title: name(k) }),
-      svg("svg", { class: "compass", viewBox: "0 0 74 74", style: `left:calc(${100 * k / count}% + 0.2rem)` }),
-      k ? el("div", { class: "divider", style: `left:${100 * k / count}%` }) : null]).filter(Boolean), ...(look.byError ? [key] : []));
+    const name = (k) =>
+      state.layout === "side" || state.sides.length < 2
+        ? state.sides[k]
+        : `${state.sides[0]} (veil) over ${state.sides[k + 1]}`;
+    const bar = el("canvas", { width: data.error_colours.length, height: 1 }),
+      context = bar.getContext("2d");
+    data.error_colours.forEach((c, k) => {
+      context.fillStyle = c;
+      context.fillRect(k, 0, 1, 1);
+    });
+    const key = el(
+      "div",
+      { class: "scale" },
+      el("span", { text: "distance to the other surface (mm)" }),
+      el("br"),
+      bar,
+      el(
+        "div",
+        {},
+        el("span", { text: "0" }),
+        el("span", { text: `lines every ${number(look.lineMm)}` }),
+        el("span", { text: `≥ ${number(look.scaleMm)}` }),
+      ),
+    );
+    decoration.replaceChildren(
+      ...views()
+        .flatMap((_, k) => [
+          el("span", {
+            class: "name",
+            style: `left:calc(${(100 * k) / count}% + 0.4rem);max-width:calc(${100 / count}% - 0.8rem)`,
+            text: name(k),
+            title: name(k),
+          }),
+          svg("svg", { class: "compass", viewBox: "0 0 74 74", style: `left:calc(${(100 * k) / count}% + 0.2rem)` }),
+          k ? el("div", { class: "divider", style: `left:${(100 * k) / count}%` }) : null,
+        ])
+        .filter(Boolean),
+      ...(look.byError ? [key] : []),
+    );
     redraw();
   };
 
@@ -83,56 +133,168 @@ function surfacesView() {
     }).observe(view);
     moveByPointer(canvas, scene, redraw, (event) => {
       const box = canvas.getBoundingClientRect();
-      const found = scene.centre && scene.pick(views(), look, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
-      if (!found) { hideTip(); return; }
-      const error = state.sides.length < 2 ? "" : found.errorMm === null ? "\nnot in the other" : `\n${found.errorMm.toFixed(2)} mm from the other surface`;
+      const found =
+        scene.centre &&
+        scene.pick(views(), look, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+      if (!found) {
+        hideTip();
+        return;
+      }
+      const error =
+        state.sides.length < 2
+          ? ""
+          : found.errorMm === null
+            ? "\nnot in the other"
+            : `\n${found.errorMm.toFixed(2)} mm from the other surface`;
       showTip(event, `${found.id} ${nameOf.get(found.id)} (${state.sides[found.side]})${error}`);
     });
-    canvas.addEventListener("webglcontextlost", () => { message.textContent = "The graphics context was lost; load the page again."; view.append(message); });
+    canvas.addEventListener("webglcontextlost", () => {
+      message.textContent = "The graphics context was lost; load the page again.";
+      view.append(message);
+    });
   }
 
-  const boxes = data.classes.map((c) => el("input", { type: "checkbox", checked: true, "data-class": c.id, on: { change: (event) => {
-    look.shown[event.target.checked ? "add" : "delete"](c.id);
+  const boxes = data.classes.map((c) =>
+    el("input", {
+      type: "checkbox",
+      checked: true,
+      "data-class": c.id,
+      on: {
+        change: (event) => {
+          look.shown[event.target.checked ? "add" : "delete"](c.id);
+          redraw();
+        },
+      },
+    }),
+  );
+  const setAll = (on) => {
+    boxes.forEach((b, k) => {
+      b.checked = on;
+      look.shown[on ? "add" : "delete"](data.classes[k].id);
+    });
     redraw();
-  } } }));
-  const setAll = (on) => { boxes.forEach((b, k) => { b.checked = on; look.shown[on ? "add" : "delete"](data.classes[k].id); }); redraw(); };
-  const switches = el("div", { class: "switches" }, el("div", { class: "bar" },
-    el("button", { type: "button", id: "all-on", text: "all", on: { click: () => setAll(true) } }),
-    el("button", { type: "button", id: "all-off", text: "none", on: { click: () => setAll(false) } })),
-  data.classes.map((c, k) => el("label", { on: { pointerenter: () => { look.only = c.id; redraw(); }, pointerleave: () => { look.only = null; redraw(); } } },
-    boxes[k], swatch(c.colour), el("span", { class: "number", text: c.id }), c.name)));
+  };
+  const switches = el(
+    "div",
+    { class: "switches" },
+    el(
+      "div",
+      { class: "bar" },
+      el("button", { type: "button", id: "all-on", text: "all", on: { click: () => setAll(true) } }),
+      el("button", { type: "button", id: "all-off", text: "none", on: { click: () => setAll(false) } }),
+    ),
+    data.classes.map((c, k) =>
+      el(
+        "label",
+        {
+          on: {
+            pointerenter: () => {
+              look.only = c.id;
+              redraw();
+            },
+            pointerleave: () => {
+              look.only = null;
+              redraw();
+            },
+          },
+        },
+        boxes[k],
+        swatch(c.colour),
+        el("span", { class: "number", text: c.id }),
+        c.name,
+      ),
+    ),
+  );
 
-  const veil = el("label", { style: "display:none" }, "veil", el("input", { type: "range", min: 0, max: 1, step: 0.05, value: look.veilAlpha, id: "veil",
-    on: { input: (event) => { look.veilAlpha = Number(event.target.value); redraw(); } } }));
-  const limit = el("input", { type: "number", min: 0.5, step: 0.5, id: "error-scale", on: { change: (event) => {
-    look.scaleMm = Math.max(0.1, Number(event.target.value) || 1);
-    look.lineMm = lineStep(look.scaleMm);
-    decorate();
-  } } });
+  const veil = el(
+    "label",
+    { style: "display:none" },
+    "veil",
+    el("input", {
+      type: "range",
+      min: 0,
+      max: 1,
+      step: 0.05,
+      value: look.veilAlpha,
+      id: "veil",
+      on: {
+        input: (event) => {
+          look.veilAlpha = Number(event.target.value);
+          redraw();
+        },
+      },
+    }),
+  );
+  const limit = el("input", {
+    type: "number",
+    min: 0.5,
+    step: 0.5,
+    id: "error-scale",
+    on: {
+      change: (event) => {
+        look.scaleMm = Math.max(0.1, Number(event.target.value) || 1);
+        look.lineMm = lineStep(look.scaleMm);
+        decorate();
+      },
+    },
+  });
   const limitLabel = el("label", { style: "display:none" }, "scale to", limit, "mm");
-  const layout = choice([["side", "side by side"], ["over", "overlaid"]], "side", (value) => {
-    state.layout = value;
-    veil.style.display = value === "over" ? "" : "none";
-    decorate();
-  });
+  const layout = choice(
+    [
+      ["side", "side by side"],
+      ["over", "overlaid"],
+    ],
+    "side",
+    (value) => {
+      state.layout = value;
+      veil.style.display = value === "over" ? "" : "none";
+      decorate();
+    },
+  );
   layout.id = "layout";
-  const colouring = choice([["structure", "structure"], ["error", "surface error"]], "structure", (value) => {
-    look.byError = value === "error";
-    limitLabel.style.display = look.byError ? "" : "none";
-    decorate();
-  });
+  const colouring = choice(
+    [
+      ["structure", "structure"],
+      ["error", "surface error"],
+    ],
+    "structure",
+    (value) => {
+      look.byError = value === "error";
+      limitLabel.style.display = look.byError ? "" : "none";
+      decorate();
+    },
+  );
   colouring.id = "colouring";
-  const turns = el("span", { class: "group" }, VIEWS.map(([name, yaw, pitch]) => el("button", { type: "button", text: name, on: { click: () => {
-    if (scene) Object.assign(scene.camera, { yaw, pitch, panX: 0, panY: 0, zoom: 1 });
-    redraw();
-  } } })));
-  const two = [el("span", { class: "label" }, layout), veil, el("span", { class: "label" }, "colour by", colouring), limitLabel];
+  const turns = el(
+    "span",
+    { class: "group" },
+    VIEWS.map(([name, yaw, pitch]) =>
+      el("button", {
+        type: "button",
+        text: name,
+        on: {
+          click: () => {
+            if (scene) Object.assign(scene.camera, { yaw, pitch, panX: 0, panY: 0, zoom: 1 });
+            redraw();
+          },
+        },
+      }),
+    ),
+  );
+  const two = [
+    el("span", { class: "label" }, layout),
+    veil,
+    el("span", { class: "label" }, "colour by", colouring),
+    limitLabel,
+  ];
   const bar = el("div", { class: "bar" }, ...two, el("span", { class: "label" }, "from", turns));
   const note = el("p", { class: "note" });
 
   const show = async (heart) => {
     state.sides = heart.sides;
-    two.forEach((part) => { if (heart.sides.length < 2) part.style.display = "none"; });
+    two.forEach((part) => {
+      if (heart.sides.length < 2) part.style.display = "none";
+    });
     message.remove();
     if (!scene || !heart.surfaces) {
       message.textContent = message.textContent || "Nothing to draw: the label maps are empty.";
@@ -144,10 +306,15 @@ function surfacesView() {
     look.lineMm = lineStep(look.scaleMm);
     limit.value = look.scaleMm;
     scene.load(structures);
-    note.textContent = "Drag to turn, Shift and drag to move, wheel (after a click, or with Ctrl) or pinch to zoom, double click to start again; point at a structure for its name and error. "
-      + "Surfaces of the label maps (marching cubes, Taubin smoothing). Error: distance of each point to the same structure's surface in the other label map; "
-      + "stripes where it has none."
-      + (heart.surfaces.thinned ? ` For this page the surfaces are thinned to ${data.max_triangles.toLocaleString("en")} triangles per label map by merging near vertices, large structures first; the error was measured before.` : "");
+    note.textContent =
+      "Drag to turn, Shift and drag to move, wheel (after a click, or with Ctrl) or pinch to zoom, double click to " +
+      "start again; point at a structure for its name and error. Surfaces of the label maps (marching cubes, Taubin " +
+      "smoothing). Error: distance of each point to the same structure's surface in the other label map; stripes " +
+      "where it has none." +
+      (heart.surfaces.thinned
+        ? ` For this page the surfaces are thinned to ${data.max_triangles.toLocaleString("en")} triangles per label ` +
+          "map by merging near vertices, large structures first; the error was measured before."
+        : "");
     decorate();
   };
   window.vecsetScene = { scene, look, views, draw };
@@ -155,50 +322,3 @@ function surfacesView() {
 }
 
 const lineStep = (scaleMm) => [0.25, 0.5, 1, 2, 5, 10].find((s) => scaleMm / s <= 5) || scaleMm / 4;
-
-function moveByPointer(canvas, scene, redraw, hover) {
-  const pointers = new Map();
-  const { camera } = scene;
-  const turn = (dx, dy) => {
-    camera.yaw += dx;
-    camera.pitch = Math.max(-1.55, Math.min(1.55, camera.pitch + dy));
-  };
-  const zoom = (factor) => { camera.zoom = Math.max(0.3, Math.min(20, camera.zoom * factor)); };
-  const spread = () => { const [a, b] = [...pointers.values()]; return Math.hypot(a.x - b.x, a.y - b.y) || 1; };
-  canvas.addEventListener("pointerdown", (event) => {
-    canvas.setPointerCapture(event.pointerId);
-    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-    hideTip();
-  });
-  canvas.addEventListener("pointermove", (event) => {
-    const old = pointers.get(event.pointerId);
-    if (!old) { hover(event); return; }
-    const dx = event.clientX - old.x, dy = event.clientY - old.y, before = pointers.size > 1 ? spread() : 0;
-    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-    if (pointers.size > 1) zoom(spread() / before);
-    else if (event.shiftKey || event.buttons & 6) {
-      const mmPerPixel = 2 * 0.86 * scene.radius / camera.zoom / Math.min(canvas.clientWidth, canvas.clientHeight);
-      camera.panX -= dx * mmPerPixel;
-      camera.panY += dy * mmPerPixel;
-    } else turn(dx * 0.009, dy * 0.009);
-    redraw();
-  });
-  for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => pointers.delete(event.pointerId));
-  canvas.addEventListener("pointerleave", hideTip);
-  canvas.addEventListener("wheel", (event) => {
-    if (!event.ctrlKey && document.activeElement !== canvas) return;  // the page scrolls over it until it was clicked
-    event.preventDefault();
-    zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.008 : 0.0015)));
-    redraw();
-  }, { passive: false });
-  canvas.addEventListener("dblclick", () => { Object.assign(camera, { zoom: 1, panX: 0, panY: 0 }); redraw(); });
-  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-  canvas.addEventListener("keydown", (event) => {
-    const action = { ArrowLeft: () => turn(-0.12, 0), ArrowRight: () => turn(0.12, 0), ArrowUp: () => turn(0, -0.12), ArrowDown: () => turn(0, 0.12),
-      "+": () => zoom(1.15), "-": () => zoom(1 / 1.15) }[event.key];
-    if (!action) return;
-    event.preventDefault();
-    action();
-    redraw();
-  });
-}
