@@ -36,9 +36,8 @@ function classLabel(row) {
 function number(value, signed) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  const text =
-    size >= 99.95 || Number.isInteger(value) ? size.toFixed(0) : size >= 9.995 ? size.toFixed(1) : size.toFixed(3);
-  const sign = value < 0 && Number(text) !== 0 ? "−" : signed && Number(text) !== 0 ? "+" : "";
+  const text = size.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : 3);
+  const sign = Number(text) === 0 ? "" : value < 0 ? "−" : signed ? "+" : "";
   return sign + text;
 }
 

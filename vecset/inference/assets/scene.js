@@ -22,7 +22,8 @@ void main() {
     result = vec4(number, floor(hundredths / 256.0), mod(hundredths, 256.0), 255.0) / 255.0;
     return;
   }
-  vec3 n = normalize(viewNormal);
+  // no normal where two sheets fell together
+  vec3 n = length(viewNormal) > 0.0 ? normalize(viewNormal) : vec3(0.0, 0.0, 1.0);
   if (n.z < 0.0) n = -n;
   vec3 base = colour;
   if (mode == 1) {

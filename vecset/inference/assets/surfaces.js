@@ -102,8 +102,8 @@ function surfacesView() {
         "div",
         {},
         el("span", { text: "0" }),
-        el("span", { text: `lines every ${number(look.lineMm)}` }),
-        el("span", { text: `≥ ${number(look.scaleMm)}` }),
+        el("span", { text: `lines every ${look.lineMm}` }),
+        el("span", { text: `≥ ${look.scaleMm}` }),
       ),
     );
     decoration.replaceChildren(

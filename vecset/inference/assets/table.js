@@ -82,7 +82,9 @@ function metricChoice(metrics, choose) {
 
 function everyHeart() {
   const place = el("div", { class: "wide" });
-  const fill = (metric) =>
+  const fill = (metric) => {
+    const whole = data.boxes.rows.every((row) => row.values[metric].flat().every((v) => v === null || v % 1 === 0));
+    const text = (value) => (whole && value !== null ? String(value) : number(value));
     place.replaceChildren(
       el(
         "table",
@@ -109,7 +111,7 @@ function everyHeart() {
                 el(
                   "td",
                   {},
-                  row.values[metric].map((run) => number(run[k])).join(" | "),
+                  row.values[metric].map((run) => text(run[k])).join(" | "),
                   notOk(row.status.map((run) => run[k])),
                 ),
               ),
@@ -118,6 +120,7 @@ function everyHeart() {
         ),
       ),
     );
+  };
   const [first, chooser] = metricChoice(data.boxes.metrics, fill);
   fill(first);
   return [el("div", { class: "bar" }, chooser), place];
@@ -198,6 +201,7 @@ function comparisonSection() {
     el("div", { class: "bar" }, chooser),
     place,
     el("p", { class: "note", text: data.comparison.note }),
+    el("details", {}, el("summary", { text: "Every heart: A | B" }), everyHeart()),
   );
 }
 
