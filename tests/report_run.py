@@ -39,7 +39,7 @@ def make_run(folder, num_classes=10, hearts=5, names=None, extra=0):
     for k in range(hearts):
         case = f"heart_{k}"
         truth, affine = heart_labels(num_classes, k)
-        prediction = spoiled(truth, k + extra)
+        prediction = spoiled(truth, k + 1 + extra)
         (folder / case).mkdir(parents=True)
         write_label_map(folder / case / "labels.nii.gz", prediction, affine, names)
         scores = score(truth, prediction, names, spacing_mm=SPACING_MM)

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from report_run import SPACING_MM, heart_labels, make_run, make_training_log, page_data, spoiled
 
+import reconstruct
 from vecset.data.classes import class_colours
-from vecset.errors import InputError
+from vecset.errors import InputError, run_command
 from vecset.inference import html_report_hearts as hearts_module
 from vecset.inference.html_report import REPORT, best_median_worst, read_reconstruction, resampled, write_html_report
 from vecset.inference.html_report_compare import bootstrap_interval, paired, write_comparison
@@ -204,7 +205,7 @@ def test_report_holds_the_figures_and_asks_for_nothing(tmp_path):
     assert {"hd95_mm", "assd_mm", "nsd_1mm"} <= {m["name"] for m in data["boxes"]["metrics"]}
     assert [h["what"] for h in data["hearts"]] == ["best", "median", "worst"]
     assert data["hearts"][0]["case_id"] == "heart_0" and data["curves"]["val"]
-    assert "missed" in sum((row["status"][0] for row in data["boxes"]["rows"]), [])  # heart_2 lacks its last structure
+    assert "missed" in sum((row["status"][0] for row in data["boxes"]["rows"]), [])  # heart_1 lacks its last structure
     text = path.read_text(encoding="utf-8")
     assert text.count("<script") == text.count("</script>") == 2  # no name has ended one
     assert "default-src 'none'" in text
@@ -254,6 +255,20 @@ def test_comparison_pairs_the_hearts(tmp_path):
     heart = data["hearts"][0]
     assert heart["sides"] == ["truth", "A: first/out", "B: second/out"] and len(heart["mean_dice"]) == 2
     assert [s["of"] for s in heart["planes"][0]["strips"]] == ["classes"] * 3 + ["difference"] * 2
+
+
+def test_the_command_compares_two_folders(tmp_path, capsys):
+    for name in ("a", "b"):
+        make_run(tmp_path / name, 3, hearts=1)
+    command = ["--compare", str(tmp_path / "a"), str(tmp_path / "b"), "--output_dir", str(tmp_path / "c")]
+    assert reconstruct.main(command) == 0
+    assert (tmp_path / "c" / "compare.html").is_file() and "compare.html" in capsys.readouterr().out
+    command[1] = str(tmp_path / "nowhere")
+    assert run_command(lambda argv: reconstruct.main(command)) != 0
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    with pytest.raises(SystemExit):
+        reconstruct.main(["--output_dir", str(tmp_path)])
+    assert "--checkpoint, --input" in capsys.readouterr().err
 
 
 def test_comparison_without_truth_says_so(tmp_path):
