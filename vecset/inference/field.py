@@ -5,7 +5,7 @@ are far from any surface, so a coarse grid of cells is decoded first, and only t
 border may cross are halved and decoded again, down to single voxels. Four safeguards:
 
 1  A cell is left alone only if |distance| > L x half its diagonal, L = 1.25 x the largest gradient norm that finite
-   differences show on the coarse grid.
+   differences show round it, two cells far, on its own grid (never less than the median of the grid).
 2  A cell inside the heart is halved too where a neighbour holds another class, or where the lead of its largest logit
    could be lost within the cell at the slope seen between it and its neighbours.
 3  Where a decoded voxel differs from a neighbour that was not decoded, that neighbour is decoded, and so on: a border
@@ -22,8 +22,9 @@ from scipy import ndimage
 
 from vecset.errors import InputError
 
-COARSE_VOXELS = 4  # edge of the first cells, in voxels of the smallest spacing
+COARSE_VOXELS = 8  # edge of the first cells, in voxels of the smallest spacing
 LIPSCHITZ_MARGIN = 1.25
+REACH = 5  # cells along each axis whose gradients count for the one in the middle
 CLOSE_LOGITS = 1.0  # a lead below this (a factor e in odds) is never trusted over a whole cell
 CHECKED_SHARE = 0.005
 CHUNK = 32768
@@ -187,7 +188,6 @@ def _coarse_to_fine(field, grid, coarse, labels):
     sdf = np.full(cells, np.inf, np.float32)
     best = np.zeros(cells, np.uint8)
     lead = np.full(cells, np.inf, np.float32)
-    bound = None
     todo = everything[active]
     while True:
         new = field.classes(todo, lambda flat: grid.centres_unit(flat, cells, strides))
@@ -195,13 +195,12 @@ def _coarse_to_fine(field, grid, coarse, labels):
             target.ravel()[todo] = values
         decoded = np.zeros(cells, bool)
         decoded.ravel()[todo] = True
-        if bound is None:
-            bound = LIPSCHITZ_MARGIN * _largest_gradient(sdf, decoded, np.array(strides) * grid.spacing_unit)
         if max(strides) == 1:
             break
-        refine = decoded & ((np.abs(sdf) <= bound * grid.half_diagonal_unit(strides))
-                            | _class_border(sdf, best, lead, half_unit=grid.half_diagonal_unit(strides),
-                                            step_unit=np.array(strides) * grid.spacing_unit))
+        step_unit = np.array(strides) * grid.spacing_unit
+        half_unit = grid.half_diagonal_unit(strides)
+        bound = _local_bound(sdf, decoded, step_unit)
+        refine = decoded & ((np.abs(sdf) <= bound * half_unit) | _class_border(sdf, best, lead, half_unit, step_unit))
         level //= 2
         finer = grid.strides(level)
         factors = tuple(s // f for s, f in zip(strides, finer))
@@ -222,16 +221,19 @@ def _split(array, factors, cells):
     return np.ascontiguousarray(array[tuple(slice(n) for n in cells)])
 
 
-def _largest_gradient(sdf, decoded, step_unit):
-    """Largest gradient norm by forward differences between decoded cells; the image axes are at right angles."""
+def _local_bound(sdf, decoded, step_unit):
+    """(X, Y, Z) f32: LIPSCHITZ_MARGIN x the largest gradient norm within REACH cells, or the median of all where that is
+    larger. Norms by forward differences between decoded cells; the image axes are at right angles."""
     squares = np.zeros(sdf.shape, np.float32)
     with np.errstate(invalid="ignore"):
         for axis in range(3):
             pair = tuple(slice(0, -1) if a == axis else slice(None) for a in range(3))
             after = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
-            slope = np.where(decoded[pair] & decoded[after], (sdf[after] - sdf[pair]) / step_unit[axis], 0)
+            slope = np.where(decoded[pair] & decoded[after], (sdf[after] - sdf[pair]) / np.float32(step_unit[axis]), 0)
             squares[pair] += slope**2
-    return float(np.sqrt(squares.max(initial=0)))
+    norms = np.sqrt(squares, out=squares)
+    least = np.median(norms[norms > 0]) if norms.any() else 0.0
+    return LIPSCHITZ_MARGIN * np.maximum(ndimage.maximum_filter(norms, REACH, mode="nearest"), np.float32(least))
 
 
 def _class_border(sdf, best, lead, half_unit, step_unit):
