@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from report_run import SPACING_MM, heart_labels, make_run, make_training_log, page_data, spoiled
+from skimage.color import rgb2lab
 
 import reconstruct
 from vecset.data.classes import class_colours
@@ -20,9 +21,38 @@ from vecset.inference.html_report_figures import better, metric_words, read_figu
 from vecset.inference.html_report_hearts import (MAX_TRIANGLES, class_surfaces, heart_content, pack, slices_shown,
                                                  thin_out, triangle_shares)
 from vecset.inference.pictures import to_ras
-from vecset.utils.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
+from vecset.utils.slice_picture import BACKGROUND, DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 
 RNG = np.random.default_rng(0)
+
+
+# Machado and others 2009, "A Physiologically-based Model for Simulation of Color Vision Deficiency": linear RGB seen
+# without the first, second, third kind of cone
+NO_CONE = {"none": np.eye(3),
+           "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                          [-0.003882, -0.048116, 1.051998]],
+           "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                            [-0.011820, 0.042940, 0.968881]],
+           "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                          [0.004733, 0.691367, 0.303900]]}
+
+
+@pytest.mark.parametrize("lacks", NO_CONE)
+@pytest.mark.parametrize("colours, least", [
+    (class_colours(3), 20), (class_colours(7), 15), (class_colours(10), 10), ([BACKGROUND, *DIFFERENCE.values()], 13)],
+    ids=["3 classes", "7 classes", "10 classes", "differences"])
+def test_colour_blind_people_tell_the_colours_apart(lacks, colours, least):
+    """The smallest distance between two of the colours in Lab (about 2.3 is just noticed by the normal eye)."""
+    light = colour_table(colours[1:], colours[0]) / 255
+    linear = np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4) @ np.transpose(NO_CONE[lacks])
+    linear = linear.clip(0, 1)
+    seen = rgb2lab(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)[None])[0]
+    distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1)[np.triu_indices(len(colours), 1)]
+    assert distance.min() > least
+
+
+def test_forty_one_structures_have_a_colour_each():
+    assert len(set(class_colours(41)) | {BACKGROUND}) == 42  # the page reads the structure from it
 
 
 def unpack(text, count, columns):
@@ -168,6 +198,12 @@ def test_a_reconstruction_on_another_grid_is_brought_to_the_truths(tmp_path):
     write_label_map(tmp_path / "a" / "labels.nii.gz", fine, fine_affine)
     labels, back = read_reconstruction(tmp_path, "a", truth, affine)
     assert (labels == truth).mean() > 0.98 and (back == affine).all()
+    moved = affine.copy()
+    moved[:3, 3] += 3 * affine[:3, 0]  # as many voxels, elsewhere: told from a wrong header by what --spacing notes
+    write_label_map(tmp_path / "a" / "labels.nii.gz", np.roll(truth, -3, 0), moved)
+    assert (read_reconstruction(tmp_path, "a", truth, affine)[0] != truth).any()
+    (tmp_path / "a" / "result.json").write_text('{"made_from": {"spacing_mm": 1.0}}')
+    assert (read_reconstruction(tmp_path, "a", truth, affine)[0] == truth).all()
 
 
 def test_best_median_and_worst():

@@ -70,9 +70,18 @@ def read_reconstruction(output_dir, case_id, truth=None, affine=None):
     labels = np.asanyarray(image.dataobj).astype(np.uint8)
     if truth is None:
         return labels, image.affine
-    if labels.shape == truth.shape:  # the truth's affine: the header's own may have the wrong spacing
-        return labels, affine
+    if labels.shape == truth.shape and not _on_own_grid(output_dir, case_id):
+        return labels, affine  # the truth's: a header that was kept as the source had it may have the wrong spacing
     return resampled(labels, image.affine, truth.shape, affine), affine
+
+
+def _on_own_grid(output_dir, case_id):
+    """Whether reconstruct.py --spacing made it: then the header is right, and the grid is not the source's."""
+    try:
+        result = json.loads((Path(output_dir) / case_id / "result.json").read_text(encoding="utf-8"))
+        return bool(result["made_from"].get("spacing_mm"))
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def resampled(labels, affine, shape, affine_to):

@@ -21,46 +21,61 @@ const meaningAt = (pixels, k, of) =>
   meanings[of].get((pixels[4 * k] << 16) | (pixels[4 * k + 1] << 8) | pixels[4 * k + 2]);
 
 // Where marks fit: in each connected region of one meaning the pixel farthest (in steps along rows and columns) from
-// its edge: [{mark, far, x, y}].
+// its edge, of several the one nearest to the region's middle: [{mark, far, x, y}], the widest place first.
 function markPlaces(canvas, of) {
   const { width, height } = canvas;
   const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
-  const ids = Uint8Array.from({ length: width * height }, (_, k) => meaningAt(pixels, k, of)?.id || 0);
-  const far = new Uint16Array(ids.length);
-  const steps = (k) => [
-    [k - 1, k % width > 0],
-    [k - width, k >= width],
-    [k + 1, k % width < width - 1],
-    [k + width, k < width * (height - 1)],
-  ];
-  const pass = (k, list) => {
-    for (const [n, inside] of list) far[k] = Math.min(far[k], inside && ids[n] === ids[k] ? far[n] + 1 : 1);
-  };
-  for (let k = 0; k < ids.length; k++) {
-    far[k] = 65535;
-    pass(k, steps(k).slice(0, 2));
+  const row = width + 2; // one pixel of background all round, so that every pixel has four neighbours
+  const ids = new Uint8Array(row * (height + 2));
+  const marks = new Map();
+  for (let y = 0, k = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, k++) {
+      const found = meaningAt(pixels, k, of);
+      if (!found || found.mark === null) continue;
+      ids[(y + 1) * row + x + 1] = found.id;
+      marks.set(found.id, found.mark);
+    }
   }
-  for (let k = ids.length - 1; k >= 0; k--) pass(k, steps(k).slice(2));
+  const far = new Uint16Array(ids.length);
+  const step = (k, a, b) => {
+    const first = ids[a] === ids[k] ? far[a] + 1 : 1;
+    const second = ids[b] === ids[k] ? far[b] + 1 : 1;
+    return first < second ? first : second;
+  };
+  for (let k = row; k < ids.length; k++) if (ids[k]) far[k] = step(k, k - 1, k - row);
+  for (let k = ids.length - row; k > 0; k--) if (ids[k]) far[k] = Math.min(far[k], step(k, k + 1, k + row));
   const seen = new Uint8Array(ids.length);
+  const region = new Int32Array(ids.length);
+  const around = [-1, 1, -row, row];
   const places = [];
-  for (let start = 0; start < ids.length; start++) {
+  for (let start = row; start < ids.length; start++) {
     if (!ids[start] || seen[start]) continue;
-    const region = [start];
-    let best = start;
+    let size = 1;
+    let [sumX, sumY, deepest] = [0, 0, 0];
+    region[0] = start;
     seen[start] = 1;
-    while (region.length) {
-      const k = region.pop();
-      if (far[k] > far[best]) best = k;
-      for (const [n, inside] of steps(k)) {
-        if (!inside || seen[n] || ids[n] !== ids[start]) continue;
+    for (let at = 0; at < size; at++) {
+      const k = region[at];
+      sumX += k % row;
+      sumY += Math.floor(k / row);
+      if (far[k] > deepest) deepest = far[k];
+      for (const offset of around) {
+        const n = k + offset;
+        if (seen[n] || ids[n] !== ids[start]) continue;
         seen[n] = 1;
-        region.push(n);
+        region[size++] = n;
       }
     }
-    const { mark } = meaningAt(pixels, start, of);
-    if (mark !== null) places.push({ mark, far: far[best], x: best % width, y: Math.floor(best / width) });
+    let [best, least] = [start, Infinity];
+    for (let at = 0; at < size; at++) {
+      const k = region[at];
+      if (far[k] !== deepest) continue;
+      const off = Math.hypot((k % row) - sumX / size, Math.floor(k / row) - sumY / size);
+      if (off < least) [best, least] = [k, off];
+    }
+    places.push({ mark: marks.get(ids[start]), far: deepest, x: (best % row) - 1, y: Math.floor(best / row) - 1 });
   }
-  return places;
+  return places.sort((a, b) => b.far - a.far);
 }
 
 function planeView(plane, options) {
@@ -104,7 +119,8 @@ function planeView(plane, options) {
   );
   const draw = () => {
     const index = Number(slider.value);
-    where.textContent = `${plane.at_mm[index].toFixed(1).replace("-", "−")} mm, slice ${index + 1} of ${plane.at_mm.length}`;
+    const at = plane.at_mm[index].toFixed(1).replace("-", "−");
+    where.textContent = `${at} mm, slice ${index + 1} of ${plane.at_mm.length}`;
     for (const s of strips) {
       if (!s.image) continue;
       const context = s.canvas.getContext("2d", { willReadFrequently: true });
@@ -113,8 +129,10 @@ function planeView(plane, options) {
       s.numbers.replaceChildren();
       if (!options.numbers) continue;
       const pixel = s.frame.clientWidth / plane.width;
+      const written = [];
       for (const at of markPlaces(s.canvas, s.of)) {
-        if (at.far * pixel < 6) continue;
+        if (at.far * pixel < 6 || written.some((w) => Math.hypot(w.x - at.x, w.y - at.y) * pixel < 14)) continue;
+        written.push(at);
         s.numbers.append(
           el("span", {
             text: at.mark,
