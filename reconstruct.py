@@ -293,8 +293,9 @@ class Reconstruction:
         pictures = [self.picture_of(what, case_id, truth_of, scored[case_id]) for what, case_id in chosen]
         write_overview(self.output_dir / "overview.png", pictures, self.class_names,
                        class_colours(len(self.class_names)))
-        write_html_report(self.output_dir, self.args.run_dir or self.args.checkpoint.parent, truth_of, chosen)
+        page = write_html_report(self.output_dir, self.args.run_dir or self.args.checkpoint.parent, truth_of, chosen)
         print("\n".join(report.table_lines(content)))
+        print(f"to look at, in a browser: {page} ({page.stat().st_size / 1e6:.1f} MB)")
         dense = sum(k["decoding"]["dense"] for k in known.values())
         if dense:
             print(f"{dense} of {len(known)} hearts were decoded voxel by voxel: coarse to fine was not safe for them")
