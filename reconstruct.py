@@ -1,8 +1,12 @@
 #!/usr/bin/env python
 """A trained model and hearts in, reconstructed hearts out: label maps on their own grid, meshes in mm, figures.
 
-    OUT/CASE/labels.nii.gz       the label map, on the grid and with the header geometry of the source image
+    OUT/CASE/labels.nii.gz       the label map, on the grid and with the header geometry of the source image (or with
+                                 --spacing), class names and colours in the header
+    OUT/CASE/labels.seg.nrrd     the same for 3D Slicer: a segment with name and colour per class
     OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward
+    OUT/CASE/heart.glb           all meshes in one file, coloured
+    OUT/CASE/latents.npz         with --latents: the code of the heart, which --latents FILE decodes again
     OUT/CASE/result.json         this heart's figures, and what they were made from
     OUT/metrics.csv, .json       overlap, surface distances, volumes, topology per heart and class; means, intervals, counts
     OUT/overview.png             best, median and worst heart in three planes
@@ -15,11 +19,9 @@ one line and the others go on; the exit code is 1 then.
 """
 
 import argparse
-import contextlib
 import functools
 import hashlib
 import json
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -31,7 +33,7 @@ if str(ROOT) not in sys.path:
 from vecset.atomic import remove_leftovers, write_text  # noqa: E402
 from vecset.errors import InputError, describe_os_error, run_command  # noqa: E402
 
-VERSION = 3  # of the method: hearts made by another one are made again
+VERSION = 4  # of the method: hearts made by another one are made again
 RESULT = "result.json"
 
 
@@ -44,8 +46,9 @@ def get_parser():
     parser.add_argument("--checkpoint", type=Path, help="checkpoint-best.pth or -last.pth of main_ae.py (required, but "
                         "for --compare)")
     parser.add_argument("--input", type=Path,
-                        help="case file (.npz), label map (.nii.gz, .nii, .nrrd, .mha), folder of either, or CSV of "
-                        "create_csv.py (required, but for --compare)")
+                        help="case file (.npz), label map (.nii.gz, .nii, .nrrd, .mha), folder of either, CSV of "
+                        "create_csv.py, or a point cloud with labels in mm, RAS+ (.ply with a vertex property label; "
+                        ".npz with points_mm and labels) (required, but for --compare and --latents FILE)")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder of the results")
     add("--data_path", None, "folder that the files in a CSV are relative to; none: the CSV's own", type=Path)
     add("--train_csv", None, "CSV of the training hearts: adds what their mean shape and the nearest of them would "
@@ -54,6 +57,14 @@ def get_parser():
     add("--chunk", 32768, "query points decoded at once; less needs less memory", type=int)
     add("--mesh_cells", 144, "grid cells along the edge of the unit cube (2.1 times the heart's radius) for the meshes",
         type=int)
+    add("--mesh_format", "ply", "of the meshes per class", choices=("ply", "stl", "obj"))
+    parser.add_argument("--lps", action="store_true", help="meshes per class in LPS mm, as 3D Slicer's files are "
+                        "(default: RAS mm)")
+    add("--spacing", None, "of the label map that is written, mm, cubic voxels over the source's field of view; none: "
+        "the source's own grid (1 mm for point clouds). Figures are always on the source's grid", type=float)
+    parser.add_argument("--latents", nargs="?", const=True, metavar="FILE", help="alone: saves the code of each heart "
+                        "as latents.npz; with a file that this wrote (or a folder of them): decodes it again, instead "
+                        "of --input (default: neither)")
     parser.add_argument("--no_meshes", action="store_true", help="label maps and figures only (default: meshes too)")
     add("--spacing_from", None, "of label maps: which spacing holds where a header contradicts itself; none: refuse "
         "such files. Case files say it themselves", choices=("affine", "pixdim"))
@@ -76,6 +87,11 @@ def main(argv=None):
 
         print(f"written: {write_comparison(*args.compare, args.output_dir)}")
         return 0
+    codes = None if args.latents in (None, True) else Path(args.latents)
+    if codes and (args.input or args.train_csv):
+        raise InputError("--latents", "codes alone", f"{codes} together with --input or --train_csv",
+                         "give --latents without a file to save codes")
+    args.input = codes or args.input
     lacking = [f"--{flag}" for flag in ("checkpoint", "input") if getattr(args, flag) is None]
     if lacking:
         parser.error(f"the following arguments are required: {', '.join(lacking)}")
@@ -83,12 +99,14 @@ def main(argv=None):
         value = getattr(args, flag)
         if value is not None and value < least:
             raise InputError(f"--{flag}", f"at least {least}", value)
-    from vecset.inference.inputs import find_hearts
+    if args.spacing is not None and not 0.05 <= args.spacing <= 50:
+        raise InputError("--spacing", "mm, 0.05 to 50", args.spacing)
+    from vecset.inference.inputs import find_codes, find_hearts
 
     if not args.checkpoint.is_file():
         raise InputError(args.checkpoint, "a checkpoint", "no such file", "check --checkpoint")
     reconstruction = Reconstruction(args)
-    hearts = find_hearts(args.input, args.data_path, len(reconstruction.class_names))
+    hearts = find_codes(codes) if codes else find_hearts(args.input, args.data_path, len(reconstruction.class_names))
     reconstruction.prepare_baselines(hearts)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(args.output_dir)
@@ -139,7 +157,10 @@ class Reconstruction:
                          "num_surface_points": args.num_surface_points or int(self.training["point_cloud_size"]),
                          "balance": float(self.training.get("balance") or 0.0), "seed": args.seed,
                          "spacing_from": args.spacing_from, "meshes": not args.no_meshes,
-                         "mesh_cells": None if args.no_meshes else args.mesh_cells}
+                         "mesh_cells": None if args.no_meshes else args.mesh_cells,
+                         "mesh_format": None if args.no_meshes else args.mesh_format,
+                         "lps": bool(args.lps and not args.no_meshes), "spacing_mm": args.spacing,
+                         "latents": args.latents is True}
 
     def prepare_baselines(self, hearts):
         """Reads the training truths where a heart's baseline scores are not there yet."""
@@ -187,11 +208,15 @@ class Reconstruction:
             return result, False
         from vecset.inference.inputs import load_heart
 
-        case = load_heart(heart, self.class_names, self.args.seed, self.settings["num_surface_points"],
-                          self.args.spacing_from)
+        code = None
+        if heart.is_code:
+            code, case = self.stored_code(heart)
+        else:
+            case = load_heart(heart, self.class_names, self.args.seed, self.settings["num_surface_points"],
+                              self.args.spacing_from, self.args.spacing)
         if not done:
             try:
-                made = self.reconstruct(heart, case, say)
+                made = self.reconstruct(heart, case, code, say)
             except OSError:
                 self.discard(heart)
                 raise
@@ -207,57 +232,75 @@ class Reconstruction:
         write_text(self.folder(heart) / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")
         return result, not done
 
+    def stored_code(self, heart):
+        """(code (1, M, L), Case) of a file that --latents wrote with this very checkpoint."""
+        import torch
+
+        from vecset.inference.latents import read_latents
+
+        latents, case = read_latents(heart.path)
+        if case.meta["checkpoint_sha256"] != self.settings["checkpoint_sha256"]:
+            raise InputError(heart.path, "codes of this checkpoint", "codes that another one made",
+                             "give the checkpoint that they were made with")
+        return torch.from_numpy(latents)[None].to(self.device), case
+
     def discard(self, heart):
         """Takes away what a full disk left of a heart: a label map without its figures would look like a result. Only
         files of the names that `reconstruct` writes, and only where there is no finished result."""
-        folder = self.folder(heart)
-        if not (folder / RESULT).is_file():
-            for path in (folder / "labels.nii.gz", *(folder / "meshes").glob("*.ply")):
-                path.unlink(missing_ok=True)
-            for emptied in (folder / "meshes", folder):
-                with contextlib.suppress(OSError):
-                    emptied.rmdir()
+        from vecset.inference import heart_files
 
-    def reconstruct(self, heart, case, say):
-        """Encodes, decodes, writes label map and meshes, scores: a dict with files, scores and decoding."""
+        if not (self.folder(heart) / RESULT).is_file():
+            heart_files.discard(self.folder(heart))
+
+    def encode(self, heart, case):
+        """The code (1, M, L) of a case's surface points."""
         import torch
 
-        from vecset.data.label_map import write_label_map
-        from vecset.inference.field import HeartField, decode_field
         from vecset.inference.inputs import draw_surface
-        from vecset.inference.meshes import class_meshes, write_mesh
-        from vecset.inference.noise_floor import revoxelised
-        from vecset.metrics import score
         from vecset.models.embedding import surface_features
 
-        start = time.time()
         points_unit, labels = draw_surface(case, heart.case_id, self.settings["num_surface_points"],
                                            self.settings["balance"], self.args.seed)
         surface_BNF = surface_features(torch.from_numpy(points_unit)[None], torch.from_numpy(labels)[None],
                                        len(self.class_names)).to(self.device)
-        field = HeartField(self.model, self.model.encode(surface_BNF), self.args.chunk, self.device)
-        decoded = decode_field(field, case.frame, seed=self.args.seed)
+        return self.model.encode(surface_BNF)
+
+    def reconstruct(self, heart, case, code, say):
+        """Encodes (where there is no `code` yet), decodes, writes label map, meshes, code, scores: a dict with files,
+        scores and decoding."""
+        from vecset.inference.field import HeartField, decode_field, with_spacing
+        from vecset.inference.heart_files import write_labels, write_meshes
+        from vecset.inference.latents import FILE, write_latents
+        from vecset.inference.noise_floor import revoxelised
+        from vecset.metrics import score
+
+        start = time.time()
+        code = self.encode(heart, case) if code is None else code
+        field = HeartField(self.model, code, self.args.chunk, self.device)
+        frame, geometry, on_source = case.frame, case.meta.get("source_geometry"), None
+        if self.args.spacing:
+            frame, geometry = with_spacing(frame, self.args.spacing), None
+        decoded = decode_field(field, frame, seed=self.args.seed)
         if decoded.dense:
             say(f"{heart.case_id}: {decoded.missed} of {decoded.checked} voxels checked differ from the coarse-to-fine "
                 "label map; decoded voxel by voxel instead")
+        if case.truth_crop is not None:  # figures are taken where the truth is
+            on_source = decode_field(field, case.frame, seed=self.args.seed) if self.args.spacing else decoded
         folder = self.folder(heart)
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         (folder / RESULT).unlink(missing_ok=True)  # from here on the folder holds parts of the new result
-        write_label_map(folder / "labels.nii.gz", decoded.labels, case.frame.affine, self.class_names,
-                        case.meta.get("source_geometry"))
-        files = ["labels.nii.gz"]
-        if (folder / "meshes").is_dir():
-            shutil.rmtree(folder / "meshes")
-        if self.settings["meshes"]:
-            (folder / "meshes").mkdir()
-            for c, mesh in class_meshes(field, case.frame, self.settings["mesh_cells"]).items():
-                files.append(f"meshes/{file_name(self.class_names[c - 1])}.ply")
-                write_mesh(folder / files[-1], mesh)
+        files = write_labels(folder, decoded.labels, frame, self.class_names, geometry)
+        if self.settings["latents"]:
+            write_latents(folder / FILE, code[0].float().cpu().numpy(), case, heart.case_id, self.class_names,
+                          self.settings["checkpoint_sha256"])
+            files.append(FILE)
+        files += write_meshes(folder, field, case.frame, self.class_names, self.settings)
         scores, floor = [], []
-        if case.truth_crop is not None:
-            scores = score(case.truth_labels(), decoded.labels, self.class_names, case.annotated, case.frame.spacing_mm)
-            floor = score(case.truth_crop, revoxelised(case), self.class_names, case.annotated, case.frame.spacing_mm)
+        if on_source is not None:
+            rest = self.class_names, case.annotated, case.frame.spacing_mm
+            scores = score(case.truth_labels(), on_source.labels, *rest)
+            floor = score(case.truth_crop, revoxelised(case), *rest)
         return {"files": files, "scores": scores, "floor": floor, "decoding": {
             "queries": decoded.queries, "voxels": decoded.voxels, "checked": decoded.checked, "missed": decoded.missed,
             "dense": decoded.dense, "seconds": round(time.time() - start, 2)}}
@@ -314,11 +357,6 @@ class Reconstruction:
         prediction, _ = read_reconstruction(self.output_dir, case_id, truth, affine)
         return {"title": f"{what}: {case_id}, mean Dice {mean_over_classes(result['scores']) or 0:.3f}",
                 "truth": truth, "affine": affine, "prediction": prediction}
-
-
-def file_name(class_name):
-    """A class name as a file name: what is no letter, digit, dot, minus or underscore becomes an underscore."""
-    return "".join(ch if ch.isalnum() or ch in "-_." else "_" for ch in class_name).lstrip(".") or "class"
 
 
 def choose_device(name):

@@ -182,7 +182,7 @@ def test_a_run_stopped_half_way_is_made_again(room, monkeypatch):
     def stop(path, mesh):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vecset.inference.meshes.write_mesh", stop)
+    monkeypatch.setattr("vecset.inference.heart_files.write_mesh", stop)
     assert run(room) == 130
     assert not (room / "out" / "a" / "result.json").exists()
     monkeypatch.undo()
@@ -391,14 +391,14 @@ def test_the_independent_scorer_agrees(room, repository):
 def test_a_full_disk_leaves_no_half_a_heart(room, capsys, monkeypatch):
     import errno
 
-    from vecset.inference import meshes
+    from vecset.inference import heart_files
 
     make_case(room / "data" / "a.npz")
 
     def full(path, mesh):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(meshes, "write_mesh", full)
+    monkeypatch.setattr(heart_files, "write_mesh", full)
     assert run(room) == 1
     assert "no space left" in capsys.readouterr().err
     assert not (room / "out" / "a").exists()

@@ -12,6 +12,7 @@ from vecset.atomic import atomic_path
 from vecset.data.classes import default_class_names
 from vecset.data.frame import check_affine
 from vecset.data.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, has_suffix, nifti_header, read_image
+from vecset.data.label_names import name_extension
 from vecset.data.label_presets import LabelMapping
 from vecset.data.natural_order import natural_key
 from vecset.errors import InputError
@@ -156,7 +157,8 @@ def _settle_spacing(path, affine, pixdim_mm, spacing_from):
 def write_label_map(path, labels, affine, class_names=None, geometry=None):
     """Writes labels (X, Y, Z) u8 as NIfTI, atomically; the same labels give the same bytes. The header places them by
     `geometry` (that of a `LabelMap`), exactly as the source's did; where that is None by `affine` (4, 4) voxel -> mm,
-    qform and sform both set. `class_names` go into the description as far as it is long (79 characters)."""
+    qform and sform both set. `class_names` go into the description as far as it is long (79 characters), and with
+    their colours into a header extension (vecset/data/label_names.py)."""
     path = Path(path)
     labels = np.asarray(labels)
     if labels.ndim != 3 or labels.dtype != np.uint8:
@@ -175,6 +177,7 @@ def write_label_map(path, labels, affine, class_names=None, geometry=None):
         image.set_qform(affine, code=1)
     if class_names:
         image.header["descrip"] = ",".join(class_names).encode("ascii", "replace")[:79]
+        image.header.extensions.append(name_extension(class_names))
     data = image.to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(gzip.compress(data, 4, mtime=0) if path.name.lower().endswith(".gz") else data)

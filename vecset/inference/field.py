@@ -80,6 +80,16 @@ class HeartField:
         return sdf, best, lead
 
 
+def with_spacing(frame, spacing_mm):
+    """The `Frame` of a cubic grid of `spacing_mm` along the axes of `frame`, over the same field of view."""
+    old = frame.spacing_mm
+    shape = np.maximum(np.ceil(np.array(frame.shape) * old / spacing_mm - 1e-6), 1).astype(int)
+    affine = np.array(frame.affine)
+    affine[:3, :3] *= spacing_mm / old
+    affine[:3, 3] = frame.voxel_to_mm(0.5 * spacing_mm / old - 0.5)  # the outer corners of both first voxels meet
+    return type(frame)(affine, shape, frame.centre_mm, frame.scale)
+
+
 @dataclass
 class Decoded:
     """labels (X, Y, Z) u8 on the grid; queries: points asked of the model; voxels: those of the grid inside the unit

@@ -1,4 +1,5 @@
-"""What reconstruct.py is given, as a list of hearts: case files, label maps, folders of them, or a CSV of a split."""
+"""What reconstruct.py is given, as a list of hearts: case files, label maps, folders of them, a CSV of a split, point
+clouds with labels, or codes that it saved itself."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,20 @@ from vecset.data.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.data.image_file import SUFFIX_WORDS, has_suffix
 from vecset.data.label_map import case_name, file_sha256, find_label_maps, natural_key, read_label_map
 from vecset.errors import InputError
+from vecset.inference.latents import find_latents, read_latents
+from vecset.inference.point_cloud import is_point_cloud, read_point_cloud
 
 CASE_MEMBERS = ("surface_points", "surface_labels", "frame", "truth")
 
 
 @dataclass(frozen=True)
 class Heart:
-    """One input: `path` is a case file, or a label map where `is_label_map`."""
+    """One input: `path` is a case file or a point cloud, a label map where `is_label_map`, codes where `is_code`."""
 
     case_id: str
     path: Path
     is_label_map: bool
+    is_code: bool = False
 
     def sha256(self):
         """Of the file's bytes; InputError where it cannot be read."""
@@ -60,15 +64,27 @@ def find_hearts(source, data_path=None, num_classes=None):
         return hearts
     if name.endswith(".npz"):
         return [Heart(source.name[: -len(".npz")], source, False)]
+    if name.endswith(".ply"):
+        return [Heart(source.name[: -len(".ply")], source, False)]
     if has_suffix(name):
         return [Heart(case_name(source), source, True)]
-    raise InputError(source, f"a name ending in .npz, .csv, {SUFFIX_WORDS}", source.name, "check --input")
+    raise InputError(source, f"a name ending in .npz, .csv, .ply, {SUFFIX_WORDS}", source.name, "check --input")
 
 
-def load_heart(heart, class_names, seed=0, num_surface_points=None, spacing_from=None):
+def find_codes(source):
+    """The hearts of the codes in `source` (vecset/inference/latents.py), named as they were when they were encoded."""
+    hearts = [Heart(str(read_latents(p)[1].meta["case_id"]), p, False, True) for p in find_latents(source)]
+    wrong = [h for h in hearts if "/" in h.case_id or h.case_id.startswith(".") or not h.case_id]
+    if wrong or len({h.case_id for h in hearts}) < len(hearts):
+        raise InputError(source, "codes whose case_id can each name a folder",
+                         repr(wrong[0].case_id) if wrong else "one case_id twice", "check --latents")
+    return hearts
+
+
+def load_heart(heart, class_names, seed=0, num_surface_points=None, spacing_from=None, spacing_mm=None):
     """The `Case` of a heart, with at least surface points, their labels and the frame. A label map goes through the
-    data preparation, as `prepare_data.py` would do it (`spacing_from` as there). InputError where its
-    classes are not `class_names`."""
+    data preparation, as `prepare_data.py` would do it (`spacing_from` as there). `spacing_mm`: of the grid that a point
+    cloud is given (1 mm where None). InputError where its classes are not `class_names`."""
     if heart.is_label_map:
         from vecset.data.preparation import Options, build_case
 
@@ -80,6 +96,8 @@ def load_heart(heart, class_names, seed=0, num_surface_points=None, spacing_from
         case.path = heart.path
         case.meta["class_names"] = list(class_names)
         return case
+    if is_point_cloud(heart.path):
+        return read_point_cloud(heart.path, class_names, spacing_mm or 1.0)
     case = read_case(heart.path, CASE_MEMBERS).require("surface_points", "surface_labels", "frame",
                                                        purpose="reconstruction on the source grid")
     if case.num_classes != len(class_names):
