@@ -35,7 +35,7 @@ from vecset.utils.distributed import (  # noqa: E402
     environment_rank, start_ranks, stop_ranks, told_once, wait_for_all, wrap_model)
 from vecset.utils.logging import RunLog, format_values, peak_memory_gb, say, short_time  # noqa: E402
 from vecset.utils.lr_schedule import scaled_rate  # noqa: E402
-from vecset.utils.optimizer import build_optimizer  # noqa: E402
+from vecset.utils.optimizer import build_optimizer, gather_state  # noqa: E402
 from vecset.utils.stop import EXIT_NOT_FINITE, EXIT_STOPPED, StopRequest  # noqa: E402
 from vecset.utils.warm_start import load_initial_weights  # noqa: E402
 
@@ -136,10 +136,10 @@ def set_up(args, ranks, stop):
     lr = args.lr if args.lr is not None else scaled_rate(args.blr, plan.per_step)
     dataset, val_dataset = make_dataset(args, training, True), make_dataset(args, validation, False)
     evaluator = Evaluator(val_dataset, ranks, options, class_names, args.batch_size, args.grid_size)
-    run = TrainingRun(args, ranks, stop, model, wrap_model(model, ranks),
-                      build_optimizer(model, lr, args.weight_decay, args.beta2), dataset, plan, evaluator, options,
-                      model_config, class_names, lr)
-    return run
+    optimizer = build_optimizer(model, lr, args.weight_decay, args.beta2,
+                                ranks.size if args.shard == "optimizer" else 1)
+    return TrainingRun(args, ranks, stop, model, wrap_model(model, ranks, args.compress_gradients), optimizer, dataset,
+                       plan, evaluator, options, model_config, class_names, lr)
 
 
 def describe(run):
@@ -243,6 +243,7 @@ def dry_run(args, ranks, stop):
         raise NotFiniteError(f"the first step is not finite (rank {ranks.rank}: cases {cases}: "
                              f"{format_values(monitor[1].bad_values())})")
     losses = monitor[0].read()
+    gather_state(run.optimizer)
     run.evaluator.own, run.evaluator.grid_size = run.evaluator.own[:1], min(args.grid_size, 32)
     run.evaluator.evaluate(run.model)
     if ranks.main:

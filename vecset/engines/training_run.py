@@ -22,13 +22,14 @@ from vecset.utils.checkpoint import BEST, LAST, copy_checkpoint, load_checkpoint
 from vecset.utils.distributed import Agreement, gather_objects, wait_for_all
 from vecset.utils.logging import format_values, peak_memory_gb, progress_bar, say, short_time
 from vecset.utils.lr_schedule import learning_rate
+from vecset.utils.optimizer import gather_state, load_state
 from vecset.utils.slice_picture import slice_picture
 
 SAVING_SHARE = 0.02  # of the time, for checkpoints after an epoch; the timed ones come whatever they cost
 # options that may change between two starts without a word: they do not change what is learned
 _FREE = {"output_dir", "resume", "eval", "device", "num_workers", "print_every", "log_dir", "wandb", "wandb_project",
          "wandb_name", "save_every_minutes", "max_steps", "max_minutes", "cache", "data_path", "csv_dir", "dry_run",
-         "init_from", "compile", "checkpoint_activations"}
+         "init_from", "compile", "checkpoint_activations", "shard"}
 
 
 class TrainingRun:
@@ -46,7 +47,7 @@ class TrainingRun:
         self.monitor = new_monitor(ranks)
         self.agreement = Agreement(ranks)
         self.reason = stop_words.GO_ON
-        self._save_seconds = None
+        self._save_seconds, self._asked_to_save = None, False
         self._cases = hashlib.sha256("\n".join(c.case_id for c in dataset.cases).encode()).hexdigest()[:16]
 
     # --- going on
@@ -60,7 +61,7 @@ class TrainingRun:
         self.model.set_known_classes(known)
         flags = [{k: g[k] for k in ("weight_decay", "betas")} for g in self.optimizer.param_groups]
         # a copy: the tensors of a mapped file must not outlive the file
-        self.optimizer.load_state_dict(_copied(checkpoint["optimizer"]))
+        load_state(self.optimizer, _copied(checkpoint["optimizer"]))
         for group, flag in zip(self.optimizer.param_groups, flags):
             group.update(flag)
         self.epoch, self.step, self.global_step = (checkpoint[k] for k in ("epoch", "step", "global_step"))
@@ -171,15 +172,21 @@ class TrainingRun:
             self._bar.update()
         if self.global_step % args.print_every == 0:
             self._print_line(lr)
-        wish = stop_words.GO_ON
+        # rank 0's clock decides about saving: all ranks take part in it where the optimizer is sharded
+        due = (self.ranks.main and not self._asked_to_save
+               and time.monotonic() - self._saved >= 60 * args.save_every_minutes)
+        self._asked_to_save |= due
+        wish = stop_words.SAVE if due else stop_words.GO_ON
         if self.stop.asked:
             wish = stop_words.ASKED_TO_STOP
         elif args.max_minutes and minutes >= args.max_minutes:
             wish = stop_words.TIME_IS_UP
-        self.reason = self.agreement.say(wish)
+        agreed = self.agreement.say(wish)
+        self.reason = stop_words.GO_ON if agreed == stop_words.SAVE else agreed
         if not self.reason and args.max_steps and self.global_step >= args.max_steps:
             self.reason = stop_words.TIME_IS_UP
-        if not self.reason and time.monotonic() - self._saved >= 60 * args.save_every_minutes:
+        if not self.reason and agreed == stop_words.SAVE:
+            self._asked_to_save = False
             self._save()
         return bool(self.reason)
 
@@ -273,20 +280,24 @@ class TrainingRun:
                 "status": status}
 
     def _save(self, best=False, status="running"):
-        """Rank 0 writes checkpoint-last, and makes it checkpoint-best too where `best`. Never after a bad step."""
+        """Rank 0 writes checkpoint-last, and makes it checkpoint-best too where `best`. Never after a bad step. All
+        ranks call it together: the shares of a sharded optimizer come to rank 0 here."""
         began = time.monotonic()
-        if self.ranks.main and self.monitor[1].first_bad_step() is None:
-            save_checkpoint(self.folder / LAST, self.checkpoint(status))
-            if best:
-                copy_checkpoint(self.folder / LAST, self.folder / BEST)
+        if self.monitor[1].first_bad_step() is None:  # all ranks know of the same bad step
+            gather_state(self.optimizer)
+            if self.ranks.main:
+                save_checkpoint(self.folder / LAST, self.checkpoint(status))
+                if best:
+                    copy_checkpoint(self.folder / LAST, self.folder / BEST)
         self._saved = time.monotonic()
         self._save_seconds = self._saved - began
         self._printed += self._save_seconds
 
     def _saving_is_cheap(self):
-        if self._save_seconds is None:
-            return True
-        return self._save_seconds <= SAVING_SHARE * (time.monotonic() - self._saved)
+        """By rank 0's clock, for all ranks alike."""
+        cheap = self._save_seconds is None or (
+            self._save_seconds <= SAVING_SHARE * (time.monotonic() - self._saved))
+        return gather_objects(cheap, self.ranks)[0]
 
     def _write_status(self, status, **more):
         if self.ranks.main:

@@ -1,6 +1,7 @@
 """One process or many: who this one is, and the few words that processes have to exchange.
 
-Started by torchrun the ranks find each other by its environment; without it there is one rank and nothing is set up.
+Started by torchrun the ranks find each other by its environment, started by srun by Slurm's (slurm_ranks.py); without
+either there is one rank and nothing is set up.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from vecset.errors import EXIT_BAD_INPUT, InputError
+from vecset.utils.slurm_ranks import take_over_slurm
 
 _TIMEOUT = timedelta(minutes=30)  # a rank may wait this long for another: rank 0 writes checkpoints alone
 
@@ -34,13 +36,15 @@ class Ranks:
 
 
 def environment_rank():
-    """This process's rank by torchrun's environment, before anything is set up."""
+    """This process's rank by torchrun's or Slurm's environment, before anything is set up."""
+    take_over_slurm()
     return int(os.environ.get("RANK", 0))
 
 
 def start_ranks(device="auto"):
-    """Sets up the process group that torchrun's environment describes and chooses the device: `auto` (CUDA where there
-    is one), `cpu`, `cuda` or `cuda:N`. gloo on CPU, NCCL on GPU."""
+    """Sets up the process group that torchrun's or Slurm's environment describes and chooses the device: `auto` (CUDA
+    where there is one), `cpu`, `cuda` or `cuda:N`. gloo on CPU, NCCL on GPU."""
+    take_over_slurm()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.split(":")[0] not in ("cpu", "cuda"):
@@ -51,8 +55,10 @@ def start_ranks(device="auto"):
     size = int(os.environ.get("WORLD_SIZE", 1))
     if device == "cuda":
         local = int(os.environ.get("LOCAL_RANK", 0))
+        if "SLURM_GPUS_PER_TASK" in os.environ and torch.cuda.device_count() == 1:
+            local = 0  # Slurm shows each task its own GPU alone
         if local >= torch.cuda.device_count():
-            raise InputError("--nproc_per_node", f"at most one process per GPU ({torch.cuda.device_count()} here)",
+            raise InputError("processes per node (--nproc_per_node, --ntasks-per-node)", f"at most one process per GPU ({torch.cuda.device_count()} here)",
                              f"process {local + 1} on this machine", "start fewer")
         device = f"cuda:{local}"
     device = torch.device(device)
@@ -83,15 +89,31 @@ def stop_ranks(ranks):
         dist.destroy_process_group()
 
 
-def wrap_model(model, ranks):
-    """The model for training: as it is for one rank, else in DDP, whose gradients are means over ranks."""
+def wrap_model(model, ranks, compress="none"):
+    """The model for training: as it is for one rank, else in DDP, whose gradients are means over ranks. compress:
+    "bf16" sends them in bfloat16, half the bytes."""
     if ranks.size == 1:
         return model
     ddp = torch.nn.parallel.DistributedDataParallel
     # the buffers are constants: no need to send them round in every pass (the option has two names over the versions)
     names = inspect.signature(ddp.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    return ddp(model, device_ids=[ranks.device] if ranks.device.type == "cuda" else None, **{buffers: False})
+    wrapped = ddp(model, device_ids=[ranks.device] if ranks.device.type == "cuda" else None, **{buffers: False})
+    if compress == "bf16":
+        try:
+            dist.all_reduce(torch.ones(1, dtype=torch.bfloat16, device=ranks.device))
+        except RuntimeError as error:
+            raise InputError("--compress_gradients", f"bfloat16 sums by {dist.get_backend()}",
+                             str(error).split("\n")[0], "leave it out, or use a newer torch") from None
+        wrapped.register_comm_hook(None, _bf16_hook)
+    return wrapped
+
+
+def _bf16_hook(state, bucket):
+    """torch's own hook; under its own name DDP refuses it on gloo, which can sum bfloat16 in newer versions."""
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+    return bf16_compress_hook(state, bucket)
 
 
 def sum_over_ranks(tensor, ranks):

@@ -10,7 +10,7 @@ import signal
 EXIT_STOPPED = 75  # asked to stop, saved, start again to go on (EX_TEMPFAIL of sysexits.h)
 EXIT_NOT_FINITE = 3  # a loss or gradient was not finite
 
-GO_ON, TIME_IS_UP, ASKED_TO_STOP = 0, 1, 2
+GO_ON, SAVE, TIME_IS_UP, ASKED_TO_STOP = 0, 1, 2, 3  # the largest that a rank says holds for all
 
 
 class StopRequest:
