@@ -111,7 +111,7 @@ words=("$ROOT/vecset/main_ae.py" --data_path "$data" --output_dir "$OUTPUT_DIR" 
 torchrun=("${RUN[@]}" -m torch.distributed.run "--nnodes=$nodes" "--nproc_per_node=$gpus")
 if [ "$nodes" -gt 1 ]; then
   head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-  port=$((20000 + SLURM_JOB_ID % 20000))
+  port=$((12000 + SLURM_JOB_ID % 20000)) # below the ports that Linux hands out by itself
   torchrun+=(--rdzv_backend=c10d "--rdzv_endpoint=$head_node:$port" "--rdzv_id=$SLURM_JOB_ID")
 else
   torchrun+=(--standalone)
@@ -159,11 +159,17 @@ state=$(progress state) after=$(progress position)
 echo "== training ended with exit code $code, state $state, at $after =="
 if [ "$state" = finished ]; then exit 0; fi
 if [ "$state" = "time is up" ]; then exit "$code"; fi # --max_steps or --max_minutes: done as asked
-if [ "$stopping" = 0 ] && [ "$state" != stopped ]; then exit $((code > 0 ? code : 1)); fi
+crashed=0
+if [ "$stopping" = 0 ] && [ "$state" != stopped ]; then
+  crashed=1
+  echo "error: training broke off (exit code $code); the cause stands above: the first traceback, 'error:' or 'Signal'" >&2
+  if [ "$(progress how)" = "not finite" ]; then exit "$code"; fi # it would be so again
+fi
 if [ "$after" = "$before" ]; then
   echo "error: no progress since this start ($after): not requeued; give the job more time, or see the log above" >&2
   exit 1
 fi
+if [ "$crashed" = 1 ] && [ -z "${SLURM_JOB_ID:-}" ]; then exit $((code > 0 ? code : 1)); fi
 [ -n "${SLURM_JOB_ID:-}" ] || { echo "saved; run the same command again to go on"; exit 75; }
 echo "saved; requeued to go on"
 scontrol requeue "$SLURM_JOB_ID" || echo "(Slurm has requeued the job already)"

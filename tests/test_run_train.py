@@ -153,6 +153,26 @@ def test_stopped_in_training_it_goes_on_where_it_was(copy):
     assert not (copy / "train.old-2").exists(), "it is still the same run"
 
 
+@pytest.mark.parametrize("moment", ["[2/6]", "[6/6]"], ids=["preparation", "reconstruction"])
+def test_sigterm_in_any_stage_says_that_it_was_stopped_and_how_to_go_on(finished, copy, moment):
+    stage = {"[2/6]": "prepare", "[6/6]": "reconstruct"}[moment]
+    stamp = copy / "stages" / f"{stage}.json"
+    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "state": "running"}))
+    process = subprocess.Popen(["bash", str(ROOT / "run_train.sh"), "--recipe", "tiny", "--file_workers", "1",
+                                "--output_dir", str(copy)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=environment())
+    for line in process.stdout:
+        if line.startswith(moment):
+            break
+    time.sleep(0.2)  # the command of the stage is starting
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "stopped; run the same command again to go on" and "exit code" not in errors
+    assert json.loads(stamp.read_text())["state"] == "running"
+    assert "done in" in job("--output_dir", copy).stdout
+
+
 def test_a_folder_with_foreign_case_files_is_refused(finished, tmp_path):
     (tmp_path / "out" / "cases").mkdir(parents=True)
     (tmp_path / "out" / "cases" / "mine.npz").write_bytes(b"")

@@ -19,6 +19,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -292,7 +293,9 @@ def main(argv=None):
 
 
 def run(pipeline):
-    """All stages in order, then the table."""
+    """All stages in order, then the table. SIGTERM and SIGUSR1 stop it as Ctrl-C does, in words."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.default_int_handler)
     stamps, say, start = Stamps(pipeline.out), pipeline.say, time.time()
     if pipeline.args.input_dir:
         from vecset.data.label_map import find_label_maps

@@ -174,10 +174,18 @@ def run_child(words, environment, say):
     """Runs a command on this terminal (its progress bars show) and returns its exit code; a signal that stops this
     process reaches the child, which is given time to save and leave."""
     say("  $ " + " ".join(str(word) for word in words), quiet=True)
-    child = subprocess.Popen([str(word) for word in words], env={**os.environ, **environment})
-    previous = {number: signal.signal(number, lambda number, frame: child.send_signal(number))
-                for number in (signal.SIGTERM, signal.SIGUSR1)}
+    asked, child = [], None
+
+    def pass_on(number, frame):
+        asked.append(number)
+        if child:
+            child.send_signal(number)
+
+    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
+        child = subprocess.Popen([str(word) for word in words], env={**os.environ, **environment})
+        for number in asked:  # what came before there was a child
+            child.send_signal(number)
         exit_code = child.wait()
     except KeyboardInterrupt:  # the terminal has sent it to the child as well
         _leave(child)
@@ -185,7 +193,7 @@ def run_child(words, environment, say):
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if exit_code in (130, EXIT_STOPPED):
+    if asked or exit_code in (130, EXIT_STOPPED):  # a command that knows nothing of signals just ends by them
         raise KeyboardInterrupt
     return exit_code
 

@@ -1,7 +1,8 @@
-"""How far a run folder is, from the JSON sidecar of its last checkpoint. Standard library only.
+"""How far a run folder is, from the JSON sidecar of its last checkpoint and status.json. Standard library only.
 
     python vecset/utils/run_state.py RUN position     "epoch 12, step 3", or "no checkpoint"
     python vecset/utils/run_state.py RUN state        running, stopped, finished, or none
+    python vecset/utils/run_state.py RUN how          how the last start ended: the same words, or "not finite"
 """
 
 import json
@@ -19,5 +20,14 @@ def run_state(folder):
         return "no checkpoint", "none"
 
 
+def last_status(folder):
+    """What the last start wrote of itself: 'running' where it was killed or broke off."""
+    try:
+        return str(json.loads((Path(folder) / "status.json").read_text(encoding="utf-8"))["status"])
+    except (OSError, ValueError, KeyError):
+        return "none"
+
+
 if __name__ == "__main__":
-    print(run_state(sys.argv[1])[("position", "state").index(sys.argv[2])])
+    folder, question = sys.argv[1:]
+    print(last_status(folder) if question == "how" else run_state(folder)[("position", "state").index(question)])
