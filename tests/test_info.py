@@ -1,0 +1,67 @@
+"""`python -m vecset.info`: plain words for each kind of file, one line for what is none."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_heart_files import sphere_points, write_ply
+from test_reconstruct import NAMES, make_case, make_heart, write_checkpoint
+
+from vecset import info
+from vecset.data.label_map import write_label_map
+from vecset.inference.latents import write_latents
+
+
+def said(capsys, path):
+    assert info.main([str(path)]) == 0
+    return capsys.readouterr().out
+
+
+def test_each_kind_of_file(tmp_path, capsys):
+    labels, frame = make_heart(spacing_mm=0.9)
+    case_path = make_case(tmp_path / "h.npz", annotated=range(1, 8))
+    out = said(capsys, case_path)
+    assert "a case file" in out and "30 x 32 x 28 voxels of 1 x 1 x 1 mm" in out and "surface points   600" in out
+    assert "not annotated    class_8, class_9" in out and "class_2 0.7 ml" in out
+
+    out = said(capsys, write_checkpoint(tmp_path / "c.pth"))
+    assert "a checkpoint" in out and "9: class_1, class_2" in out and "learnable_vec4x4_dim32_depth1_nb" in out
+
+    write_label_map(tmp_path / "m.nii.gz", labels, frame.affine, NAMES)
+    out = said(capsys, tmp_path / "m.nii.gz")
+    assert "0.9 x 0.9 x 0.9 mm" in out and f"2 class_2: {(labels == 2).sum()}" in out
+
+    write_ply(tmp_path / "p.ply", *sphere_points(50))
+    assert "a point cloud with labels" in said(capsys, tmp_path / "p.ply")
+
+    from vecset.data.case_file import read_case
+    write_latents(tmp_path / "latents.npz", np.zeros((4, 3)), read_case(case_path), "h", NAMES, "ab" * 32)
+    out = said(capsys, tmp_path / "latents.npz")
+    assert "codes of one heart" in out and "4 latents of 3 numbers" in out and "abababababab" in out
+
+    np.savez(tmp_path / "old.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
+    assert "older form" in said(capsys, tmp_path / "old.npz")
+
+
+@pytest.mark.parametrize("name, content", [("a.txt", b"words"), ("a.npz", b"no zip"), ("a.nii.gz", b"x"), ("a.ply", b"x"),
+                                           ("a.pth", b"PK no"), ("missing.npz", None)])
+def test_anything_else_is_one_line(tmp_path, capsys, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert info.main([str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and error[0].startswith("error: ") and name in error[0]
+
+
+def test_an_npz_of_something_else(tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", a=np.ones(3))
+    assert info.main([str(tmp_path / "x.npz"), str(tmp_path)]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 2
+
+
+def test_as_a_command(tmp_path, repository):
+    make_case(tmp_path / "h.npz")
+    done = subprocess.run([sys.executable, "-m", "vecset.info", tmp_path / "h.npz"], cwd=repository, capture_output=True,
+                          text=True)
+    assert done.returncode == 0 and "a case file" in done.stdout
