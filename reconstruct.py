@@ -166,10 +166,8 @@ class Reconstruction:
         """Reads the training truths where a heart's baseline scores are not there yet."""
         if not self.args.train_csv:
             return
-        from tqdm import tqdm
-
         from vecset.data.dataset import read_split
-        from vecset.inference.baselines import fingerprint, read_truths
+        from vecset.inference.baselines import fingerprint
 
         training = read_split(self.args.train_csv, self.args.data_path or self.args.train_csv.parent,
                               len(self.class_names))
@@ -180,11 +178,18 @@ class Reconstruction:
             raise InputError(self.args.train_csv, "training hearts that are not reconstructed here",
                              f"{known[0].case_id} in both",
                              "leave out --train_csv: the baselines would know the answer")
-        self.truths_fingerprint = fingerprint(paths)
+        self.training_paths, self.truths_fingerprint = paths, fingerprint(paths)
         old = (self.read_result(h).get("baselines", {}) for h in hearts)
         if self.args.overwrite or any(b.get("fingerprint") != self.truths_fingerprint for b in old):
-            self.truths = read_truths(paths, len(self.class_names),
-                                      lambda p: tqdm(p, unit="heart", desc="training hearts", dynamic_ncols=True))
+            self.read_training_truths()
+
+    def read_training_truths(self):
+        from tqdm import tqdm
+
+        from vecset.inference.baselines import read_truths
+
+        self.truths = read_truths(self.training_paths, len(self.class_names),
+                                  lambda p: tqdm(p, unit="heart", desc="training hearts", dynamic_ncols=True))
 
     def folder(self, heart):
         return self.output_dir / heart.case_id
@@ -223,8 +228,8 @@ class Reconstruction:
             result = {"case_id": heart.case_id, "fingerprint": fingerprint, "made_from": made_from,
                       "input": heart.path.name, **made}
         if self.truths_fingerprint and result["scores"]:
-            if self.truths is None:  # result.json was changed by another run meanwhile
-                raise InputError(self.folder(heart), "a folder that one run writes to", "two", "run it again")
+            if self.truths is None:  # the heart had its baselines, but is made again: of another version, other options
+                self.read_training_truths()
             from vecset.inference.baselines import baseline_scores
 
             result["baselines"] = {"fingerprint": self.truths_fingerprint,

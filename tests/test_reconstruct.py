@@ -300,6 +300,8 @@ def test_baselines_stand_beside_the_model(room, capsys):
     content = json.loads((room / "out" / "metrics.json").read_text())
     assert content["hearts"]["v"]["nearest_heart_file"] == "t.npz"
     assert content["classes"]["mean of classes"]["mean_shape_dice"] > 0.9
+    assert run(room, "--train_csv", room / "data" / "train.csv", "--seed", "1", source="data/val.csv") == 0
+    assert {r["class_name"]: r for r in metrics(room)}["class_1"]["mean_shape_dice"]  # made again, baselines with it
     assert run(room, "--train_csv", room / "data" / "train.csv", source="data/t.npz") == 2
     assert "the baselines would know the answer" in capsys.readouterr().err
 
