@@ -162,8 +162,8 @@ function planeView(plane, options) {
       s.image = await loadImage(s.png);
     }),
   ).then(draw);
-  const resize = (pixelsPerMm) => {
-    row.style.gridTemplateColumns = `repeat(${strips.length}, ${plane.width * plane.mm[0] * pixelsPerMm}px)`;
+  const resize = (pixelsPerMm, columns) => {
+    row.style.gridTemplateColumns = `repeat(${columns}, ${plane.width * plane.mm[0] * pixelsPerMm}px)`;
     for (const s of strips) s.frame.style.height = `${plane.height * plane.mm[1] * pixelsPerMm}px`;
     draw();
   };
@@ -190,11 +190,11 @@ function slicesView() {
   let planes = [];
   const size = () => {
     if (!planes.length || !place.clientWidth) return;
-    const columns = planes[0].columns,
-      widest = Math.max(...planes.map(({ plane }) => plane.width * plane.mm[0]));
+    const columns = Math.min(planes[0].columns, Math.max(2, Math.floor(place.clientWidth / 110)));
+    const widest = Math.max(...planes.map(({ plane }) => plane.width * plane.mm[0]));
     const highest = Math.max(...planes.map(({ plane }) => plane.height * plane.mm[1]));
     const pixelsPerMm = Math.min((place.clientWidth - 8 * (columns - 1)) / columns / widest, 380 / highest);
-    planes.forEach((p) => p.resize(pixelsPerMm));
+    planes.forEach((p) => p.resize(pixelsPerMm, columns));
   };
   onWidth(place, size);
   const toggle = el("input", {

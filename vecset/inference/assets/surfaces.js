@@ -321,4 +321,4 @@ function surfacesView() {
   return { show, view: el("div", { id: "surfaces" }, bar, el("div", { class: "scene" }, view, switches), note) };
 }
 
-const lineStep = (scaleMm) => [0.25, 0.5, 1, 2, 5, 10].find((s) => scaleMm / s <= 5) || scaleMm / 4;
+const lineStep = (scaleMm) => [0.25, 0.5, 1, 2, 5, 10].find((s) => scaleMm / s <= 3) || scaleMm / 4;
