@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How long report.html takes to write, and how large it is.
 
-    python benchmarks/html_report.py RECONSTRUCTION            a finished folder of reconstruct.py, its input still there
+    python benchmarks/html_report.py RECONSTRUCTION            a finished folder, its input still there
     python benchmarks/html_report.py --label_map heart.nii.gz  one heart against itself moved by two voxels, three times
 """
 

@@ -27,7 +27,8 @@ def browser():
 def report(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"classes{request.param}")
     truths = make_run(folder / "run", request.param, hearts=4)
-    return request.param, write_html_report(folder / "run", make_training_log(folder / "train", request.param), truths.get)
+    training = make_training_log(folder / "train", request.param)
+    return request.param, write_html_report(folder / "run", training, truths.get)
 
 
 def load(browser, path, size=LARGE):
