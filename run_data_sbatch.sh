@@ -55,7 +55,7 @@ done
 INPUT_DIR=$(cd "$INPUT_DIR" && pwd)
 mkdir -p "$OUTPUT_DIR"
 OUTPUT_DIR=$(cd "$OUTPUT_DIR" && pwd)
-job_python "$ROOT"
+job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR"
 logs=$OUTPUT_DIR/task-logs
 
 first=${SLURM_ARRAY_TASK_MIN:-0} last=${SLURM_ARRAY_TASK_MAX:-0} task=${SLURM_ARRAY_TASK_ID:-0}
@@ -67,7 +67,8 @@ fi
 [[ $TASKS =~ ^[1-9][0-9]*$ ]] || job_fail "--tasks: expected a whole number, found $TASKS"
 [ "$last" -lt "$TASKS" ] || job_fail "--tasks $TASKS: the array goes up to $last, expected at most $((TASKS - 1))"
 
-shares=("${RUN[@]}" -P "$ROOT/vecset/utils/shares.py" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR" --tasks "$TASKS")
+shares=("${RUN[@]}" -P "$ROOT/vecset/utils/shares.py" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR"
+  --tasks "$TASKS")
 if [ "$summary" = 1 ]; then exec "${shares[@]}" --summary --logs "$logs" --again "$ROOT/run_data_sbatch.sh"; fi
 
 job_header "run_data_sbatch.sh, share $task of $TASKS" "$ROOT"

@@ -11,7 +11,8 @@
 #SBATCH --signal=B:USR1@300
 #
 # Phase 1 training under Slurm: one torchrun per node. Before the time limit, or when it is preempted, the run saves,
-# the job requeues itself and goes on where it was, until the epochs are done.
+# the job requeues itself and goes on where it was, until the epochs are done. So it does when a process was killed or
+# broke off; without progress between two starts it stops instead.
 #
 #   sbatch --account=A --partition=P run_phase1_sbatch.sh --data_path CASES --output_dir RUN [options] [training options]
 #   bash run_phase1_sbatch.sh --dry_run --data_path CASES --output_dir RUN     checks all it can without a GPU job
@@ -68,16 +69,20 @@ option() { # option NAME: the value of a training option given on the command li
 DATA_PATH=$(cd "$DATA_PATH" && pwd)
 csv_dir=$(option csv_dir) fold=$(option fold)
 for name in "train${fold:+_fold$fold}.csv" "val${fold:+_fold$fold}.csv"; do
-  [ -s "${csv_dir:-$DATA_PATH}/$name" ] || job_fail "${csv_dir:-$DATA_PATH}/$name: no such file; make it with create_csv.py"
+  [ -s "${csv_dir:-$DATA_PATH}/$name" ] ||
+    job_fail "${csv_dir:-$DATA_PATH}/$name: no such file; make it with create_csv.py"
 done
 for name in resume init_from; do
   checkpoint=$(option "$name")
-  [ -z "$checkpoint" ] || [ "$checkpoint" = auto ] || [ -f "$checkpoint" ] || job_fail "--$name: no such checkpoint: $checkpoint"
+  [ -z "$checkpoint" ] || [ -f "$checkpoint" ] || job_fail "--$name: no such checkpoint: $checkpoint"
 done
 mkdir -p "$OUTPUT_DIR" 2>/dev/null || true
 [ -w "$OUTPUT_DIR" ] || job_fail "--output_dir: cannot write to $OUTPUT_DIR"
 OUTPUT_DIR=$(cd "$OUTPUT_DIR" && pwd)
-job_python "$ROOT"
+if [ -n "${STAGE_DIR:-}" ] && [ "$dry_run" = 0 ]; then
+  mkdir -p "$STAGE_DIR" || job_fail "--stage_dir: cannot make $STAGE_DIR on $(hostname)"
+fi
+job_python "$ROOT" "$DATA_PATH" "$OUTPUT_DIR" "${STAGE_DIR:-}" "$csv_dir"
 
 if [ -z "$gpus" ]; then gpus=${SLURM_GPUS_ON_NODE:-1}; fi
 [[ $gpus =~ ^[1-9][0-9]*$ ]] || job_fail "--gpus: expected a whole number above 0, found $gpus"
@@ -99,6 +104,12 @@ if [ -n "${STAGE_DIR:-}" ]; then
   if [ "$dry_run" = 0 ]; then
     everywhere=()
     if [ "$nodes" -gt 1 ]; then everywhere=(srun --ntasks="$nodes" --ntasks-per-node=1); fi
+    staged=$data
+    unstage() { # before the job ends, for whatever reason: nothing of it stays on the node
+      if [ -n "$staged" ]; then ${everywhere[@]+"${everywhere[@]}"} rm -rf -- "$staged" || true; fi
+      staged=""
+    }
+    trap unstage EXIT
     # shellcheck disable=SC2016  # the inner shell's own arguments
     ${everywhere[@]+"${everywhere[@]}"} bash -c 'mkdir -p "$2" && cp -ru "$1"/. "$2"/' stage "$DATA_PATH" "$data" ||
       job_fail "--stage_dir: could not copy the data to $data"
@@ -133,7 +144,8 @@ echo "at the start: $before"
 
 stopping=0
 ask_to_stop() {
-  if [ -n "${SLURM_JOB_ID:-}" ]; then scancel --signal=USR1 "$SLURM_JOB_ID"; else pkill -USR1 -P "$child"; fi 2>/dev/null || true
+  if [ -n "${SLURM_JOB_ID:-}" ]; then scancel --signal=USR1 "$SLURM_JOB_ID"; else pkill -USR1 -P "$child"; fi \
+    2>/dev/null || true
 }
 on_signal() { # Slurm's warning reaches this shell only; the training processes get it from here, on every node
   if [ "$stopping" = 1 ]; then return; fi
@@ -162,7 +174,8 @@ if [ "$state" = "time is up" ]; then exit "$code"; fi # --max_steps or --max_min
 crashed=0
 if [ "$stopping" = 0 ] && [ "$state" != stopped ]; then
   crashed=1
-  echo "error: training broke off (exit code $code); the cause stands above: the first traceback, 'error:' or 'Signal'" >&2
+  echo "error: training broke off (exit code $code); the cause stands above: the first traceback, 'error:'" \
+    "or 'Signal'" >&2
   if [ "$(progress how)" = "not finite" ]; then exit "$code"; fi # it would be so again
 fi
 if [ "$after" = "$before" ]; then
@@ -171,5 +184,6 @@ if [ "$after" = "$before" ]; then
 fi
 if [ "$crashed" = 1 ] && [ -z "${SLURM_JOB_ID:-}" ]; then exit $((code > 0 ? code : 1)); fi
 [ -n "${SLURM_JOB_ID:-}" ] || { echo "saved; run the same command again to go on"; exit 75; }
+if [ -n "${staged:-}" ]; then unstage; fi
 echo "saved; requeued to go on"
 scontrol requeue "$SLURM_JOB_ID" || echo "(Slurm has requeued the job already)"

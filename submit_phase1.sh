@@ -9,6 +9,7 @@
 #   --input_dir, --output_dir   label maps; OUT/cases, OUT/quality, OUT/train and OUT/reconstruction are written
 #   --classes C                 number of structures (default: 10)
 #   --label_map FILE            JSON that maps label values to 1..C (default: none)
+#   --prepare_options "..."     more options of prepare_data.py in one string: "--drop_crumbs 0.001 --annotated 1,2,3"
 #   --val_ratio R, --seed S     of the split (default: 0.2, 0)
 #   --tasks N                   shares of the label maps (default: 50, or one for each when there are fewer)
 #   --sbatch "..."              sbatch options for all jobs, e.g. "--account=A --partition=P"
@@ -22,7 +23,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/cluster.sh"
 
 INPUT_DIR="" OUTPUT_DIR="" CLASSES=10 LABEL_MAP="" VAL_RATIO=0.2 SEED=0 TASKS="" STEP="" dry_run=0
-all=() cpu=() gpu=() training=() python=()
+prepare=() all=() cpu=() gpu=() training=() python=()
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p;}' "$ROOT/submit_phase1.sh"; exit 0 ;;
@@ -32,9 +33,13 @@ while [ $# -gt 0 ]; do
   [ $# -ge 2 ] || job_fail "$1: not an option, or it needs a value; see --help"
   case $1 in
     --input_dir) INPUT_DIR=$2 ;; --output_dir) OUTPUT_DIR=$2 ;; --classes) CLASSES=$2 ;; --label_map) LABEL_MAP=$2 ;;
+    --prepare_options)
+      words=$(xargs -n 1 printf '%s\n' <<<"$2") || job_fail "--prepare_options: a quote is left open: $2"
+      if [ -n "$words" ]; then mapfile -t prepare <<<"$words"; fi ;;
     --val_ratio) VAL_RATIO=$2 ;; --seed) SEED=$2 ;; --tasks) TASKS=$2 ;; --step) STEP=$2 ;;
     --sbatch) read -ra all <<<"$2" ;; --cpu_sbatch) read -ra cpu <<<"$2" ;; --gpu_sbatch) read -ra gpu <<<"$2" ;;
-    *) job_option "$1" "$2" || job_fail "$1: not an option; see --help (training options go behind --)"; python+=("$1" "$2") ;;
+    *) job_option "$1" "$2" || job_fail "$1: not an option; see --help (training options go behind --)"
+      python+=("$1" "$2") ;;
   esac
   shift 2
 done
@@ -44,12 +49,13 @@ done
 mkdir -p "$OUTPUT_DIR"
 INPUT_DIR=$(realpath "$INPUT_DIR") OUTPUT_DIR=$(realpath "$OUTPUT_DIR")
 cases=$OUTPUT_DIR/cases
-job_python "$ROOT"
+job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR"
 
 # ---- the small jobs of the chain run this same file with --step
 case $STEP in
   "") ;;
-  summary) exec bash "$ROOT/run_data_sbatch.sh" --summary --input_dir "$INPUT_DIR" --output_dir "$cases" --tasks "$TASKS" ;;
+  summary)
+    exec bash "$ROOT/run_data_sbatch.sh" --summary --input_dir "$INPUT_DIR" --output_dir "$cases" --tasks "$TASKS" ;;
   check)
     job_header "submit_phase1.sh, splits and quality" "$ROOT"
     "${RUN[@]}" "$ROOT/create_csv.py" --data_dir "$cases" --output_dir "$cases" --val_ratio "$VAL_RATIO" --seed "$SEED"
@@ -61,8 +67,14 @@ case $STEP in
   *) job_fail "--step: no such step: $STEP" ;;
 esac
 
-command -v sbatch >/dev/null || job_fail "sbatch: no such command here; without Slurm: bash run_train.sh --input_dir ... --output_dir ..."
-count=$("${RUN[@]}" -P "$ROOT/vecset/utils/shares.py" --input_dir "$INPUT_DIR" --output_dir "$cases" --tasks 1 --share 0)
+command -v sbatch >/dev/null ||
+  job_fail "sbatch: no such command here; without Slurm: bash run_train.sh --input_dir ... --output_dir ..."
+if [ ${#prepare[@]} -gt 0 ]; then # a mistyped option is told now and not by fifty jobs
+  wrong=$("${RUN[@]}" "$ROOT/prepare_data.py" --input_dir "$INPUT_DIR" --output_dir "$cases" --classes "$CLASSES" \
+    "${prepare[@]}" --start_idx 0 --end_idx 0 2>&1) || job_fail "--prepare_options: ${wrong##*error: }"
+fi
+count=$("${RUN[@]}" -P "$ROOT/vecset/utils/shares.py" --input_dir "$INPUT_DIR" --output_dir "$cases" \
+  --tasks 1 --share 0)
 count=${count#* }
 if [ -z "$TASKS" ]; then TASKS=$((count < 50 ? count : 50)); fi
 
@@ -87,7 +99,10 @@ submit() { # submit NAME AFTER SBATCH-WORDS...   AFTER: "" or a dependency; leav
     return
   fi
   if [ -n "$after" ]; then words+=("--dependency=$after"); fi
-  id=$(sbatch "${words[@]}" "$@") || { cancel_rest; job_fail "Slurm refused the job '$name' (see above); those before it are cancelled"; }
+  id=$(sbatch "${words[@]}" "$@") || {
+    cancel_rest
+    job_fail "Slurm refused the job '$name' (see above); those before it are cancelled"
+  }
   id=${id%%;*}
   submitted+=("$id")
   echo "$name $id" | tee -a "$record.new"
@@ -102,13 +117,14 @@ rm -f "$record.new"
 
 submit data "" "${common[@]}" ${cpu[@]+"${cpu[@]}"} "--array=0-$((TASKS - 1))" "$ROOT/run_data_sbatch.sh" \
   --input_dir "$INPUT_DIR" --output_dir "$cases" --tasks "$TASKS" --classes "$CLASSES" --seed "$SEED" \
-  ${LABEL_MAP:+--label_map "$LABEL_MAP"} ${python[@]+"${python[@]}"}
+  ${LABEL_MAP:+--label_map "$LABEL_MAP"} ${prepare[@]+"${prepare[@]}"} ${python[@]+"${python[@]}"}
 submit summary "afterany:$id" "${small[@]}" --job-name=heart-summary --wrap "$(step summary)"
 submit check "afterok:$id" "${small[@]}" --job-name=heart-check --wrap "$(step check)"
 submit train "afterok:$id" "${common[@]}" ${gpu[@]+"${gpu[@]}"} "$ROOT/run_phase1_sbatch.sh" \
   --data_path "$cases" --output_dir "$OUTPUT_DIR/train" ${python[@]+"${python[@]}"} ${training[@]+"${training[@]}"}
 submit reconstruct "afterok:$id" "${common[@]}" --cpus-per-task=8 --time=08:00:00 \
-  --gres=gpu:1 "--output=%x-%j.log" ${gpu[@]+"${gpu[@]}"} --nodes=1 --ntasks=1 --job-name=heart-results --wrap "$(step reconstruct)"
+  --gres=gpu:1 "--output=%x-%j.log" ${gpu[@]+"${gpu[@]}"} --nodes=1 --ntasks=1 --job-name=heart-results \
+  --wrap "$(step reconstruct)"
 if [ "$dry_run" = 1 ]; then echo "dry run: Slurm accepts all jobs, none was submitted"; exit 0; fi
 mv "$record.new" "$record"
 echo "$count label maps in $TASKS shares; watch with: squeue --me; cancel all with: scancel ${submitted[*]}"

@@ -1,5 +1,4 @@
-"""Several processes in one step: the optimizer's state shared out, gradients sent in bfloat16, tasks started as srun does.
-"""
+"""Several processes in one step: the optimizer's state shared out, gradients in bfloat16, tasks started as by srun."""
 
 import json
 import os
@@ -89,7 +88,8 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(data, repository, tmp_p
 def test_tasks_that_srun_starts_find_each_other(data, repository, tmp_path):
     """Two processes with the environment that srun gives two tasks, against torchrun's."""
     wanted, _ = train(repository, data, tmp_path / "torchrun", 2)
-    words = [sys.executable, str(repository / "vecset" / "main_ae.py"), *tiny_arguments(data, tmp_path / "srun", *STEPS)]
+    script = str(repository / "vecset" / "main_ae.py")
+    words = [sys.executable, script, *tiny_arguments(data, tmp_path / "srun", *STEPS)]
     job = str(os.getpid())
     tasks = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={
         **os.environ, "OMP_NUM_THREADS": "1", "SLURM_JOB_ID": job, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2",

@@ -1,98 +1,32 @@
-"""The Slurm scripts on a real Slurm: the cluster of tests/slurm_lab, two simulated nodes on this machine.
-
-It is started where Slurm is installed, in CI (it installs Debian's packages) and where ../shared/slurm_lab says that
-this is a machine for it; elsewhere these tests are skipped.
-"""
+"""The Slurm scripts on a real Slurm: accepted, the data array, the whole chain, a request to stop."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
+from slurm_cluster import (
+    FEW_POINTS, ROOT, TINY, command, last_state, make_cases, make_labels, running_lab, text, wait_for)
 
-ROOT = Path(__file__).resolve().parents[1]
-LAB = Path(__file__).resolve().parent / "slurm_lab"
+from vecset.data.case_file import read_meta
+
 pytestmark = pytest.mark.slow
-TINY = ("--device cpu --model learnable_vec16x8_dim32_depth1_nb --batch_size 1 --point_cloud_size 256 "
-        "--near_points 128 --inside_points 128 --outside_points 128 --eikonal_points 32 "
-        "--warmup_epochs 1 --num_workers 0 --grid_size 8").split()
-FEW_POINTS = "--num_surface_points 2000 --num_vol_points 2000 --num_near_points 2000".split()
-
-
-class Lab:
-    """The running cluster: `run` a command against it, `submit` a job, `wait` for it, read its `log`."""
-
-    def __init__(self, state):
-        self.state = state
-        cleared = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
-        self.environment = {**cleared, "SLURM_LAB_STATE": str(state), "SLURM_LAB_HOSTS": "0", "PYTHON": sys.executable,
-                            "VENV": "/no/such/venv",  # as CI's: the interpreter that is named goes before it
-                            "SLURM_LAB_PORT": str(21000 + os.getpid() % 20000)}
-
-    def run(self, *words, cwd=None, check=True):
-        answer = subprocess.run(["bash", str(LAB / "in_lab.sh"), *(str(w) for w in words)], cwd=cwd, text=True,
-                                capture_output=True, env=self.environment, check=False)
-        if check:
-            assert answer.returncode == 0, answer.stdout + answer.stderr
-        return answer
-
-    def submit(self, *words, cwd):
-        return self.run("sbatch", "--parsable", *words, cwd=cwd).stdout.strip()
-
-    def facts(self, job):
-        text = self.run("scontrol", "-o", "show", "job", job).stdout
-        return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines() if line.strip()]
-
-    def wait(self, job, seconds=180):
-        """The facts of all tasks of a job once none is left to run."""
-        deadline = time.time() + seconds
-        while time.time() < deadline:
-            facts = self.facts(job)
-            if all(f["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT") for f in facts):
-                return facts
-            time.sleep(0.5)
-        raise AssertionError(f"job {job} did not end: {self.facts(job)}")
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    installed = shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin") is not None
-    asked_for = os.environ.get("CI") or (ROOT.parent / "shared" / "slurm_lab").is_dir()
-    if not installed and not (asked_for and os.geteuid() == 0 and shutil.which("apt-get")):
-        pytest.skip("Slurm is not installed here")
-    lab = Lab(Path(f"/tmp/slab{os.getpid()}"))  # short: the sockets lie in it
-    try:
-        answer = subprocess.run(["bash", str(LAB / "start_slurm.sh")], capture_output=True, text=True, check=False,
-                                env=lab.environment)
-        assert answer.returncode == 0, answer.stdout + answer.stderr
+def lab():
+    with running_lab() as lab:
         yield lab
-    finally:
-        subprocess.run(["bash", str(LAB / "stop_slurm.sh")], env=lab.environment, capture_output=True, check=False)
-        shutil.rmtree(lab.state, ignore_errors=True)
-
-
-def command(name, *words):
-    subprocess.run([sys.executable, str(ROOT / name), *(str(w) for w in words)], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("labels")
-    command("make_phantoms.py", "--output_dir", folder, "--num", "5", "--size", "80")
-    return folder
+    return make_labels(tmp_path_factory.mktemp("labels"))
 
 
 @pytest.fixture(scope="module")
 def cases(labels, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cases")
-    command("prepare_data.py", "--input_dir", labels, "--output_dir", folder, *FEW_POINTS)
-    command("create_csv.py", "--data_dir", folder)
-    return folder
+    return make_cases(labels, tmp_path_factory.mktemp("cases"))
 
 
 @pytest.mark.parametrize("name", ["run_data_sbatch.sh", "run_phase1_sbatch.sh"])
@@ -107,6 +41,8 @@ def test_slurm_accepts_the_whole_chain_and_a_refused_part_is_named(lab, labels, 
     words = ["bash", ROOT / "submit_phase1.sh", "--input_dir", labels, "--output_dir", tmp_path / "out", "--dry_run"]
     answer = lab.run(*words, cwd=tmp_path)
     assert "dry run" in answer.stdout and answer.stderr.count("to start at") == 5
+    answer = lab.run(*words, "--prepare_options", "--annotated 99", cwd=tmp_path, check=False)
+    assert answer.returncode == 2 and "--prepare_options: --annotated: expected class ids" in answer.stderr
     answer = lab.run(*words, "--gpu_sbatch", "--partition=nowhere", cwd=tmp_path, check=False)
     assert answer.returncode == 2 and "Slurm refuses the job 'train'" in answer.stderr
 
@@ -149,25 +85,17 @@ def test_an_array_with_gaps_needs_to_know_the_number_of_shares(lab, labels, tmp_
 def test_usr1_in_mid_epoch_saves_requeues_and_ends_with_the_losses_of_an_undisturbed_run(lab, cases, tmp_path):
     epochs = ["--epochs", "60", "--eval_every", "60"]
 
-    def start(name):
-        return lab.submit("--cpus-per-task=1", ROOT / "run_phase1_sbatch.sh", "--data_path", cases, "--output_dir",
-                          tmp_path / name, "--gpus", "2", *TINY, *epochs, cwd=tmp_path)
-
-    calm, disturbed = start("calm"), start("disturbed")
-    log = tmp_path / f"heart-phase1-{disturbed}.log"
-    deadline = time.time() + 120
-    while time.time() < deadline and not (log.is_file() and re.search(r"epoch [2-9]\d*/60", log.read_text())):
-        time.sleep(0.2)
+    calm, _ = lab.train(cases, tmp_path / "calm", *epochs, gpus=2, cwd=tmp_path)
+    disturbed, log = lab.train(cases, tmp_path / "disturbed", *epochs, gpus=2, cwd=tmp_path)
+    wait_for(lambda: re.search(r"epoch [2-9]\d*/60", text(log)))
     lab.run("scancel", "--batch", "--signal=USR1", disturbed)
     for job in (disturbed, calm):
-        facts = lab.wait(job, 300)[0]
-        assert facts["JobState"] == "COMPLETED", log.read_text()
-    assert facts["Restarts"] == "0" and lab.facts(disturbed)[0]["Restarts"] == "1"
-    text = log.read_text()
-    assert "saved; requeued to go on" in text and text.count("== run_phase1_sbatch.sh") == 2, "the log is appended to"
-    last = [json.loads((tmp_path / name / "checkpoint-last.json").read_text()) for name in ("calm", "disturbed")]
-    assert last[0]["status"] == last[1]["status"] == "finished"
-    assert last[0]["metrics"] == last[1]["metrics"]
+        assert lab.wait(job)[0]["JobState"] == "COMPLETED", text(log)
+    assert [lab.facts(job)[0]["Restarts"] for job in (calm, disturbed)] == ["0", "1"]
+    assert "saved; requeued to go on" in text(log)
+    assert text(log).count("== run_phase1_sbatch.sh") == 2, "the log is appended to"
+    assert last_state(tmp_path / "calm") == last_state(tmp_path / "disturbed")
+    assert last_state(tmp_path / "calm")[0] == "finished"
 
 
 def test_wrong_paths_fail_before_any_training_with_their_names_in_the_log(lab, cases, tmp_path):
@@ -185,9 +113,9 @@ def test_wrong_paths_fail_before_any_training_with_their_names_in_the_log(lab, c
     assert f"--venv: expected a virtual environment, found no {tmp_path}/venv/bin/python" in answer.stderr
 
 
-def submit_chain(lab, labels, out, cwd):
+def submit_chain(lab, labels, out, cwd, *more):
     one_cpu = "--cpus-per-task=1"
-    return lab.run("bash", ROOT / "submit_phase1.sh", "--input_dir", labels, "--output_dir", out, "--tasks", "2",
+    return lab.run("bash", ROOT / "submit_phase1.sh", "--input_dir", labels, "--output_dir", out, "--tasks", "2", *more,
                    "--cpu_sbatch", one_cpu, "--gpu_sbatch", one_cpu, "--", "--gpus", "1", *TINY, "--epochs", "2",
                    "--eval_every", "2", cwd=cwd).stdout
 
@@ -200,13 +128,17 @@ def chain_states(lab, out):
 def test_the_whole_chain_runs_and_is_safe_to_submit_twice(lab, tmp_path):
     labels, out = tmp_path / "labels", tmp_path / "out"
     command("make_phantoms.py", "--output_dir", labels, "--num", "3", "--size", "112")
-    first = submit_chain(lab, labels, out, tmp_path)
+    (tmp_path / "my map.json").write_text(json.dumps({"values": {str(i): i for i in range(1, 11)}}))
+    options = ("--prepare_options", "--drop_crumbs 0.0001 --label_map 'my map.json'")
+    first = submit_chain(lab, labels, out, tmp_path, *options)
     assert [line.split()[0] for line in first.splitlines()[:5]] == ["data", "summary", "check", "train", "reconstruct"]
     assert "is under way" in submit_chain(lab, labels, out, tmp_path)
     states = chain_states(lab, out)
     logs = "".join(p.read_text() for p in tmp_path.glob("*.log"))
     assert all(state == {"COMPLETED"} for state in states.values()), logs
     assert (out / "reconstruction" / "metrics.csv").is_file()
+    request = read_meta(out / "cases" / "phantom_0000.npz")["request"]
+    assert request["drop_crumbs"] == 0.0001 and request["label_map"], request
     assert "3 of 3 case files are there" in logs
 
 

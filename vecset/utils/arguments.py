@@ -12,9 +12,9 @@ WARMUP_EPOCHS, WARMUP_SHARE = 20, 0.05  # of Phase 1's 400 epochs these are the 
 DESCRIPTION = """Trains the multi-label shape autoencoder on case files.
 
 Start it with python, or with torchrun or srun for several GPUs or processes. Giving the same --output_dir again goes
-on where the run stood; a finished run says so. Exit codes: 0 done, 2 bad input, 3 a loss or gradient was not finite, 75 asked to
-stop by SIGTERM or SIGUSR1 (saved; start it again to go on). Under torchrun the launcher's exit code is 1 for all of
-the last three: OUTPUT_DIR/status.json says which it was."""
+on where the run stood; a finished run says so. Exit codes: 0 done, 2 bad input, 3 a loss or gradient was not finite,
+75 asked to stop by SIGTERM or SIGUSR1 (saved; start it again to go on). Under torchrun the launcher's exit code is 1
+for all of the last three: OUTPUT_DIR/status.json says which it was."""
 
 
 def parse_arguments(argv=None):
@@ -96,8 +96,8 @@ def build_parser():
 
     add = parser.add_argument_group("several processes").add_argument
     add("--shard", choices=("none", "optimizer"), default="none",
-        help="optimizer: AdamW's moments (8 bytes per parameter) are shared out over the ranks (ZeRO stage 1): the same "
-        "numbers, and checkpoints that load on any number of ranks; one rank keeps all")
+        help="optimizer: AdamW's moments (8 bytes per parameter) are shared out over the ranks (ZeRO stage 1): the "
+        "same numbers, and checkpoints that load on any number of ranks; one rank keeps all")
     add("--compress_gradients", choices=("none", "bf16"), default="none",
         help="bf16: gradients travel between ranks in bfloat16, half the bytes, rounded to 3 digits")
 

@@ -58,7 +58,8 @@ def start_ranks(device="auto"):
         if "SLURM_GPUS_PER_TASK" in os.environ and torch.cuda.device_count() == 1:
             local = 0  # Slurm shows each task its own GPU alone
         if local >= torch.cuda.device_count():
-            raise InputError("processes per node (--nproc_per_node, --ntasks-per-node)", f"at most one process per GPU ({torch.cuda.device_count()} here)",
+            raise InputError("processes per node (--nproc_per_node, --ntasks-per-node)",
+                             f"at most one process per GPU ({torch.cuda.device_count()} here)",
                              f"process {local + 1} on this machine", "start fewer")
         device = f"cuda:{local}"
     device = torch.device(device)

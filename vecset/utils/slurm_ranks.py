@@ -28,8 +28,8 @@ def job_port(job_id, step_id=0):
 
 def slurm_ranks(environment):
     """{RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT} of a task in a srun step of several
-    tasks; {} where torchrun has said who this is, where there is one task, or no srun. MASTER_ADDR and MASTER_PORT in the
-    environment are kept. Raises InputError where Slurm's words contradict each other."""
+    tasks; {} where torchrun has said who this is, where there is one task, or no srun. MASTER_ADDR and MASTER_PORT in
+    the environment are kept. Raises InputError where Slurm's words contradict each other."""
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return {}
     size = int(environment.get("SLURM_STEP_NUM_TASKS", 1))

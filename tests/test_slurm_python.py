@@ -1,0 +1,104 @@
+"""Where a job's Python and data come from: modules, a container, the node's own disk. No cluster: the scripts run in
+this shell, with a `module` function and an `apptainer` that do as the real ones as far as the scripts see."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ball_cases import TINY, write_ball_cases
+
+ROOT = Path(__file__).resolve().parents[1]
+APPTAINER = """#!/usr/bin/env bash
+# apptainer exec [--nv] [--bind FOLDER]... IMAGE COMMAND...: notes its words, and runs the command here
+echo "$*" >>"$NOTES"
+[ "$1" = exec ] || exit 9
+shift
+while :; do
+  case $1 in --nv) shift ;; --bind) shift 2 ;; --env=*) export "${1#--env=}"; shift ;; *) break ;; esac
+done
+[ -f "$1" ] || exit 9
+shift
+[ "$1" = python3 ] || exit 9
+shift
+exec "$REAL_PYTHON" "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_ball_cases(tmp_path_factory.mktemp("cases"), train=2, val=1)
+
+
+def phase1(data, run, *words, **environment):
+    """run_phase1_sbatch.sh outside Slurm, on one process and a CPU."""
+    cleared = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))
+               and k not in ("VENV", "PYTHON", "MODULES", "CONTAINER", "STAGE_DIR")}
+    return subprocess.run(["bash", str(ROOT / "run_phase1_sbatch.sh"), "--data_path", str(data), "--output_dir",
+                           str(run), "--gpus", "1", *TINY, "--epochs", "1", "--warmup_epochs", "0",
+                           *(str(w) for w in words)],
+                          capture_output=True, text=True, check=False, env={**cleared, **environment})
+
+
+@pytest.fixture
+def apptainer(tmp_path):
+    """The environment with a stand-in for apptainer in PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "apptainer").write_text(APPTAINER)
+    (folder / "apptainer").chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes"), "REAL_PYTHON": sys.executable}
+
+
+def test_modules_are_loaded_in_order_before_python_is_looked_for(data, tmp_path):
+    notes = tmp_path / "notes"
+    module = f'() {{ echo "$*" >>{notes}; if [ "$2" = python/3.12 ]; then PYTHON={sys.executable}; fi; }}'
+    answer = phase1(data, tmp_path / "run", "--dry_run", "--modules", "gcc/13 python/3.12",
+                    **{"BASH_FUNC_module%%": module})
+    assert answer.returncode == 0, answer.stderr
+    assert notes.read_text() == "load gcc/13\nload python/3.12\n"
+    assert f"Python {sys.executable}" in answer.stdout
+
+
+def test_a_module_that_is_not_there_or_no_module_command_is_named(data, tmp_path):
+    answer = phase1(data, tmp_path / "run", "--dry_run", "--modules", "nonsense",
+                    **{"BASH_FUNC_module%%": "() { return 1; }"})
+    assert answer.returncode == 2 and "module load nonsense failed" in answer.stderr
+    answer = phase1(data, tmp_path / "run", "--dry_run", "--modules", "python")
+    assert answer.returncode == 2 and "this node has no 'module' command" in answer.stderr
+
+
+def test_a_container_that_is_not_there_is_named(data, tmp_path, apptainer):
+    answer = phase1(data, tmp_path / "run", "--dry_run", "--container", tmp_path / "no.sif", **apptainer)
+    assert answer.returncode == 2 and f"expected an image, found no file {tmp_path}/no.sif" in answer.stderr
+
+
+@pytest.mark.slow
+def test_training_in_a_container_sees_repository_data_results_and_stage(data, tmp_path, apptainer):
+    image, run, stage = tmp_path / "image.sif", tmp_path / "run", tmp_path / "stage"
+    image.touch()
+    answer = phase1(data, run, "--container", image, "--stage_dir", stage, CONTAINER_ARGS="--env=IN_CONTAINER=1",
+                    **apptainer)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    words = next(line for line in (tmp_path / "notes").read_text().splitlines() if "torch.distributed.run" in line)
+    binds = [f"--bind {folder}" for folder in (ROOT, data, run, stage)]
+    assert words.startswith(f"exec --nv {' '.join(binds)} --env=IN_CONTAINER=1 {image} python3 -m torch.distributed.run")
+    assert (run / "checkpoint-best.pth").is_file()
+
+
+@pytest.mark.slow
+def test_staged_data_is_read_from_the_nodes_disk_and_taken_away_after_it(data, tmp_path):
+    stage = tmp_path / "stage"
+    answer = phase1(data, tmp_path / "run", "--stage_dir", stage, PYTHON=sys.executable)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    command = next(line for line in answer.stdout.splitlines() if line.startswith("command:"))
+    assert f"--data_path {stage}/heart-" in command and str(data) not in command
+    assert list(stage.iterdir()) == [], "nothing stays on the node"
+    assert len(list(data.glob("*.npz"))) == 3, "the data itself stays"
+
+
+def test_a_dry_run_stages_nothing(data, tmp_path):
+    answer = phase1(data, tmp_path / "run", "--dry_run", "--stage_dir", tmp_path / "stage", PYTHON=sys.executable)
+    assert answer.returncode == 0, answer.stderr
+    assert not (tmp_path / "stage").exists()
