@@ -24,6 +24,7 @@ import hashlib
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -152,6 +153,7 @@ class Reconstruction:
         training = self.checkpoint["args"]
         self.training = dict(training if isinstance(training, dict) else vars(training))
         self.truths = self.truths_fingerprint = None
+        self.beside = ThreadPoolExecutor(1)
         torch.set_grad_enabled(False)
         self.settings = {"version": VERSION, "checkpoint_sha256": file_sha256(args.checkpoint),
                          "num_surface_points": args.num_surface_points or int(self.training["point_cloud_size"]),
@@ -280,6 +282,10 @@ class Reconstruction:
         from vecset.metrics import score
 
         start = time.time()
+        floor = None
+        if case.truth_crop is not None:  # beside the decoding: it needs no model
+            rest = self.class_names, case.annotated, case.frame.spacing_mm
+            floor = self.beside.submit(lambda: score(case.truth_crop, revoxelised(case), *rest))
         code = self.encode(heart, case) if code is None else code
         field = HeartField(self.model, code, self.args.chunk, self.device)
         frame, geometry, on_source = case.frame, case.meta.get("source_geometry"), None
@@ -301,12 +307,8 @@ class Reconstruction:
                           self.settings["checkpoint_sha256"])
             files.append(FILE)
         files += write_meshes(folder, field, case.frame, self.class_names, self.settings)
-        scores, floor = [], []
-        if on_source is not None:
-            rest = self.class_names, case.annotated, case.frame.spacing_mm
-            scores = score(case.truth_labels(), on_source.labels, *rest)
-            floor = score(case.truth_crop, revoxelised(case), *rest)
-        return {"files": files, "scores": scores, "floor": floor, "decoding": {
+        scores = score(case.truth_labels(), on_source.labels, *rest) if on_source is not None else []
+        return {"files": files, "scores": scores, "floor": floor.result() if floor else [], "decoding": {
             "queries": decoded.queries, "voxels": decoded.voxels, "checked": decoded.checked, "missed": decoded.missed,
             "dense": decoded.dense, "seconds": round(time.time() - start, 2)}}
 
