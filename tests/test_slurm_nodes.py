@@ -1,0 +1,103 @@
+"""Several nodes, each in a network namespace of its own, so that `localhost` is not the other node: torchrun and srun
+find each other there, learn what one node learns, and end with the cause named when a process is killed."""
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from slurm_cluster import (
+    ROOT, TINY, last_state, make_cases, make_labels, processes_of, running_lab, text, wait_for)
+
+pytestmark = pytest.mark.slow
+EPOCHS = ("--epochs", "30", "--eval_every", "30", "--print_every", "1")
+TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with running_lab(namespaces=True) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    return make_cases(make_labels(tmp_path_factory.mktemp("labels")), tmp_path_factory.mktemp("cases"))
+
+
+@pytest.fixture(scope="module")
+def one_node(lab, cases, tmp_path_factory):
+    """(losses of the steps, last state) of two processes by torchrun on one node."""
+    folder = tmp_path_factory.mktemp("one_node")
+    job, log = lab.train(cases, folder / "run", *EPOCHS, gpus=2, cwd=folder)
+    assert lab.wait(job)[0]["JobState"] == "COMPLETED", text(log)
+    return losses(folder / "run"), last_state(folder / "run")
+
+
+def losses(run):
+    rows = [json.loads(line) for line in (Path(run) / "log.txt").read_text().splitlines()]
+    return {row["global_step"]: row["loss"] for row in rows if row["kind"] == "train"}
+
+
+def srun(lab, cases, run, *more, cwd, sbatch):
+    """Submits `srun python vecset/main_ae.py`. -> (job, its log)"""
+    words = [sys.executable, ROOT / "vecset" / "main_ae.py", "--data_path", cases, "--output_dir", run, *TINY, *more]
+    line = "srun --kill-on-bad-exit=1 " + " ".join(str(word) for word in words)
+    job = lab.submit("--cpus-per-task=1", "--output=srun-%j.log", *sbatch, "--wrap", line, cwd=cwd)
+    return job, Path(cwd) / f"srun-{job}.log"
+
+
+def test_two_nodes_learn_what_one_node_learns(lab, cases, one_node, tmp_path):
+    job, log = lab.train(cases, tmp_path / "run", *EPOCHS, cwd=tmp_path, sbatch=TWO_NODES)
+    assert lab.wait(job)[0]["JobState"] == "COMPLETED", text(log)
+    assert "2 node(s) x 1 process(es)" in text(log) and "--rdzv_endpoint=node1:" in text(log)
+    assert losses(tmp_path / "run") == one_node[0]
+    assert last_state(tmp_path / "run") == one_node[1]
+
+
+@pytest.mark.parametrize("sbatch", [("--ntasks=2",), TWO_NODES], ids=["one node", "two nodes"])
+def test_srun_python_learns_what_torchrun_learns(lab, cases, one_node, tmp_path, sbatch):
+    job, log = srun(lab, cases, tmp_path / "run", *EPOCHS, cwd=tmp_path, sbatch=sbatch)
+    assert lab.wait(job)[0]["JobState"] == "COMPLETED", text(log)
+    assert "2 x cpu" in text(log)
+    assert losses(tmp_path / "run") == one_node[0]
+    assert last_state(tmp_path / "run") == one_node[1]
+
+
+def test_a_batch_shell_that_forgets_srun_trains_alone_instead_of_waiting(lab, cases, tmp_path):
+    words = [sys.executable, ROOT / "vecset" / "main_ae.py", "--data_path", cases, "--output_dir", tmp_path / "run",
+             *TINY, "--epochs", "2"]
+    job = lab.submit("--ntasks=2", "--output=alone-%j.log", "--wrap", " ".join(str(w) for w in words), cwd=tmp_path)
+    assert lab.wait(job)[0]["JobState"] == "COMPLETED"
+    assert "1 x cpu" in text(tmp_path / f"alone-{job}.log")
+
+
+def test_a_rendezvous_at_localhost_fails(lab, cases, tmp_path):
+    """The trap that one machine hides: every node would meet itself."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d",
+             "--rdzv_endpoint=localhost:29411", "--rdzv_conf=join_timeout=10", ROOT / "vecset" / "main_ae.py",
+             "--data_path", cases, "--output_dir", tmp_path / "run", *TINY, "--epochs", "2"]
+    job = lab.submit(*TWO_NODES, "--output=local-%j.log", "--wrap", "srun " + " ".join(str(w) for w in words),
+                     cwd=tmp_path)
+    assert lab.wait(job)[0]["JobState"] == "FAILED"
+    assert "Rendezvous" in text(tmp_path / f"local-{job}.log") and not (tmp_path / "run").exists()
+
+
+def test_a_killed_process_ends_both_nodes_with_the_cause_and_the_requeued_job_goes_on(lab, cases, one_node, tmp_path):
+    job, log = lab.train(cases, tmp_path / "run", *EPOCHS, "--save_every_minutes", "0", cwd=tmp_path,
+                         sbatch=TWO_NODES)
+    wait_for(lambda: re.search(r"epoch ([2-9]|\d\d)/30", text(log)))
+    os.kill(processes_of(job, rank=1)[0], signal.SIGKILL)
+    began = time.monotonic()
+    wait_for(lambda: "== training ended" in text(log))
+    assert time.monotonic() - began < 60, "the other node must not wait"
+    assert re.search(r"Signal 9 \(SIGKILL\)", text(log)) and "training broke off" in text(log)
+    facts = lab.wait(job)[0]
+    assert facts["JobState"] == "COMPLETED" and facts["Restarts"] == "1", text(log)
+    assert "going on from" in text(log)
+    assert losses(tmp_path / "run") == one_node[0], "steps done twice have the same losses, none is left out"
+    assert last_state(tmp_path / "run") == one_node[1]
