@@ -61,6 +61,7 @@ def test_when_its_node_goes_down_the_job_goes_on_elsewhere(lab, cases, calm, tmp
     in_training(log)
     node = lab.facts(job)[0]["BatchHost"]
     try:
+        lab.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")  # it would be back at once
         lab.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
         assert_finished_as_if_undisturbed(lab, job, log, tmp_path / "run", calm)
         assert lab.facts(job)[0]["BatchHost"] != node
