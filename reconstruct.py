@@ -8,7 +8,7 @@
     OUT/CASE/heart.glb           all meshes in one file, coloured
     OUT/CASE/latents.npz         with --latents: the code of the heart, which --latents FILE decodes again
     OUT/CASE/result.json         this heart's figures, and what they were made from
-    OUT/metrics.csv, .json       overlap, surface distances, volumes, topology per heart and class; means, intervals, counts
+    OUT/metrics.csv, .json       overlap, surface distances, volumes, topology per heart and class; means, counts
     OUT/overview.png             best, median and worst heart in three planes
     OUT/report.html              all of it to look at, in one file: tables, box plots, slices, surfaces in 3D, curves
 
@@ -143,8 +143,6 @@ class Reconstruction:
         from vecset.data.label_map import file_sha256
         from vecset.utils.checkpoint import load_checkpoint, model_from_checkpoint
 
-        import torch
-
         self.args, self.output_dir = args, args.output_dir
         self.checkpoint = load_checkpoint(args.checkpoint)
         self.class_names = list(self.checkpoint["class_names"])
@@ -154,7 +152,7 @@ class Reconstruction:
         self.training = dict(training if isinstance(training, dict) else vars(training))
         self.truths = self.truths_fingerprint = None
         self.beside = ThreadPoolExecutor(1)
-        torch.set_grad_enabled(False)
+        self.model.requires_grad_(False)  # for nothing is trained here
         self.settings = {"version": VERSION, "checkpoint_sha256": file_sha256(args.checkpoint),
                          "num_surface_points": args.num_surface_points or int(self.training["point_cloud_size"]),
                          "balance": float(self.training.get("balance") or 0.0), "seed": args.seed,
