@@ -22,7 +22,8 @@ job_option() { # job_option NAME VALUE: takes one of the options above; returns 
 
 job_python() { # job_python ROOT FOLDERS...: fills the array RUN with the words that start Python, after checking them
   local root=$1 name engine lacking folder
-  local to_do="run 'bash $root/environment.sh' on a node with a network, or give --venv, --python, --modules, --container"
+  local to_do="run 'bash $root/environment.sh' on a node with a network"
+  to_do+=", or give --venv, --python, --modules or --container"
   if [ -n "${MODULES:-}" ]; then
     type module >/dev/null 2>&1 || job_fail "--modules $MODULES: this node has no 'module' command"
     for name in $MODULES; do module load "$name" || job_fail "module load $name failed"; done

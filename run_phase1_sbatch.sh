@@ -14,7 +14,7 @@
 # the job requeues itself and goes on where it was, until the epochs are done. So it does when a process was killed or
 # broke off; without progress between two starts it stops instead.
 #
-#   sbatch --account=A --partition=P run_phase1_sbatch.sh --data_path CASES --output_dir RUN [options] [training options]
+#   sbatch --account=A --partition=P run_phase1_sbatch.sh --data_path CASES --output_dir RUN [options, training options]
 #   bash run_phase1_sbatch.sh --dry_run --data_path CASES --output_dir RUN     checks all it can without a GPU job
 #
 #   --data_path, --output_dir   case files with train.csv and val.csv; the run folder. Also as DATA_PATH, OUTPUT_DIR

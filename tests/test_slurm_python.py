@@ -82,8 +82,8 @@ def test_training_in_a_container_sees_repository_data_results_and_stage(data, tm
                     **apptainer)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     words = next(line for line in (tmp_path / "notes").read_text().splitlines() if "torch.distributed.run" in line)
-    binds = [f"--bind {folder}" for folder in (ROOT, data, run, stage)]
-    assert words.startswith(f"exec --nv {' '.join(binds)} --env=IN_CONTAINER=1 {image} python3 -m torch.distributed.run")
+    binds = " ".join(f"--bind {folder}" for folder in (ROOT, data, run, stage))
+    assert words.startswith(f"exec --nv {binds} --env=IN_CONTAINER=1 {image} python3 -m torch.distributed.run")
     assert (run / "checkpoint-best.pth").is_file()
 
 
