@@ -29,6 +29,7 @@ from vecset.data import quality, quality_exact, quality_report  # noqa: E402
 from vecset.data.quality_population import check_population  # noqa: E402
 from vecset.data.splits import find_case_files  # noqa: E402
 from vecset.errors import InputError, run_command  # noqa: E402
+from vecset.utils.workers import ending, sigterm_as_interrupt, start_worker  # noqa: E402
 
 
 def get_parser():
@@ -58,7 +59,7 @@ def check_files(paths, workers, **options):
     if workers == 1 or len(paths) == 1:
         return [check(path) for path in bar(paths)]
     reports = {}
-    with ProcessPoolExecutor(workers) as pool:
+    with ending(ProcessPoolExecutor(workers, initializer=start_worker)) as pool:
         waiting = {pool.submit(check, path): path for path in paths}
         for done in bar(as_completed(waiting), total=len(waiting)):
             try:
@@ -72,7 +73,7 @@ def check_files(paths, workers, **options):
 
 def _alone(check, path):
     """`check(path)` in a process of its own: where the file itself kills it, that is the finding."""
-    with ProcessPoolExecutor(1) as pool:
+    with ending(ProcessPoolExecutor(1, initializer=start_worker)) as pool:
         try:
             return pool.submit(check, path).result()
         except BrokenProcessPool:
@@ -97,8 +98,9 @@ def main(argv=None):
         raise InputError(args.input, "a folder of case files or a case file", "no such file or folder")
     if args.source_dir:
         quality_exact.require_source_dir(args.source_dir)
-    reports = check_files(paths, min(args.file_workers, len(paths)), sample=args.sample, exact=args.exact,
-                          source_dir=args.source_dir)
+    with sigterm_as_interrupt():
+        reports = check_files(paths, min(args.file_workers, len(paths)), sample=args.sample, exact=args.exact,
+                              source_dir=args.source_dir)
     check_population(reports)
     single = args.input.is_file()
     print("\n".join(quality_report.file_lines(reports[0]) if single else quality_report.summary_lines(reports)))

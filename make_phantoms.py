@@ -21,6 +21,7 @@ from vecset.atomic import atomic_path, remove_leftovers, write_text
 from vecset.data.classes import HEART_CLASSES
 from vecset.data.phantom import PhantomOptions, encode_nifti, make_phantom
 from vecset.errors import InputError, run_command
+from vecset.utils.workers import sigterm_as_interrupt, start_worker
 
 POPULATION = "vecsetx-heart phantoms/4"  # changes whenever the same options give another heart
 NAME = re.compile(r"phantom_\d{4,}\.nii\.gz")
@@ -134,7 +135,9 @@ def main(argv=None):
     failures = []
     if tasks:
         workers = min(args.file_workers, len(tasks) - 1)
-        with multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else contextlib.nullcontext() as pool, \
+        context = multiprocessing.get_context("spawn")
+        with sigterm_as_interrupt(), \
+                context.Pool(workers, start_worker) if workers > 1 else contextlib.nullcontext() as pool, \
                 tqdm(total=len(tasks), desc="phantoms", unit="heart", smoothing=0.1) as bar:
             # the first heart here: it compiles the rasteriser once and leaves it in the cache for the workers
             first, rest = tasks[:1], tasks[1:]

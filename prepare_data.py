@@ -7,8 +7,6 @@ one line and the others go on; the exit code is 1 then. What a case file holds: 
 
 import argparse
 import multiprocessing
-import os
-import signal
 import sys
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +19,7 @@ if str(ROOT) not in sys.path:
 from vecset.atomic import remove_leftovers  # noqa: E402
 from vecset.data.label_presets import LabelMapping, preset_names  # noqa: E402
 from vecset.errors import InputError, describe_os_error, run_command  # noqa: E402
+from vecset.utils.workers import end_pool, sigterm_as_interrupt, start_worker  # noqa: E402
 
 FAILED_SHOWN = 20
 PREFIX = {"failed": "error: ", "excluded": "excluded: "}  # of a line about a file; vecset/utils/shares.py reads it
@@ -106,7 +105,8 @@ def main(argv=None):
     print(f"{len(paths)} of {total} label maps in {args.input_dir}", flush=True)
     job = Job(args, mapping, output_dir)
     try:
-        results = _run_all(job, paths, args.file_workers)
+        with sigterm_as_interrupt():
+            results = _run_all(job, paths, args.file_workers)
     finally:
         remove_leftovers(output_dir)  # of workers that were killed
     return _summary(results, paths, output_dir)
@@ -220,7 +220,7 @@ def _run_pool(job, paths, workers, done):
     waiting, suspects = list(paths), []
     context = multiprocessing.get_context("spawn")  # a fork of a process with running threads may hang
     while waiting:
-        pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_start_worker)
+        pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=start_worker)
         running = {}
         try:
             while waiting or running:
@@ -234,21 +234,8 @@ def _run_pool(job, paths, workers, done):
         except BrokenProcessPool:
             suspects += running.values()
         finally:
-            # list before shutdown forgets them; an interrupt must not wait for hearts in work
-            processes = list((pool._processes or {}).values())
-            pool.shutdown(wait=False, cancel_futures=True)
-            if running:
-                for process in processes:
-                    process.terminate()
-            for process in processes:
-                process.join()
+            end_pool(pool, at_once=bool(running))  # an interrupt must not wait for hearts in work
     return suspects
-
-
-def _start_worker():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
 
 
 def _summary(results, paths, output_dir):
