@@ -215,7 +215,8 @@ def test_bad_input_is_one_clear_line(room, capsys):
     write_label_map(room / "empty.nii.gz", np.zeros_like(empty), np.eye(4))
     write_label_map(room / "unknown.nii.gz", np.full((8, 8, 8), 40, np.uint8), np.eye(4))
     np.savez(room / "noframe.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
-    for name, word in (("nolabel.ply", "label"), ("class99.ply", "1..9"), ("broken.ply", "PLY"), ("few.npz", "4 points"),
+    for name, word in (("nolabel.ply", "label"), ("class99.ply", "1..9"), ("broken.ply", "PLY"),
+                       ("few.npz", "4 points"),
                        ("empty.nii.gz", "empty mask"), ("unknown.nii.gz", "labels 0..9"), ("noframe.npz", "frame")):
         assert run(room, source=name) == 1, name
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed:")]

@@ -44,8 +44,8 @@ def test_each_kind_of_file(tmp_path, capsys):
     assert "older form" in said(capsys, tmp_path / "old.npz")
 
 
-@pytest.mark.parametrize("name, content", [("a.txt", b"words"), ("a.npz", b"no zip"), ("a.nii.gz", b"x"), ("a.ply", b"x"),
-                                           ("a.pth", b"PK no"), ("missing.npz", None)])
+@pytest.mark.parametrize("name, content", [("a.txt", b"words"), ("a.npz", b"no zip"), ("a.nii.gz", b"x"),
+                                           ("a.ply", b"x"), ("a.pth", b"PK no"), ("missing.npz", None)])
 def test_anything_else_is_one_line(tmp_path, capsys, name, content):
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -62,6 +62,6 @@ def test_an_npz_of_something_else(tmp_path, capsys):
 
 def test_as_a_command(tmp_path, repository):
     make_case(tmp_path / "h.npz")
-    done = subprocess.run([sys.executable, "-m", "vecset.info", tmp_path / "h.npz"], cwd=repository, capture_output=True,
-                          text=True)
+    done = subprocess.run([sys.executable, "-m", "vecset.info", tmp_path / "h.npz"], cwd=repository,
+                          capture_output=True, text=True)
     assert done.returncode == 0 and "a case file" in done.stdout

@@ -2,11 +2,11 @@
 
 surface-distance (DeepMind, the code of Nikolov et al. 2018) has our definition: every figure must agree within 1 %.
 
-MONAI's NSD with `use_subvoxels` is the same definition, too. Its Hausdorff and average surface distance are not: it takes
-the voxels of a mask that a neighbour through a face does not share, each with the same weight, and measures from centre
+MONAI's NSD with `use_subvoxels` is the same definition, too. Its Hausdorff and average surface distance are not: it
+takes the voxels of a mask that a neighbour through a face does not share, each with the same weight, and measures from centre
 to centre. Where masks differ by single voxels that makes another average (a voxel of distance 0 or 1 where the surface
-moved by half of one), and only there: `edge_voxels` computes MONAI's figure by its own rule from nothing but a k-d tree,
-and on surfaces that lie far apart both rules must agree within 1 %.
+moved by half of one), and only there: `edge_voxels` computes MONAI's figure by its own rule from nothing but a k-d
+tree, and on surfaces that lie far apart both rules must agree within 1 %.
 """
 
 from functools import cache
@@ -51,8 +51,8 @@ def pairs():
 
 
 def _pairs():
-    """(truth, prediction, spacing_mm): every structure of a heart, displaced by one and by three voxels, at two spacings
-    each; balls on thick slices; a mask that the image's border cuts."""
+    """(truth, prediction, spacing_mm): every structure of a heart, displaced by one and by three voxels, at two
+    spacings each; balls on thick slices; a mask that the image's border cuts."""
     rng = np.random.default_rng(0)
     heart = make_phantom(0, 0, PhantomOptions(size=(64, 64, 64)))[0]
     for voxels, spacing_mm in ((0.7, (2.3, 2.3, 2.3)), (2.0, (0.9, 1.3, 4.0))):

@@ -1,6 +1,7 @@
 """What a file is, in plain words:   python -m vecset.info FILE [FILE ...]
 
-Knows case files (prepare_data.py), checkpoints (main_ae.py), codes (reconstruct.py --latents), label maps and point clouds.
+Knows case files (prepare_data.py), checkpoints (main_ae.py), codes (reconstruct.py --latents), label maps and point
+clouds with labels.
 """
 
 import argparse
@@ -155,9 +156,11 @@ def _checkpoint(path):
     lines = [f"{path}: a checkpoint: a trained network and where its training stands",
              f"  {'model':<16} {config['name']}, {numbers / 1e6:.1f} million numbers",
              f"  {'classes':<16} {len(names)}: {', '.join(names)}",
-             f"  {'training':<16} {checkpoint.get('epoch', '?')} epochs done, {checkpoint.get('status', 'state unknown')}"]
+             f"  {'training':<16} {checkpoint.get('epoch', '?')} epochs done, "
+             f"{checkpoint.get('status', 'state unknown')}"]
     if checkpoint.get("best_metric") is not None:
-        lines.append(f"  {'best so far':<16} mean Dice {checkpoint['best_metric']:.3f}, epoch {checkpoint.get('best_epoch')}")
+        lines.append(f"  {'best so far':<16} mean Dice {checkpoint['best_metric']:.3f}, "
+                     f"epoch {checkpoint.get('best_epoch')}")
     if training.get("point_cloud_size"):
         lines.append(f"  {'input':<16} {training['point_cloud_size']} surface points per heart")
     return lines

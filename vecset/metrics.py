@@ -9,7 +9,8 @@ The rule for classes that are not in both maps (docs/design.md, "Tables"), as `s
 
 `missed` and `invented` enter every average, so that none improves by missing a structure: overlaps as 0, distances
 (undefined, so None in the row) as `missing_distance_mm`, the diagonal of the box round the heart's truth (round the
-prediction where the truth is empty), which no distance within that box exceeds; the volume error of what was missed is -1, of what was invented (undefined) counts as 1.
+prediction where the truth is empty), which no distance within that box exceeds; the volume error of
+what was missed is -1, of what was invented (undefined) counts as 1.
 """
 
 import numpy as np

@@ -233,8 +233,8 @@ def _split(array, factors, cells):
 
 
 def _local_bound(sdf, decoded, step_unit):
-    """(X, Y, Z) f32: LIPSCHITZ_MARGIN x the largest gradient norm within REACH cells, or the median of all where that is
-    larger. Norms by forward differences between decoded cells; the image axes are at right angles."""
+    """(X, Y, Z) f32: LIPSCHITZ_MARGIN x the largest gradient norm within REACH cells, or the median of all where that
+    is larger. Norms by forward differences between decoded cells; the image axes are at right angles."""
     squares = np.zeros(sdf.shape, np.float32)
     with np.errstate(invalid="ignore"):
         for axis in range(3):

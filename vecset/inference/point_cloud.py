@@ -1,7 +1,8 @@
 """A bare point cloud with labels as a heart: all that the encoder reads.
 
-PLY with a vertex property `label` (or `class`, `class_id`), or npz with `points_mm` (N, 3) and `labels` (N,). Coordinates
-are patient mm (RAS+); labels are class ids 1..C. A case file (surface_points in unit, with its frame) is none of these.
+PLY with a vertex property `label` (or `class`, `class_id`), or npz with `points_mm` (N, 3) and `labels` (N,).
+Coordinates are patient mm (RAS+); labels are class ids 1..C. A case file (surface_points in unit, with its
+frame) is none of these.
 """
 
 from pathlib import Path
@@ -47,7 +48,8 @@ def read_point_cloud(path, class_names, spacing_mm=1.0):
     affine = np.diag([spacing_mm] * 3 + [1.0])
     affine[:3, 3] = low
     frame = Frame.from_surface(affine, shape, points_mm)
-    arrays = {"surface_points": frame.mm_to_unit(points_mm).astype(np.float32), "surface_labels": whole.astype(np.uint8)}
+    arrays = {"surface_points": frame.mm_to_unit(points_mm).astype(np.float32),
+              "surface_labels": whole.astype(np.uint8)}
     names = list(class_names)
     return Case(path=path, arrays=arrays, frame=frame, meta={
         "classes": len(names), "class_names": names, "annotated_classes": list(range(1, len(names) + 1))})
