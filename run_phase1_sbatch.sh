@@ -174,8 +174,8 @@ if [ "$state" = "time is up" ]; then exit "$code"; fi # --max_steps or --max_min
 crashed=0
 if [ "$stopping" = 0 ] && [ "$state" != stopped ]; then
   crashed=1
-  echo "error: training broke off (exit code $code); the cause stands above: the first traceback, 'error:'" \
-    "or 'Signal'" >&2
+  echo "error: training broke off (exit code $code); the cause stands above: a traceback, 'error:' or 'Signal'" \
+    "of the process that ended first" >&2
   if [ "$(progress how)" = "not finite" ]; then exit "$code"; fi # it would be so again
 fi
 if [ "$after" = "$before" ]; then

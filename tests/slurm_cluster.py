@@ -51,7 +51,7 @@ class Lab:
         text = self.run("scontrol", "-o", "show", "job", job).stdout
         return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines() if line.strip()]
 
-    def wait(self, job, seconds=300):
+    def wait(self, job, seconds=600):
         """The facts of all tasks of a job once none is left to run."""
         deadline = time.time() + seconds
         while time.time() < deadline:
@@ -97,7 +97,8 @@ def can_make_namespaces(environment):
 
 
 def command(name, *words):
-    subprocess.run([sys.executable, str(ROOT / name), *(str(w) for w in words)], check=True, capture_output=True)
+    subprocess.run([sys.executable, str(ROOT / name), *(str(w) for w in words)], check=True, capture_output=True,
+                   env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def make_labels(folder, num=5, size=80):

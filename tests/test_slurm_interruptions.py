@@ -11,7 +11,7 @@ from slurm_cluster import (
     FEW_POINTS, ROOT, last_state, make_cases, make_labels, processes_of, running_lab, text, undisturbed, wait_for)
 
 pytestmark = pytest.mark.slow
-EPOCHS = ("--epochs", "60", "--eval_every", "60", "--print_every", "5")
+EPOCHS = ("--epochs", "120", "--eval_every", "120", "--print_every", "5")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def calm(cases, tmp_path_factory):
 
 
 def in_training(log):
-    return wait_for(lambda: re.search(r"epoch ([2-9]|\d\d)/60", text(log)))
+    return wait_for(lambda: re.search(r"epoch ([2-9]|\d\d)/120", text(log)))
 
 
 def assert_finished_as_if_undisturbed(lab, job, log, run, calm, restarts=1):

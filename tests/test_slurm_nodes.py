@@ -96,6 +96,7 @@ def test_a_killed_process_ends_both_nodes_with_the_cause_and_the_requeued_job_go
     wait_for(lambda: "== training ended" in text(log))
     assert time.monotonic() - began < 60, "the other node must not wait"
     assert re.search(r"Signal 9 \(SIGKILL\)", text(log)) and "training broke off" in text(log)
+    assert "error: rank 0 lost contact with another process" in text(log) and "[rank0]: Traceback" not in text(log)
     facts = lab.wait(job)[0]
     assert facts["JobState"] == "COMPLETED" and facts["Restarts"] == "1", text(log)
     assert "going on from" in text(log)

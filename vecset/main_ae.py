@@ -32,7 +32,7 @@ from vecset.models.double_backward import check_double_backward  # noqa: E402
 from vecset.utils.arguments import LOSS_OPTIONS, MODEL_OPTIONS, parse_arguments  # noqa: E402
 from vecset.utils.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
 from vecset.utils.distributed import (  # noqa: E402
-    environment_rank, start_ranks, stop_ranks, told_once, wait_for_all, wrap_model)
+    environment_rank, lost_contact, start_ranks, stop_ranks, told_once, wait_for_all, wrap_model)
 from vecset.utils.logging import RunLog, format_values, peak_memory_gb, say, short_time  # noqa: E402
 from vecset.utils.lr_schedule import scaled_rate  # noqa: E402
 from vecset.utils.optimizer import build_optimizer, gather_state  # noqa: E402
@@ -283,6 +283,12 @@ def main(argv=None):
         else:
             time.sleep(2)
         return EXIT_NOT_FINITE
+    except RuntimeError as error:
+        if not lost_contact(error):
+            raise
+        print(f"error: rank {environment_rank()} lost contact with another process ({str(error).split(chr(10))[0]}); "
+              "the cause is in what that one said: its 'error:' or traceback, or 'Signal' below", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -85,6 +85,13 @@ def told_once(rank):
         raise SystemExit(EXIT_BAD_INPUT) from None
 
 
+def lost_contact(error):
+    """Whether a RuntimeError says no more than that another process has gone: its cause is the other one's."""
+    words = str(error)
+    return dist.is_initialized() and (isinstance(error, dist.DistBackendError) or any(
+        part in words for part in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")))
+
+
 def stop_ranks(ranks):
     if ranks.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
