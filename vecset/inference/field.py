@@ -7,7 +7,7 @@ border may cross are halved and decoded again, down to single voxels. Four safeg
 1  A cell is left alone only if |distance| > L x half its diagonal, L = 1.25 x the largest gradient norm that finite
    differences show round it, two cells far, on its own grid (never less than the median of the grid).
 2  A cell inside the heart is halved too where a neighbour through a face holds another class (one through an edge or a
-   corner costs a tenth more queries and was never needed, see 3), or where the lead of its largest logit
+   corner costs a tenth more queries and was not needed by the models tried, see 3), or where the lead of its largest logit
    could be lost within the cell at the slope seen between it and its neighbours.
 3  Where a decoded voxel differs from a neighbour that was not decoded, that neighbour is decoded, and so on: a border
    that leaves the decoded zone is followed.
