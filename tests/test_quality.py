@@ -13,7 +13,8 @@ from vecset.data.quality_population import check_population
 
 
 EVERY_FILE = {name for name, c in quality.CHECKS.items() if c.level == "fail"} - {
-    name for name in quality.CHECKS if name.startswith(("exact", "source", "handedness"))} - {"copies", "same_source"}
+    name for name in quality.CHECKS if name.startswith(("exact", "source", "handedness"))} - {
+    "copies", "same_source", "name"}
 BY_FLAG = {"outer_outside", "outer_outside_class", "wall_share", "wall_sides", "wall_crossed", "near_flag",
            "near_flag_class", "near_flag_wrong"}  # judged where the file has near_other
 BY_ESTIMATE = {"near_outside", "near_outside_class", "near_inner_walls"}  # where it has not
@@ -379,6 +380,18 @@ def test_frame_or_truth_missing(good, tmp_path):
     assert [f["check"] for f in quality.check_file(tmp_path / "c.npz").failed()] == ["readable"]
 
 
+def test_a_file_under_another_hearts_name_is_caught(good, tmp_path):
+    def answer(source_name, name="phantom_0001.nii.npz"):
+        case = copy.deepcopy(good)
+        case.meta = {**good.meta, "source_name": source_name}
+        return report_of(case, tmp_path, name)
+
+    assert answer("phantom_0001.nii.NRRD").passed
+    swapped = answer("phantom_0004.nii.gz").failed()
+    assert [f["check"] for f in swapped] == ["name"] and "phantom_0004.nii.gz" in swapped[0]["note"]
+    assert "name" not in {f["check"] for f in answer("").findings}  # not judged where meta does not tell
+
+
 def test_copies_are_found(good, tmp_path):
     renamed = copy.deepcopy(good)
     renamed.meta = {**good.meta, "source_sha256": "other"}
@@ -401,6 +414,7 @@ def test_outliers_and_mirrored_hearts_in_a_population(good, tmp_path):
         report.facts["volumes_ml"]["1"] *= 1 + 0.02 * i
         reports.append(report)
     reports[4].facts["volumes_ml"]["1"] *= 3
+    reports[6].facts["volumes_ml"]["2"] *= 0.75  # among few, nearly equal hearts: no outlier
     check_population(reports)
     assert all(r.passed for r in reports)
     assert [r.file for r in reports if any(f["check"] == "volume_outlier" for f in r.failed("warn"))] == ["4.npz"]

@@ -93,10 +93,10 @@ def test_source_is_compared(case, tmp_path):
     source = tmp_path / "labels"
     source.mkdir()
     case = copy.deepcopy(case)
-    case.meta = {**case.meta, "source_name": "heart.nii.gz"}
+    case.meta = {**case.meta, "source_name": "case.nii.gz"}
 
     def write(labels, affine=case.frame.affine):
-        nib.save(nib.Nifti1Image(labels, affine), source / "heart.nii.gz")
+        nib.save(nib.Nifti1Image(labels, affine), source / "case.nii.gz")
 
     assert "source" in failed(case, tmp_path, source_dir=source)
     labels = case.truth_labels()
@@ -112,13 +112,13 @@ def test_source_is_compared(case, tmp_path):
     image.SetDirection((ras_to_lps[:3, :3] / case.frame.spacing_mm).ravel().tolist())
     image.SetOrigin(ras_to_lps[:3, 3].tolist())
     for suffix in ("nrrd", "mha"):
-        sitk.WriteImage(image, str(source / f"heart.{suffix}"), True)
-        case.meta["source_name"] = f"heart.{suffix}"
+        sitk.WriteImage(image, str(source / f"case.{suffix}"), True)
+        case.meta["source_name"] = f"case.{suffix}"
         assert failed(case, tmp_path, source_dir=source) == set()
     image.SetOrigin((-ras_to_lps[:3, 3]).tolist())
-    sitk.WriteImage(image, str(source / "heart.mha"), True)
+    sitk.WriteImage(image, str(source / "case.mha"), True)
     assert failed(case, tmp_path, source_dir=source) == {"source_points"}
-    case.meta["source_name"] = "heart.nii.gz"
+    case.meta["source_name"] = "case.nii.gz"
     mapped = {**case.meta, "request": {"label_map": "[[[205, 1], [420, 2], [500, 3], [600, 4]], \"refuse\", [], []]"}}
     case.meta = mapped
     write(np.array([0, 205, 420, 500, 600], np.int16)[labels])
@@ -134,10 +134,10 @@ def test_crumbs_that_were_dropped_on_request_are_no_alarm(case, tmp_path):
     with_crumbs[0, 0, 0] = with_crumbs[0, -1, 0] = 1  # beside the heart
     inside = tuple(int(n) for n in np.argwhere(ndimage.binary_erosion(truth == 2, iterations=3))[0])
     with_crumbs[inside] = 3  # within a chamber: filled again
-    nib.save(nib.Nifti1Image(with_crumbs, case.frame.affine), source / "heart.nii.gz")
+    nib.save(nib.Nifti1Image(with_crumbs, case.frame.affine), source / "case.nii.gz")
 
     def answer(share):
-        case.meta = {**case.meta, "source_name": "heart.nii.gz", "request": {"drop_crumbs": share}}
+        case.meta = {**case.meta, "source_name": "case.nii.gz", "request": {"drop_crumbs": share}}
         write_case(tmp_path / "case.npz", case)
         return quality.check_file(tmp_path / "case.npz", sample=500, source_dir=source)
 
@@ -147,7 +147,7 @@ def test_crumbs_that_were_dropped_on_request_are_no_alarm(case, tmp_path):
     assert [f["value"] for f in report.failed("warn") if f["check"] == "source_crumbs"] == [3]  # said, not judged
     assert "source_crumbs = 3" in "\n".join(quality_report.summary_lines([report]))
     with_crumbs[inside[0], inside[1], inside[2] + 1] = 0  # a difference that is no crumb
-    nib.save(nib.Nifti1Image(with_crumbs, case.frame.affine), source / "heart.nii.gz")
+    nib.save(nib.Nifti1Image(with_crumbs, case.frame.affine), source / "case.nii.gz")
     assert {f["check"] for f in answer(0.01).failed()} == {"source_labels"}
-    nib.save(nib.Nifti1Image(truth, case.frame.affine), source / "heart.nii.gz")
+    nib.save(nib.Nifti1Image(truth, case.frame.affine), source / "case.nii.gz")
     assert not answer(0.01).failed()

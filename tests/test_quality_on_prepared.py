@@ -64,6 +64,7 @@ def failed_after(mutation, case, folder, *options):
     """Names of the checks that `case` fails after `mutation`, a function that changes it in place."""
     case = copy.deepcopy(case)
     mutation(case, *options)
+    case.meta["source_name"] = "case.nii.gz"  # it is written under that name
     frame = case.frame
     case.frame = frame or mutations.Frame(np.eye(4), (1, 1, 1), (0, 0, 0), 1)  # write_case wants one
     write_case(folder / "case.npz", case)

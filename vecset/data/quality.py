@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from vecset.data.case_file import GROUPS, OPTIONAL_MEMBERS, POINT_MEMBERS, read_case
 from vecset.data.frame import UNIT_RADIUS, check_affine
+from vecset.data.label_map import case_name
 from vecset.data.quality_checks import BINS, CHECKS, Check, FileReport
 from vecset.data.quality_near import check_near_balance
 from vecset.data.truth_reference import TruthReference
@@ -33,6 +34,10 @@ def check_file(path, sample=3000, seed=0, exact=0, source_dir=None):
         report.add("readable", 0, note=str(error))
         return report
     report.add("readable", 1)
+    source_name = str(case.meta.get("source_name", ""))
+    if source_name:
+        same = report.case_id == case_name(source_name)
+        report.add("name", same, note="" if same else f"made from {source_name}, so another heart's name or renamed")
     report.class_names = case.class_names
     report.classes = {c: {} for c in range(1, case.num_classes + 1)}
     missing = [n for n in POINT_MEMBERS if n not in OPTIONAL_MEMBERS and getattr(case, n) is None]

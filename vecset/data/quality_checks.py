@@ -26,6 +26,7 @@ class Check:
 CHECKS = {
     # the file alone
     "readable": Check(1, 1, "", "the file is a whole case file of this schema"),
+    "name": Check(1, 1, "", "the file is named as the label map that it was made from"),
     "members": Check(0, 0, "missing", "every member of the case file is there"),
     "frame": Check(1, 1, "", "the frame is there, without shear, and its grid holds the truth"),
     "points": Check(100, INF, "points", "fewest points of a group (surface, vol, near)"),

@@ -9,6 +9,7 @@ from vecset.data.quality_checks import CHECKS, INF, Check
 from vecset.data.quality_chirality import heart_handedness, population_handedness
 
 LEAST_FOR_OUTLIERS = 8  # fewer hearts have no distribution
+FEW_HEARTS = 30  # fewer may be alike by chance: their volumes are granted the 10 % by which hearts differ anyway
 
 CHECKS.update({
     "copies": Check(0, 0, "files", "other files with the same points or the same truth"),
@@ -73,19 +74,20 @@ def _outliers(reports):
         having = [r for r in reports if c in r.facts["volumes_ml"]]
         if len(having) >= LEAST_FOR_OUTLIERS:
             volumes = [r.facts["volumes_ml"][c] for r in having]
-            for report, score, volume in zip(having, _robust_scores(np.log(volumes)), volumes):
+            scores = _robust_scores(np.log(volumes), 0.1 if len(having) < FEW_HEARTS else 0.03)
+            for report, score, volume in zip(having, scores, volumes):
                 report.add("volume_outlier", score, int(c), f"{volume:.3g} ml, median {np.median(volumes):.3g} ml")
     radii = [r.facts["radius_mm"] for r in reports]
-    for report, score, radius in zip(reports, _robust_scores(np.log(radii)), radii):
+    for report, score, radius in zip(reports, _robust_scores(np.log(radii), 0.03), radii):
         report.add("size_outlier", score, note=f"{radius:.1f} mm, median {np.median(radii):.1f} mm")
 
 
-def _robust_scores(values):
-    """|value - median| in units of the median absolute deviation, scaled to a standard deviation; at least 3 % of
-    spread is granted, so that nearly equal hearts are not outliers of each other."""
+def _robust_scores(values, least_spread):
+    """|value - median| in units of the median absolute deviation, scaled to a standard deviation; a spread of at least
+    `least_spread` is granted, so that nearly equal hearts are not outliers of each other."""
     values = np.asarray(values)
     away = np.abs(values - np.median(values))
-    return away / max(1.4826 * np.median(away), 0.03)
+    return away / max(1.4826 * np.median(away), least_spread)
 
 
 def _mode(values):
