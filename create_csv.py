@@ -36,7 +36,8 @@ def get_parser():
     parser.add_argument("--group_regex", metavar="R", help="finds the patient in a case id: the first capture group, "
                         "or the whole match; cases of one patient stay in one set (default: each case is its own)")
     parser.add_argument("--holdout", type=Path, metavar="FILE", help="case ids, one per line, or a CSV with a column "
-                        "case_id: they go to test.csv and nowhere else (default: none)")
+                        "case_id, with or without the suffix of a case file or label map: they go to test.csv and "
+                        "nowhere else (default: none)")
     return parser
 
 

@@ -115,6 +115,20 @@ def test_holdout_keeps_patients_together():
         splits.take_holdout(entries, ["case_2"], "list")
     with pytest.raises(InputError, match="not there: nobody"):
         splits.take_holdout(entries, ["nobody"], "list")
+    for suffixes in ((".nii.gz", ".npz"), (".nrrd", ".NII"), (".mha", "")):
+        named = [f"case_{i}{suffix}" for i, suffix in enumerate(suffixes)]
+        assert ids(splits.take_holdout(entries, named, "list")[1]) == ["case_0", "case_1"]
+    with pytest.raises(InputError, match="named twice"):
+        splits.take_holdout(entries, ["case_0", "case_0.nii.gz", "case_1"], "list")
+
+
+def test_holdout_file(tmp_path):
+    path = tmp_path / "test.csv"
+    path.write_text("file, case_id\n1.npz, case_1.nii.gz\n")
+    assert splits.read_holdout(path) == ["case_1.nii.gz"]
+    path.write_text("id,fold\ncase_1,0\n")
+    with pytest.raises(InputError, match="a column case_id, found the columns id, fold"):
+        splits.read_holdout(path)
 
 
 def test_too_few_groups_is_an_error():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vecset.atomic import write_text
 from vecset.data.case_file import read_meta
+from vecset.data.label_map import case_name
 from vecset.data.natural_order import natural_key
 from vecset.errors import InputError
 
@@ -164,8 +165,10 @@ def split_folds(entries, folds, seed):
 
 def take_holdout(entries, case_ids, where):
     """(rest, test): the cases named in `case_ids` are the test set. InputError where one is not there, is named twice,
-    or where a patient would be in the test set and in the rest (`where` is named in the message)."""
+    or where a patient would be in the test set and in the rest (`where` is named in the message). An id may carry the
+    suffix of the case file or of its label map."""
     known = {entry.case_id for entry in entries}
+    case_ids = [c if c in known else case_name(c.removesuffix(".npz")) for c in case_ids]
     strangers = [c for c in case_ids if c not in known]
     if strangers:
         raise InputError(where, "case ids of the data folder", f"{len(strangers)} that are not there: "
@@ -184,17 +187,21 @@ def take_holdout(entries, case_ids, where):
 
 
 def read_holdout(path):
-    """The case ids in a text file, one per line; of a CSV the column `case_id`, or the first. '#' starts a comment."""
+    """The case ids in a text file, one per line, or in the column `case_id` of a CSV. '#' starts a comment."""
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "a text file or CSV with a case id per line (--holdout)", "no such file")
     lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     rows = [row for row in csv.reader(line for line in lines if line) if row]
+    rows = [[cell.strip() for cell in row] for row in rows]
     column = 0
     if rows and "case_id" in rows[0]:
         column = rows[0].index("case_id")
         rows = rows[1:]
-    ids = [row[column].strip().removesuffix(".npz") for row in rows if len(row) > column]
+    elif rows and (path.suffix.lower() == ".csv" or len(rows[0]) > 1):
+        raise InputError(path, "a CSV with a column case_id", f"the columns {', '.join(rows[0])}",
+                         "name the column, or give a text file with a case id per line")
+    ids = [row[column] for row in rows if len(row) > column and row[column]]
     if not ids:
         raise InputError(path, "at least one case id", "none")
     return ids
