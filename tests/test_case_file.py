@@ -84,11 +84,15 @@ def test_wrong_files_are_named(tmp_path):
     whole = path.read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "label_map.nii.gz").write_bytes(b"\x1f\x8b1234")
+    with pytest.raises(InputError, match="found a label map; make it with prepare_data") as caught:
+        read_case(tmp_path / "label_map.nii.gz")
+    assert "pickle" not in str(caught.value)
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     members = dict(np.load(path))
     members["meta"] = np.array(json.dumps({"schema": "vecsetx-heart/99", "classes": 3}))
     np.savez(tmp_path / "schema.npz", **members)
-    for name, words in (("cut", "whole case file"), ("text", "whole case file"), ("other", "surface_points"),
+    for name, words in (("cut", "whole case file"), ("text", "case file.*no npz archive"), ("other", "surface_points"),
                         ("schema", "vecsetx-heart/99"), ("none", "no such file")):
         with pytest.raises(InputError, match=words) as caught:
             read_case(tmp_path / f"{name}.npz")

@@ -16,6 +16,7 @@ import numpy as np
 from vecset.atomic import atomic_path
 from vecset.data.classes import default_class_names
 from vecset.data.frame import Frame
+from vecset.data.image_file import has_suffix
 from vecset.errors import InputError
 
 SCHEMA = "vecsetx-heart/1"
@@ -132,6 +133,11 @@ def read_case(path, members=None):
     if unknown:
         raise ValueError(f"no such members: {sorted(unknown)}")
     try:
+        with open(path, "rb") as handle:
+            is_zip = handle.read(2) == b"PK"
+        if not is_zip:  # numpy would take it for a pickle and advise to load that
+            raise InputError(path, "a whole case file (npz)",
+                             "a label map" if has_suffix(path) else "no npz archive", "make it with prepare_data.py")
         with np.load(path, allow_pickle=False) as archive:
             names = set(archive.files)
             if "surface_points" not in names or "surface_labels" not in names:
