@@ -6,8 +6,10 @@ one line and the others go on; the exit code is 1 then. What a case file holds: 
 """
 
 import argparse
+import errno
 import multiprocessing
 import sys
+import tempfile
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -22,6 +24,8 @@ from vecset.errors import InputError, describe_os_error, run_command  # noqa: E4
 from vecset.utils.workers import end_pool, sigterm_as_interrupt, start_worker  # noqa: E402
 
 FAILED_SHOWN = 20
+STALE_SHOWN = 10
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PREFIX = {"failed": "error: ", "excluded": "excluded: "}  # of a line about a file; vecset/utils/shares.py reads it
 
 
@@ -91,29 +95,68 @@ def _class_list(flag, text, classes):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    from vecset.data.label_map import find_label_maps
+    from vecset.data.label_map import case_name, find_label_maps
 
     paths = find_label_maps(args.input_dir)
-    total = len(paths)
+    total, names = len(paths), {case_name(path) for path in paths}
     if args.start_idx < 0 or (args.end_idx is not None and args.end_idx < args.start_idx):
         raise InputError("--start_idx and --end_idx", "0 <= start <= end", f"{args.start_idx} and {args.end_idx}")
     paths = paths[args.start_idx : args.end_idx]
     mapping = LabelMapping.load(args.label_map, args.classes) if args.label_map else None
     output_dir = Path(args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    _require_writable(output_dir)
     remove_leftovers(output_dir)
     print(f"{len(paths)} of {total} label maps in {args.input_dir}", flush=True)
     job = Job(args, mapping, output_dir)
+    before = _times(output_dir)
     try:
         with sigterm_as_interrupt():
             results = _run_all(job, paths, args.file_workers)
     finally:
         remove_leftovers(output_dir)  # of workers that were killed
-    return _summary(results, paths, output_dir)
+    _tell_stale(results, before, _times(output_dir), names if args.start_idx == 0 else None)
+    made_again = sum(results[p][0] == "made" and case_name(p) in before for p in paths)
+    return _summary(results, paths, output_dir, made_again, "--overwrite" if args.overwrite else
+                    "options or label map changed, or a broken case file")
+
+
+def _require_writable(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        found = "a file of that name" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+        raise InputError(f"--output_dir {folder}", "a folder that can be written to", found,
+                         "give another one, or change its permissions or the disk") from None
+
+
+def _times(folder):
+    """{case name: time of its last change} of the case files in a folder."""
+    return {path.name.removesuffix(".npz"): path.stat().st_mtime_ns for path in folder.glob("[!.]*.npz")}
+
+
+def _tell_stale(results, before, after, names):
+    """Notes on case files that a training would take although no label map of now made them: those whose label map
+    failed, and those that are none of `names`, the cases of all label maps (None: not looked at, as in all but the
+    first share of a job array)."""
+    from vecset.data.label_map import case_name
+
+    failed = {case_name(path) for path, (state, _) in results.items() if state == "failed"}
+    lines = [f"{name}.npz: old case file of a label map that failed" for name in before
+             if name in failed and after.get(name) == before[name]]
+    lines += [f"{name}.npz: case file without a label map in --input_dir" for name in after
+              if names is not None and name not in names]
+    more = [f"{len(lines) - STALE_SHOWN} more such case files"] if len(lines) > STALE_SHOWN else []
+    for line in sorted(lines)[:STALE_SHOWN] + more:
+        print(f"note: {line}", file=sys.stderr)
 
 
 class Job:
-    """All that a worker needs to make one file."""
+    """All that a worker needs to make one file. `disk_full`: set once a write found no space; from then on files are
+    only looked at, so that those that are done still count as skipped."""
+
+    disk_full = False
 
     def __init__(self, args, mapping, output_dir):
         self.classes, self.spacing_from, self.mapping = args.classes, args.spacing_from, mapping
@@ -131,14 +174,15 @@ class Job:
                 "drop_crumbs": self.drop_crumbs}
 
     def __call__(self, path):
-        """(state, lines): state 'made', 'skipped', 'excluded' or 'failed'. Never raises for what is wrong with one
-        file."""
+        """(state, lines): state 'made', 'skipped', 'excluded', 'failed', or 'full': failed since the disk is full.
+        Never raises for what is wrong with one file."""
         try:
             return self._make(Path(path))
         except InputError as error:
             return "failed", [str(error)]
         except OSError as error:
-            return "failed", [f"{path}: {describe_os_error(error)}"]
+            state = "full" if error.errno in DISK_FULL else "failed"
+            return state, [f"{path}: {describe_os_error(error)}"]
         except MemoryError:
             return "failed", [f"{path}: not enough memory; use fewer --file_workers"]
         except Exception as error:  # a defect met on one file must not stop the other 997
@@ -149,7 +193,7 @@ class Job:
 
     def _make(self, path):
         from vecset.data.case_file import read_meta, write_case
-        from vecset.data.label_map import case_name, drop_crumbs, file_sha256, read_label_map
+        from vecset.data.label_map import case_name, drop_crumbs, file_sha256, read_label_map, some_of
         from vecset.data.preparation import Options, border_classes, build_case, warnings_of
         from vecset.data.surface import crop_foreground
 
@@ -164,6 +208,8 @@ class Job:
             if meta.get("request") == request and meta.get("source_sha256") == file_sha256(path):
                 cut = self.cut(meta["border_classes"])
                 return self._exclude(path, target, cut, meta["class_names"]) if cut else ("skipped", [])
+        if self.disk_full:
+            raise OSError(errno.ENOSPC, "", f"not tried: {target}")
         label_map = read_label_map(path, self.classes, self.mapping, self.spacing_from)
         label_map = drop_crumbs(label_map, self.drop_crumbs)
         if self.whole_classes:
@@ -173,7 +219,11 @@ class Job:
         case = build_case(label_map, options, self.annotated)
         case.meta["request"] = request
         write_case(target, case)
-        return "made", [f"{path.name}: {line}" for line in warnings_of(case.meta)]
+        lines = warnings_of(case.meta)
+        if label_map.as_background:
+            lines.append(f"values {some_of(label_map.as_background)} counted as background "
+                         f"({sum(label_map.as_background.values())} voxels)")
+        return "made", [f"{path.name}: {line}" for line in lines]
 
     def cut(self, border):
         """Those of the class ids `border` that --exclude_border_cut names."""
@@ -197,6 +247,8 @@ def _run_all(job, paths, workers):
     with tqdm(total=len(paths), unit="heart", desc="prepare", dynamic_ncols=True) as bar:
 
         def done(path, result):
+            if result[0] == "full":
+                job.disk_full, result = True, ("failed", result[1])
             results[path] = result
             for line in result[1]:
                 bar.write(PREFIX.get(result[0], "note: ") + line, file=sys.stderr)
@@ -238,11 +290,12 @@ def _run_pool(job, paths, workers, done):
     return suspects
 
 
-def _summary(results, paths, output_dir):
+def _summary(results, paths, output_dir, made_again=0, why=""):
     by_state = {state: [p for p in paths if results[p][0] == state]
                 for state in ("made", "skipped", "excluded", "failed")}
     print(f"{output_dir}: " + ", ".join(f"{len(found)} {state}" for state, found in by_state.items()
-                                        if found or state != "excluded"))
+                                        if found or state != "excluded")
+          + (f"; {made_again} made again: {why}" if made_again else ""))
     failed = by_state["failed"]
     if failed:
         names = ", ".join(p.name for p in failed[:FAILED_SHOWN]) + (", ..." if len(failed) > FAILED_SHOWN else "")

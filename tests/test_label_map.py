@@ -118,6 +118,20 @@ def test_spacing_from_decides(tmp_path):
     np.testing.assert_allclose(fixed.source_affine, affine)
 
 
+def test_values_counted_as_background_are_told(tmp_path):
+    array = labels().astype(np.int16)
+    array[0, 0, :3], array[0, 1, 0] = 51, 52
+    path = save(tmp_path / "x.nii.gz", array)
+    found = read_label_map(path, 10, "totalsegmentator_heartchambers")
+    assert found.as_background == {51: 3, 52: 1} and found.labels.max() == 2 and (found.labels > 0).sum() == 28
+    assert read_label_map(save(tmp_path / "y.nii.gz", labels()), 10).as_background == {}
+    array[array < 51] = 0
+    with pytest.raises(InputError, match="found only values that --label_map does not list: 51, 52;"):
+        read_label_map(save(path, array), 10, "totalsegmentator_heartchambers")
+    with pytest.raises(InputError, match="empty mask"):
+        read_label_map(save(path, 0 * array), 10, "totalsegmentator_heartchambers")
+
+
 def test_folder_is_naturally_sorted_and_collisions_are_refused(tmp_path):
     for name in ("10.nii.gz", "2.nii.gz", "1.nii.img.nii.gz", "a.nii", ".tmp-x-1-2-z.nii.gz", "b.txt"):
         (tmp_path / name).write_bytes(b"")

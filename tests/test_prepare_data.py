@@ -1,5 +1,6 @@
 """The command: done files are skipped, bad ones told, the others done; nothing depends on workers or order."""
 
+import errno
 import json
 import os
 import signal
@@ -134,6 +135,60 @@ def test_label_map_preset_and_annotated(tmp_path):
     assert read_meta(tmp_path / "out" / "a.npz")["class_names"][1] == "muscle"
 
 
+def test_a_class_that_is_there_but_not_declared_annotated_is_refused(tmp_path, capsys):
+    source, out = make_maps(tmp_path / "in", ["a.nii.gz", "b.nii.gz"]), tmp_path / "out"
+    image = nib.load(source / "a.nii.gz")
+    labels = np.asarray(image.dataobj).copy()
+    labels[10, 11, 8:12] = 3
+    write_label_map(source / "a.nii.gz", labels, image.affine)
+    assert run(source, out, "--annotated", "1,2") == 1 and set(contents(out)) == {"b.npz"}
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "a.nii.gz" in errors[0] and "also class 3 (LV); add it to --annotated" in errors[0]
+
+
+def test_stale_case_files_and_those_made_again_are_named(tmp_path, capsys):
+    source, out = make_maps(tmp_path / "in", ["a.nii.gz", "b.nii.gz", "c.nii.gz"]), tmp_path / "out"
+    assert run(source, out) == 0 and "made again" not in capsys.readouterr().out
+    (source / "a.nii.gz").write_bytes(b"broken")
+    (source / "b.nii.gz").unlink()
+    make_maps(source, ["c.nii.gz"], seed=3)
+    assert run(source, out) == 1
+    told = capsys.readouterr()
+    assert "1 made, 0 skipped, 1 failed; 1 made again: options or label map changed" in told.out
+    assert [line for line in told.err.splitlines() if line.startswith("note: ") and ".npz" in line] == [
+        "note: a.npz: old case file of a label map that failed", "note: b.npz: case file without a label map in "
+        "--input_dir"]
+    for n in range(20):
+        (out / f"x{n}.npz").write_bytes(b"")
+    assert run(source, out) == 1
+    told = capsys.readouterr().err
+    assert told.count(".npz: ") == 10 and "note: 12 more such case files" in told
+
+
+def test_values_counted_as_background_are_noted(tmp_path, capsys):
+    source = make_maps(tmp_path / "in", ["a.nii.gz"])
+    (tmp_path / "m.json").write_text(json.dumps({"values": {"1": 1}, "others": "background"}))
+    assert run(source, tmp_path / "out", "--label_map", str(tmp_path / "m.json")) == 0
+    voxels = int((np.asarray(nib.load(source / "a.nii.gz").dataobj) == 2).sum())
+    assert f"note: a.nii.gz: values 2 counted as background ({voxels} voxels)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_an_output_folder_that_cannot_be_written_to(tmp_path, capsys, below, monkeypatch):
+    source = make_maps(tmp_path / "in", ["a.nii.gz"])
+    (tmp_path / "out").write_text("a file")
+    assert run(source, tmp_path / "out" / "x" if below else tmp_path / "out") == 2
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1 and f"error: --output_dir {tmp_path / 'out'}" in told.err and told.out == ""
+    assert "a folder that can be written to, found a file of that name" in told.err
+
+    def refuse(**options):  # root may write everywhere, so the system's answer is played
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(prepare_data.tempfile, "TemporaryFile", refuse)
+    assert run(source, tmp_path / "other") == 2 and "found Read-only file system" in capsys.readouterr().err
+
+
 def test_every_format_makes_the_same_case(tmp_path, capsys):
     source = make_maps(tmp_path / "in", ["a.nii.gz"])
     image = sitk.ReadImage(str(source / "a.nii.gz"))
@@ -162,7 +217,10 @@ def test_crumbs_are_dropped_on_request_alone(tmp_path, capsys):
     kept = read_case(out / "a.npz")
     assert (kept.truth_labels() == labels).all() and kept.meta["dropped_crumbs"] == {}
     assert kept.meta["crumbs"]["classes"] == {"2": [3, 4]} and "dropped" not in capsys.readouterr().err
-    assert "--drop_crumbs 0.01" in " ".join(warnings_of(kept.meta))
+    lines = " ".join(warnings_of(kept.meta))
+    assert "crumbs kept: 3 of LA (4 voxels); they make the frame's radius" in lines and "--drop_crumbs 0.01" in lines
+    kept.meta["crumbs"]["grow_radius"] = 0.0
+    assert [line for line in warnings_of(kept.meta) if "crumbs" in line] == ["crumbs kept: 3 of LA (4 voxels)"]
     assert run(source, out, "--drop_crumbs", "0.01") == 0
     dropped = read_case(out / "a.npz")
     assert (dropped.truth_labels() == clean).all() and dropped.meta["crumbs"]["classes"] == {}
@@ -203,6 +261,7 @@ def test_hearts_that_the_border_cuts_are_excluded_on_request(tmp_path, capsys, m
         return lines
 
     assert left_out() == {}
+    assert "cut by the scan border: LA, LV" in warnings_of(read_meta(out / "a.npz"))
     whole = contents(out)
     fresh = left_out("--exclude_border_cut", "all", folder=tmp_path / "fresh", workers=2)
     assert fresh == {"a.nii.gz": "the scan border cuts LA, LV", "c.nii.gz": "the scan border cuts Myocardium, LA"}

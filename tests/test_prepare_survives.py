@@ -29,8 +29,11 @@ def times(folder):
 
 
 def test_a_disk_that_is_full_for_one_file(tmp_path, capsys, monkeypatch):
-    """A write that fails half way leaves no part of a file, costs no other file, and is done when run again."""
-    source, out = make_maps(tmp_path / "in", [f"{n}.nii.gz" for n in range(3)]), tmp_path / "out"
+    """A write that fails half way leaves no part of a file, and no other is begun: the rest is told and counted, what was
+    done before counts as skipped, and all is made when run again."""
+    source, out = make_maps(tmp_path / "in", [f"{n}.nii.gz" for n in range(4)]), tmp_path / "out"
+    assert run(source, out, "--start_idx", "2", "--end_idx", "3") == 0
+    capsys.readouterr()
     write_array, calls = np.lib.format.write_array, []
 
     def full(*arguments, **options):
@@ -43,12 +46,13 @@ def test_a_disk_that_is_full_for_one_file(tmp_path, capsys, monkeypatch):
         patch.setattr(case_file.np.lib.format, "write_array", full)
         assert run(source, out) == 1
     told = capsys.readouterr()
-    assert "2 made, 0 skipped, 1 failed" in told.out and "not made: 1.nii.gz" in told.err
+    assert "1 made, 1 skipped, 2 failed" in told.out and "not made: 1.nii.gz, 3.nii.gz" in told.err
     errors = [line for line in told.err.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1 and "no space left" in errors[0] and str(out / "1.npz") in errors[0]
+    assert len(errors) == 2 and all("no space left" in line for line in errors) and len(calls) == 26
+    assert str(out / "1.npz") in errors[0] and f"not tried: {out / '3.npz'}" in errors[1]
     assert {p.name for p in out.iterdir()} == {"0.npz", "2.npz"}
     done = times(out)
-    assert run(source, out) == 0 and "1 made, 2 skipped, 0 failed" in capsys.readouterr().out
+    assert run(source, out) == 0 and "2 made, 2 skipped, 0 failed" in capsys.readouterr().out
     assert times(out) | done == times(out)
 
 

@@ -198,9 +198,28 @@ def test_describe_borders_missing_volumes_and_crumbs():
     meta = describe(crop_foreground(labels, SPACING), 5)
     assert meta["present_classes"] == [1, 2, 3, 4] and meta["missing_classes"] == [5] and meta["border_classes"] == [3]
     assert meta["voxels_per_class"] == [int((labels == c).sum()) for c in range(1, 6)]
-    assert meta["crumbs"]["classes"] == {"1": [1, 1]} and meta["crumbs"]["grow_box"] > 0.05
+    assert meta["crumbs"]["classes"] == {"1": [1, 1]} and meta["crumbs"]["grow_radius"] > 0.05
     labels[56, 44, 4] = 0
-    assert crumbs(crop_foreground(labels, SPACING)) == {"classes": {}, "grow_box": 0.0}
+    assert crumbs(crop_foreground(labels, SPACING)) == {"classes": {}, "grow_radius": 0.0}
+
+
+def test_crumbs_are_judged_by_the_radius_of_the_frame():
+    """A flat heart with a crumb over it: the box's diagonal hardly grows. Slow twin: all voxels, without_crumbs by
+    hand."""
+    labels = np.zeros((40, 40, 60), np.uint8)
+    labels[5:35, 5:35, 5:8] = 1
+    clean = labels.copy()
+    labels[6, 6, 45] = 1
+    turn = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+
+    def radius_mm(mask, axes_mm):
+        points = np.argwhere(mask) @ axes_mm.T
+        return np.linalg.norm(points - (points.min(0) + points.max(0)) / 2, axis=1).max()
+
+    for axes_mm in (np.diag(SPACING), turn @ np.diag(SPACING)):
+        found = crumbs(crop_foreground(labels, SPACING), axes_mm)
+        grow = radius_mm(labels, axes_mm) / radius_mm(clean, axes_mm) - 1
+        assert found == {"classes": {"1": [1, 1]}, "grow_radius": pytest.approx(grow, abs=1e-4)} and grow > 0.05
 
 
 def test_truth_crop_is_the_label_map(case):

@@ -26,7 +26,8 @@ class LabelMap:
     """labels (X, Y, Z) u8, 0 background, 1..C classes; affine (4, 4) f64 voxel -> mm RAS+ (its spacing corrected where
     `spacing_from` says pixdim); source_affine as the header has it; sha256 of the file's bytes; class_names (C,);
     annotated: the class ids that the annotators looked for; geometry: what a NIfTI header says of the image's place
-    (None for other formats), for what is written on its grid; dropped_crumbs: {class id as text: [number, voxels]}."""
+    (None for other formats), for what is written on its grid; dropped_crumbs: {class id as text: [number, voxels]};
+    as_background: {value: voxels} of the values that the label map of values leaves out as background."""
 
     labels: np.ndarray
     affine: np.ndarray
@@ -37,6 +38,7 @@ class LabelMap:
     source_affine: np.ndarray
     geometry: dict | None = None
     dropped_crumbs: dict = field(default_factory=dict)
+    as_background: dict = field(default_factory=dict)
 
     @property
     def spacing_mm(self):
@@ -61,13 +63,24 @@ def read_label_map(path, num_classes, label_map=None, spacing_from=None):
     check_affine(image.affine, path)
     affine = _settle_spacing(path, image.affine, image.pixdim_mm, spacing_from)
     labels = mapping.apply(values, path) if mapping else _in_range(path, values, num_classes)
+    unlisted = values[(labels == 0) & (values != 0)] if mapping else values[:0]
+    as_background = {int(v): int(n) for v, n in zip(*np.unique(unlisted, return_counts=True))}
     if not labels.any():
-        raise InputError(path, "a label map with some foreground", "an empty mask (all background)",
+        found = f"only values that --label_map does not list: {some_of(as_background)}" if as_background else (
+            "an empty mask (all background)")
+        raise InputError(path, "a label map with some foreground", found,
                          "remove it from the folder, or check --label_map")
     names = mapping.class_names if mapping else default_class_names(num_classes)
     annotated = mapping.annotated if mapping else list(range(1, num_classes + 1))
     return LabelMap(labels, affine, path, file_sha256(path), list(names), list(annotated), image.affine,
-                    image.geometry)
+                    image.geometry, as_background=as_background)
+
+
+def some_of(values):
+    """The first eight of `values` as text, and how many there are more."""
+    values = list(values)
+    more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+    return ", ".join(map(str, values[:8])) + more
 
 
 def drop_crumbs(label_map, share):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from vecset.data.case_file import Case
-from vecset.data.components import components
+from vecset.data.components import components, without_crumbs
 from vecset.data.distance_field import METHODS, UnionField
 from vecset.data.frame import Frame
 from vecset.data.sampling import NEAR_SCALES_UNIT, Sampler, Triangles
@@ -18,7 +18,7 @@ from vecset.errors import InputError
 
 VERSION = 2  # of the method: files made by another one are made again
 CRUMB_SHARE = 0.01  # a component is a crumb where it has less than this share of its class's largest one
-FAR_CRUMB = 0.05  # crumbs are far where they make the heart's box diagonal larger by more than this share
+FAR_CRUMB = 0.01  # crumbs are far where they make the frame's radius larger by more than this share
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,19 @@ def case_rng(seed, name):
 def build_case(label_map, options=Options(), annotated=None):
     """The `Case` (path None) of a `LabelMap`. `annotated`: class ids that were looked for (default: as it says)."""
     num_classes = len(label_map.class_names)
+    annotated = sorted(label_map.annotated if annotated is None else annotated)
     crop = crop_foreground(label_map.labels, label_map.spacing_mm)
+    affine, shape = label_map.affine, label_map.labels.shape
+    meta = describe(crop, num_classes, affine[:3, :3])
+    strange = [c for c in meta["present_classes"] if c not in annotated]
+    if strange:
+        names = ", ".join(f"{c} ({label_map.class_names[c - 1]})" for c in strange)
+        raise InputError(label_map.path, f"only classes that are declared annotated ({', '.join(map(str, annotated))})",
+                         f"also class {names}", "add it to --annotated (or to annotated in --label_map)")
     mesh = union_mesh(crop)
     if mesh.face_cap.all() and not options.sample_caps:
         raise InputError(label_map.path, "a surface inside the image", "structures that fill the image to its borders",
                          "use an image with a larger field of view")
-    affine, shape = label_map.affine, label_map.labels.shape
     vertices_voxel = crop.local_mm_to_voxel(mesh.vertices_local_mm)
     frame = Frame.from_surface(affine, shape, vertices_voxel @ affine[:3, :3].T + affine[:3, 3])
     field = UnionField(crop, mesh, options.sdf)
@@ -68,9 +75,8 @@ def build_case(label_map, options=Options(), annotated=None):
     arrays = {**sampler.surface(options.num_surface_points), **sampler.volume(options.num_vol_points),
               **sampler.near(options.num_near_points)}
     origin, truth = _truth(label_map.labels, crop)
-    meta = describe(crop, num_classes)
     meta.update(class_names=label_map.class_names, spacing_mm=[float(s) for s in label_map.spacing_mm],
-                annotated_classes=sorted(label_map.annotated if annotated is None else annotated),
+                annotated_classes=annotated,
                 sampling={**options.as_meta(), "counts": sampler.counts}, seed=options.seed,
                 source_name=label_map.path.name, source_sha256=label_map.sha256,
                 source_geometry=label_map.geometry, dropped_crumbs=label_map.dropped_crumbs)
@@ -84,14 +90,15 @@ def _truth(labels, crop):
     return low, labels[tuple(slice(a, b) for a, b in zip(low, high))]
 
 
-def describe(crop, num_classes):
-    """The meta entries that the label map alone decides: present, missing and border classes, volumes, crumbs."""
+def describe(crop, num_classes, axes_mm=None):
+    """The meta entries that the label map alone decides: present, missing and border classes, volumes, crumbs.
+    `axes_mm` as of `crumbs`."""
     voxels = np.bincount(crop.labels.ravel(), minlength=num_classes + 1)[1 : num_classes + 1]
     present = [int(c) for c in np.flatnonzero(voxels) + 1]
     return {"classes": num_classes, "present_classes": present,
             "missing_classes": [c for c in range(1, num_classes + 1) if c not in present],
             "border_classes": border_classes(crop), "voxels_per_class": [int(v) for v in voxels],
-            "crumbs": crumbs(crop)}
+            "crumbs": crumbs(crop, axes_mm)}
 
 
 def border_classes(crop):
@@ -106,40 +113,58 @@ def border_classes(crop):
     return sorted(int(c) for c in border)
 
 
-def crumbs(crop):
-    """Tiny components, reported and not dropped: {"classes": {id: [number, voxels]}, "grow_box": share by which they
-    make the whole heart's box diagonal larger}. Components are connected through faces, edges and corners."""
-    parts, hearts = components(crop.labels)
-    found, large = {}, []
+def crumbs(crop, axes_mm=None):
+    """Tiny components, reported and not dropped: {"classes": {id: [number, voxels]}, "grow_radius": share by which they
+    make the frame's radius larger, so that --drop_crumbs would make the heart larger in its frame}. Components are
+    connected through faces, edges and corners. `axes_mm` (3, 3): voxel steps in mm as columns (default: along axes)."""
+    parts, _ = components(crop.labels)
+    found, grow = {}, 0.0
     for c in np.unique(parts.label):
         sizes = parts.voxels[parts.label == c]
         small = sizes < CRUMB_SHARE * sizes.max()
         if small.any():
             found[str(c)] = [int(small.sum()), int(sizes[small].sum())]
-    grow = 0.0
-    if len(hearts.voxels) > 1:
-        large = hearts.voxels >= CRUMB_SHARE * hearts.voxels.max()
+    if found:
+        axes_mm = np.diag(crop.spacing_mm) if axes_mm is None else axes_mm
+        clean, _ = without_crumbs(crop.labels, CRUMB_SHARE)
+        grow = float(_radius_mm(crop.labels, axes_mm) / _radius_mm(clean, axes_mm) - 1)
+    return {"classes": found, "grow_radius": round(grow, 4)}
 
-        def diagonal_mm(some):
-            return np.linalg.norm((hearts.stop[some].max(0) - hearts.start[some].min(0)) * crop.spacing_mm)
 
-        grow = float(diagonal_mm(np.ones(len(large), bool)) / diagonal_mm(large) - 1)
-    return {"classes": found, "grow_box": round(grow, 4)}
+def _radius_mm(labels, axes_mm):
+    """The radius of `Frame.from_surface` for labels (X, Y, Z), from voxel centres. Both the box and the farthest voxel from its centre
+    lie at the ends of the lines along the last axis, so those are enough."""
+    inside = labels > 0
+    lines = np.argwhere(inside.any(axis=2))
+    inside = inside[tuple(lines.T)]
+    ends = [inside.argmax(1), labels.shape[2] - 1 - inside[:, ::-1].argmax(1)]
+    points_mm = np.concatenate([np.column_stack([lines, end]) for end in ends]) @ np.asarray(axes_mm).T
+    centre_mm = (points_mm.min(0) + points_mm.max(0)) / 2
+    half_voxel_mm = np.linalg.norm(axes_mm, axis=0).max() / 2  # a single voxel has a size, too
+    return max(np.linalg.norm(points_mm - centre_mm, axis=1).max(), half_voxel_mm)
 
 
 def warnings_of(meta):
     """Lines that a user should read, from a case's meta."""
     lines = []
     if meta.get("dropped_crumbs"):
-        lines.append("crumbs dropped: " + ", ".join(
-            f"{number} of {meta['class_names'][int(c) - 1]} ({voxels} voxels)"
-            for c, (number, voxels) in meta["dropped_crumbs"].items()))
-    if meta["crumbs"]["grow_box"] > FAR_CRUMB:
-        lines.append(f"crumbs far from the heart make its box {meta['crumbs']['grow_box']:.0%} larger and so the heart "
-                     f"smaller in the frame; if they are no anatomy: --drop_crumbs {CRUMB_SHARE}")
+        lines.append("crumbs dropped: " + _counts(meta, meta["dropped_crumbs"]))
+    if meta["crumbs"]["classes"]:
+        line = "crumbs kept: " + _counts(meta, meta["crumbs"]["classes"])
+        if meta["crumbs"]["grow_radius"] > FAR_CRUMB:
+            line += (f"; they make the frame's radius {meta['crumbs']['grow_radius']:.0%} larger and so the heart smaller "
+                     f"in it; if they are no anatomy: --drop_crumbs {CRUMB_SHARE}")
+        lines.append(line)
     if meta["sampling"]["counts"].get("near_wrong_side"):
         lines.append(f"{meta['sampling']['counts']['near_wrong_side']} near points could not be put on their side")
     absent = [c for c in meta["missing_classes"] if c in meta["annotated_classes"]]
     if absent:
         lines.append("annotated but absent: " + ", ".join(meta["class_names"][c - 1] for c in absent))
+    if meta["border_classes"]:
+        lines.append("cut by the scan border: " + ", ".join(meta["class_names"][c - 1] for c in meta["border_classes"]))
     return lines
+
+
+def _counts(meta, crumbs_of):
+    return ", ".join(f"{number} of {meta['class_names'][int(c) - 1]} ({voxels} voxels)"
+                     for c, (number, voxels) in crumbs_of.items())
