@@ -90,7 +90,14 @@ def running_lab(namespaces=False):
 
 
 def can_make_namespaces(environment):
-    if os.geteuid() or shutil.which("ip", path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None:
+    """Whether this user may; installs `ip` where the cluster's own packages may be installed, too."""
+    if os.geteuid():
+        return False
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    if shutil.which("ip", path=path) is None and shutil.which("apt-get"):
+        words = "apt-get update -qq && apt-get install -y -qq --no-install-recommends iproute2"
+        subprocess.run(["sh", "-c", words], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if shutil.which("ip", path=path) is None:
         return False
     return subprocess.run(["unshare", "--net", "--uts", "--mount", "true"], env=environment, capture_output=True,
                           check=False).returncode == 0
