@@ -34,7 +34,7 @@ from vecset.utils.workers import ending, sigterm_as_interrupt, start_worker  # n
 
 def get_parser():
     parser = argparse.ArgumentParser("check_data_quality.py", description=__doc__.split("\n\n")[0],
-                                     epilog=__doc__.split("\n\n", 1)[1],
+                                     epilog=__doc__.split("\n\n", 1)[1] + "\n" + quality_report.checks_help(),
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, metavar="DIR|FILE", help="folder of case files, or one case file (*.npz)")
     parser.add_argument("--report", type=Path, metavar="DIR",
@@ -112,4 +112,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, resumes=False))

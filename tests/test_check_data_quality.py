@@ -14,9 +14,11 @@ import pytest
 from analytic_case import NAMES, analytic_case
 
 import check_data_quality
-from vecset.data import quality
+from vecset.data import quality, quality_report
 from vecset.data.case_file import write_case
+from vecset.data.quality_pictures import contradicts, source_slice
 from vecset.errors import run_command
+from vecset.inference.pictures import to_ras
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +86,14 @@ def test_one_bad_file_is_named_with_check_figure_and_threshold(cases, tmp_path, 
     record = json.loads((out / "report.json").read_text())
     assert [f["file"] for f in record["files"] if not f["passed"]] == ["heart_9.npz", "heart_10.npz"]
     assert [p.name for p in out.glob("slices_*.png")] == ["slices_heart_9.png"]
+    assert "<h3>heart_9: FAIL: non_finite" in (out / "report.html").read_text()
 
 
 def test_single_file_in_detail(cases, tmp_path, capsys):
     folder, out = write_all(tmp_path / "cases", cases), tmp_path / "report"
     assert check_data_quality.main([str(folder / "heart_1.npz"), "--report", str(out)]) == 0
     text = capsys.readouterr().out
-    assert "ok   label_class" in text and "Upper" in text and text.strip().endswith("PASS: 1 case files")
+    assert "ok   label_class" in text and "Upper" in text and text.strip().endswith("PASS: 1 case file")
     width, height = png_size(out / "slices_heart_1.png")
     assert height > 1000  # three rows: surface, near and volume points
 
@@ -129,4 +132,61 @@ def test_bad_input_and_help(repository, tmp_path, capsys):
     assert (tmp_path / "r" / "report.json").is_file()
     done = subprocess.run([sys.executable, str(repository / "check_data_quality.py"), "--help"], cwd=tmp_path,
                           capture_output=True, text=True, check=True)
-    assert "--file_workers" in done.stdout
+    assert "--file_workers" in done.stdout and "distance_p99         at most 1.2 voxels" in done.stdout
+    assert all(f"  {name} " in done.stdout for name in quality.CHECKS)
+
+
+def test_a_label_map_is_told_once_and_without_numpys_advice(tmp_path, capsys):
+    (tmp_path / "heart.nii.gz").write_bytes(b"\x1f\x8bjunk")
+    assert check_data_quality.main([str(tmp_path / "heart.nii.gz")]) == 1
+    text = capsys.readouterr().out
+    assert text.count("found a label map") == 1 and "pickle" not in text
+
+
+def test_notes_are_not_failures_and_integers_are_whole():
+    report = quality.FileReport("a", "a.npz")
+    report.add("crumb_class", 12)
+    report.add("points", 4500000)
+    lines = quality_report.summary_lines([report])
+    assert lines[0].split()[-4:] == ["failed", "noted", "worst", "file"]
+    assert any(line.split() == ["crumb_class", "12", "at", "least", "30", "voxels", "1", "a.npz"]
+               and line.index(" 1 ") > lines[0].index("failed") + 6 for line in lines)
+    assert any(line.startswith("points") and " 4500000 " in line for line in lines)
+    assert quality_report.verdict([report]) == "PASS: 1 case file, 1 note"
+
+
+def test_a_stopped_check_does_not_claim_to_go_on(capsys):
+    def stopped(argv):
+        raise KeyboardInterrupt
+
+    assert run_command(stopped, [], resumes=False) == 130
+    assert capsys.readouterr().err == "stopped; run the same command again to start anew\n"
+
+
+def test_titles_name_the_failed_checks():
+    report = quality.FileReport("a", "a.npz")
+    assert quality_report.picture_title(report) == "a: PASS"
+    for check in ("shift", "sign", "label", "label", "bias", "jump"):
+        report.add(check, 9)
+    assert quality_report.picture_title(report) == "a: FAIL: shift, sign, label and 2 more"
+
+
+def test_slices_have_the_number_of_the_source_image():
+    crop, origin = np.zeros((4, 6, 8), np.uint8), np.array([10, 20, 30])
+    crop[1, 2, 3] = 1
+    affine = np.array([[0, 0, 2.0, 5], [-1, 0, 0, 6], [0, 3, 0, 7], [0, 0, 0, 1]])  # axes swapped, one flipped
+    of_crop = affine.copy()
+    of_crop[:3, 3] = affine[:3, :3] @ origin + affine[:3, 3]
+    labels_ras, affine_ras = to_ras(crop, of_crop)
+    to_source = np.linalg.inv(affine) @ affine_ras
+    place = np.argwhere(labels_ras)[0]
+    assert [source_slice(to_source, across, place[across]) for across in range(3)] == ["k = 33", "i = 11", "j = 22"]
+
+
+def test_points_that_contradict_the_truth_are_told():
+    padded = np.pad(np.repeat(np.array([1, 2], np.uint8), 5)[:, None, None] * np.ones((1, 8, 8), np.uint8), 3)
+    points = np.array([[2, 4, 4], [2, 4, 4], [2, 4, 4], [7, 4, 4], [0, 4, 4], [30, 4, 4], [30, 4, 4], [2.2, 4, 4]])
+    labels = np.array([1, 2, 0, 2, 0, 0, 1, 1])
+    sdf = np.array([-1, -1, 0.1, -1, 0.01, 3, -1, 1.0])
+    assert contradicts(labels, sdf, points, padded).tolist() == [
+        False, True, True, False, False, False, True, True]

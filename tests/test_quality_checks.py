@@ -6,6 +6,7 @@ from vecset.data.quality_checks import FileReport, excess, limit_text
 def test_thresholds_can_be_read():
     assert limit_text("shift") == "at most 0.15 voxels" and limit_text("sign") == "at most 0.002 share"
     assert limit_text("vol_inside") == "0.49 to 0.51 share" and limit_text("frame") == "exactly 1"
+    assert limit_text("frame_centre") == "at most 1 voxel"
     report = FileReport("a", "a.npz")
     report.add("shift", float("nan"))
     assert not report.passed  # a figure that is none never passes

@@ -33,8 +33,9 @@ def describe_os_error(error):
     return f"{where}: {error.strerror or error}"
 
 
-def run_command(main, argv=None):
-    """Runs a command's `main(argv) -> exit code or None` and returns the exit code; InputError becomes one line."""
+def run_command(main, argv=None, resumes=True):
+    """Runs a command's `main(argv) -> exit code or None` and returns the exit code; InputError becomes one line.
+    `resumes`: whether the same command, run again after Ctrl-C, goes on where it was."""
     try:
         return main(argv) or 0
     except InputError as error:
@@ -46,5 +47,5 @@ def run_command(main, argv=None):
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print(f"stopped; run the same command again to {'go on' if resumes else 'start anew'}", file=sys.stderr)
         return 130

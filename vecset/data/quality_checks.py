@@ -130,4 +130,5 @@ def limit_text(check):
         words = f"at least {limit.low:g}"
     else:
         words = f"{limit.low:g} to {limit.high:g}"
-    return f"{words} {limit.unit}".strip()
+    unit = limit.unit.removesuffix("s") if words.endswith(" 1") else limit.unit
+    return f"{words} {unit}".strip()

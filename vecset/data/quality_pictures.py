@@ -10,6 +10,9 @@ from vecset.inference.pictures import (PLANES, draw_slices, foreground_box, full
 from vecset.utils.slice_picture import BAD, GOOD
 
 _OUTSIDE = "#FFFFFF"
+_CROSS = "#E00000"
+_SIZES = {"near": 8, "vol": 3}  # square points
+_MARGIN = 3  # empty voxels round the truth: the neighbours of a point beyond it are all empty
 
 
 def write_distributions(path, reports):
@@ -66,10 +69,32 @@ def _class_panel(axis, reports, keys, title):
         axis.set_xlabel("left to right in each class: surface, near, inside volume points", fontsize=8)
 
 
+def contradicts(labels, sdf, points_voxel, padded):
+    """(N,) bool: points whose stored label (N,) or distance (N,) the truth at the nearest voxel contradicts: the label
+    is another class than the voxel's; or the point is said to be on the other side of the surface than the voxel and
+    its 26 neighbours are, so that no smoothing explains it; or label and distance contradict each other.
+    `points_voxel` (N, 3) in voxels of the truth, `padded` the truth with a margin of 3 empty voxels."""
+    nearest = np.clip(np.rint(points_voxel).astype(np.int64) + _MARGIN, 1, np.array(padded.shape) - 2)
+    steps = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    around = padded[tuple(np.moveaxis(nearest[:, None] + steps, -1, 0))] > 0
+    truth = padded[tuple(nearest.T)]
+    other_class = (labels > 0) & (truth > 0) & (labels != truth)
+    wrong_side = np.where(sdf < 0, ~around.any(1), around.all(1)) | np.where(labels > 0, ~around.any(1), around.all(1))
+    return other_class | wrong_side | ((labels > 0) != (sdf < 0))
+
+
+def source_slice(to_source, across, index):
+    """'k = 57': axis and number, in the source image, of slice `index` along axis `across` of the turned crop.
+    `to_source` (4, 4): voxel of the turned crop -> voxel of the source image, axes swapped and flipped."""
+    axis = int(np.abs(to_source[:3, across]).argmax())
+    return f"{'ijk'[axis]} = {round(to_source[axis, across] * index + to_source[axis, 3])}"
+
+
 def write_slices(path, case, title, detailed=False):
     """PNG: slices of the truth of `case` in three planes with the stored points over them, each filled with the colour
-    of its stored label (white: outside). `detailed`: a row each for surface, near and volume points; else near alone.
-    Returns False, and draws nothing, where the file has no frame or no truth."""
+    of its stored label (white: outside), those that `contradicts` finds under a red cross. Slices are numbered along
+    the axis i, j or k of the source image. `detailed`: a row each for surface, near and volume points; else one row
+    with near and, smaller, volume points. Returns False, and draws nothing, where the file has no frame or no truth."""
     if case.frame is None or case.truth_crop is None or not case.truth_crop.any():
         return False
     affine = np.array(case.frame.affine)
@@ -77,28 +102,39 @@ def write_slices(path, case, title, detailed=False):
     labels_ras, affine_ras = to_ras(case.truth_crop, affine)
     spacing_mm, to_voxel = spacing_of(affine_ras), np.linalg.inv(affine_ras)
     colours = class_colours(case.num_classes)
-    groups = ("surface", "near", "vol") if detailed else ("near",)
+    to_source = np.linalg.inv(case.frame.affine) @ affine_ras  # voxel of the turned crop -> voxel of the source image
+    padded = np.pad(labels_ras, _MARGIN)
+    rows = (("surface",), ("near",), ("vol",)) if detailed else (("vol", "near"),)
     box = foreground_box(labels_ras, margin_mm=6, spacing_mm=spacing_mm)
     extent_mm = (box[:, 1] - box[:, 0] + 1) * spacing_mm
     size = [(extent_mm[h], extent_mm[v]) for h, v in ((0, 1), (0, 2), (1, 2))]
     widths = [w / h for w, h in size]
-    figure = Figure(figsize=(4.3 * sum(widths), 4.3 * len(groups) + 0.9), facecolor="white", layout="constrained")
-    axes = figure.subplots(len(groups), 3, width_ratios=widths, squeeze=False)
-    for row, group in zip(axes, groups):
-        points_mm = case.frame.unit_to_mm(getattr(case, f"{group}_points"))
-        points = points_mm @ to_voxel[:3, :3].T + to_voxel[:3, 3]
-        labels = getattr(case, f"{group}_labels")
+    figure = Figure(figsize=(4.3 * sum(widths), 4.3 * len(rows) + 0.9), facecolor="white", layout="constrained")
+    axes = figure.subplots(len(rows), 3, width_ratios=widths, squeeze=False)
+    for row, groups in zip(axes, rows):
         for axis, plane in zip(row, PLANES):
             across = PLANES[plane]
             index = fullest_index(labels_ras, plane)
             draw_slices(axis, labels_ras, plane, index, colours, spacing_mm, box)
             axis.images[0].set_alpha(0.45)
-            shown = (np.abs(points[:, across] - index) <= 0.5) & (
-                (points > box[:, 0] - 0.5) & (points < box[:, 1] + 0.5)).all(1)
-            place = in_plane_mm(points[shown], plane, spacing_mm)
-            fill = np.array([_OUTSIDE, *colours])[labels[shown]]
-            axis.scatter(*place.T, s=11 if detailed else 8, c=fill, edgecolors="#202020", linewidths=0.35)
-            axis.set_title(f"{plane}, slice {index}: {np.count_nonzero(shown)} {group} points", fontsize=9)
+            said = []
+            for group in groups:
+                points_unit, labels, sdf = (getattr(case, f"{group}_{what}") for what in ("points", "labels", "sdf"))
+                if points_unit is None or labels is None:
+                    continue
+                points = case.frame.unit_to_mm(points_unit) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+                shown = (np.abs(points[:, across] - index) <= 0.5) & (
+                    (points > box[:, 0] - 0.5) & (points < box[:, 1] + 0.5)).all(1)
+                place = in_plane_mm(points[shown], plane, spacing_mm)
+                fill = np.array([_OUTSIDE, *colours])[labels[shown]]
+                axis.scatter(*place.T, s=11 if detailed else _SIZES[group], c=fill, edgecolors="#202020",
+                             linewidths=0.35 if detailed or group == "near" else 0.2)
+                said.append(f"{np.count_nonzero(shown)} {group}")
+                if group != "surface" and sdf is not None:
+                    wrong = contradicts(labels[shown], sdf[shown], points[shown], padded)
+                    axis.scatter(*place[wrong].T, s=26, marker="x", color=_CROSS, linewidths=1.1)
+                    said[-1] += f" ({np.count_nonzero(wrong)} wrong)" if wrong.any() else ""
+            axis.set_title(f"{plane}, {source_slice(to_source, across, index)}: {', '.join(said)} points", fontsize=9)
     present = [c for c in range(1, case.num_classes + 1) if (case.truth_crop == c).any()]
     handles = legend_patches([case.class_names[c - 1] for c in present] + ["outside"],
                              [colours[c - 1] for c in present] + [_OUTSIDE])

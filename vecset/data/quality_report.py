@@ -23,7 +23,11 @@ def _class_name(report, class_id):
 
 
 def _figure(value):
-    return f"{value:.4g}"
+    return f"{value:.0f}" if np.isfinite(value) and value == round(value) else f"{value:.4g}"
+
+
+def _count(number, word):
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def failure_lines(report, level="fail", every_class=False):
@@ -51,13 +55,25 @@ def file_lines(report):
     for f in report.findings:
         mark = "ok  " if f["ok"] else ("FAIL" if f["level"] == "fail" else "note")
         lines.append(f"{mark} {f['check']:{width}} {_class_name(report, f['class_id']):12} {_figure(f['value']):>10}  "
-                     f"{limit_text(f['check']):28} {CHECKS[f['check']].meaning}{': ' + f['note'] if f['note'] else ''}")
+                     f"{limit_text(f['check']):28} {CHECKS[f['check']].meaning}"
+                     f"{': ' + f['note'] if f['note'] and f['ok'] else ''}")  # the others are said in full below
     return lines + [""] + class_lines([report]) + failure_lines(report, every_class=True) + failure_lines(
         report, "warn", every_class=True)
 
 
+VOXEL_WORDS = "distances in voxels: 1 voxel is the largest spacing of the image"
+
+
+def checks_help():
+    """Every check with its threshold and meaning, for --help."""
+    return "\n".join(["the checks (note: said, not judged; " + VOXEL_WORDS + "):"] + [
+        f"  {name:20} {limit_text(name):30} {check.meaning}{' (note)' if check.level == 'warn' else ''}"
+        for name, check in CHECKS.items()])
+
+
 def check_rows(reports):
-    """Per check: name, worst figure over all files, threshold, number of files that miss it, the worst file (class)."""
+    """Per check: name, worst figure over all files, threshold, number of files that fail it, number of files
+    where it is only noted, the worst file (class)."""
     rows = []
     for check in CHECKS:
         having = [(r, r.worst(check)) for r in reports]
@@ -66,8 +82,9 @@ def check_rows(reports):
             continue
         report, finding = max(having, key=lambda pair: excess(check, pair[1]["value"]))
         name = _class_name(report, finding["class_id"])
-        rows.append((check, _figure(finding["value"]), limit_text(check), sum(not f["ok"] for _, f in having),
-                     f"{report.file}{' (' + name + ')' if name else ''}"))
+        missed, judged = sum(not f["ok"] for _, f in having), CHECKS[check].level == "fail"
+        rows.append((check, _figure(finding["value"]), limit_text(check), missed if judged else 0,
+                     0 if judged else missed, f"{report.file}{' (' + name + ')' if name else ''}"))
     return rows
 
 
@@ -104,10 +121,10 @@ def named_classes(reports):
 
 def summary_lines(reports, most=40):
     """The worst figure of each check over all files beside its threshold; the classes; what failed, by name."""
-    lines = [f"{'check':20} {'worst':>10}  {'threshold':30} {'failed':>6}  worst file"]
-    lines += [f"{check:20} {figure:>10}  {limit:30} {failed or '':>6}  {file}"
-              for check, figure, limit, failed, file in check_rows(reports)]
-    lines += ["", *class_lines(reports)]
+    lines = [f"{'check':20} {'worst':>10}  {'threshold':30} {'failed':>6} {'noted':>6}  worst file"]
+    lines += [f"{check:20} {figure:>10}  {limit:30} {failed or '':>6} {noted or '':>6}  {file}"
+              for check, figure, limit, failed, noted, file in check_rows(reports)]
+    lines += ["", f"meanings: report.html, or --help; {VOXEL_WORDS}", "", *class_lines(reports)]
     for level, what in (("fail", "failures"), ("warn", "notes")):
         lines += _at_most(most, [line for report in reports for line in failure_lines(report, level)], what)
     return lines
@@ -133,9 +150,9 @@ def verdict(reports):
     bad = [r for r in reports if not r.passed]
     if not bad:
         notes = sum(len(r.failed("warn")) for r in reports)
-        return f"PASS: {len(reports)} case files{f', {notes} notes' if notes else ''}"
+        return f"PASS: {_count(len(reports), 'case file')}{', ' + _count(notes, 'note') if notes else ''}"
     first = max(bad[0].failed(), key=lambda f: f["check"] == "readable")
-    return (f"FAIL: {len(bad)} of {len(reports)} case files; {bad[0].file}: {first['check']} = "
+    return (f"FAIL: {len(bad)} of {_count(len(reports), 'case file')}; {bad[0].file}: {first['check']} = "
             f"{_figure(first['value'])}, want {limit_text(first['check'])}"
             + (f"; also {', '.join(r.file for r in bad[1:6])}{' ...' if len(bad) > 6 else ''}" if len(bad) > 1 else ""))
 
@@ -151,27 +168,38 @@ def write_report(folder, source, reports, pictures=6, detailed=False):
               "files": [{**asdict(r), "passed": r.passed} for r in reports]}
     write_text(folder / "report.json", json.dumps(_jsonable(record), indent=1, allow_nan=False) + "\n")
     _write_tables(folder, reports)
-    _write_pictures(folder, source, reports, pictures, detailed)
-    write_text(folder / "report.html", _page(reports, sorted(p.name for p in folder.glob("*.png"))))
+    drawn = _write_pictures(folder, source, reports, pictures, detailed)
+    write_text(folder / "report.html", _page(reports, drawn))
+
+
+def picture_title(report):
+    """Case, verdict and the names of the checks it fails, at most three of them."""
+    names = list(dict.fromkeys(f["check"] for f in report.failed()))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{report.case_id}: " + (f"FAIL: {', '.join(names[:3])}{more}" if names else "PASS")
 
 
 def _write_pictures(folder, source, reports, pictures, detailed):
+    """Draws the pictures; returns [(file name, heading)], failed files first, the distributions last."""
     from vecset.data.quality_pictures import write_distributions, write_slices  # matplotlib is slow to import
     for stale in (*folder.glob("slices_*.png"), folder / "distributions.png"):
         stale.unlink(missing_ok=True)
-    write_distributions(folder / "distributions.png", reports)
-    source = Path(source)
+    drawn, source = [], Path(source)
     for report in sorted(reports, key=lambda r: r.passed)[:pictures]:
         try:
             case = read_case(source / report.file if source.is_dir() else source)
         except InputError:
             continue  # it has failed as unreadable; there is nothing to draw
-        write_slices(folder / f"slices_{report.case_id}.png", case, f"{report.case_id}: "
-                     f"{'PASS' if report.passed else 'FAIL'}", detailed=detailed)
+        name, title = f"slices_{report.case_id}.png", picture_title(report)
+        if write_slices(folder / name, case, title, detailed=detailed):
+            drawn.append((name, title))
+    if write_distributions(folder / "distributions.png", reports):
+        drawn.append(("distributions.png", "Distributions over all files"))
+    return drawn
 
 
 def _page(reports, pictures):
-    """The report as one HTML page; `pictures` are names of files beside it."""
+    """The report as one HTML page; `pictures`: [(name of a file beside it, heading)]."""
     def table(header, rows):
         lines = ["<table><tr>" + "".join(f"<th>{escape(str(h))}</th>" for h in header) + "</tr>"]
         for row, bad in rows:
@@ -183,20 +211,20 @@ def _page(reports, pictures):
         items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
         return f"<h2>{title}</h2>\n<ul>{items}</ul>" if lines else ""
 
-    checks = [((check, figure, limit, failed or "", file, CHECKS[check].meaning),
-               failed and CHECKS[check].level == "fail")
-              for check, figure, limit, failed, file in check_rows(reports)]
+    checks = [((check, figure, limit, failed or "", noted or "", file, CHECKS[check].meaning), failed)
+              for check, figure, limit, failed, noted, file in check_rows(reports)]
     parts = [
         f"<h1>{escape(verdict(reports))}</h1>",
         listing("Failures", [line for r in reports for line in failure_lines(r)]),
         "<h2>Checks: the worst figure over all files</h2>",
-        table(("check", "worst", "threshold", "failed", "file", "meaning"), checks),
+        table(("check", "worst", "threshold", "failed", "noted", "file", "meaning"), checks),
+        f"<p>{VOXEL_WORDS}</p>",
         "<h2>Classes</h2>", table(CLASS_COLUMNS, [(row, False) for row in class_rows(reports)]),
         listing("Classes that are missing, cut or not annotated", named_classes(reports)),
         listing("Notes", [line for r in reports for line in failure_lines(r, "warn")]),
         "<h2>Pictures</h2>",
-        *(f'<p>{escape(name)}</p><img src="{escape(quote(name))}" style="max-width:100%" alt="{escape(name)}">'
-          for name in pictures)]
+        *(f'<h3>{escape(heading)}</h3><img src="{escape(quote(name))}" style="max-width:100%" alt="{escape(name)}">'
+          for name, heading in pictures)]
     style = ("body{font:14px sans-serif;margin:2em;max-width:1400px}table{border-collapse:collapse}"
              "td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}.bad{background:#fdd}")
     return ("<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>Data quality</title>"
