@@ -29,8 +29,8 @@ def times(folder):
 
 
 def test_a_disk_that_is_full_for_one_file(tmp_path, capsys, monkeypatch):
-    """A write that fails half way leaves no part of a file, and no other is begun: the rest is told and counted, what was
-    done before counts as skipped, and all is made when run again."""
+    """A write that fails half way leaves no part of a file, and no other is begun: the rest is told and counted,
+    what was done before counts as skipped, and all is made when run again."""
     source, out = make_maps(tmp_path / "in", [f"{n}.nii.gz" for n in range(4)]), tmp_path / "out"
     assert run(source, out, "--start_idx", "2", "--end_idx", "3") == 0
     capsys.readouterr()

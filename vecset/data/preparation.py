@@ -132,8 +132,8 @@ def crumbs(crop, axes_mm=None):
 
 
 def _radius_mm(labels, axes_mm):
-    """The radius of `Frame.from_surface` for labels (X, Y, Z), from voxel centres. Both the box and the farthest voxel from its centre
-    lie at the ends of the lines along the last axis, so those are enough."""
+    """The radius of `Frame.from_surface` for labels (X, Y, Z), from voxel centres. Both the box and the farthest
+    voxel from its centre lie at the ends of the lines along the last axis, so those are enough."""
     inside = labels > 0
     lines = np.argwhere(inside.any(axis=2))
     inside = inside[tuple(lines.T)]
@@ -152,8 +152,8 @@ def warnings_of(meta):
     if meta["crumbs"]["classes"]:
         line = "crumbs kept: " + _counts(meta, meta["crumbs"]["classes"])
         if meta["crumbs"]["grow_radius"] > FAR_CRUMB:
-            line += (f"; they make the frame's radius {meta['crumbs']['grow_radius']:.0%} larger and so the heart smaller "
-                     f"in it; if they are no anatomy: --drop_crumbs {CRUMB_SHARE}")
+            line += (f"; they make the frame's radius {meta['crumbs']['grow_radius']:.0%} larger and so the heart "
+                     f"smaller in it; if they are no anatomy: --drop_crumbs {CRUMB_SHARE}")
         lines.append(line)
     if meta["sampling"]["counts"].get("near_wrong_side"):
         lines.append(f"{meta['sampling']['counts']['near_wrong_side']} near points could not be put on their side")

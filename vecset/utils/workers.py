@@ -15,7 +15,7 @@ PARENT_GONE = 1  # exit code of a worker whose parent is gone; nobody is left to
 
 
 def start_worker():
-    """Initializer of every pool: the parent hears Ctrl-C and ends its workers; they end with it, and one thread each."""
+    """Starts a pool's worker: the parent hears Ctrl-C and ends its workers; they end with it and use one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the parent's handler
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
