@@ -118,13 +118,18 @@ def test_a_stopped_child_stops_the_pipeline(exit_code):
         run_child([sys.executable, "-c", f"import sys; sys.exit({exit_code})"], {}, lambda line, quiet: None)
 
 
-def test_sigterm_reaches_the_child(tmp_path):
-    script = tmp_path / "child.py"
-    script.write_text("import os, signal, sys, time\n"
-                      "signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(9))\n"
+def test_sigterm_reaches_the_child_and_ends_the_pipeline(tmp_path):
+    script, heard = tmp_path / "child.py", tmp_path / "heard"
+    script.write_text("import os, pathlib, signal, sys, time\n"
+                      "def leave(number, frame):\n"
+                      f"    pathlib.Path({str(heard)!r}).touch()\n"
+                      "    sys.exit(9)\n"
+                      "signal.signal(signal.SIGTERM, leave)\n"
                       "os.kill(os.getppid(), signal.SIGTERM)\n"
                       "time.sleep(30)\n")
-    assert run_child([sys.executable, script], {}, lambda line, quiet: None) == 9
+    with pytest.raises(KeyboardInterrupt):
+        run_child([sys.executable, script], {}, lambda line, quiet: None)
+    assert heard.exists()
 
 
 def test_imported_files_follows_imports_inside_the_repository(tmp_path):
