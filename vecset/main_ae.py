@@ -170,7 +170,7 @@ def train(args, ranks, stop):
         if checkpoint:
             say(f"going on from {path}: epoch {run.epoch + 1}, step {run.step}, global step {run.global_step}")
         log = RunLog(args.output_dir, vars(args), run.global_step, args.log_dir, args.wandb, args.wandb_project,
-                     args.wandb_name)
+                     args.wandb_name, validates_first=run.step == run.plan.steps_per_epoch)
     load_cases(run)
     try:
         return run.train(log)

@@ -63,11 +63,13 @@ class RunLog:
     """Writes records to OUTPUT_DIR/log.txt, and their numbers to tensorboardX and wandb where those are switched on.
 
     `first_step`: the global step that the run starts from; records of later steps, left by a run that was killed after
-    its last checkpoint, are taken away, so every step is there once."""
+    its last checkpoint, are taken away, so every step is there once. `validates_first`: the validation of that step is
+    still to come, so a record of it goes too."""
 
-    def __init__(self, output_dir, config, first_step=0, log_dir=None, wandb="disabled", project=None, name=None):
+    def __init__(self, output_dir, config, first_step=0, log_dir=None, wandb="disabled", project=None, name=None,
+                 validates_first=False):
         self.path = Path(output_dir) / LOG
-        self._drop_from(first_step)
+        self._drop_from(first_step, validates_first)
         self._tensorboard = self._wandb = None
         if log_dir:
             self._tensorboard = _import("tensorboardX", "--log_dir").SummaryWriter(str(log_dir), purge_step=first_step)
@@ -79,13 +81,15 @@ class RunLog:
                 project=project, name=name or Path(output_dir).resolve().name, dir=str(output_dir), mode=wandb,
                 config=config, id=id_file.read_text().strip(), resume="allow")
 
-    def _drop_from(self, first_step):
+    def _drop_from(self, first_step, validates_first):
         if not self.path.is_file():
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
-                if json.loads(line)["global_step"] <= first_step:
+                record = json.loads(line)
+                again = validates_first and record["kind"] == "val" and record["global_step"] == first_step
+                if record["global_step"] <= first_step and not again:
                     kept.append(line)
             except (ValueError, KeyError):  # the half line of a killed writer
                 continue
