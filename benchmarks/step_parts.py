@@ -1,7 +1,8 @@
 """What the benchmarks of the training step share: batches of made-up points, and the slow twin of the step.
 
-The slow twin does what the forerunner of this software did: plain attention everywhere (a Q x K buffer for every
-head), float32, and the Eikonal gradient taken on the main graph at all decoded points, queries and surface points.
+The slow twin does what the forerunner of this software did: a token for every point (no folding of linear maps), plain
+attention everywhere (a Q x K buffer for every head), float32, and the Eikonal gradient taken on the main graph at all
+decoded points, queries and surface points.
 torch and numpy only.
 """
 
@@ -47,13 +48,13 @@ def randomise_output(model):
 
 
 @contextlib.contextmanager
-def plain_attention_everywhere():
-    fused = attention.fused_attention
-    attention.fused_attention = attention.plain_attention
+def as_the_forerunner(model):
+    """Plain attention everywhere, and a token for every point."""
+    fused, attention.fused_attention, model.fold = attention.fused_attention, attention.plain_attention, False
     try:
         yield
     finally:
-        attention.fused_attention = fused
+        attention.fused_attention, model.fold = fused, True
 
 
 def slow_losses(model, batch, weights=None, all_points=True):
@@ -62,7 +63,7 @@ def slow_losses(model, batch, weights=None, all_points=True):
     weights = weights or DEFAULT_WEIGHTS
     points_BT3, *targets = decoded_points(batch)
     surface_BNF = surface_features(batch["surface_points"], batch["surface_labels"], CLASSES)
-    with plain_attention_everywhere():
+    with as_the_forerunner(model):
         if all_points and weights.get("eikonal"):
             points_BT3 = points_BT3.clone().requires_grad_(True)
             outputs = model(surface_BNF, points_BT3)
@@ -79,16 +80,21 @@ def step_flop(name, surface, queries, eikonal):
     sizes = parse_model_name(name)
     D, M, depth = sizes["dim"], sizes["num_latents"], sizes["depth"]
 
-    def block(tokens, context, own_keys=True):
-        """Attention of `tokens` on `context`: q and out, keys and values, the two products."""
-        return 4 * tokens * D * D + (4 * context * D * D if own_keys else 0) + 4 * tokens * context * D
+    def attention(tokens, keys):
+        """The two products of all heads, and `to_out`."""
+        return 4 * tokens * keys * D + 2 * tokens * D * D
 
+    def decode(tokens):
+        """Queries by their folded map (52 numbers to D), and attention on the latents."""
+        return 2 * tokens * 52 * D + attention(tokens, M)
+
+    F = 51 + CLASSES  # numbers of a surface point
     feed_forward = 24 * M * D * D  # D -> 8 D, 4 D -> D
-    embedding = 2 * 61 * D
-    forward = (surface * embedding + block(M, surface) + feed_forward  # encoder
-               + depth * (block(M, M) + feed_forward)
-               + (queries + surface) * embedding + block(queries + surface, M))
-    slope = 3 * (eikonal * embedding + block(eikonal, M)) if eikonal else 0  # decoded, and its gradient
+    fold = 4 * D * D * F + 4 * M * D * F  # the maps of keys and values, multiplied, and at the latents
+    encoder = 2 * M * D * D + fold + attention(M, surface) + feed_forward
+    layer = 6 * M * D * D + attention(M, M) + feed_forward  # q, keys and values
+    forward = encoder + depth * layer + 4 * M * D * D + decode(queries + surface)
+    slope = 3 * decode(eikonal) if eikonal else 0  # decoded, and its gradient
     return 3 * forward + 3 * slope
 
 

@@ -75,8 +75,8 @@ def test_shapes_and_code(name, options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name, options", VARIANTS)
 def test_eikonal_gradient_is_that_of_plain_attention(name, options, dtype, monkeypatch):
-    """Slow twin: plain attention everywhere, the gradient taken on the main graph at the same points. Every parameter
-    must get the same gradient to 1e-5 of its norm, and a non-zero one."""
+    """Slow twin: a token for every point, plain attention everywhere, the gradient taken on the main graph at the same
+    points. Every parameter must get the same gradient to 1e-5 of its norm, and a non-zero one."""
     data = batch(dtype=dtype)
     eikonal = data["query_points"][:, ::3]
 
@@ -86,6 +86,7 @@ def test_eikonal_gradient_is_that_of_plain_attention(name, options, dtype, monke
             total, raw = loss_of(model, data, eikonal)
         else:
             monkeypatch.setattr(attention, "fused_attention", attention.plain_attention)
+            model.fold = False
             points, *targets = decoded_points(data)
             surface = surface_features(data["surface_points"], data["surface_labels"], 10)
             leaf = eikonal.clone().requires_grad_(True)

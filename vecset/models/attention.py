@@ -15,7 +15,7 @@ _CHANNELS = 8  # head sizes stay multiples of it, which keeps fused kernels on t
 
 def plain_attention(q_BHQd, k_BHKd, v_BHKd, scale):
     """softmax(scale q k^T) v, written out: any order of derivative is exact, memory B x H x Q x K."""
-    weights = torch.softmax((q_BHQd @ k_BHKd.transpose(-1, -2)) * scale, dim=-1)
+    weights = torch.softmax((q_BHQd * scale) @ k_BHKd.transpose(-1, -2), dim=-1)
     return weights @ v_BHKd
 
 
@@ -77,17 +77,18 @@ class Attention(nn.Module):
         k, v = self.to_kv(context_BKD).chunk(2, dim=-1)
         return self._heads(k), self._heads(v)
 
-    def attend(self, x_BQD, keys_values, plain=False, distance=None):
-        """x on precomputed keys and values. `distance` = (at_BQ3, to_BK3, gain_H) adds -gain_h |at - to|^2 to the
-        logits; `plain` chooses the twice differentiable form."""
-        q, (k, v) = self._heads(self.to_q(x_BQD)), keys_values
+    def attend(self, q_BQD, keys_values, plain=False, distance=None):
+        """Queries (what `to_q` gives) on precomputed keys and values. `distance` = (at_BQ3, to_BK3, gain_H) adds
+        -gain_h |at - to|^2 to the logits; `plain` chooses the twice differentiable form."""
+        q, (k, v) = self._heads(q_BQD), keys_values
         if distance is not None:
             q, k, v = append_distance_term(q, k, v, *distance, self.scale)
         attended = (twice_differentiable_attention if plain else fused_attention)(q, k, v, self.scale)
         return self.to_out(attended[..., : self.head_dim].transpose(1, 2).flatten(-2))
 
     def forward(self, x_BQD, context=None, distance=None):
-        return self.attend(x_BQD, self.keys_values(x_BQD if context is None else context), distance=distance)
+        keys_values = self.keys_values(x_BQD if context is None else context)
+        return self.attend(self.to_q(x_BQD), keys_values, distance=distance)
 
 
 class GEGLU(nn.Module):

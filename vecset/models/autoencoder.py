@@ -20,6 +20,7 @@ from vecset.errors import InputError
 from vecset.models.attention import HEAD_DIM, Attention, FeedForward, PreNorm
 from vecset.models.bottleneck import BOTTLENECKS
 from vecset.models.embedding import PointEmbed, farthest_point_sampling
+from vecset.models.folding import queries_of_points, read_points
 
 UNKNOWN_LOGIT = -1e4  # of a class that no training case was annotated for: it is never the largest
 _EIKONAL_BUFFER = 1 << 26  # numbers in one attention buffer of the Eikonal decode where activations are recomputed
@@ -91,7 +92,8 @@ class VecSetAutoencoder(nn.Module):
             if query_type == "learnable":
                 self.anchors = nn.Parameter(0.9 * spread_in_ball(num_latents))
         self.recompute = False
-        self._read, self._layer = _attend_and_feed, _attend_and_feed
+        self.fold = True  # False: a token for every point, the slow twin of models/folding.py
+        self._read, self._layer = _read_and_feed, _attend_and_feed
 
     def checkpoint_activations(self, on=True):
         """Keeps only the inputs of each layer, of the decoder and of pieces of the Eikonal decode, and computes the
@@ -101,7 +103,7 @@ class VecSetAutoencoder(nn.Module):
     def compile_blocks(self):
         """Compiles the encoder's attention and the layers of the latent stack. Not the decoder: torch.compile cannot
         differentiate twice."""
-        self._read, self._layer = torch.compile(_attend_and_feed), torch.compile(_attend_and_feed)
+        self._read, self._layer = torch.compile(_read_and_feed), torch.compile(_attend_and_feed)
 
     def _run(self, function, *arguments):
         if self.recompute and torch.is_grad_enabled():
@@ -121,7 +123,6 @@ class VecSetAutoencoder(nn.Module):
 
     def _encode(self, surface_BNF, noise_BML=None):
         points_BN3 = surface_BNF[..., :3]
-        tokens_BND = self.point_embed(surface_BNF)
         anchors_BM3 = None
         if self.query_type == "learnable":
             x = self.latents.weight.expand(len(surface_BNF), -1, -1)
@@ -130,11 +131,11 @@ class VecSetAutoencoder(nn.Module):
                 x = x + self.query_embed(anchors_BM3)
         else:
             index_BM1 = farthest_point_sampling(points_BN3, self.num_latents).unsqueeze(-1)
-            x = tokens_BND.gather(1, index_BM1.expand(-1, -1, self.dim))
+            x = self.point_embed(surface_BNF.gather(1, index_BM1.expand(-1, -1, surface_BNF.shape[-1])))
             if self.anchored:
                 anchors_BM3 = points_BN3.gather(1, index_BM1.expand(-1, -1, 3))
         distance = (anchors_BM3, points_BN3, self.encoder_gain.exp()) if self.anchored else None
-        x = self._run(self._read, self.cross_attend_blocks, x, tokens_BND, distance)
+        x = self._run(self._read, self.cross_attend_blocks, self.point_embed, x, surface_BNF, distance, self.fold)
         code, kl_B = self.bottleneck.pre(x, noise_BML)
         if self.anchored and self.query_type == "point":
             code = torch.cat([code, anchors_BM3.to(code.dtype)], dim=-1)
@@ -162,12 +163,15 @@ class VecSetAutoencoder(nn.Module):
     def field(self, context, queries_BQ3, plain=False):
         """-> (sdf_BQ, logits_BQC) in the parameters' float32. `plain`: by the attention that can be differentiated
         twice."""
-        embedded = self.query_embed(queries_BQ3)
         block = self.decoder_cross_attn
+        if self.fold:
+            q_BQD = queries_of_points(block, self.query_embed, queries_BQ3)
+        else:
+            q_BQD = block.fn.to_q(block.norm(self.query_embed(queries_BQ3)))
         distance = (queries_BQ3, context["anchors_BM3"], self.decoder_gain.exp()) if self.anchored else None
-        x = block.fn.attend(block.norm(embedded), context["keys_values"], plain=plain, distance=distance)
+        x = block.fn.attend(q_BQD, context["keys_values"], plain=plain, distance=distance)
         if len(self.decoder_layers):
-            x = x + embedded
+            x = x + self.query_embed(queries_BQ3)
             for feed_forward in self.decoder_layers:
                 x = feed_forward(x) + x
         with torch.autocast(x.device.type, enabled=False):  # a distance of 8 bits would be off by 0.4 %
@@ -179,8 +183,10 @@ class VecSetAutoencoder(nn.Module):
         so only it is run, by plain attention and in float32 whatever the autocast."""
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad(), torch.autocast(points_BE3.device.type, enabled=False):
-            latents_BMD = context["latents_BMD"].to(self.to_outputs[1].weight.dtype)
-            exact = {**context, "keys_values": self.decoder_cross_attn.fn.keys_values(latents_BMD)}
+            exact, dtype = context, self.to_outputs[1].weight.dtype
+            if context["keys_values"][0].dtype != dtype:  # of an autocast
+                latents_BMD = context["latents_BMD"].to(dtype)
+                exact = {**context, "keys_values": self.decoder_cross_attn.fn.keys_values(latents_BMD)}
 
             def gradient(points):
                 points = points.detach().requires_grad_(True)
@@ -209,10 +215,20 @@ class VecSetAutoencoder(nn.Module):
         return outputs
 
 
-def _attend_and_feed(blocks, x, context=None, distance=None):
-    """One pair of blocks, attention and feed-forward, each with its residual."""
+def _attend_and_feed(blocks, x):
+    """One layer of the latent stack: self-attention and feed-forward, each with its residual."""
     attention, feed_forward = blocks
-    x = attention(x, context=context, distance=distance) + x
+    x = attention(x) + x
+    return feed_forward(x) + x
+
+
+def _read_and_feed(blocks, embed, x, surface_BNF, distance, fold):
+    """The encoder's pair of blocks: latents read the surface, then feed-forward, each with its residual."""
+    attention, feed_forward = blocks
+    if fold:
+        x = read_points(attention, embed, x, surface_BNF, distance) + x
+    else:
+        x = attention(x, context=embed(surface_BNF), distance=distance) + x
     return feed_forward(x) + x
 
 

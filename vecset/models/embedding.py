@@ -26,13 +26,16 @@ class PointEmbed(nn.Module):
         self.register_buffer("basis", basis)
         self.mlp = nn.Linear(2 * basis.shape[1] + 3 + num_features, dim)
 
-    def forward(self, points_BNF):
+    def features(self, points_BNF):
+        """(B, N, 51 + F): what the linear layer reads."""
         # float32 throughout: under bf16 autocast the phase 2^7 pi x would keep no digit of its fraction
         with torch.autocast(points_BNF.device.type, enabled=False):
             points_BNF = points_BNF.to(self.basis.dtype)
             phase = points_BNF[..., :3] @ self.basis
-            features = torch.cat([phase.sin(), phase.cos(), points_BNF], dim=-1)
-        return self.mlp(features)
+            return torch.cat([phase.sin(), phase.cos(), points_BNF], dim=-1)
+
+    def forward(self, points_BNF):
+        return self.mlp(self.features(points_BNF))
 
 
 @torch.no_grad()
