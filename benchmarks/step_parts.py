@@ -12,8 +12,9 @@ import math
 import torch
 
 from vecset.engines.losses import DEFAULT_WEIGHTS, compute_losses, decoded_points
-from vecset.models import attention
+from vecset.models import attention, attention_slope
 from vecset.models.autoencoder import parse_model_name
+from vecset.models.double_backward import slope_by_autograd
 from vecset.models.embedding import surface_features
 
 CLASSES = 10
@@ -49,12 +50,14 @@ def randomise_output(model):
 
 @contextlib.contextmanager
 def as_the_forerunner(model):
-    """Plain attention everywhere, and a token for every point."""
-    fused, attention.fused_attention, model.fold = attention.fused_attention, attention.plain_attention, False
+    """Plain attention everywhere, differentiated by autograd alone, and a token for every point."""
+    kept = attention.fused_attention, attention_slope.slope_kernel
+    attention.fused_attention, attention_slope.slope_kernel = attention.plain_attention, slope_by_autograd
+    model.fold = False
     try:
         yield
     finally:
-        attention.fused_attention, model.fold = fused, True
+        (attention.fused_attention, attention_slope.slope_kernel), model.fold = kept, True
 
 
 def slow_losses(model, batch, weights=None, all_points=True):

@@ -1,5 +1,7 @@
 """A kernel that cannot be differentiated twice is refused at the start, with its name, whichever way it fails."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,8 +9,17 @@ from ball_cases import tiny_arguments, write_ball_cases
 
 from vecset.errors import EXIT_BAD_INPUT, InputError, run_command
 from vecset.main_ae import main
-from vecset.models import attention
-from vecset.models.double_backward import check_double_backward
+from vecset.models import attention, attention_slope
+from vecset.models.double_backward import check_double_backward, slope_by_autograd
+
+
+def slope_of(kernel):
+    """The slope as a first backward of `kernel`, under its name."""
+    @functools.wraps(kernel)
+    def slope(q, k, v, r, scale):
+        return torch.autograd.grad(kernel(q, k, v, scale), q, r, create_graph=True)[0]
+
+    return slope
 
 
 class ConstantBackward(torch.autograd.Function):
@@ -54,21 +65,30 @@ def forgetful_backward(q, k, v, scale):
     return Forgetful.apply(torch.softmax(q @ k.mT * scale, -1), v)
 
 
+def detached_slope(q, k, v, r, scale):
+    """The value is right, and a constant to the loss."""
+    return attention_slope.attention_slope(q, k, v, r, scale).detach() + 0 * (q.sum() + k.sum() + v.sum() + r.sum())
+
+
 def test_the_kernel_in_use_passes():
     check_double_backward("cpu")
-    check_double_backward("cpu", attention.plain_attention)
+    check_double_backward("cpu", attention_slope.attention_slope)
+    check_double_backward("cpu", slope_by_autograd)
 
 
-@pytest.mark.parametrize("kernel", [constant_backward, raising_backward, forgetful_backward])
+BAD = [slope_of(constant_backward), slope_of(raising_backward), slope_of(forgetful_backward), detached_slope]
+
+
+@pytest.mark.parametrize("kernel", BAD)
 def test_the_others_are_refused_by_name(kernel):
     with pytest.raises(InputError, match=kernel.__name__):
         check_double_backward("cpu", kernel)
 
 
-@pytest.mark.parametrize("kernel", [constant_backward, raising_backward, forgetful_backward])
+@pytest.mark.parametrize("kernel", BAD)
 def test_a_run_with_such_a_kernel_does_not_start(kernel, tmp_path, monkeypatch, capsys):
     data = write_ball_cases(tmp_path / "data", train=2, val=1)
-    monkeypatch.setattr(attention, "twice_differentiable_attention", kernel)
+    monkeypatch.setattr(attention_slope, "slope_kernel", kernel)
     assert run_command(main, tiny_arguments(data, tmp_path / "out")) == EXIT_BAD_INPUT
     error = capsys.readouterr().err
     assert kernel.__name__ in error and "differentiated twice" in error and error.count("\n") == 1

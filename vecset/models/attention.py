@@ -1,4 +1,4 @@
-"""Attention, twice: fused (fast, differentiable once) and plain (differentiable twice), the same function.
+"""Attention: fused, as everything uses it, and plain, its slow twin. The same function.
 
 Layer names, shapes and biases are those of the public VecSetX release (Zhang et al., https://github.com/1zb/VecSetX,
 MIT; after 3DShape2VecSet, SIGGRAPH 2023), so that its weights load: `to_q`, `to_kv` (keys, then values; no bias),
@@ -22,11 +22,6 @@ def plain_attention(q_BHQd, k_BHKd, v_BHKd, scale):
 def fused_attention(q_BHQd, k_BHKd, v_BHKd, scale):
     """The same by PyTorch's fused kernels: no Q x K buffer, no second derivative."""
     return F.scaled_dot_product_attention(q_BHQd, k_BHKd, v_BHKd, scale=scale)
-
-
-# What the Eikonal decode uses. Another kernel may stand here if its backward can be differentiated: that is checked
-# when a run starts (models/double_backward.py), because a kernel may fail at it without an error.
-twice_differentiable_attention = plain_attention
 
 
 def append_distance_term(q_BHQd, k_BHKd, v_BHKd, at_BQ3, to_BK3, gain_H, scale):
@@ -77,18 +72,18 @@ class Attention(nn.Module):
         k, v = self.to_kv(context_BKD).chunk(2, dim=-1)
         return self._heads(k), self._heads(v)
 
-    def attend(self, q_BQD, keys_values, plain=False, distance=None):
-        """Queries (what `to_q` gives) on precomputed keys and values. `distance` = (at_BQ3, to_BK3, gain_H) adds
-        -gain_h |at - to|^2 to the logits; `plain` chooses the twice differentiable form."""
+    def parts(self, q_BQD, keys_values, distance=None):
+        """(q, k, v) per head, of queries (what `to_q` gives) and precomputed keys and values. `distance` = (at_BQ3,
+        to_BK3, gain_H) adds -gain_h |at - to|^2 to the logits."""
         q, (k, v) = self._heads(q_BQD), keys_values
-        if distance is not None:
-            q, k, v = append_distance_term(q, k, v, *distance, self.scale)
-        attended = (twice_differentiable_attention if plain else fused_attention)(q, k, v, self.scale)
-        return self.to_out(attended[..., : self.head_dim].transpose(1, 2).flatten(-2))
+        return (q, k, v) if distance is None else append_distance_term(q, k, v, *distance, self.scale)
+
+    def out(self, attended_BHQd):
+        return self.to_out(attended_BHQd[..., : self.head_dim].transpose(1, 2).flatten(-2))
 
     def forward(self, x_BQD, context=None, distance=None):
         keys_values = self.keys_values(x_BQD if context is None else context)
-        return self.attend(self.to_q(x_BQD), keys_values, distance=distance)
+        return self.out(fused_attention(*self.parts(self.to_q(x_BQD), keys_values, distance), self.scale))
 
 
 class GEGLU(nn.Module):

@@ -17,13 +17,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vecset.errors import InputError
+from vecset.models import attention, attention_slope
 from vecset.models.attention import HEAD_DIM, Attention, FeedForward, PreNorm
 from vecset.models.bottleneck import BOTTLENECKS
 from vecset.models.embedding import PointEmbed, farthest_point_sampling
 from vecset.models.folding import queries_of_points, read_points
 
 UNKNOWN_LOGIT = -1e4  # of a class that no training case was annotated for: it is never the largest
-_EIKONAL_BUFFER = 1 << 26  # numbers in one attention buffer of the Eikonal decode where activations are recomputed
 GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
 
@@ -96,13 +96,13 @@ class VecSetAutoencoder(nn.Module):
         self._read, self._layer = _read_and_feed, _attend_and_feed
 
     def checkpoint_activations(self, on=True):
-        """Keeps only the inputs of each layer, of the decoder and of pieces of the Eikonal decode, and computes the
-        rest again in the backward pass: more time, a fraction of the memory, the same numbers."""
+        """Keeps only the inputs of each layer and of the decoder, and computes the rest again in the backward pass: more
+        time, a fraction of the memory, the same numbers."""
         self.recompute = on
 
     def compile_blocks(self):
-        """Compiles the encoder's attention and the layers of the latent stack. Not the decoder: torch.compile cannot
-        differentiate twice."""
+        """Compiles the encoder's attention and the layers of the latent stack. Not the decoder, whose slope is taken by
+        autograd inside the forward pass."""
         self._read, self._layer = torch.compile(_read_and_feed), torch.compile(_attend_and_feed)
 
     def _run(self, function, *arguments):
@@ -160,16 +160,25 @@ class VecSetAutoencoder(nn.Module):
             x = self._run(self._layer, layer, x)
         return {"latents_BMD": x, "keys_values": self.decoder_cross_attn.fn.keys_values(x), "anchors_BM3": anchors_BM3}
 
-    def field(self, context, queries_BQ3, plain=False):
-        """-> (sdf_BQ, logits_BQC) in the parameters' float32. `plain`: by the attention that can be differentiated
-        twice."""
+    def field(self, context, queries_BQ3):
+        """-> (sdf_BQ, logits_BQC) in the parameters' float32."""
+        layer = self.decoder_cross_attn.fn
+        attended = attention.fused_attention(*self._decoder_parts(context, queries_BQ3), layer.scale)
+        return self._outputs(attended, queries_BQ3)
+
+    def _decoder_parts(self, context, queries_BQ3):
+        """(q, k, v) of the decoder's attention."""
         block = self.decoder_cross_attn
         if self.fold:
             q_BQD = queries_of_points(block, self.query_embed, queries_BQ3)
         else:
             q_BQD = block.fn.to_q(block.norm(self.query_embed(queries_BQ3)))
         distance = (queries_BQ3, context["anchors_BM3"], self.decoder_gain.exp()) if self.anchored else None
-        x = block.fn.attend(q_BQD, context["keys_values"], plain=plain, distance=distance)
+        return block.fn.parts(q_BQD, context["keys_values"], distance)
+
+    def _outputs(self, attended_BHQd, queries_BQ3):
+        """Distance and logits of what the queries have read."""
+        x = self.decoder_cross_attn.fn.out(attended_BHQd)
         if len(self.decoder_layers):
             x = x + self.query_embed(queries_BQ3)
             for feed_forward in self.decoder_layers:
@@ -180,26 +189,28 @@ class VecSetAutoencoder(nn.Module):
 
     def sdf_gradient(self, context, points_BE3):
         """d sdf / d point (B, E, 3), itself differentiable. Only the decoder stands between a query and its distance,
-        so only it is run, by plain attention and in float32 whatever the autocast."""
-        create_graph = torch.is_grad_enabled()
+        so only it is run, in float32 whatever the autocast. Attention's part is written out (attention_slope.py): no
+        kernel is differentiated twice."""
+        create_graph, scale = torch.is_grad_enabled(), self.decoder_cross_attn.fn.scale
+
+        def gradient(points):
+            # two leaves: a query's way through attention, and the residual beside it
+            through, beside = (points.detach().requires_grad_(True) for _ in range(2))
+            with torch.enable_grad():
+                q, k, v = self._decoder_parts(exact, through)
+                attended = attention.fused_attention(q, k, v, scale)
+                sdf, _ = self._outputs(attended, beside)
+                ends = (attended, beside) if len(self.decoder_layers) else (attended,)
+                direction, *direct = torch.autograd.grad(sdf.sum(), ends, create_graph=create_graph)
+                slope = attention_slope.slope_kernel(q, k, v, direction, scale)
+                return sum(direct, torch.autograd.grad(q, through, slope, create_graph=create_graph)[0])
+
         with torch.enable_grad(), torch.autocast(points_BE3.device.type, enabled=False):
             exact, dtype = context, self.to_outputs[1].weight.dtype
             if context["keys_values"][0].dtype != dtype:  # of an autocast
                 latents_BMD = context["latents_BMD"].to(dtype)
                 exact = {**context, "keys_values": self.decoder_cross_attn.fn.keys_values(latents_BMD)}
-
-            def gradient(points):
-                points = points.detach().requires_grad_(True)
-                with torch.enable_grad():
-                    sdf, _ = self.field(exact, points, plain=True)
-                    return torch.autograd.grad(sdf.sum(), points, create_graph=create_graph)[0]
-
-            if not (self.recompute and create_graph):
-                return gradient(points_BE3)
-            # by pieces, none of which keeps its attention: at batch 64 one buffer of 1,024 points is 4.3 GB
-            per_point = len(points_BE3) * self.num_latents * self.decoder_cross_attn.fn.heads
-            pieces = points_BE3.split(max(1, _EIKONAL_BUFFER // per_point), 1)
-            return torch.cat([self._run(gradient, piece) for piece in pieces], 1)
+            return self._run(gradient, points_BE3) if create_graph else gradient(points_BE3)
 
     def forward(self, surface_BNF, queries_BQ3, eikonal_BE3=None, noise_BML=None):
         """The whole way, in one call so that DDP sees it: a dict with sdf_BQ, logits_BQC, and kl_B / gradient_BE3
@@ -217,18 +228,18 @@ class VecSetAutoencoder(nn.Module):
 
 def _attend_and_feed(blocks, x):
     """One layer of the latent stack: self-attention and feed-forward, each with its residual."""
-    attention, feed_forward = blocks
-    x = attention(x) + x
+    attend, feed_forward = blocks
+    x = attend(x) + x
     return feed_forward(x) + x
 
 
 def _read_and_feed(blocks, embed, x, surface_BNF, distance, fold):
     """The encoder's pair of blocks: latents read the surface, then feed-forward, each with its residual."""
-    attention, feed_forward = blocks
+    attend, feed_forward = blocks
     if fold:
-        x = read_points(attention, embed, x, surface_BNF, distance) + x
+        x = read_points(attend, embed, x, surface_BNF, distance) + x
     else:
-        x = attention(x, context=embed(surface_BNF), distance=distance) + x
+        x = attend(x, context=embed(surface_BNF), distance=distance) + x
     return feed_forward(x) + x
 
 
