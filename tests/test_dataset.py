@@ -6,6 +6,7 @@ from ball_cases import RADIUS, ball_case, ball_labels, write_ball_cases, write_c
 from vecset.data.case_file import write_case
 from vecset.data.dataset import (
     QUERY_GROUPS, CaseDataset, check_disjoint, collate, grid_points_unit, grid_truth, iterate_batches, read_split)
+from vecset.engines.losses import decoded_points
 from vecset.errors import InputError
 
 
@@ -59,6 +60,19 @@ def test_draws_depend_on_epoch_and_case_alone(entries):
     assert all(np.array_equal(wanted[k], alone[k]) for k in wanted if k != "case_index")
     assert not np.array_equal(wanted["surface_points"], items[5, 1]["surface_points"])
     assert not np.array_equal(wanted["query_points"], items[5, 1]["query_points"])
+
+
+def test_a_part_of_the_surface_is_decoded_and_all_of_it_read(entries):
+    whole, part = (collate([dataset(entries, num_decoded_surface=n)[3, i] for i in range(2)]) for n in (None, 20))
+    rows = part.pop("surface_decoded")
+    assert rows.shape == (2, 20) and all(len(set(row.tolist())) == 20 for row in rows)
+    assert all(torch.equal(part[name], whole[name]) for name in whole)
+    for everything, some in zip(decoded_points(whole), decoded_points({**part, "surface_decoded": rows})):
+        assert torch.equal(everything[:, :90], some[:, :90]) and some.shape[1] == 110
+        for case in range(2):
+            assert torch.equal(everything[case, 90:][rows[case]], some[case, 90:])
+    assert not torch.equal(rows[0], rows[1])
+    assert "surface_decoded" not in dataset(entries, num_decoded_surface=50)[3, 0]  # all of them: nothing to choose
 
 
 def test_validation_draws_are_fixed_and_not_those_of_training(entries):

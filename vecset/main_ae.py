@@ -75,7 +75,7 @@ def make_dataset(args, cases, training):
         cases, args.point_cloud_size, args.near_points, args.inside_points, args.outside_points, args.seed, training,
         num_eikonal=args.eikonal_points if args.eikonal_weight else 0,
         num_normals=args.normal_points if args.normal_weight else 0, noise_shape=noise_shape,
-        balance=args.balance, cache=args.cache,
+        num_decoded_surface=args.surface_loss_points, balance=args.balance, cache=args.cache,
         rotation_deg=args.augment_rotation, scaling=args.augment_scale)
 
 
@@ -102,6 +102,9 @@ def check_arguments(args):
         if getattr(args, f"{loss}_weight") and not any(getattr(args, flag) for flag in needs):
             raise InputError(f"--{loss}_weight", f"points that the loss is taken at (--{' or --'.join(needs)})", "none",
                              f"give some, or --{loss}_weight 0")
+    if args.surface_loss_points and args.surface_loss_points > args.point_cloud_size:
+        raise InputError("--surface_loss_points", "at most --point_cloud_size", f"{args.surface_loss_points} of "
+                         f"{args.point_cloud_size}", "lower it")
     if args.normal_weight and args.normal_points > args.point_cloud_size:
         raise InputError("--normal_points", "at most --point_cloud_size", f"{args.normal_points} of "
                          f"{args.point_cloud_size}", "lower it")

@@ -96,6 +96,7 @@ def check_disjoint(training, validation, where):
 class CaseDataset(torch.utils.data.Dataset):
     """Items of `cases` (list of CaseEntry), by `dataset[epoch, index]`: numpy arrays under the batch keys of
     docs/design.md, and where they are asked for `eikonal_points` (E, 3): a random subset of the item's query points;
+    `surface_decoded` (S,): row numbers of the surface points that are decoded (without it: all);
     `normal_points` and `normal_vectors` (S, 3): of its surface points on the outer surface, with their unit normals;
     `code_noise` (M, L): unit normal numbers for the KL bottleneck (training only).
 
@@ -111,12 +112,14 @@ class CaseDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, cases, num_surface_points, num_near, num_inside, num_outside, seed, training, *, num_eikonal=0,
-                 num_normals=0, noise_shape=None, balance=0.0, cache="memory", rotation_deg=0.0, scaling=0.0):
+                 num_decoded_surface=None, num_normals=0, noise_shape=None, balance=0.0, cache="memory",
+                 rotation_deg=0.0, scaling=0.0):
         if cache not in ("memory", "none"):
             raise ValueError(f"cache {cache!r}: want 'memory' or 'none'")
         self.cases = list(cases)
         self.num_surface_points, self.num_eikonal, self.num_normals = num_surface_points, num_eikonal, num_normals
         self.noise_shape = noise_shape if training else None
+        self.num_decoded_surface = num_decoded_surface
         self.num_queries = dict(zip(QUERY_GROUPS, (num_near, num_inside, num_outside)))
         if num_eikonal > sum(self.num_queries.values()):
             raise ValueError(f"{num_eikonal} Eikonal points of {sum(self.num_queries.values())} query points")
@@ -179,6 +182,9 @@ class CaseDataset(torch.utils.data.Dataset):
                 "surface_labels": arrays["surface_labels"][chosen].astype(np.int64),
                 "surface_sdf": arrays["surface_sdf"][chosen].astype(np.float32, copy=False),
                 "surface_normals": arrays["surface_normals"][chosen].astype(np.float32)}
+        if self.num_decoded_surface and self.num_decoded_surface < self.num_surface_points:
+            rng = random_stream(self.seed, epoch, entry.case_id, f"{kind} decoded surface")
+            item["surface_decoded"] = draw_rows(rng, self.num_surface_points, self.num_decoded_surface)
         parts = [("near" if group == "near" else "vol", rows(group, wanted))
                  for group, wanted in self.num_queries.items() if wanted]
         for name in ("points", "sdf", "labels"):

@@ -29,10 +29,15 @@ _DISTANCE_LOSSES = {"vol": ("inside", "outside"), "near": ("near",), "surface": 
 def decoded_points(batch):
     """Every point at which the field is decoded and compared, with its truth: the queries, then the surface points.
     -> points_BT3, sdf_BT, labels_BT (0 background), group_BT (index into POINT_GROUPS)."""
-    surface = torch.full_like(batch["surface_labels"], POINT_GROUPS.index("surface"))
-    return (torch.cat([batch["query_points"], batch["surface_points"]], 1),
-            torch.cat([batch["query_sdf"], batch["surface_sdf"]], 1),
-            torch.cat([batch["query_labels"], batch["surface_labels"]], 1).long(),
+    points_BN3, sdf_BN, labels_BN = (batch[f"surface_{name}"] for name in ("points", "sdf", "labels"))
+    if "surface_decoded" in batch:
+        index_BS = batch["surface_decoded"]
+        points_BN3 = points_BN3.gather(1, index_BS.unsqueeze(-1).expand(-1, -1, 3))
+        sdf_BN, labels_BN = sdf_BN.gather(1, index_BS), labels_BN.gather(1, index_BS)
+    surface = torch.full_like(labels_BN, POINT_GROUPS.index("surface"))
+    return (torch.cat([batch["query_points"], points_BN3], 1),
+            torch.cat([batch["query_sdf"], sdf_BN], 1),
+            torch.cat([batch["query_labels"], labels_BN], 1).long(),
             torch.cat([batch["query_group"], surface], 1))
 
 

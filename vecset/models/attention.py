@@ -5,11 +5,15 @@ MIT; after 3DShape2VecSet, SIGGRAPH 2023), so that its weights load: `to_q`, `to
 `to_out` (bias), heads of 64, GEGLU feed-forward of factor 4 (value half before gate half), norm before each block.
 """
 
+import math
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 HEAD_DIM = 64
+ROTARY_WAVELENGTHS = 4.0, 0.1  # unit: from twice the cube's edge to two diameters of a coronary
 _CHANNELS = 8  # head sizes stay multiples of it, which keeps fused kernels on their fast path
 
 
@@ -52,10 +56,51 @@ def _two_parts(x, dtype):
     return high, (x - high.to(x.dtype)).to(dtype)
 
 
-class Attention(nn.Module):
-    """Multi-head attention of `queries_dim` on a context of `context_dim`; self-attention where no context is given."""
+class Places(NamedTuple):
+    """Where the queries and the keys of an attention are (unit). gain_H: -gain_h |at - to|^2 is added to the logits of
+    head h; None: it is not."""
 
-    def __init__(self, queries_dim, context_dim=None):
+    at_BQ3: torch.Tensor
+    to_BK3: torch.Tensor
+    gain_H: torch.Tensor | None = None
+
+
+def rotary_frequencies(heads, pairs):
+    """(heads, 3, pairs) angular frequencies, radians per unit: directions evenly spread over the sphere (an additive
+    sequence of two golden ratios), wavelengths from ROTARY_WAVELENGTHS' first to its last in geometric steps, dealt out
+    to the heads in turn so that each has all scales."""
+    count = heads * pairs
+    index = torch.arange(count, dtype=torch.float64)
+    g = 1.32471795724474602596  # g^3 = g + 1
+    height = 1 - 2 * ((0.5 + index / g) % 1.0)
+    turn = 2 * math.pi * ((0.5 + index / g**2) % 1.0)
+    ring = (1 - height.square()).sqrt()
+    direction = torch.stack([ring * turn.cos(), ring * turn.sin(), height])
+    longest, shortest = ROTARY_WAVELENGTHS
+    size = 2 * math.pi / (longest * (shortest / longest) ** (index / max(count - 1, 1)))
+    return (direction * size).view(3, pairs, heads).permute(2, 0, 1).float().contiguous()
+
+
+def rotate(x_BHTd, at_BT3, frequencies_H3P, back=False):
+    """Turns the channel pairs (p, p + d/2) of each head by the angle f_hp . at, or `back`: rotary embedding (Su et al.,
+    RoFormer, 2021) of a place in space. Angles are float32 whatever x is."""
+    with torch.autocast(x_BHTd.device.type, enabled=False):
+        angle_BHTP = at_BT3.to(frequencies_H3P.dtype).unsqueeze(1) @ frequencies_H3P
+        cos, sin = angle_BHTP.cos().to(x_BHTd.dtype), angle_BHTP.sin().to(x_BHTd.dtype)
+    a, b = x_BHTd.chunk(2, dim=-1)
+    if back:
+        return torch.cat([a * cos + b * sin, b * cos - a * sin], -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `queries_dim` on a context of `context_dim`; self-attention where no context is given.
+
+    rotary: queries, keys and values are turned by their places, and what is read is turned back by the query's. So keys
+    are compared, and values read, as they look from the query: only `to - at` matters, not where the two are, and a value
+    is a short Fourier series round its place (after Miyato et al., GTA, ICLR 2024, here with continuous places)."""
+
+    def __init__(self, queries_dim, context_dim=None, rotary=False):
         super().__init__()
         self.head_dim = min(HEAD_DIM, queries_dim)
         self.heads = queries_dim // self.head_dim
@@ -63,27 +108,41 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(queries_dim, queries_dim, bias=False)
         self.to_kv = nn.Linear(context_dim or queries_dim, 2 * queries_dim, bias=False)
         self.to_out = nn.Linear(queries_dim, queries_dim)
+        self.rotary = rotary
+        if rotary:
+            self.register_buffer("frequencies", rotary_frequencies(self.heads, self.head_dim // 2))
 
     def _heads(self, x_BTD):
         return x_BTD.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
-    def keys_values(self, context_BKD):
-        """(k_BHKd, v_BHKd): all that queries need of the context, computed once for any number of them."""
-        k, v = self.to_kv(context_BKD).chunk(2, dim=-1)
-        return self._heads(k), self._heads(v)
+    def keys_values(self, context_BKD, to_BK3=None):
+        """(k_BHKd, v_BHKd): all that queries need of the context, computed once for any number of them. to_BK3: its
+        places, which a rotary layer wants."""
+        k, v = (self._heads(half) for half in self.to_kv(context_BKD).chunk(2, dim=-1))
+        if self.rotary:
+            k, v = (rotate(x, to_BK3, self.frequencies) for x in (k, v))
+        return k, v
 
-    def parts(self, q_BQD, keys_values, distance=None):
-        """(q, k, v) per head, of queries (what `to_q` gives) and precomputed keys and values. `distance` = (at_BQ3,
-        to_BK3, gain_H) adds -gain_h |at - to|^2 to the logits."""
+    def parts(self, q_BQD, keys_values, places=None):
+        """(q, k, v) per head, of queries (what `to_q` gives) and precomputed keys and values."""
         q, (k, v) = self._heads(q_BQD), keys_values
-        return (q, k, v) if distance is None else append_distance_term(q, k, v, *distance, self.scale)
+        if self.rotary:
+            q = rotate(q, places.at_BQ3, self.frequencies)
+        if places is None or places.gain_H is None:
+            return q, k, v
+        return append_distance_term(q, k, v, *places, self.scale)
 
-    def out(self, attended_BHQd):
-        return self.to_out(attended_BHQd[..., : self.head_dim].transpose(1, 2).flatten(-2))
+    def out(self, attended_BHQd, at_BQ3=None):
+        """What queries at `at_BQ3` (a rotary layer wants it) have read, through the last linear layer: (B, Q, D)."""
+        attended_BHQd = attended_BHQd[..., : self.head_dim]
+        if self.rotary:
+            attended_BHQd = rotate(attended_BHQd, at_BQ3, self.frequencies, back=True)
+        return self.to_out(attended_BHQd.transpose(1, 2).flatten(-2))
 
-    def forward(self, x_BQD, context=None, distance=None):
-        keys_values = self.keys_values(x_BQD if context is None else context)
-        return self.out(fused_attention(*self.parts(self.to_q(x_BQD), keys_values, distance), self.scale))
+    def forward(self, x_BQD, context=None, places=None):
+        at, to, _ = places or (None, None, None)
+        keys_values = self.keys_values(x_BQD if context is None else context, to)
+        return self.out(fused_attention(*self.parts(self.to_q(x_BQD), keys_values, places), self.scale), at)
 
 
 class GEGLU(nn.Module):

@@ -3,7 +3,7 @@
 The architecture is that of the public VecSetX release (Zhang et al., https://github.com/1zb/VecSetX, MIT; after
 3DShape2VecSet, Zhang, Tang, Niessner, Wonka, SIGGRAPH 2023), with 3 + C numbers per surface point in, a query embedding
 of its own, and 1 + C numbers per query out: the signed distance to the union (unit, negative inside) and C class
-logits. Two named departures, off by default: `anchors` and `decoder_layers` (see `VecSetAutoencoder`).
+logits. Named departures, off by default: `anchors`, `rotary`, `class_gap`, `decoder_layers` (see `VecSetAutoencoder`).
 
 Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M latents, L code numbers per
 latent, D width.
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vecset.errors import InputError
 from vecset.models import attention, attention_slope
-from vecset.models.attention import HEAD_DIM, Attention, FeedForward, PreNorm
+from vecset.models.attention import HEAD_DIM, Attention, FeedForward, Places, PreNorm
 from vecset.models.bottleneck import BOTTLENECKS
 from vecset.models.embedding import PointEmbed, farthest_point_sampling
 from vecset.models.folding import queries_of_points, read_points
@@ -47,7 +47,7 @@ def parse_model_name(name):
 
 
 def build_model(name, num_classes, **options):
-    """A model by its name; `options` are VecSetAutoencoder's further arguments (`anchors`, `decoder_layers`)."""
+    """A model by its name; `options` are VecSetAutoencoder's further arguments, the named departures."""
     return VecSetAutoencoder(num_classes=num_classes, **parse_model_name(name), **options)
 
 
@@ -59,24 +59,38 @@ class VecSetAutoencoder(nn.Module):
                     more numbers per latent belong to the code). Its embedding is added to the latent, and
                     -exp(g_h) |x - anchor|^2 to the logits of both cross-attentions, one g per head, so that attention
                     knows space from the first step instead of having to find out.
+    rotary          with anchors: all attention sees places relative to each other (attention.py, `Attention`), and there
+                    is a residual round the decoder's attention. A latent then describes the shape round its anchor
+                    wherever that is, so that what is learned at one place serves at all.
+    class_gap       for point queries: points of two classes count as at least so far apart (unit) when latents are spread
+                    over the surface. From 2 on every structure is covered on its own, all equally densely: thin ones,
+                    which lie on others, get latents of their own.
     decoder_layers  0: as published, no residual round the decoder's attention. n > 0: a residual round it and n
                     feed-forward blocks behind it.
     """
 
     def __init__(self, *, num_classes, query_type, num_latents, dim, depth, code_dim, bottleneck, anchors=False,
-                 decoder_layers=0):
+                 rotary=False, class_gap=0.0, decoder_layers=0):
         super().__init__()
+        if rotary and not anchors:
+            raise InputError("--rotary", "--anchors beside it: what has no place has none relative to others", "none",
+                             "give both")
+        if class_gap and query_type != "point":
+            raise InputError("--class_gap", "a model with point queries (point_vec...)", query_type,
+                             "leave it out, or choose such a model")
+        self.rotary, self.class_gap = rotary, class_gap
         self.num_classes, self.query_type, self.num_latents, self.dim = num_classes, query_type, num_latents, dim
         self.point_embed = PointEmbed(dim, num_features=num_classes)
         self.query_embed = PointEmbed(dim)
         if query_type == "learnable":
             self.latents = nn.Embedding(num_latents, dim)
         self.cross_attend_blocks = nn.ModuleList(
-            [PreNorm(dim, Attention(dim, dim)), PreNorm(dim, FeedForward(dim))])
+            [PreNorm(dim, Attention(dim, dim, rotary)), PreNorm(dim, FeedForward(dim))])
         self.bottleneck = BOTTLENECKS[bottleneck](dim, code_dim)
         self.layers = nn.ModuleList(
-            nn.ModuleList([PreNorm(dim, Attention(dim)), PreNorm(dim, FeedForward(dim))]) for _ in range(depth))
-        self.decoder_cross_attn = PreNorm(dim, Attention(dim, dim))
+            nn.ModuleList([PreNorm(dim, Attention(dim, None, rotary)), PreNorm(dim, FeedForward(dim))])
+            for _ in range(depth))
+        self.decoder_cross_attn = PreNorm(dim, Attention(dim, dim, rotary))
         self.decoder_layers = nn.ModuleList(PreNorm(dim, FeedForward(dim)) for _ in range(decoder_layers))
         self.to_outputs = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 1 + num_classes))
         nn.init.zeros_(self.to_outputs[1].weight)
@@ -94,6 +108,11 @@ class VecSetAutoencoder(nn.Module):
         self.recompute = False
         self.fold = True  # False: a token for every point, the slow twin of models/folding.py
         self._read, self._layer = _read_and_feed, _attend_and_feed
+
+    @property
+    def _residual(self):
+        """Whether a query's embedding is added to what it has read."""
+        return self.rotary or len(self.decoder_layers) > 0
 
     def checkpoint_activations(self, on=True):
         """Keeps only the inputs of each layer and of the decoder, and computes the rest again in the backward pass: more
@@ -130,12 +149,13 @@ class VecSetAutoencoder(nn.Module):
                 anchors_BM3 = self.anchors.expand(len(surface_BNF), -1, -1)
                 x = x + self.query_embed(anchors_BM3)
         else:
-            index_BM1 = farthest_point_sampling(points_BN3, self.num_latents).unsqueeze(-1)
+            spread = torch.cat([points_BN3, surface_BNF[..., 3:] * (self.class_gap * 0.5**0.5)], -1)
+            index_BM1 = farthest_point_sampling(spread, self.num_latents).unsqueeze(-1)
             x = self.point_embed(surface_BNF.gather(1, index_BM1.expand(-1, -1, surface_BNF.shape[-1])))
             if self.anchored:
                 anchors_BM3 = points_BN3.gather(1, index_BM1.expand(-1, -1, 3))
-        distance = (anchors_BM3, points_BN3, self.encoder_gain.exp()) if self.anchored else None
-        x = self._run(self._read, self.cross_attend_blocks, self.point_embed, x, surface_BNF, distance, self.fold)
+        places = Places(anchors_BM3, points_BN3, self.encoder_gain.exp()) if self.anchored else None
+        x = self._run(self._read, self.cross_attend_blocks, self.point_embed, x, surface_BNF, places, self.fold)
         code, kl_B = self.bottleneck.pre(x, noise_BML)
         if self.anchored and self.query_type == "point":
             code = torch.cat([code, anchors_BM3.to(code.dtype)], dim=-1)
@@ -156,9 +176,11 @@ class VecSetAutoencoder(nn.Module):
                 anchors_BM3 = self.anchors.expand(len(code_BML), -1, -1)
         if self.anchored:
             x = x + self.query_embed(anchors_BM3)
+        places = Places(anchors_BM3, anchors_BM3) if self.rotary else None
         for layer in self.layers:
-            x = self._run(self._layer, layer, x)
-        return {"latents_BMD": x, "keys_values": self.decoder_cross_attn.fn.keys_values(x), "anchors_BM3": anchors_BM3}
+            x = self._run(self._layer, layer, x, places)
+        return {"latents_BMD": x, "keys_values": self.decoder_cross_attn.fn.keys_values(x, anchors_BM3),
+                "anchors_BM3": anchors_BM3}
 
     def field(self, context, queries_BQ3):
         """-> (sdf_BQ, logits_BQC) in the parameters' float32."""
@@ -173,16 +195,16 @@ class VecSetAutoencoder(nn.Module):
             q_BQD = queries_of_points(block, self.query_embed, queries_BQ3)
         else:
             q_BQD = block.fn.to_q(block.norm(self.query_embed(queries_BQ3)))
-        distance = (queries_BQ3, context["anchors_BM3"], self.decoder_gain.exp()) if self.anchored else None
-        return block.fn.parts(q_BQD, context["keys_values"], distance)
+        places = Places(queries_BQ3, context["anchors_BM3"], self.decoder_gain.exp()) if self.anchored else None
+        return block.fn.parts(q_BQD, context["keys_values"], places)
 
     def _outputs(self, attended_BHQd, queries_BQ3):
         """Distance and logits of what the queries have read."""
-        x = self.decoder_cross_attn.fn.out(attended_BHQd)
-        if len(self.decoder_layers):
+        x = self.decoder_cross_attn.fn.out(attended_BHQd, queries_BQ3)
+        if self._residual:
             x = x + self.query_embed(queries_BQ3)
-            for feed_forward in self.decoder_layers:
-                x = feed_forward(x) + x
+        for feed_forward in self.decoder_layers:
+            x = feed_forward(x) + x
         with torch.autocast(x.device.type, enabled=False):  # a distance of 8 bits would be off by 0.4 %
             outputs = self.to_outputs(x.to(self.to_outputs[1].weight.dtype))
         return outputs[..., 0], outputs[..., 1:].masked_fill(~self.known_classes, UNKNOWN_LOGIT)
@@ -194,13 +216,13 @@ class VecSetAutoencoder(nn.Module):
         create_graph, scale = torch.is_grad_enabled(), self.decoder_cross_attn.fn.scale
 
         def gradient(points):
-            # two leaves: a query's way through attention, and the residual beside it
+            # two leaves: a query's way through attention, and its way beside it (the residual, the turning back)
             through, beside = (points.detach().requires_grad_(True) for _ in range(2))
             with torch.enable_grad():
                 q, k, v = self._decoder_parts(exact, through)
                 attended = attention.fused_attention(q, k, v, scale)
                 sdf, _ = self._outputs(attended, beside)
-                ends = (attended, beside) if len(self.decoder_layers) else (attended,)
+                ends = (attended, beside) if self._residual else (attended,)
                 direction, *direct = torch.autograd.grad(sdf.sum(), ends, create_graph=create_graph)
                 slope = attention_slope.slope_kernel(q, k, v, direction, scale)
                 return sum(direct, torch.autograd.grad(q, through, slope, create_graph=create_graph)[0])
@@ -209,7 +231,8 @@ class VecSetAutoencoder(nn.Module):
             exact, dtype = context, self.to_outputs[1].weight.dtype
             if context["keys_values"][0].dtype != dtype:  # of an autocast
                 latents_BMD = context["latents_BMD"].to(dtype)
-                exact = {**context, "keys_values": self.decoder_cross_attn.fn.keys_values(latents_BMD)}
+                exact = {**context, "keys_values": self.decoder_cross_attn.fn.keys_values(
+                    latents_BMD, context["anchors_BM3"])}
             return self._run(gradient, points_BE3) if create_graph else gradient(points_BE3)
 
     def forward(self, surface_BNF, queries_BQ3, eikonal_BE3=None, noise_BML=None):
@@ -226,20 +249,20 @@ class VecSetAutoencoder(nn.Module):
         return outputs
 
 
-def _attend_and_feed(blocks, x):
+def _attend_and_feed(blocks, x, places):
     """One layer of the latent stack: self-attention and feed-forward, each with its residual."""
     attend, feed_forward = blocks
-    x = attend(x) + x
+    x = attend(x, places=places) + x
     return feed_forward(x) + x
 
 
-def _read_and_feed(blocks, embed, x, surface_BNF, distance, fold):
+def _read_and_feed(blocks, embed, x, surface_BNF, places, fold):
     """The encoder's pair of blocks: latents read the surface, then feed-forward, each with its residual."""
     attend, feed_forward = blocks
-    if fold:
-        x = read_points(attend, embed, x, surface_BNF, distance) + x
+    if fold and not attend.fn.rotary:
+        x = read_points(attend, embed, x, surface_BNF, places) + x
     else:
-        x = attend(x, context=embed(surface_BNF), distance=distance) + x
+        x = attend(x, context=embed(surface_BNF), places=places) + x
     return feed_forward(x) + x
 
 

@@ -21,8 +21,9 @@ from vecset.models import attention
 _CHANNELS = 8  # head sizes stay multiples of it, which keeps fused kernels on their fast path
 
 
-def read_points(block, embed, latents_BMD, surface_BNF, distance=None):
-    """`block(latents, context=embed(surface), distance=distance)` for a PreNorm of Attention: (B, M, D)."""
+def read_points(block, embed, latents_BMD, surface_BNF, places=None):
+    """`block(latents, context=embed(surface), places=places)` for a PreNorm of Attention that is not
+    rotary (a value that turns with its point is no linear map of the point's numbers): (B, M, D)."""
     layer, x = block.fn, block.norm(latents_BMD)
     q_BHMd = layer._heads(layer.to_q(x))
     with torch.autocast(x.device.type, enabled=False):
@@ -35,12 +36,12 @@ def read_points(block, embed, latents_BMD, surface_BNF, distance=None):
         constant_HD = layer.to_kv(embed.mlp.bias).chunk(2)[1].unflatten(0, (layer.heads, layer.head_dim))
     dtype = q_BHMd.dtype  # that of the autocast, where there is one
     q, points = q_BHMF.to(dtype), features_BNF.to(dtype).unsqueeze(1)
-    if distance is None:  # heads share the points, so they are further rows of queries
+    if places is None:  # heads share the points, so they are further rows of queries
         read = attention.fused_attention(q.flatten(1, 2).unsqueeze(1), points, points, layer.scale).view_as(q)
     else:
         shared = points.expand(-1, layer.heads, -1, -1)
         read = attention.fused_attention(
-            *attention.append_distance_term(q, shared, shared, *distance, layer.scale), layer.scale)
+            *attention.append_distance_term(q, shared, shared, *places, layer.scale), layer.scale)
     with torch.autocast(x.device.type, enabled=False):
         read_BHMF = read[..., : v_map.shape[-1]].to(v_map.dtype)
         attended_BHMd = read_BHMF @ v_map.mT + constant_HD.unsqueeze(1)

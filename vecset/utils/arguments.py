@@ -5,7 +5,7 @@ import argparse
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
 
 # flags that are handed on by name
-MODEL_OPTIONS = ("anchors", "decoder_layers")
+MODEL_OPTIONS = ("anchors", "rotary", "class_gap", "decoder_layers")
 LOSS_OPTIONS = ("class_loss", "truncation")
 WARMUP_EPOCHS, WARMUP_SHARE = 20, 0.05  # of Phase 1's 400 epochs these are the same
 
@@ -35,6 +35,8 @@ def build_parser():
     add("--classes", type=_count(1), metavar="C",
         help="class count that every case must have (default: as the first case)")
     add("--point_cloud_size", type=_count(1), default=8192, help="surface points per case, the encoder's input")
+    add("--surface_loss_points", type=_count(1), metavar="S",
+        help="of the surface points, those that are decoded for the surface and class losses (default: all)")
     for group in ("near", "inside", "outside"):
         add(f"--{group}_points", type=_count(0), default=1024, help=f"query points per case from the group '{group}'")
     add("--eikonal_points", type=_count(1), default=1024,
@@ -53,6 +55,11 @@ def build_parser():
     add("--model", default="learnable_vec1024x16_dim1024_depth24_nb",
         help="{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl]: M latents of L numbers, width D, K layers")
     add("--anchors", action="store_true", help="latents have a place in space that attention knows of")
+    add("--rotary", action="store_true",
+        help="with --anchors: attention sees places relative to each other, not where they are")
+    add("--class_gap", type=_number(0), default=0.0, metavar="UNIT",
+        help="point queries: points of two classes count as at least so far apart when latents are spread over the "
+        "surface (2: every structure is covered on its own)")
     add("--decoder_layers", type=_count(0), default=0, help="feed-forward blocks behind the decoder's attention")
 
     add = parser.add_argument_group("losses (weights; 0 leaves a loss out)").add_argument
