@@ -11,7 +11,7 @@ import torch
 
 from vecset.atomic import remove_leftovers
 from vecset.errors import InputError
-from vecset.models.autoencoder import build_model
+from vecset.models.autoencoder import DEPARTURES, build_model
 from vecset.utils.checkpoint import copy_checkpoint, load_checkpoint, model_from_checkpoint, save_checkpoint
 
 CONFIG = {"name": "learnable_vec4x2_dim8_depth1_nb", "num_classes": 3, "anchors": False}
@@ -36,6 +36,11 @@ def test_a_checkpoint_alone_makes_the_model(tmp_path):
     sidecar = json.loads((tmp_path / "checkpoint-last.json").read_text())
     assert sidecar["epoch"] == 0 and sidecar["model_config"] == CONFIG and "model" not in sidecar
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-last.json", "checkpoint-last.pth"]
+
+
+def test_a_checkpoint_from_before_an_option_existed_did_not_use_it(tmp_path):
+    save_checkpoint(tmp_path / "x.pth", checkpoint())
+    assert load_checkpoint(tmp_path / "x.pth")["model_config"] == {**CONFIG, **DEPARTURES}
 
 
 def test_best_stays_when_last_goes_on(tmp_path):

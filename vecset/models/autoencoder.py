@@ -23,6 +23,8 @@ from vecset.models.bottleneck import BOTTLENECKS
 from vecset.models.embedding import PointEmbed, farthest_point_sampling
 from vecset.models.folding import queries_of_points, read_points
 
+# the named departures from the public architecture, switched off
+DEPARTURES = {"anchors": False, "rotary": False, "class_gap": 0.0, "decoder_layers": 0}
 UNKNOWN_LOGIT = -1e4  # of a class that no training case was annotated for: it is never the largest
 GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
@@ -99,8 +101,10 @@ class VecSetAutoencoder(nn.Module):
         self.anchored = anchors
         if anchors:
             heads = self.decoder_cross_attn.fn.heads
-            # one latent's share of the unit ball has radius M^(-1/3); heads look about one to three times as far
-            reach = num_latents ** (-1 / 3) * torch.linspace(1.0, 3.0, heads)
+            # one latent's share of the unit ball has radius M^(-1/3); heads look about one to three times as far, or
+            # half of that where rotary latents lie on surfaces and so nearer to each other (docs/log.md)
+            share = num_latents ** (-1 / 3) * (0.5 if rotary and query_type == "point" else 1.0)
+            reach = share * torch.linspace(1.0, 3.0, heads)
             gain = (0.5 / reach.square()).log()
             self.encoder_gain, self.decoder_gain = nn.Parameter(gain.clone()), nn.Parameter(gain.clone())
             if query_type == "learnable":

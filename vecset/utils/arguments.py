@@ -3,9 +3,10 @@
 import argparse
 
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
+from vecset.models.autoencoder import DEPARTURES
 
 # flags that are handed on by name
-MODEL_OPTIONS = ("anchors", "rotary", "class_gap", "decoder_layers")
+MODEL_OPTIONS = tuple(DEPARTURES)
 LOSS_OPTIONS = ("class_loss", "truncation")
 WARMUP_EPOCHS, WARMUP_SHARE = 20, 0.05  # of Phase 1's 400 epochs these are the same
 
