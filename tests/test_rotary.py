@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vecset.errors import InputError
-from vecset.models.attention import ROTARY_WAVELENGTHS, Attention, Places, rotary_frequencies, rotate
+from vecset.models.attention import ROTARY_WAVELENGTHS, Attention, Places, rotary_frequencies, rotate, turns
 from vecset.models.autoencoder import build_model
 from vecset.models.embedding import surface_features
 
@@ -31,10 +31,19 @@ def test_directions_and_wavelengths_cover_what_they_should():
 
 def test_turning_back_undoes_turning_and_keeps_lengths():
     x, at, frequencies = uniform(2, 3, 5, 8), uniform(2, 5, 3, seed=1), rotary_frequencies(3, 4).double()
-    turned = rotate(x, at, frequencies)
-    torch.testing.assert_close(rotate(turned, at, frequencies, back=True), x)
+    cos, sin = turns(at, frequencies)
+    turned = rotate(x, cos, sin)
+    torch.testing.assert_close(rotate(turned, cos, -sin), x)
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     assert (turned - x).abs().max() > 0.1
+
+
+def test_in_16_bit_it_is_the_same_but_for_rounding():
+    x, at, frequencies = uniform(2, 3, 5, 8).float(), uniform(2, 5, 3, seed=1).float(), rotary_frequencies(3, 4)
+    turn = turns(at, frequencies)
+    half = rotate(x.bfloat16(), *turn)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), rotate(x, *turn), atol=0.02, rtol=0.02)
 
 
 def test_attention_is_that_of_complex_numbers_pair_by_pair():
@@ -51,11 +60,11 @@ def test_attention_is_that_of_complex_numbers_pair_by_pair():
         for h in range(2):
             offset = to[0] - at[0, i]  # (6, 3): all that is seen of places
             turn = torch.exp(1j * (offset @ layer.frequencies[h]))  # (6, 32)
-            pair = {name: torch.complex(z[:, h, :32], z[:, h, 32:]) for name, z in (("q", q), ("k", k), ("v", v))}
+            pair = {name: torch.complex(z[:, h, 0::2], z[:, h, 1::2]) for name, z in (("q", q), ("k", k), ("v", v))}
             likeness = (pair["q"][i].conj() * pair["k"] * turn).real.sum(-1) * layer.scale
             weight = torch.softmax(likeness - gain[h] * offset.square().sum(-1), 0)
             value = (weight.unsqueeze(-1) * pair["v"] * turn).sum(0)
-            read[i, h] = torch.cat([value.real, value.imag])
+            read[i, h] = torch.view_as_real(value).flatten()
     torch.testing.assert_close(found[0], layer.to_out(read.flatten(-2)), rtol=1e-9, atol=1e-9)
 
 

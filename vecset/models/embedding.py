@@ -39,21 +39,24 @@ class PointEmbed(nn.Module):
 
 
 @torch.no_grad()
-def farthest_point_sampling(points_BNS, num_samples):
-    """(B, num_samples) indices of points (S coordinates, usually 3), each the farthest from those before it (Eldar et al., 1997; greedy
+def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, class_gap=0.0):
+    """(B, num_samples) indices of points, each the farthest from those before it (Eldar et al., 1997; greedy
     2-approximation of the k-centre problem). Starts at the point farthest from the mean, so the set does not depend on
-    the order of the points (ties aside). O(N num_samples)."""
-    B, N, _ = points_BNS.shape
+    the order of the points (ties aside). O(N num_samples). With `class_gap` the distance of two points of different
+    `labels_BN` is sqrt(their distance^2 + class_gap^2)."""
+    B, N, _ = points_BN3.shape
     if num_samples > N:
         raise ValueError(f"{num_samples} samples of {N} points")
-    points_BNS = points_BNS.float()
-    rows = torch.arange(B, device=points_BNS.device)
-    distance_BN = (points_BNS - points_BNS.mean(1, keepdim=True)).square().sum(-1)
-    chosen_BM = torch.empty(B, num_samples, dtype=torch.long, device=points_BNS.device)
+    points_BN3 = points_BN3.float()
+    rows = torch.arange(B, device=points_BN3.device)
+    distance_BN = (points_BN3 - points_BN3.mean(1, keepdim=True)).square().sum(-1)
+    chosen_BM = torch.empty(B, num_samples, dtype=torch.long, device=points_BN3.device)
     nearest_BN = torch.full_like(distance_BN, torch.inf)
     for m in range(num_samples):
         index_B = (distance_BN if m == 0 else nearest_BN).argmax(1)
         chosen_BM[:, m] = index_B
-        offset_BNS = points_BNS - points_BNS[rows, index_B].unsqueeze(1)
-        nearest_BN = torch.minimum(nearest_BN, offset_BNS.square().sum(-1))
+        square_BN = (points_BN3 - points_BN3[rows, index_B].unsqueeze(1)).square().sum(-1)
+        if class_gap:
+            square_BN += class_gap**2 * (labels_BN != labels_BN[rows, index_B].unsqueeze(1))
+        nearest_BN = torch.minimum(nearest_BN, square_BN)
     return chosen_BM
