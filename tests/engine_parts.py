@@ -43,11 +43,11 @@ class GradientWatcher:
         self.model.zero_grad(set_to_none=set_to_none)
 
 
-def epoch_gradients(run, epoch=0):
-    """[name -> gradient] of every optimizer step of an epoch, weights held."""
+def epoch_gradients(run, epoch=0, monitor=None):
+    """[name -> gradient] of every optimizer step of an epoch, weights held. `monitor` collects the steps' metrics."""
     watcher = GradientWatcher(run.model)
     run.step_options.clip_grad = 0
     batches = iterate_batches(run.dataset, run.plan.keys(epoch, 0, epoch + 1))
     train_one_epoch(run.wrapped, batches, run.plan, watcher, lambda e: 1e-3, run.step_options, len(run.class_names),
-                    epoch, 0, new_monitor(run.ranks), lambda *position: False)
+                    epoch, 0, monitor or new_monitor(run.ranks), lambda *position: False)
     return watcher.steps

@@ -13,6 +13,7 @@ import torch
 from ball_cases import tiny_arguments, write_ball_cases
 from engine_parts import epoch_gradients, make_run
 
+from vecset.engines.engine_ae import new_monitor
 from vecset.utils.checkpoint import load_checkpoint
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -22,14 +23,16 @@ import sys
 import torch
 sys.path[:0] = sys.argv[1:3]
 from engine_parts import epoch_gradients, make_run
+from vecset.engines.engine_ae import new_monitor
 from vecset.utils.distributed import start_ranks, stop_ranks
 ranks = start_ranks("cpu")
 run = make_run(sys.argv[3], sys.argv[4], "--batch_size", sys.argv[5], "--accum_iter", sys.argv[6], *sys.argv[7:],
                ranks=ranks)
-gradients = epoch_gradients(run)
+monitor = new_monitor(ranks)
+gradients, trained = epoch_gradients(run, monitor=monitor), monitor[0].read()
 results = run.evaluator.evaluate(run.model)
 results.pop("slices")
-torch.save({"gradients": gradients, "results": results}, f"{sys.argv[4]}/rank{ranks.rank}.pt")
+torch.save({"gradients": gradients, "trained": trained, "results": results}, f"{sys.argv[4]}/rank{ranks.rank}.pt")
 stop_ranks(ranks)
 """
 
@@ -57,8 +60,9 @@ def test_two_ranks_have_the_gradient_and_the_metrics_of_one(data, repository, tm
                     str(batch), str(accumulation), *more], check=True, env=environment(), timeout=300, capture_output=True)
     ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
     one = make_run(data, tmp_path, "--batch_size", 2 * batch, "--accum_iter", accumulation, *more)
-    expected = epoch_gradients(one)
-    assert len(expected) == 2
+    monitor = new_monitor(one.ranks)
+    expected, trained = epoch_gradients(one, monitor=monitor), monitor[0].read()
+    assert len(expected) == 2 and {"loss", "near", "eikonal", "iou_vol", "accuracy", "gradient_norm"} <= trained.keys()
     for rank in ranks:
         assert len(rank["gradients"]) == len(expected)
         for found, wanted in zip(rank["gradients"], expected):
@@ -69,10 +73,30 @@ def test_two_ranks_have_the_gradient_and_the_metrics_of_one(data, repository, tm
     results.pop("slices")
     for rank in ranks:
         assert rank["results"]["per_class"] == results["per_class"]
+        assert rank["trained"] == pytest.approx(trained, rel=1e-6, abs=1e-6)
         assert rank["results"].keys() == results.keys()
         for name, value in results.items():
             if name != "per_class":
                 assert rank["results"][name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
+
+
+def test_the_eikonal_decode_is_inside_the_wrapped_forward(data, tmp_path):
+    """DDP sees what happens in the forward pass of its wrapper, and nothing beside it."""
+    run, inside, seen = make_run(data, tmp_path), [], []
+
+    class Wrapper(torch.nn.Module):
+        def forward(self, *arguments):
+            inside.append(True)
+            outputs = run.model(*arguments)
+            inside.pop()
+            return outputs
+
+    for name in ("encode", "expand", "field", "sdf_gradient", "forward"):
+        method = getattr(run.model, name)
+        setattr(run.model, name, lambda *a, name=name, method=method: seen.append((name, bool(inside))) or method(*a))
+    run.wrapped = Wrapper()
+    epoch_gradients(run)
+    assert {("forward", True), ("field", True), ("sdf_gradient", True)} == set(seen) - {("expand", True)}
 
 
 def train_words(repository, data, output, *more):
@@ -98,6 +122,40 @@ def test_ranks_stop_together_save_and_go_on_with_another_number_of_ranks(data, r
     alone = subprocess.run([sys.executable, *words, "--max_steps", str(state["global_step"] + 1)], env=environment(),
                            capture_output=True, text=True, timeout=300)
     assert alone.returncode == 0 and f"global step {state['global_step']}\n" in alone.stdout, alone.stderr
+
+
+def rank_processes(launcher):
+    """rank -> process id of the children that torchrun started."""
+    found = {}
+    with open(f"/proc/{launcher}/task/{launcher}/children") as children:
+        for child in children.read().split():
+            with open(f"/proc/{child}/environ", "rb") as variables:
+                rank = [v for v in variables.read().split(b"\0") if v.startswith(b"RANK=")]
+            if rank:
+                found[int(rank[0][5:])] = int(child)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_crashes_leaves_a_whole_checkpoint_and_the_run_goes_on(data, repository, tmp_path, victim):
+    """Saved after every step; killed without a warning, while it saves or not."""
+    words = train_words(repository, data, tmp_path, "--epochs", 100_000, "--eval_every", 100_000,
+                        "--save_every_minutes", 0)
+    run = subprocess.Popen([*TORCHRUN, *words], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                           text=True)
+    for line in run.stdout:
+        if line.startswith("epoch 3/"):
+            break
+    os.kill(rank_processes(run.pid)[victim], signal.SIGKILL)
+    run.communicate(timeout=120)
+    assert run.returncode != 0
+    state = load_checkpoint(tmp_path / "checkpoint-last.pth")
+    assert state["global_step"] >= 3 and all(torch.isfinite(v).all() for v in state["model"].values())
+    again = subprocess.run([*TORCHRUN, *words, "--max_steps", str(state["global_step"] + 1)], env=environment(),
+                           capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0 and f"global step {state['global_step']}\n" in again.stdout, again.stderr
+    assert not list(tmp_path.glob(".tmp-*"))
 
 
 @pytest.mark.slow

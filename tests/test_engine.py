@@ -143,15 +143,16 @@ OPTIONAL = ("--normal_weight", "0.3", "--normal_points", 8, "--balanced_weight",
 
 
 def test_optional_losses_are_logged_raw_and_weighted_and_kept_over_a_stop(data, tmp_path):
-    words = (*OPTIONAL, "--epochs", 2, "--augment_rotation", 20)
+    words = (*OPTIONAL, "--epochs", 2, "--augment_rotation", 20, "--model", "learnable_vec8x4_dim32_depth1_kl")
     assert train(data, tmp_path / "whole", *words) == 0
     lines = [r for r in records(tmp_path / "whole")]
-    weights = {"vol": 1, "near": 10, "surface": 10, "eikonal": 0.001, "class": 1, "normal": 0.3, "balanced": 0.5,
-               "truncated": 2}
+    weights = {"vol": 1, "near": 10, "surface": 10, "eikonal": 0.001, "class": 1, "kl": 0.001, "normal": 0.3,
+               "balanced": 0.5, "truncated": 2}
+    assert {line["kind"] for line in lines} == {"train", "val"}
     for line in lines:
         assert line["loss"] == pytest.approx(sum(w * line[name] for name, w in weights.items()), rel=1e-5)
-    for name, weight in weights.items():
-        assert lines[0][f"weighted_{name}"] == pytest.approx(weight * lines[0][name])
+        for name, weight in weights.items():
+            assert line[f"weighted_{name}"] == pytest.approx(weight * line[name])
     assert train(data, tmp_path / "cut", *words, "--max_steps", 4) == train(data, tmp_path / "cut", *words) == 0
     trained = [[r for r in records(tmp_path / n) if r["kind"] == "train"] for n in ("whole", "cut")]
     assert trained[0] == trained[1]

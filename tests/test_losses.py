@@ -2,9 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from ball_cases import write_ball_cases
+from engine_parts import make_run
 
+from vecset.data.dataset import collate
+from vecset.engines.engine_ae import forward_losses
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS, LOSSES, compute_losses, safe_norm
 
 
@@ -28,6 +33,24 @@ def test_values_by_hand():
     assert math.isclose(raw["eikonal"], ((2 - 1) ** 2 + (0 - 1) ** 2) / 2, rel_tol=1e-5)
     assert "class" not in raw and "kl" not in raw
     assert math.isclose(total, 0.2 + 10 * 0.1 + 10 * 0.25 + 0.5 * 1.0, rel_tol=1e-5)
+
+
+def test_inner_walls_are_compared_with_the_distance_that_their_file_has(tmp_path):
+    """The whole way: half the surface points of the files lie on inner walls, 0.3 inside the union."""
+    folder = write_ball_cases(tmp_path / "data", train=2, val=1)
+    for path in folder.glob("*.npz"):
+        with np.load(path) as members:
+            arrays = dict(members)
+        arrays["surface_sdf"][::2] = -0.3
+        np.savez(path, **arrays)
+    run = make_run(folder, tmp_path / "out")
+    with torch.no_grad():  # the field is 0 everywhere
+        for parameter in run.model.to_outputs.parameters():
+            parameter.zero_()
+    batch = collate([run.dataset[0, 0]])
+    walls = (batch["surface_sdf"] < 0).double().mean()
+    values = forward_losses(run.model, batch, run.step_options, 3)[1]
+    assert 0.2 < walls < 0.8 and float(values["surface"][0]) == pytest.approx(0.3 * float(walls), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bce", "softmax"])

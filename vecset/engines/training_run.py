@@ -201,14 +201,18 @@ class TrainingRun:
         self._printed, self._printed_step = now, self.global_step
         if not self.ranks.main:
             return
-        weights = self.step_options.loss_weights
-        weighted = {f"weighted_{name}": weights[name] * value for name, value in means.items() if name in weights}
         more = {"lr": lr, "step_seconds": step_seconds, "cases_per_second": self.plan.per_step / step_seconds,
                 "memory_gb": peak_memory_gb(self.ranks.device)}
         say(f"epoch {self.epoch + 1}/{self.args.epochs} step {self.step}/{self.plan.steps_per_epoch} | "
             f"{format_values(means)} | lr {lr:.3g} | {step_seconds:.3g} s/step {more['cases_per_second']:.3g} cases/s "
             f"| {more['memory_gb']:.2f} GB | {short_time(self._seconds_left(now))} left")
-        self.log.record("train", self.global_step, {**means, **weighted, **more}, epoch=self.epoch, step=self.step)
+        self.log.record("train", self.global_step, {**means, **self._weighted(means), **more}, epoch=self.epoch,
+                        step=self.step)
+
+    def _weighted(self, means):
+        """The losses among `means` as they enter the total, under names of their own."""
+        weights = self.step_options.loss_weights
+        return {f"weighted_{name}": weights[name] * value for name, value in means.items() if name in weights}
 
     def _seconds_left(self, now):
         """From the speed so far, validation and saving included."""
@@ -263,7 +267,8 @@ class TrainingRun:
             dice = {f"dice_{name}": c["dice"] for name, c in per_class.items() if c["dice"] is not None}
             say(f"epoch {self.epoch + 1}/{self.args.epochs} validation | {format_values(results)} | "
                 f"{format_values(dice)} | {short_time(time.monotonic() - began)}{' | best so far' if improved else ''}")
-            self.log.record("val", self.global_step, {**results, **dice}, epoch=self.epoch, per_class=per_class)
+            self.log.record("val", self.global_step, {**results, **self._weighted(results), **dice}, epoch=self.epoch,
+                            per_class=per_class)
             self.log.picture("val/slices", slice_picture(slices, len(self.class_names)), self.global_step)
         self._printed += time.monotonic() - began  # not part of the step time
         return improved

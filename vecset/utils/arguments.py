@@ -93,7 +93,8 @@ def build_parser():
     add("--beta2", type=_number(0, 1), default=0.999, help="AdamW's second beta")
     add("--clip_grad", type=_number(0), default=1.0, help="largest gradient norm; 0: no clipping")
     add("--precision", choices=("auto", "bf16", "tf32", "fp32"), default="auto",
-        help="of the network on CUDA (auto: bf16); losses and the Eikonal decode are float32 always, a CPU is float32")
+        help="of the network on CUDA (auto: bf16); losses and the Eikonal decode are float32 in any case (with tf32 the "
+        "decode's products are rounded as the network's are), a CPU is float32")
     add("--compile", action="store_true",
         help="torch.compile the encoder's attention and the latent stack (minutes at the start; wants a C++ compiler)")
     add("--checkpoint_activations", action="store_true",
