@@ -102,6 +102,10 @@ def check_arguments(args):
         if getattr(args, f"{loss}_weight") and not any(getattr(args, flag) for flag in needs):
             raise InputError(f"--{loss}_weight", f"points that the loss is taken at (--{' or --'.join(needs)})", "none",
                              f"give some, or --{loss}_weight 0")
+    model = parse_model_name(args.model)
+    if model["query_type"] == "point" and model["num_latents"] > args.point_cloud_size:
+        raise InputError("--point_cloud_size", f"at least the {model['num_latents']} latents of {args.model}, which are "
+                         "chosen among the points", f"{args.point_cloud_size}", "raise it")
     if args.surface_loss_points and args.surface_loss_points > args.point_cloud_size:
         raise InputError("--surface_loss_points", "at most --point_cloud_size", f"{args.surface_loss_points} of "
                          f"{args.point_cloud_size}", "lower it")
