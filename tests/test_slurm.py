@@ -96,9 +96,11 @@ def test_an_array_with_gaps_needs_to_know_the_number_of_shares(lab, labels, tmp_
 def test_usr1_in_mid_epoch_saves_requeues_and_ends_with_the_losses_of_an_undisturbed_run(lab, cases, tmp_path):
     epochs = ["--epochs", "60", "--eval_every", "60"]
 
-    calm, _ = lab.train(cases, tmp_path / "calm", *epochs, gpus=2, cwd=tmp_path)
-    disturbed, log = lab.train(cases, tmp_path / "disturbed", *epochs, gpus=2, cwd=tmp_path)
+    here = ("--nodelist=node1", "--gres=gpu:a100:2")  # side by side on one node
+    calm, _ = lab.train(cases, tmp_path / "calm", *epochs, gpus=2, cwd=tmp_path, sbatch=here)
+    disturbed, log = lab.train(cases, tmp_path / "disturbed", *epochs, gpus=2, cwd=tmp_path, sbatch=here)
     wait_for(lambda: re.search(r"epoch [2-9]\d*/60", text(log)))
+    assert lab.facts(calm)[0]["JobState"] == "RUNNING"
     lab.run("scancel", "--batch", "--signal=USR1", disturbed)
     for job in (disturbed, calm):
         assert lab.wait(job)[0]["JobState"] == "COMPLETED", text(log)

@@ -116,6 +116,28 @@ def test_what_cannot_work_is_refused_before_anything_is_submitted(lab, labels, t
     assert not list((tmp_path / "out").glob("chain*.txt")) and not (tmp_path / "out" / "train").exists()
 
 
+SLOW_SBATCH = """#!/bin/sh
+case "$*" in *heart-summary*) sleep 4 ;; esac
+exec {} "$@"
+"""
+
+
+def test_a_submission_that_is_cut_off_leaves_no_half_chain(lab, labels, tmp_path):
+    program = tmp_path / "bin" / "sbatch"
+    program.parent.mkdir()
+    program.write_text(SLOW_SBATCH.format(shutil.which("sbatch")))
+    program.chmod(0o755)
+    environment = {**lab.environment, "PATH": f"{program.parent}:{lab.environment['PATH']}"}
+    process = subprocess.Popen(["bash", str(LAB / "in_lab.sh"), *chain_words(labels, tmp_path / "out", "--sbatch",
+                                                                            "--hold")],
+                               cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE)
+    assert process.stdout.readline().startswith("data ")
+    process.terminate()  # the second job is just being submitted
+    assert process.wait(60) == 130
+    wait_for(lambda: not in_queue(lab), 60)
+    assert not list((tmp_path / "out").glob("chain*.txt"))
+
+
 def test_when_one_part_fails_the_rest_is_cancelled_and_the_same_line_again_goes_on(lab, labels, tmp_path):
     mine, out = tmp_path / "labels", tmp_path / "out"
     mine.mkdir()
