@@ -24,7 +24,8 @@
 #   --dry_run                   print the configuration and the command, check, and stop
 #   --options_only              check the options and print the configuration; data, GPUs and Slurm are not looked at
 #   --container, --modules, --venv, --python   which Python, see cluster.sh
-#   anything else goes to vecset/main_ae.py (--epochs 400, --batch_size 16, --wandb offline, ...)
+#   anything else goes to vecset/main_ae.py (--epochs 400, --batch_size 16, --wandb offline, ...), behind the words of
+#                               TRAINING_OPTIONS in the environment; of an option given twice the last counts
 # Account, partition, nodes (--nodes=2), GPUs (--gres=gpu:4) and time are sbatch's own options, or SBATCH_ACCOUNT,
 # SBATCH_PARTITION and so on in the environment. The log (heart-phase1-JOB.log) lies in the folder that sbatch was
 # called from.
@@ -50,7 +51,8 @@ ROOT=$(find_root)
 }
 . "$ROOT/cluster.sh"
 
-dry_run=0 options_only=0 training=() gpus=""
+dry_run=0 options_only=0 gpus=""
+read -ra training <<<"${TRAINING_OPTIONS:-}"
 while [ $# -gt 0 ]; do
   case $1 in
     --data_path=* | --output_dir=* | --gpus=* | --stage_dir=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;

@@ -20,7 +20,7 @@ COMMANDS = {"make_phantoms.py": "--spacing", "prepare_data.py": "--label_map", "
 
 def run(*words, cwd=None, **environment):
     cleared = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
-    for name in ("VENV", "PYTHON"):
+    for name in ("VENV", "PYTHON", "TRAINING_OPTIONS"):
         cleared.pop(name, None)
     return subprocess.run([str(w) for w in words], cwd=cwd, capture_output=True, text=True,
                           env={**cleared, **environment}, check=False)
@@ -126,6 +126,16 @@ def test_dry_run_prints_the_configuration_and_the_command(data, tmp_path):
     assert {"epochs=7", "batch_size=2", "warmup_epochs=0.35", "shard=none"} <= set(words), "defaults and what follows"
     command = next(line for line in answer.stdout.splitlines() if line.startswith("command:"))
     assert "--standalone" in command and "--nproc_per_node=2" in command and command.endswith("--device cpu --epochs 7")
+
+
+@pytest.mark.slow
+def test_paths_and_training_options_may_come_from_the_environment(data, tmp_path):
+    answer = run("bash", ROOT / "run_phase1_sbatch.sh", "--dry_run", "--epochs", "7", PYTHON=sys.executable,
+                 DATA_PATH=str(data), OUTPUT_DIR=str(tmp_path / "run"), TRAINING_OPTIONS="--epochs 9 --batch_size 3")
+    assert answer.returncode == 0, answer.stderr
+    assert f"data {data} -> run {tmp_path}/run" in answer.stdout
+    words = set(answer.stdout[answer.stdout.index("configuration:"):].split())
+    assert {"batch_size=3", "epochs=7"} <= words, "the command line comes last"
 
 
 @pytest.mark.slow

@@ -34,6 +34,17 @@ def test_slurm_accepts_the_scripts_as_they_are(lab, name, tmp_path):
     assert answer.returncode != 0
 
 
+@pytest.mark.parametrize(("name", "wanted"), [
+    ("run_phase1_sbatch.sh", {"NumCPUs": "32", "TimeLimit": "1-12:00:00", "TresPerNode": "gres:gpu:a100:4"}),
+    ("run_data_sbatch.sh", {"NumCPUs": "8", "ArrayTaskId": "0-49"})])
+def test_what_the_scripts_ask_for_by_default(lab, name, wanted, tmp_path):
+    job = lab.submit("--hold", ROOT / name, cwd=tmp_path)
+    facts = lab.facts(job)[0]
+    lab.run("scancel", job)
+    wanted = {**wanted, "Requeue": "1", "NumNodes": "1"}
+    assert {key: facts[key].removesuffix("-1") if key == "NumNodes" else facts[key] for key in wanted} == wanted
+
+
 @pytest.mark.parametrize("name", ["run_data_sbatch.sh", "run_phase1_sbatch.sh"])
 def test_from_whatever_folder_and_by_whatever_path_the_repository_is_found(lab, name, tmp_path):
     """Slurm runs a copy in its spool folder. The log goes to the folder that sbatch was called from."""
