@@ -30,6 +30,8 @@
 # SBATCH_PARTITION and so on in the environment. The log (heart-phase1-JOB.log) lies in the folder that sbatch was
 # called from.
 set -euo pipefail
+warned=0 # Slurm's warning may come before training has begun, as while data is being copied
+trap 'warned=1' USR1
 
 find_root() { # the repository: Slurm runs a copy of this file from its spool folder, so the job itself is asked
   local name=run_phase1_sbatch.sh here said try
@@ -177,7 +179,8 @@ if [ -n "${SLURM_JOB_ID:-}" ]; then # starts of this job, one after the other, t
   echo "$here" >>"$starts" || job_fail "--output_dir: cannot write to $starts"
 fi
 
-stopping=0 warned=0 # asked to stop in any way; asked by USR1, after which Slurm lets the job go on for a while
+repeating="" code=0
+stopping=0 # asked to stop in any way; `warned`: by USR1, after which Slurm lets the job go on for a while
 ask_to_stop() {
   if [ -n "${SLURM_JOB_ID:-}" ]; then scancel --signal=USR1 "$SLURM_JOB_ID"; else pkill -USR1 -P "$child"; fi \
     2>/dev/null || true
@@ -193,18 +196,22 @@ on_signal() { # Slurm's warning reaches this shell only; the training processes 
 }
 trap 'warned=1; on_signal' USR1
 trap on_signal TERM
-"${launch[@]}" "${torchrun[@]}" "${words[@]}" &
-child=$! repeating=""
-code=0
-while :; do # a trapped signal ends `wait` early
-  code=0; wait "$child" || code=$?
-  kill -0 "$child" 2>/dev/null || break
-done
+if [ "$warned" = 1 ]; then
+  stopping=1 state=stopped after=$before
+  echo "== asked to stop before training began =="
+else
+  "${launch[@]}" "${torchrun[@]}" "${words[@]}" &
+  child=$!
+  while :; do # a trapped signal ends `wait` early
+    code=0; wait "$child" || code=$?
+    kill -0 "$child" 2>/dev/null || break
+  done
+  state=$(progress state) after=$(progress position)
+  echo "== training ended with exit code $code, state $state, at $after =="
+fi
 if [ -n "$repeating" ]; then kill "$repeating" 2>/dev/null || true; fi
-trap - USR1 TERM
-
-state=$(progress state) after=$(progress position)
-echo "== training ended with exit code $code, state $state, at $after =="
+trap '' USR1 # heard; a second one must not end what is left to do
+trap - TERM
 # a state that an earlier start left does not count where this one failed
 if [ "$state" = finished ] && { [ "$code" = 0 ] || [ "$after" != "$before" ]; }; then exit 0; fi
 if [ "$state" = "time is up" ]; then exit "$code"; fi # --max_steps or --max_minutes: done as asked

@@ -90,6 +90,8 @@ def test_help_of_every_script(script, word, tmp_path):
     (["run_phase1_sbatch.sh", "--data_path", ".", "--output_dir", "x"], "train.csv: no such file"),
     (["submit_phase1.sh", "--input_dir", "/no/such", "--output_dir", "x"], "found '/no/such'"),
     (["submit_phase1.sh", "--what"], "--what: not an option"),
+    (["run_data_sbatch.sh", "--input_dir", ".", "--output_dir=/dev/null/x"], "--output_dir: cannot create directory"),
+    (["submit_phase1.sh", "--input_dir", ".", "--output_dir", "/dev/null/x"], "--output_dir: cannot create directory"),
 ])
 def test_wrong_paths_are_refused_in_one_line(words, message, tmp_path):
     answer = run("bash", ROOT / words[0], *words[1:], cwd=tmp_path, PYTHON=sys.executable)
@@ -124,6 +126,9 @@ def test_dry_run_prints_the_configuration_and_the_command(data, tmp_path):
     assert "2 training and 1 validation cases, 3 classes" in answer.stdout
     words = answer.stdout[answer.stdout.index("configuration:"):].split()
     assert {"epochs=7", "batch_size=2", "warmup_epochs=0.35", "shard=none"} <= set(words), "defaults and what follows"
+    told = [answer.stdout.index(f"\n{word}") for word in ("host ", "repository ", "data ", "Python 3", "configuration:",
+                                                          "command:")]
+    assert answer.stdout.startswith("== run_phase1_sbatch.sh") and told == sorted(told)
     command = next(line for line in answer.stdout.splitlines() if line.startswith("command:"))
     assert "--standalone" in command and "--nproc_per_node=2" in command and command.endswith("--device cpu --epochs 7")
 

@@ -151,6 +151,26 @@ def test_before_its_time_limit_a_job_saves_and_goes_on_in_a_new_one(lab, cases, 
     lab.wait(job, 90)
 
 
+SLOW_CHECKS = """#!/bin/sh
+# a Python whose checks take their time at the first start, as copying much data does
+case "$*" in *preflight.py*) [ -e {0} ] || {{ touch {0}; sleep 10; }} ;; esac
+exec {1} "$@"
+"""
+
+
+def test_a_warning_that_comes_before_training_has_begun_is_heard(lab, cases, calm, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(SLOW_CHECKS.format(tmp_path / "slow", sys.executable))
+    python.chmod(0o755)
+    job, log = lab.train(cases, tmp_path / "run", *EPOCHS, "--python", python, cwd=tmp_path)
+    wait_for((tmp_path / "slow").exists)
+    lab.run("scancel", "--batch", "--signal=USR1", job)
+    facts = lab.wait(job)[0]
+    assert facts["JobState"] == "COMPLETED" and facts["Restarts"] == "1", text(log)
+    assert text(log).count("asked to stop before training began") == 1
+    assert last_state(tmp_path / "run") == calm
+
+
 def test_a_job_that_must_not_be_requeued_is_no_success_and_the_same_line_goes_on(lab, cases, calm, tmp_path):
     job, log = lab.train(cases, tmp_path / "run", *EPOCHS, cwd=tmp_path, sbatch=("--no-requeue",))
     in_training(log)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import slurm_cluster
 from ball_cases import TINY, write_ball_cases
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,6 +95,15 @@ def test_a_driver_too_old_for_the_pinned_torch_is_told_what_to_install(data, tmp
     last = answer.stderr.strip().splitlines()[-1]
     assert last.startswith("error: expected driver 580 or newer for a torch built for CUDA 13.0, found driver 470.82.01")
     assert "pip install --force-reinstall 'torch>=2.6' --index-url https://download.pytorch.org/whl/cu118" in last
+
+
+def test_a_cluster_test_that_cannot_run_fails_where_it_has_to_and_is_skipped_elsewhere(monkeypatch):
+    monkeypatch.setattr(slurm_cluster, "MACHINE_FOR_IT", False)
+    with pytest.raises(pytest.skip.Exception, match="no Slurm"):
+        slurm_cluster.skip("no Slurm")
+    monkeypatch.setattr(slurm_cluster, "MACHINE_FOR_IT", True)
+    with pytest.raises(AssertionError, match="no Slurm"):
+        slurm_cluster.skip("no Slurm")
 
 
 def test_a_container_that_is_not_there_is_named(data, tmp_path, apptainer):
