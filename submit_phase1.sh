@@ -119,7 +119,8 @@ fi
 
 submitted=() id=""
 cancel_rest() { # half a chain is none; `id` may be of a job that is not in the list yet
-  if [ "$dry_run" = 0 ] && [ -n "${submitted[*]}$id" ] && scancel "${submitted[@]}" ${id:+"${id%%;*}"}; then rm -f "$part"; fi
+  if [ "$dry_run" = 1 ] || [ -z "${submitted[*]}$id" ]; then return; fi
+  if scancel "${submitted[@]}" ${id:+"${id%%;*}"}; then rm -f "$part"; fi
 }
 trap 'cancel_rest; exit 130' INT TERM HUP
 submit() { # submit NAME AFTER SBATCH-WORDS...   AFTER: "" or a dependency; leaves the job's id in `id`
