@@ -20,20 +20,66 @@ job_option() { # job_option NAME VALUE: takes one of the options above; returns 
   esac
 }
 
+job_value() { # job_value NAME WORDS...: the value of option --NAME among the words, as --NAME value or --NAME=value
+  local name=--$1 value=""
+  shift
+  while [ $# -gt 0 ]; do
+    case $1 in "$name") value=${2-} ;; "$name="*) value=${1#*=} ;; esac
+    shift
+  done
+  echo "$value"
+}
+
+job_folder_of() { # job_folder_of FILE: its folder, absolute; nothing where there is no such file
+  if [ -n "$1" ] && [ -e "$1" ]; then (cd "$(dirname "$1")" && pwd); fi
+}
+
+job_make_folder() { # job_make_folder OPTION FOLDER: makes it, or says why it cannot be written to
+  local said
+  said=$(mkdir -p -- "$2" 2>&1) || job_fail "$1: ${said#mkdir: }"
+  [ -w "$2" ] || job_fail "$1: cannot write to $2"
+}
+
+job_quote() { # job_quote WORDS...: quoted for sh as for bash (%q of printf may say $'...', which not every sh reads)
+  local word
+  for word in "$@"; do
+    if [[ $word =~ ^[A-Za-z0-9_./:=,+@%-]+$ ]]; then printf '%s ' "$word"; else
+      printf "'%s' " "${word//\'/\'\\\'\'}"
+    fi
+  done
+}
+
+job_state() { # job_state: what Slurm says of this job: RUNNING, COMPLETING, ...; nothing where it does not answer
+  local said try
+  for try in 1 2 3; do # a controller that is busy or just starting again answers the next time
+    if said=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null) && [[ $said =~ JobState=([A-Z_]+) ]]; then
+      echo "${BASH_REMATCH[1]}"
+      return
+    fi
+    if [ "$try" -lt 3 ]; then sleep 3; fi
+  done
+}
+
 job_python() { # job_python ROOT FOLDERS...: fills the array RUN with the words that start Python, after checking them
   local root=$1 name engine lacking folder
   local to_do="run 'bash $root/environment.sh' on a node with a network"
   to_do+=", or give --venv, --python, --modules or --container"
   if [ -n "${MODULES:-}" ]; then
+    set +eu # what sites write there takes neither
+    # shellcheck disable=SC1091
+    if ! type module >/dev/null 2>&1 && [ -r /etc/profile ]; then . /etc/profile; fi # sbatch --export=NONE
     type module >/dev/null 2>&1 || job_fail "--modules $MODULES: this node has no 'module' command"
     for name in $MODULES; do module load "$name" || job_fail "module load $name failed"; done
+    set -eu
   fi
   if [ -n "${CONTAINER:-}" ]; then
     engine=$(command -v apptainer || command -v singularity) ||
       job_fail "--container: neither apptainer nor singularity here"
     [ -e "$CONTAINER" ] || job_fail "--container: expected an image, found no file $CONTAINER"
     RUN=("$engine" exec --nv)
-    for folder in "$@"; do if [ -n "$folder" ]; then RUN+=(--bind "$folder"); fi; done
+    for folder in "$@"; do # under the names that the commands use, links and all
+      if [ -d "$folder" ]; then RUN+=(--bind "$(cd "$folder" && pwd)"); fi
+    done
     # shellcheck disable=SC2206  # more arguments, one word each
     RUN+=(${CONTAINER_ARGS:-} "$CONTAINER" python3)
   elif [ -n "${PYTHON:-}" ]; then

@@ -24,19 +24,30 @@
 set -euo pipefail
 
 find_root() { # the repository: Slurm runs a copy of this file from its spool folder, so the job itself is asked
-  local command
-  if [ -n "${SLURM_JOB_ID:-}" ]; then
-    command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p' | head -n 1)
-    case $command in */run_data_sbatch.sh*) echo "${command%%/run_data_sbatch.sh*}"; return ;; esac
-  fi
-  (cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  local name=run_data_sbatch.sh here said try
+  here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  if [ -z "${SLURM_JOB_ID:-}" ] || [ -r "$here/cluster.sh" ]; then echo "$here"; return; fi
+  for try in 1 2 3 4 5; do # a controller that is busy answers the next time
+    if said=$(scontrol show job "$SLURM_JOB_ID"); then break; fi
+    sleep $((3 * try))
+  done
+  # of the tasks of an array the first; all of the answer is read before it is looked at, or scontrol dies of the pipe
+  said=${said#*Command=} said=${said%%$'\n'*}
+  case $said in */"$name"*) here=$(dirname "$(realpath "${said%%/"$name"*}/$name")") ;; esac
+  echo "$here"
 }
 ROOT=$(find_root)
-[ -r "$ROOT/cluster.sh" ] || { echo "error: the repository was not found (looked in $ROOT)" >&2; exit 2; }
+[ -r "$ROOT/cluster.sh" ] || {
+  echo "error: the repository was not found (looked in $ROOT); give sbatch the path of its run_data_sbatch.sh" >&2
+  exit 2
+}
 . "$ROOT/cluster.sh"
 
-summary=0 passed=()
+summary=0 passed=() python=()
 while [ $# -gt 0 ]; do
+  case $1 in
+    --input_dir=* | --output_dir=* | --tasks=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+  esac
   case $1 in
     -h | --help) sed -n '/^# Label maps/,/^set -/{/^#/s/^# \{0,1\}//p;}' "$ROOT/run_data_sbatch.sh"; exit 0 ;;
     --summary) summary=1; shift; continue ;;
@@ -45,7 +56,8 @@ while [ $# -gt 0 ]; do
     *) passed+=("$1"); shift; continue ;;
   esac
   case $1 in
-    --input_dir) INPUT_DIR=$2 ;; --output_dir) OUTPUT_DIR=$2 ;; --tasks) TASKS=$2 ;; *) job_option "$1" "$2" ;;
+    --input_dir) INPUT_DIR=$2 ;; --output_dir) OUTPUT_DIR=$2 ;; --tasks) TASKS=$2 ;;
+    *) job_option "$1" "$2"; python+=("$1" "$2") ;;
   esac
   shift 2
 done
@@ -53,9 +65,10 @@ done
 [ -n "${OUTPUT_DIR:-}" ] || job_fail "--output_dir: the folder for the case files is not named"
 [ -d "$INPUT_DIR" ] || job_fail "--input_dir: expected a folder of label maps, found no folder $INPUT_DIR"
 INPUT_DIR=$(cd "$INPUT_DIR" && pwd)
-mkdir -p "$OUTPUT_DIR"
+job_make_folder --output_dir "$OUTPUT_DIR"
 OUTPUT_DIR=$(cd "$OUTPUT_DIR" && pwd)
-job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR"
+label_map=$(job_value label_map ${passed[@]+"${passed[@]}"})
+job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR" "$(job_folder_of "$label_map")"
 logs=$OUTPUT_DIR/task-logs
 
 first=${SLURM_ARRAY_TASK_MIN:-0} last=${SLURM_ARRAY_TASK_MAX:-0} task=${SLURM_ARRAY_TASK_ID:-0}
@@ -74,7 +87,7 @@ if [ "$summary" = 1 ]; then exec "${shares[@]}" --summary --logs "$logs" --again
 job_header "run_data_sbatch.sh, share $task of $TASKS" "$ROOT"
 mkdir -p "$logs"
 echo "$TASKS" >"$logs/tasks"
-if [ ${#passed[@]} -gt 0 ]; then printf '%q ' "${passed[@]}"; fi >"$logs/options"
+job_quote ${python[@]+"${python[@]}"} ${passed[@]+"${passed[@]}"} >"$logs/options" # of the command that does it again
 range=$("${shares[@]}" --share "$task")
 read -r start end <<<"$range"
 echo "label maps $start to $((end - 1)) of $INPUT_DIR -> $OUTPUT_DIR; Python ${RUN[*]}; ${passed[*]-}"

@@ -19,32 +19,50 @@
 #
 #   --data_path, --output_dir   case files with train.csv and val.csv; the run folder. Also as DATA_PATH, OUTPUT_DIR
 #   --gpus N                    processes per node (default: the GPUs that Slurm gave, else one)
-#   --stage_dir FOLDER          copy the case files to this node-local folder first, and read them there (STAGE_DIR)
+#   --stage_dir FOLDER          copy the case files to this node-local folder first, and read them there (STAGE_DIR);
+#                               '$NAME' in single quotes: the folder that the node has in this variable, as '$TMPDIR'
 #   --dry_run                   print the configuration and the command, check, and stop
+#   --options_only              check the options and print the configuration; data, GPUs and Slurm are not looked at
 #   --container, --modules, --venv, --python   which Python, see cluster.sh
-#   anything else goes to vecset/main_ae.py (--epochs 400, --batch_size 16, --wandb offline, ...)
+#   anything else goes to vecset/main_ae.py (--epochs 400, --batch_size 16, --wandb offline, ...), behind the words of
+#                               TRAINING_OPTIONS in the environment; of an option given twice the last counts
 # Account, partition, nodes (--nodes=2), GPUs (--gres=gpu:4) and time are sbatch's own options, or SBATCH_ACCOUNT,
 # SBATCH_PARTITION and so on in the environment. The log (heart-phase1-JOB.log) lies in the folder that sbatch was
 # called from.
 set -euo pipefail
+warned=0 # Slurm's warning may come before training has begun, as while data is being copied
+trap 'warned=1' USR1
 
 find_root() { # the repository: Slurm runs a copy of this file from its spool folder, so the job itself is asked
-  local command
-  if [ -n "${SLURM_JOB_ID:-}" ]; then
-    command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p' | head -n 1)
-    case $command in */run_phase1_sbatch.sh*) echo "${command%%/run_phase1_sbatch.sh*}"; return ;; esac
-  fi
-  (cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  local name=run_phase1_sbatch.sh here said try
+  here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  if [ -z "${SLURM_JOB_ID:-}" ] || [ -r "$here/cluster.sh" ]; then echo "$here"; return; fi
+  for try in 1 2 3 4 5; do # a controller that is busy answers the next time
+    if said=$(scontrol show job "$SLURM_JOB_ID"); then break; fi
+    sleep $((3 * try))
+  done
+  # of the tasks of an array the first; all of the answer is read before it is looked at, or scontrol dies of the pipe
+  said=${said#*Command=} said=${said%%$'\n'*}
+  case $said in */"$name"*) here=$(dirname "$(realpath "${said%%/"$name"*}/$name")") ;; esac
+  echo "$here"
 }
 ROOT=$(find_root)
-[ -r "$ROOT/cluster.sh" ] || { echo "error: the repository was not found (looked in $ROOT)" >&2; exit 2; }
+[ -r "$ROOT/cluster.sh" ] || {
+  echo "error: the repository was not found (looked in $ROOT); give sbatch the path of its run_phase1_sbatch.sh" >&2
+  exit 2
+}
 . "$ROOT/cluster.sh"
 
-dry_run=0 training=() gpus=""
+dry_run=0 options_only=0 gpus=""
+read -ra training <<<"${TRAINING_OPTIONS:-}"
 while [ $# -gt 0 ]; do
+  case $1 in
+    --data_path=* | --output_dir=* | --gpus=* | --stage_dir=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+  esac
   case $1 in
     -h | --help) sed -n '/^# Phase 1/,/^set -/{/^#/s/^# \{0,1\}//p;}' "$ROOT/run_phase1_sbatch.sh"; exit 0 ;;
     --dry_run) dry_run=1; shift; continue ;;
+    --options_only) options_only=1; shift; continue ;;
     --data_path | --output_dir | --gpus | --stage_dir | --container | --modules | --venv | --python)
       [ $# -ge 2 ] || job_fail "$1 needs a value" ;;
     *) training+=("$1"); shift; continue ;;
@@ -55,47 +73,52 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-option() { # option NAME: the value of a training option given on the command line, as --name value or --name=value
-  local i
-  for ((i = 0; i < ${#training[@]}; i++)); do
-    case ${training[i]} in "--$1") echo "${training[i + 1]-}" ;; "--$1="*) echo "${training[i]#*=}" ;; esac
-  done | tail -n 1
-}
+option() { job_value "$1" ${training[@]+"${training[@]}"}; } # the value of a training option
 
 # ---- what can be wrong is found before any GPU hour is spent
 [ -n "${DATA_PATH:-}" ] || job_fail "--data_path: the folder of case files is not named"
 [ -n "${OUTPUT_DIR:-}" ] || job_fail "--output_dir: the run folder is not named"
-[ -d "$DATA_PATH" ] || job_fail "--data_path: expected a folder of case files, found no folder $DATA_PATH"
-DATA_PATH=$(cd "$DATA_PATH" && pwd)
 csv_dir=$(option csv_dir) fold=$(option fold)
-for name in "train${fold:+_fold$fold}.csv" "val${fold:+_fold$fold}.csv"; do
-  [ -s "${csv_dir:-$DATA_PATH}/$name" ] ||
-    job_fail "${csv_dir:-$DATA_PATH}/$name: no such file; make it with create_csv.py"
-done
+if [ "$options_only" = 0 ]; then
+  [ -d "$DATA_PATH" ] || job_fail "--data_path: expected a folder of case files, found no folder $DATA_PATH"
+  DATA_PATH=$(cd "$DATA_PATH" && pwd)
+  for name in "train${fold:+_fold$fold}.csv" "val${fold:+_fold$fold}.csv"; do
+    [ -s "${csv_dir:-$DATA_PATH}/$name" ] ||
+      job_fail "${csv_dir:-$DATA_PATH}/$name: no such file; make it with create_csv.py"
+  done
+fi
 for name in resume init_from; do
   checkpoint=$(option "$name")
   [ -z "$checkpoint" ] || [ -f "$checkpoint" ] || job_fail "--$name: no such checkpoint: $checkpoint"
 done
-mkdir -p "$OUTPUT_DIR" 2>/dev/null || true
-[ -w "$OUTPUT_DIR" ] || job_fail "--output_dir: cannot write to $OUTPUT_DIR"
-OUTPUT_DIR=$(cd "$OUTPUT_DIR" && pwd)
-if [ -n "${STAGE_DIR:-}" ] && [ "$dry_run" = 0 ]; then
-  mkdir -p "$STAGE_DIR" || job_fail "--stage_dir: cannot make $STAGE_DIR on $(hostname)"
+if [ "$options_only" = 0 ]; then
+  job_make_folder --output_dir "$OUTPUT_DIR"
+  OUTPUT_DIR=$(cd "$OUTPUT_DIR" && pwd)
+  if [[ ${STAGE_DIR:-} =~ ^\$\{?([A-Za-z_][A-Za-z_0-9]*)\}?(/.*)?$ ]]; then # known on the node and not before
+    name=${BASH_REMATCH[1]}
+    STAGE_DIR=${!name:-}${BASH_REMATCH[2]}
+    [ -n "${!name:-}" ] || [ "$dry_run" = 1 ] || job_fail "--stage_dir: $(hostname) has no \$$name"
+  fi
+  if [ -n "${STAGE_DIR:-}" ] && [ "$dry_run" = 0 ]; then job_make_folder --stage_dir "$STAGE_DIR"; fi
 fi
-job_python "$ROOT" "$DATA_PATH" "$OUTPUT_DIR" "${STAGE_DIR:-}" "$csv_dir"
+job_python "$ROOT" "$DATA_PATH" "$OUTPUT_DIR" "${STAGE_DIR:-}" "$csv_dir" \
+  "$(job_folder_of "$(option resume)")" "$(job_folder_of "$(option init_from)")"
 
 if [ -z "$gpus" ]; then gpus=${SLURM_GPUS_ON_NODE:-1}; fi
 [[ $gpus =~ ^[1-9][0-9]*$ ]] || job_fail "--gpus: expected a whole number above 0, found $gpus"
+preflight=("${RUN[@]}" -P "$ROOT/vecset/utils/preflight.py" --processes "$gpus")
+words=(--data_path "$DATA_PATH" --output_dir "$OUTPUT_DIR" ${training[@]+"${training[@]}"})
+if [ "$options_only" = 1 ]; then exec "${preflight[@]}" --options_only -- "${words[@]}"; fi
 cpus=${SLURM_CPUS_PER_TASK:-$(nproc)} nodes=${SLURM_NNODES:-1}
 export OMP_NUM_THREADS=$((cpus / gpus > 0 ? cpus / gpus : 1))
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
+export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-$PYTORCH_CUDA_ALLOC_CONF} # its name from torch 2.9 on
 export PYTHONUNBUFFERED=1
 
 job_header "run_phase1_sbatch.sh" "$ROOT"
 echo "data $DATA_PATH -> run $OUTPUT_DIR"
 echo "$nodes node(s) x $gpus process(es), $OMP_NUM_THREADS threads each; Python ${RUN[*]}"
-"${RUN[@]}" -P "$ROOT/vecset/utils/preflight.py" --device "$(option device)" --processes "$gpus" ||
-  job_fail "this node cannot train (see above)"
+"${preflight[@]}" -- "${words[@]}" || exit 2 # it has said why
 
 # ---- data on the node's own disk
 data=$DATA_PATH
@@ -103,7 +126,7 @@ if [ -n "${STAGE_DIR:-}" ]; then
   data=$STAGE_DIR/heart-${SLURM_JOB_ID:-$$}
   if [ "$dry_run" = 0 ]; then
     everywhere=()
-    if [ "$nodes" -gt 1 ]; then everywhere=(srun --ntasks="$nodes" --ntasks-per-node=1); fi
+    if [ "$nodes" -gt 1 ]; then everywhere=(srun --export=ALL --ntasks="$nodes" --ntasks-per-node=1); fi
     staged=$data
     unstage() { # before the job ends, for whatever reason: nothing of it stays on the node
       if [ -n "$staged" ]; then ${everywhere[@]+"${everywhere[@]}"} rm -rf -- "$staged" || true; fi
@@ -121,7 +144,8 @@ fi
 words=("$ROOT/vecset/main_ae.py" --data_path "$data" --output_dir "$OUTPUT_DIR" ${training[@]+"${training[@]}"})
 torchrun=("${RUN[@]}" -m torch.distributed.run "--nnodes=$nodes" "--nproc_per_node=$gpus")
 if [ "$nodes" -gt 1 ]; then
-  head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  names=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+  head_node=${names%%$'\n'*}
   port=$((12000 + SLURM_JOB_ID % 20000)) # below the ports that Linux hands out by itself
   torchrun+=(--rdzv_backend=c10d "--rdzv_endpoint=$head_node:$port" "--rdzv_id=$SLURM_JOB_ID")
 else
@@ -130,8 +154,10 @@ fi
 # torchrun must not die of USR1 while its workers save: it inherits "ignored", they set a handler of their own. srun
 # gives its tasks the default again, so the ignoring is done inside the task.
 launch=(bash -c 'trap "" USR1; exec "$@"' torchrun)
-if [ -n "${SLURM_JOB_ID:-}" ]; then # srun no longer takes the CPUs over from sbatch by itself
-  launch=(srun --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1 "${launch[@]}")
+# srun no longer takes the CPUs over from sbatch by itself; after sbatch --export=NONE it would hand on no environment
+if [ -n "${SLURM_JOB_ID:-}" ]; then
+  launch=(srun --export=ALL --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1
+    "${launch[@]}")
 fi
 echo "command: ${torchrun[*]} ${words[*]}"
 if [ "$dry_run" = 1 ]; then echo "dry run: all checks passed, nothing started"; exit 0; fi
@@ -141,8 +167,20 @@ progress() { # how far the run is: epoch and step of its last checkpoint, or "no
 }
 before=$(progress position)
 echo "at the start: $before"
+starts=$OUTPUT_DIR/starts.txt here="job ${SLURM_JOB_ID:-none} at $before" in_vain=0
+if [ -n "${SLURM_JOB_ID:-}" ]; then # starts of this job, one after the other, that began where it is now
+  while read -r line; do if [ "$line" = "$here" ]; then in_vain=$((in_vain + 1)); else in_vain=0; fi; done \
+    < <(cat "$starts" 2>/dev/null)
+  if [ "$in_vain" -ge 2 ]; then
+    echo "error: the last $in_vain starts of this job made no progress ($before): not started once more; when the" \
+      "cause is found, submit it again" >&2
+    exit 1
+  fi
+  echo "$here" >>"$starts" || job_fail "--output_dir: cannot write to $starts"
+fi
 
-stopping=0 warned=0 # asked to stop in any way; asked by USR1, after which Slurm lets the job go on for a while
+repeating="" code=0
+stopping=0 # asked to stop in any way; `warned`: by USR1, after which Slurm lets the job go on for a while
 ask_to_stop() {
   if [ -n "${SLURM_JOB_ID:-}" ]; then scancel --signal=USR1 "$SLURM_JOB_ID"; else pkill -USR1 -P "$child"; fi \
     2>/dev/null || true
@@ -158,38 +196,55 @@ on_signal() { # Slurm's warning reaches this shell only; the training processes 
 }
 trap 'warned=1; on_signal' USR1
 trap on_signal TERM
-"${launch[@]}" "${torchrun[@]}" "${words[@]}" &
-child=$! repeating=""
-code=0
-while :; do # a trapped signal ends `wait` early
-  code=0; wait "$child" || code=$?
-  kill -0 "$child" 2>/dev/null || break
-done
+if [ "$warned" = 1 ]; then
+  stopping=1 state=stopped after=$before
+  echo "== asked to stop before training began =="
+else
+  "${launch[@]}" "${torchrun[@]}" "${words[@]}" &
+  child=$!
+  while :; do # a trapped signal ends `wait` early
+    code=0; wait "$child" || code=$?
+    kill -0 "$child" 2>/dev/null || break
+  done
+  state=$(progress state) after=$(progress position)
+  echo "== training ended with exit code $code, state $state, at $after =="
+fi
 if [ -n "$repeating" ]; then kill "$repeating" 2>/dev/null || true; fi
-trap - USR1 TERM
-
-state=$(progress state) after=$(progress position)
-echo "== training ended with exit code $code, state $state, at $after =="
-if [ "$state" = finished ]; then exit 0; fi
+trap '' USR1 # heard; a second one must not end what is left to do
+trap - TERM
+# a state that an earlier start left does not count where this one failed
+if [ "$state" = finished ] && { [ "$code" = 0 ] || [ "$after" != "$before" ]; }; then exit 0; fi
 if [ "$state" = "time is up" ]; then exit "$code"; fi # --max_steps or --max_minutes: done as asked
 crashed=0
-if [ "$stopping" = 0 ] && [ "$state" != stopped ]; then
+if [ "$stopping" = 0 ] && { [ "$state" != stopped ] || [ "$after" = "$before" ]; }; then
   crashed=1
   echo "error: training broke off (exit code $code); the cause stands above: a traceback, 'error:' or 'Signal'" \
     "of the process that ended first" >&2
-  if [ "$(progress how)" = "not finite" ]; then exit "$code"; fi # it would be so again
+  if [ "$(progress how)" = "not finite" ]; then exit "$((code > 0 ? code : 1))"; fi # it would be so again
 fi
-if [ "$after" = "$before" ]; then
+# what broke off without a step done would do so again; who was stopped that early gets a second try
+if [ "$after" = "$before" ] && { [ "$crashed" = 1 ] || [ "$in_vain" -ge 1 ] || [ -z "${SLURM_JOB_ID:-}" ]; }; then
   echo "error: no progress since this start ($after): not requeued; give the job more time, or see the log above" >&2
   exit 1
 fi
 if [ "$crashed" = 1 ] && [ -z "${SLURM_JOB_ID:-}" ]; then exit $((code > 0 ? code : 1)); fi
 [ -n "${SLURM_JOB_ID:-}" ] || { echo "saved; run the same command again to go on"; exit 75; }
 # TERM without USR1 before it, and the job is ending: scancel, which means it; or Slurm requeues the job by itself
-if [ "$warned" = 0 ] && ! scontrol show job "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING'; then
+if [ "$warned" = 0 ] && [ "$(job_state)" != RUNNING ]; then
   echo "saved; the job was cancelled, or Slurm requeues it: it is not requeued from here"
   exit 0
 fi
 if [ -n "${staged:-}" ]; then unstage; fi
-echo "saved; requeued to go on"
-scontrol requeue "$SLURM_JOB_ID" || echo "(Slurm has requeued the job already)"
+requeued=0 said=""
+for pause in 2 5 10; do
+  echo "saved at $after; asking Slurm to requeue the job"
+  if said=$(scontrol requeue "$SLURM_JOB_ID" 2>&1); then requeued=1; break; fi
+  if [ "$(job_state)" != RUNNING ]; then requeued=1; echo "Slurm requeues it by itself"; break; fi
+  echo "$said"
+  sleep "$pause"
+done
+# no exit code 0: what waits for this job (afterok) must not take a run that is not done
+[ "$requeued" = 1 ] || {
+  echo "error: saved, but Slurm does not requeue the job ($said): submit the same line again to go on" >&2
+  exit 75
+}

@@ -46,16 +46,18 @@ done
 [ -d "$INPUT_DIR" ] || job_fail "--input_dir: expected a folder of label maps, found '$INPUT_DIR'"
 [ -n "$OUTPUT_DIR" ] || job_fail "--output_dir: the folder for the results is not named"
 [ -z "$LABEL_MAP" ] || [ ! -f "$LABEL_MAP" ] || LABEL_MAP=$(realpath "$LABEL_MAP")
-mkdir -p "$OUTPUT_DIR"
+job_make_folder --output_dir "$OUTPUT_DIR"
 INPUT_DIR=$(realpath "$INPUT_DIR") OUTPUT_DIR=$(realpath "$OUTPUT_DIR")
 cases=$OUTPUT_DIR/cases
-job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR"
+job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR" "$(job_folder_of "$LABEL_MAP")" \
+  "$(job_folder_of "$(job_value label_map ${prepare[@]+"${prepare[@]}"})")"
 
 # ---- the small jobs of the chain run this same file with --step
 case $STEP in
   "") ;;
   summary)
-    exec bash "$ROOT/run_data_sbatch.sh" --summary --input_dir "$INPUT_DIR" --output_dir "$cases" --tasks "$TASKS" ;;
+    exec bash "$ROOT/run_data_sbatch.sh" --summary --input_dir "$INPUT_DIR" --output_dir "$cases" --tasks "$TASKS" \
+      ${python[@]+"${python[@]}"} ;;
   check)
     job_header "submit_phase1.sh, splits and quality" "$ROOT"
     "${RUN[@]}" "$ROOT/create_csv.py" --data_dir "$cases" --output_dir "$cases" --val_ratio "$VAL_RATIO" --seed "$SEED"
@@ -69,7 +71,21 @@ esac
 
 command -v sbatch >/dev/null ||
   job_fail "sbatch: no such command here; without Slurm: bash run_train.sh --input_dir ... --output_dir ..."
-if [ ${#prepare[@]} -gt 0 ]; then # a mistyped option is told now and not by fifty jobs
+[ -w . ] || job_fail "$(pwd): the logs of all jobs go to the folder that this is called from; it cannot be written to"
+# the jobs get as options what is here by environment variables: sbatch --export=NONE keeps those back
+if [ ${#python[@]} = 0 ]; then
+  python=(${CONTAINER:+--container "$CONTAINER"} ${MODULES:+--modules "$MODULES"} ${VENV:+--venv "$VENV"}
+    ${PYTHON:+--python "$PYTHON"})
+fi
+# a mistyped option is told now and not by fifty jobs, or after them
+for name in data_path output_dir; do
+  [ -z "$(job_value "$name" ${training[@]+"${training[@]}"})" ] ||
+    job_fail "--$name: not a training option here: the chain trains on OUT/cases and writes to OUT/train"
+done
+train=("$ROOT/run_phase1_sbatch.sh" --data_path "$cases" --output_dir "$OUTPUT_DIR/train"
+  ${python[@]+"${python[@]}"} ${training[@]+"${training[@]}"})
+wrong=$(bash "${train[@]}" --options_only 2>&1 >/dev/null) || job_fail "training options: ${wrong##*error: }"
+if [ ${#prepare[@]} -gt 0 ]; then
   wrong=$("${RUN[@]}" "$ROOT/prepare_data.py" --input_dir "$INPUT_DIR" --output_dir "$cases" --classes "$CLASSES" \
     "${prepare[@]}" --start_idx 0 --end_idx 0 2>&1) || job_fail "--prepare_options: ${wrong##*error: }"
 fi
@@ -78,18 +94,35 @@ count=$("${RUN[@]}" -P "$ROOT/vecset/utils/shares.py" --input_dir "$INPUT_DIR" -
 count=${count#* }
 if [ -z "$TASKS" ]; then TASKS=$((count < 50 ? count : 50)); fi
 
-# ---- a chain that is under way is left alone
-record=$OUTPUT_DIR/chain.txt
-if [ -s "$record" ] && [ "$dry_run" = 0 ]; then
-  ids=$(cut -d ' ' -f 2 "$record" | paste -sd,)
-  if [ -n "$(squeue --noheader --jobs "$ids" 2>/dev/null)" ]; then
-    echo "a chain for $OUTPUT_DIR is under way (squeue --jobs $ids), nothing submitted:"; cat "$record"
-    exit 0
-  fi
+# ---- a chain that is under way is left alone, and so is one that is just being submitted
+record=$OUTPUT_DIR/chain.txt part=$OUTPUT_DIR/chain-part.txt
+under_way() { # under_way FILE: whether a job of this list is still in the queue
+  local ids
+  ids=$(cut -d ' ' -f 2 "$1" 2>/dev/null | paste -sd,)
+  [ -n "$ids" ] && [ -n "$(squeue --noheader --jobs "$ids" 2>/dev/null)" ]
+}
+if [ "$dry_run" = 0 ]; then
+  exec 9>"$OUTPUT_DIR/.chain.lock" # given back when this ends, however it does
+  code=0
+  flock --nonblock --conflict-exit-code 9 9 2>/dev/null || code=$? # other codes: a file system without locks
+  [ "$code" != 9 ] || job_fail "--output_dir: another submit_phase1.sh is submitting for $OUTPUT_DIR at this moment"
+  for list in "$record" "$part"; do
+    if under_way "$list"; then
+      echo "a chain for $OUTPUT_DIR is under way (squeue --jobs $(cut -d ' ' -f 2 "$list" | paste -sd,))," \
+        "nothing submitted:"
+      cat "$list"
+      exit 0
+    fi
+  done
+  rm -f "$part"
 fi
 
-submitted=()
-cancel_rest() { if [ ${#submitted[@]} -gt 0 ]; then scancel "${submitted[@]}" || true; fi; }
+submitted=() id=""
+cancel_rest() { # half a chain is none; `id` may be of a job that is not in the list yet
+  if [ "$dry_run" = 1 ] || [ -z "${submitted[*]}$id" ]; then return; fi
+  if scancel "${submitted[@]}" ${id:+"${id%%;*}"}; then rm -f "$part"; fi
+}
+trap 'cancel_rest; exit 130' INT TERM HUP
 submit() { # submit NAME AFTER SBATCH-WORDS...   AFTER: "" or a dependency; leaves the job's id in `id`
   local name=$1 after=$2 words=(--parsable --kill-on-invalid-dep=yes)
   shift 2
@@ -105,26 +138,25 @@ submit() { # submit NAME AFTER SBATCH-WORDS...   AFTER: "" or a dependency; leav
   }
   id=${id%%;*}
   submitted+=("$id")
-  echo "$name $id" | tee -a "$record.new"
+  echo "$name $id" | tee -a "$part"
 }
 step() { # the words of `bash submit_phase1.sh --step STEP ...`, quoted for --wrap
-  printf '%q ' bash "$ROOT/submit_phase1.sh" --step "$1" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR" \
+  job_quote bash "$ROOT/submit_phase1.sh" --step "$1" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR" \
     --tasks "$TASKS" --val_ratio "$VAL_RATIO" --seed "$SEED" ${python[@]+"${python[@]}"}
 }
 common=(--open-mode=append ${all[@]+"${all[@]}"})
 small=("${common[@]}" --nodes=1 --ntasks=1 --cpus-per-task=4 --time=02:00:00 "--output=%x-%j.log" ${cpu[@]+"${cpu[@]}"})
-rm -f "$record.new"
 
 submit data "" "${common[@]}" ${cpu[@]+"${cpu[@]}"} "--array=0-$((TASKS - 1))" "$ROOT/run_data_sbatch.sh" \
   --input_dir "$INPUT_DIR" --output_dir "$cases" --tasks "$TASKS" --classes "$CLASSES" --seed "$SEED" \
   ${LABEL_MAP:+--label_map "$LABEL_MAP"} ${prepare[@]+"${prepare[@]}"} ${python[@]+"${python[@]}"}
 submit summary "afterany:$id" "${small[@]}" --job-name=heart-summary --wrap "$(step summary)"
 submit check "afterok:$id" "${small[@]}" --job-name=heart-check --wrap "$(step check)"
-submit train "afterok:$id" "${common[@]}" ${gpu[@]+"${gpu[@]}"} "$ROOT/run_phase1_sbatch.sh" \
-  --data_path "$cases" --output_dir "$OUTPUT_DIR/train" ${python[@]+"${python[@]}"} ${training[@]+"${training[@]}"}
+submit train "afterok:$id" "${common[@]}" ${gpu[@]+"${gpu[@]}"} "${train[@]}"
 submit reconstruct "afterok:$id" "${common[@]}" --cpus-per-task=8 --time=08:00:00 \
   --gres=gpu:1 "--output=%x-%j.log" ${gpu[@]+"${gpu[@]}"} --nodes=1 --ntasks=1 --job-name=heart-results \
   --wrap "$(step reconstruct)"
 if [ "$dry_run" = 1 ]; then echo "dry run: Slurm accepts all jobs, none was submitted"; exit 0; fi
-mv "$record.new" "$record"
+mv "$part" "$record"
+trap - INT TERM HUP
 echo "$count label maps in $TASKS shares; watch with: squeue --me; cancel all with: scancel ${submitted[*]}"

@@ -68,17 +68,21 @@ class Lab:
         return job, Path(cwd) / f"heart-phase1-{job}.log"
 
 
+def skip(reason):
+    """Skips the test, which the summary then lists; a failure where ../shared/slurm_lab says that it has to run."""
+    assert not MACHINE_FOR_IT, reason
+    pytest.skip(reason)
+
+
 @contextlib.contextmanager
 def running_lab(namespaces=False):
     installed = shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin") is not None
     asked_for = os.environ.get("CI") or MACHINE_FOR_IT
     if not installed and not (asked_for and os.geteuid() == 0 and shutil.which("apt-get")):
-        pytest.skip("Slurm is not installed here")
+        skip("Slurm is not installed here, and cannot be by this user")
     lab = Lab(Path(f"/tmp/sl{'n' * namespaces}{os.getpid()}"), namespaces)  # short: the sockets lie in it
     if namespaces and not can_make_namespaces(lab.environment):
-        reason = "this machine lets nobody make network namespaces (root and iproute2 are needed)"
-        assert not MACHINE_FOR_IT, reason
-        pytest.skip(reason)
+        skip("this machine lets nobody make network namespaces (root and iproute2 are needed)")
     try:
         answer = subprocess.run(["bash", str(LAB / "start_slurm.sh")], capture_output=True, text=True, check=False,
                                 env=lab.environment)
@@ -95,12 +99,27 @@ def can_make_namespaces(environment):
         return False
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     if shutil.which("ip", path=path) is None and shutil.which("apt-get"):
-        words = "apt-get update -qq && apt-get install -y -qq --no-install-recommends iproute2"
+        words = ("apt-get update -qq; "  # another apt-get is waited for, not failed on
+                 "apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends iproute2")
         subprocess.run(["sh", "-c", words], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if shutil.which("ip", path=path) is None:
         return False
     return subprocess.run(["unshare", "--net", "--uts", "--mount", "true"], env=environment, capture_output=True,
                           check=False).returncode == 0
+
+
+def copy_repository(folder):
+    """What the jobs need of it, in a folder of another name."""
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.sh"), ROOT / "requirements.txt", ROOT / "pyproject.toml"):
+        folder.mkdir(exist_ok=True)
+        shutil.copy2(path, folder)
+    shutil.copytree(ROOT / "vecset", folder / "vecset", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def environment_of(process):
+    words = (Path("/proc") / str(process) / "environ").read_bytes().split(b"\0")
+    return dict(word.decode(errors="replace").split("=", 1) for word in words if b"=" in word)
 
 
 def command(name, *words):

@@ -1,14 +1,11 @@
-"""The Slurm scripts on a real Slurm: accepted, the data array, the whole chain, a request to stop."""
+"""The Slurm scripts on a real Slurm: accepted, found again from any folder, the data array, a request to stop."""
 
-import json
 import re
 import shutil
 
 import pytest
 from slurm_cluster import (
-    FEW_POINTS, ROOT, TINY, command, last_state, make_cases, make_labels, running_lab, text, wait_for)
-
-from vecset.data.case_file import read_meta
+    FEW_POINTS, ROOT, copy_repository, last_state, make_cases, make_labels, running_lab, text, wait_for)
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +32,31 @@ def test_slurm_accepts_the_scripts_as_they_are(lab, name, tmp_path):
     assert "to start at" in answer.stderr
     answer = lab.run("sbatch", "--test-only", "--partition=nowhere", ROOT / name, cwd=tmp_path, check=False)
     assert answer.returncode != 0
+
+
+@pytest.mark.parametrize(("name", "wanted"), [
+    ("run_phase1_sbatch.sh", {"NumCPUs": "32", "TimeLimit": "1-12:00:00", "TresPerNode": "gres:gpu:a100:4"}),
+    ("run_data_sbatch.sh", {"NumCPUs": "8", "ArrayTaskId": "0-49"})])
+def test_what_the_scripts_ask_for_by_default(lab, name, wanted, tmp_path):
+    job = lab.submit("--hold", ROOT / name, cwd=tmp_path)
+    facts = lab.facts(job)[0]
+    lab.run("scancel", job)
+    wanted = {**wanted, "Requeue": "1", "NumNodes": "1"}
+    assert {key: facts[key].removesuffix("-1") if key == "NumNodes" else facts[key] for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("name", ["run_data_sbatch.sh", "run_phase1_sbatch.sh"])
+def test_from_whatever_folder_and_by_whatever_path_the_repository_is_found(lab, name, tmp_path):
+    """Slurm runs a copy in its spool folder. The log goes to the folder that sbatch was called from."""
+    repository, submit = copy_repository(tmp_path / "a r\u00e9po"), tmp_path / "to  submit"
+    submit.mkdir()
+    (submit / "link").symlink_to(repository)
+    for path, cwd in ((name, repository), (f"../a r\u00e9po/./{name}", submit), (f"link/{name}", submit)):
+        job = lab.submit("--array=0-2" if "data" in name else "--nodes=1", path, "--help", cwd=cwd)
+        logs = [cwd / f"heart-data-{job}_{i}.log" for i in range(3)] if "data" in name else [
+            cwd / f"heart-phase1-{job}.log"]
+        assert {f["JobState"] for f in lab.wait(job)} == {"COMPLETED"}, [text(log) for log in logs]
+        assert all(f"{name} --" in text(log) for log in logs), "its --help"
 
 
 def test_slurm_accepts_the_whole_chain_and_a_refused_part_is_named(lab, labels, tmp_path):
@@ -85,14 +107,16 @@ def test_an_array_with_gaps_needs_to_know_the_number_of_shares(lab, labels, tmp_
 def test_usr1_in_mid_epoch_saves_requeues_and_ends_with_the_losses_of_an_undisturbed_run(lab, cases, tmp_path):
     epochs = ["--epochs", "60", "--eval_every", "60"]
 
-    calm, _ = lab.train(cases, tmp_path / "calm", *epochs, gpus=2, cwd=tmp_path)
-    disturbed, log = lab.train(cases, tmp_path / "disturbed", *epochs, gpus=2, cwd=tmp_path)
+    here = ("--nodelist=node1", "--gres=gpu:a100:2")  # side by side on one node
+    calm, _ = lab.train(cases, tmp_path / "calm", *epochs, gpus=2, cwd=tmp_path, sbatch=here)
+    disturbed, log = lab.train(cases, tmp_path / "disturbed", *epochs, gpus=2, cwd=tmp_path, sbatch=here)
     wait_for(lambda: re.search(r"epoch [2-9]\d*/60", text(log)))
+    assert lab.facts(calm)[0]["JobState"] == "RUNNING"
     lab.run("scancel", "--batch", "--signal=USR1", disturbed)
     for job in (disturbed, calm):
         assert lab.wait(job)[0]["JobState"] == "COMPLETED", text(log)
     assert [lab.facts(job)[0]["Restarts"] for job in (calm, disturbed)] == ["0", "1"]
-    assert "saved; requeued to go on" in text(log)
+    assert "asking Slurm to requeue the job" in text(log)
     assert text(log).count("== run_phase1_sbatch.sh") == 2, "the log is appended to"
     assert last_state(tmp_path / "calm") == last_state(tmp_path / "disturbed")
     assert last_state(tmp_path / "calm")[0] == "finished"
@@ -111,44 +135,3 @@ def test_wrong_paths_fail_before_any_training_with_their_names_in_the_log(lab, c
                      tmp_path / "run", "--venv", tmp_path / "venv", check=False)
     assert answer.returncode == 2
     assert f"--venv: expected a virtual environment, found no {tmp_path}/venv/bin/python" in answer.stderr
-
-
-def submit_chain(lab, labels, out, cwd, *more):
-    one_cpu = "--cpus-per-task=1"
-    return lab.run("bash", ROOT / "submit_phase1.sh", "--input_dir", labels, "--output_dir", out, "--tasks", "2", *more,
-                   "--cpu_sbatch", one_cpu, "--gpu_sbatch", one_cpu, "--", "--gpus", "1", *TINY, "--epochs", "2",
-                   "--eval_every", "2", cwd=cwd).stdout
-
-
-def chain_states(lab, out):
-    jobs = dict(line.split() for line in (out / "chain.txt").read_text().splitlines())
-    return {name: {f["JobState"] for f in lab.wait(job, 300)} for name, job in jobs.items()}
-
-
-def test_the_whole_chain_runs_and_is_safe_to_submit_twice(lab, tmp_path):
-    labels, out = tmp_path / "labels", tmp_path / "out"
-    command("make_phantoms.py", "--output_dir", labels, "--num", "3", "--size", "112")
-    (tmp_path / "my map.json").write_text(json.dumps({"values": {str(i): i for i in range(1, 11)}}))
-    options = ("--prepare_options", "--drop_crumbs 0.0001 --label_map 'my map.json'")
-    first = submit_chain(lab, labels, out, tmp_path, *options)
-    assert [line.split()[0] for line in first.splitlines()[:5]] == ["data", "summary", "check", "train", "reconstruct"]
-    assert "is under way" in submit_chain(lab, labels, out, tmp_path)
-    states = chain_states(lab, out)
-    logs = "".join(p.read_text() for p in tmp_path.glob("*.log"))
-    assert all(state == {"COMPLETED"} for state in states.values()), logs
-    assert (out / "reconstruction" / "metrics.csv").is_file()
-    request = read_meta(out / "cases" / "phantom_0000.npz")["request"]
-    assert request["drop_crumbs"] == 0.0001 and request["label_map"], request
-    assert "3 of 3 case files are there" in logs
-
-
-def test_when_one_part_fails_the_rest_is_cancelled(lab, labels, tmp_path):
-    mine, out = tmp_path / "labels", tmp_path / "out"
-    mine.mkdir()
-    shutil.copy2(labels / "phantom_0000.nii.gz", mine)
-    (mine / "broken.nii.gz").write_bytes(b"no image")
-    submit_chain(lab, mine, out, tmp_path)
-    states = chain_states(lab, out)
-    assert states["summary"] == {"FAILED"} and "FAILED" in states["data"]
-    assert states["check"] == states["train"] == states["reconstruct"] == {"CANCELLED"}
-    assert not (out / "train").exists()

@@ -5,10 +5,11 @@ import os
 import re
 import signal
 import subprocess
+import sys
 
 import pytest
 from slurm_cluster import (
-    FEW_POINTS, ROOT, last_state, make_cases, make_labels, processes_of, running_lab, text, undisturbed, wait_for)
+    FEW_POINTS, ROOT, last_state, make_cases, make_labels, processes_of, running_lab, skip, text, undisturbed, wait_for)
 
 pytestmark = pytest.mark.slow
 EPOCHS = ("--epochs", "120", "--eval_every", "120", "--print_every", "5")
@@ -77,7 +78,7 @@ def small_disk(tmp_path):
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True,
                              check=False)
     if mounted.returncode:
-        pytest.skip("no file system can be mounted here")
+        skip("no file system can be mounted here")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -105,6 +106,80 @@ def test_a_killed_process_is_named_and_the_requeued_job_goes_on(lab, cases, calm
     os.kill(processes_of(job)[0], signal.SIGKILL)
     assert_finished_as_if_undisturbed(lab, job, log, tmp_path / "run", calm)
     assert "SIGKILL" in text(log) and "training broke off" in text(log)
+
+
+def test_what_breaks_off_without_a_step_done_is_not_tried_again(lab, cases, tmp_path):
+    (tmp_path / "file").touch()
+    job, log = lab.train(cases, tmp_path / "run", *EPOCHS, "--log_dir", tmp_path / "file" / "logs", cwd=tmp_path)
+    facts = lab.wait(job)[0]
+    assert facts["JobState"] == "FAILED" and facts["Restarts"] == "0", text(log)
+    assert "no progress since this start" in text(log) and "not requeued" in text(log)
+
+
+SLOW_START = """#!/bin/sh
+# a Python whose training never comes to its first step
+case "$*" in *torch.distributed.run*) exec sleep 1000 ;; esac
+exec {} "$@"
+"""
+
+
+def test_a_job_that_is_ended_again_and_again_before_its_first_step_stops(lab, cases, tmp_path):
+    """As on a partition whose jobs are preempted, or on a node that goes down, always before anything was saved."""
+    python = tmp_path / "python"
+    python.write_text(SLOW_START.format(sys.executable))
+    python.chmod(0o755)
+    job, log = lab.train(cases, tmp_path / "run", "--python", python, cwd=tmp_path)
+    for start in (1, 2):
+        wait_for(lambda start=start: text(log).count("at the start: no checkpoint") == start)
+        lab.run("scontrol", "requeue", job)  # Slurm ends it and starts it anew, as it does then
+    facts = lab.wait(job)[0]
+    assert facts["JobState"] == "FAILED" and facts["Restarts"] == "2", text(log)
+    assert "the last 2 starts of this job made no progress (no checkpoint): not started once more" in text(log)
+
+
+def test_before_its_time_limit_a_job_saves_and_goes_on_in_a_new_one(lab, cases, tmp_path):
+    """The signal that Slurm itself sends. The shortest limit is one minute."""
+    job, log = lab.train(cases, tmp_path / "run", "--epochs", "100000", "--eval_every", "100000", cwd=tmp_path,
+                         sbatch=("--time=1", "--signal=B:USR1@20"))
+    wait_for(lambda: "going on from" in text(log), 240)
+    facts = lab.facts(job)[0]
+    lab.run("scancel", job)
+    assert facts["Restarts"] == "1" and "asking Slurm to requeue the job" in text(log)
+    position = re.search(r"state stopped, at epoch (\d+), step (\d+)", text(log)).groups()
+    assert "going on from {}/checkpoint-last.pth: epoch {}, step {},".format(
+        tmp_path / "run", int(position[0]) + 1, position[1]) in text(log)
+    lab.wait(job, 90)
+
+
+SLOW_CHECKS = """#!/bin/sh
+# a Python whose checks take their time at the first start, as copying much data does
+case "$*" in *preflight.py*) [ -e {0} ] || {{ touch {0}; sleep 10; }} ;; esac
+exec {1} "$@"
+"""
+
+
+def test_a_warning_that_comes_before_training_has_begun_is_heard(lab, cases, calm, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(SLOW_CHECKS.format(tmp_path / "slow", sys.executable))
+    python.chmod(0o755)
+    job, log = lab.train(cases, tmp_path / "run", *EPOCHS, "--python", python, cwd=tmp_path)
+    wait_for((tmp_path / "slow").exists)
+    lab.run("scancel", "--batch", "--signal=USR1", job)
+    facts = lab.wait(job)[0]
+    assert facts["JobState"] == "COMPLETED" and facts["Restarts"] == "1", text(log)
+    assert text(log).count("asked to stop before training began") == 1
+    assert last_state(tmp_path / "run") == calm
+
+
+def test_a_job_that_must_not_be_requeued_is_no_success_and_the_same_line_goes_on(lab, cases, calm, tmp_path):
+    job, log = lab.train(cases, tmp_path / "run", *EPOCHS, cwd=tmp_path, sbatch=("--no-requeue",))
+    in_training(log)
+    lab.run("scancel", "--batch", "--signal=USR1", job)
+    facts = lab.wait(job)[0]
+    assert facts["JobState"] == "FAILED" and facts["ExitCode"] == "75:0", text(log)
+    assert "error: saved, but Slurm does not requeue the job" in text(log)
+    job, log = lab.train(cases, tmp_path / "run", *EPOCHS, cwd=tmp_path)
+    assert_finished_as_if_undisturbed(lab, job, log, tmp_path / "run", calm, restarts=0)
 
 
 def test_scancel_ends_a_job_for_good(lab, cases, tmp_path):

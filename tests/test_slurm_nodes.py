@@ -5,13 +5,14 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 from slurm_cluster import (
-    ROOT, TINY, last_state, make_cases, make_labels, processes_of, running_lab, text, wait_for)
+    ROOT, TINY, command, last_state, make_cases, make_labels, processes_of, running_lab, text, wait_for)
 
 pytestmark = pytest.mark.slow
 EPOCHS = ("--epochs", "30", "--eval_every", "30", "--print_every", "1")
@@ -51,12 +52,44 @@ def srun(lab, cases, run, *more, cwd, sbatch):
     return job, Path(cwd) / f"srun-{job}.log"
 
 
-def test_two_nodes_learn_what_one_node_learns(lab, cases, one_node, tmp_path):
-    job, log = lab.train(cases, tmp_path / "run", *EPOCHS, cwd=tmp_path, sbatch=TWO_NODES)
-    assert lab.wait(job)[0]["JobState"] == "COMPLETED", text(log)
-    assert "2 node(s) x 1 process(es)" in text(log) and "--rdzv_endpoint=node1:" in text(log)
-    assert losses(tmp_path / "run") == one_node[0]
-    assert last_state(tmp_path / "run") == one_node[1]
+def on_node(lab, number, *words):
+    """Runs `words` where node `number`'s own mounts are. -> what it prints"""
+    process = (lab.state / "pids" / f"slurmd-node{number}").read_text().split()[0]
+    return subprocess.run(["nsenter", "--mount", "--target", process, *map(str, words)], check=True, text=True,
+                          capture_output=True).stdout
+
+
+def test_two_nodes_learn_what_one_node_learns_and_jobs_do_not_meet(lab, cases, one_node, tmp_path):
+    """Three jobs at once over the same two nodes: plain, with data on disks that each node has for itself; the optimizer
+    shared out; gradients in bfloat16."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for node in (1, 2):
+        on_node(lab, node, "mount", "-t", "tmpfs", "tmpfs", disk)
+    ways = {"plain": ("--stage_dir", "$NODE_DISK"), "shared": ("--shard", "optimizer"),
+            "rounded": ("--compress_gradients", "bf16")}
+    jobs = {name: lab.train(cases, tmp_path / name, *EPOCHS, *more, cwd=tmp_path,
+                            sbatch=(*TWO_NODES, "--gres=gpu:a100:1", f"--export=ALL,NODE_DISK={disk}"))
+            for name, more in ways.items()}
+    wait_for(lambda: all(lab.facts(job)[0]["JobState"] == "RUNNING" for job, _ in jobs.values()))
+    staged = f"{disk}/heart-{jobs['plain'][0]}"
+    wait_for(lambda: "epoch 1/30" in text(jobs["plain"][1]))
+    assert all("train.csv" in on_node(lab, node, "ls", staged) for node in (1, 2)) and not list(disk.iterdir())
+    for name, (job, log) in jobs.items():
+        assert lab.wait(job)[0]["JobState"] == "COMPLETED", text(log)
+        assert "2 node(s) x 1 process(es)" in text(log) and "--rdzv_endpoint=node1:" in text(log)
+        if name != "rounded":
+            assert losses(tmp_path / name) == one_node[0], name
+            assert last_state(tmp_path / name) == one_node[1], name
+    assert f"--data_path {staged} " in text(jobs["plain"][1])
+    assert all(on_node(lab, node, "ls", disk) == "" for node in (1, 2)), "nothing stays on a node"
+    rounded = losses(tmp_path / "rounded")
+    assert rounded != one_node[0] and rounded == pytest.approx(one_node[0], rel=0.02)
+
+    command("vecset/main_ae.py", "--data_path", cases, "--output_dir", tmp_path / "shared", *TINY, "--batch_size", 2,
+            "--epochs", 31, "--print_every", 1)
+    assert last_state(tmp_path / "shared")[0] == "finished", "one process goes on with what two nodes shared out"
+    assert max(losses(tmp_path / "shared")) == max(one_node[0]) * 31 // 30
 
 
 @pytest.mark.parametrize("sbatch", [("--ntasks=2",), TWO_NODES], ids=["one node", "two nodes"])
