@@ -128,6 +128,9 @@ def main(argv=None):
             skipped += not fresh
     if skipped:
         print(f"{skipped} of {len(hearts)} hearts were done before")
+    dense = sum(r["decoding"]["dense"] for r in results.values())
+    if dense:  # also where there is no truth, and hence no report
+        print(f"{dense} of {len(results)} hearts were decoded voxel by voxel: coarse to fine was not safe for them")
     if results:
         reconstruction.write_report({h.case_id: h for h in hearts}, results)
     if failed:
@@ -305,10 +308,14 @@ class Reconstruction:
                           self.settings["checkpoint_sha256"])
             files.append(FILE)
         files += write_meshes(folder, field, case.frame, self.class_names, self.settings)
+        if field.fallbacks > decoded.dense:
+            say(f"{heart.case_id}: the grid of its meshes or figures was decoded point by point, too, as coarse to fine "
+                "differed")
         scores = score(case.truth_labels(), on_source.labels, *rest) if on_source is not None else []
         return {"files": files, "scores": scores, "floor": floor.result() if floor else [], "decoding": {
-            "queries": decoded.queries, "voxels": decoded.voxels, "checked": decoded.checked, "missed": decoded.missed,
-            "dense": decoded.dense, "seconds": round(time.time() - start, 2)}}
+            "queries": decoded.queries, "voxels": decoded.voxels, "skipped": decoded.skipped,
+            "checked": decoded.checked, "missed": decoded.missed, "dense": decoded.dense, "fallbacks": field.fallbacks,
+            "seconds": round(time.time() - start, 2)}}
 
     def write_report(self, hearts, results):
         """metrics.csv, metrics.json, overview.png, report.html, and the table on the terminal."""
@@ -344,9 +351,6 @@ class Reconstruction:
         page = write_html_report(self.output_dir, self.args.run_dir or self.args.checkpoint.parent, truth_of, chosen)
         print("\n".join(report.table_lines(content)))
         print(f"to look at, in a browser: {page} ({page.stat().st_size / 1e6:.1f} MB)")
-        dense = sum(k["decoding"]["dense"] for k in known.values())
-        if dense:
-            print(f"{dense} of {len(known)} hearts were decoded voxel by voxel: coarse to fine was not safe for them")
 
     def truth_reader(self, hearts):
         """A function case_id -> (truth on its source grid, affine), that keeps what it has read."""
