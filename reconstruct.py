@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from vecset.atomic import remove_leftovers, write_text  # noqa: E402
+from vecset.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
 from vecset.errors import InputError, describe_os_error, run_command  # noqa: E402
 
 VERSION = 4  # of the method: hearts made by another one are made again
@@ -55,7 +55,7 @@ def get_parser():
     add("--train_csv", None, "CSV of the training hearts: adds what their mean shape and the nearest of them would "
         "score; none: without", type=Path)
     add("--num_surface_points", None, "surface points that the encoder reads; none: as in training", type=int)
-    add("--chunk", 32768, "query points decoded at once; less needs less memory", type=int)
+    add("--chunk", 8192, "query points decoded at once; less needs less memory", type=int)
     add("--mesh_cells", 144, "grid cells along the edge of the unit cube (2.1 times the heart's radius) for the meshes",
         type=int)
     add("--mesh_format", "ply", "of the meshes per class", choices=("ply", "stl", "obj"))
@@ -105,11 +105,12 @@ def main(argv=None):
     from vecset.inference.inputs import find_codes, find_hearts
 
     if not args.checkpoint.is_file():
-        raise InputError(args.checkpoint, "a checkpoint", "no such file", "check --checkpoint")
+        raise InputError(args.checkpoint, "a checkpoint", "a folder" if args.checkpoint.is_dir() else "no such file",
+                         "give a checkpoint-best.pth or -last.pth of main_ae.py")
     reconstruction = Reconstruction(args)
     hearts = find_codes(codes) if codes else find_hearts(args.input, args.data_path, len(reconstruction.class_names))
     reconstruction.prepare_baselines(hearts)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+    require_writable(args.output_dir)
     remove_leftovers(args.output_dir)
 
     from tqdm import tqdm

@@ -18,6 +18,7 @@ from vecset.data.frame import Frame
 from vecset.data.label_map import write_label_map
 from vecset.errors import run_command
 from vecset.inference import inputs
+from vecset.inference.field import CHUNK
 from vecset.models.autoencoder import build_model
 from vecset.utils import checkpoint as checkpoint_file
 
@@ -358,7 +359,7 @@ def test_with_a_real_model_from_another_folder(tmp_path, repository):
 def test_help_names_every_flag(repository):
     done = subprocess.run([sys.executable, repository / "reconstruct.py", "--help"], capture_output=True, text=True,
                           cwd="/")
-    assert done.returncode == 0 and "--mesh_cells" in done.stdout and "default: 32768" in done.stdout
+    assert done.returncode == 0 and "--mesh_cells" in done.stdout and f"default: {CHUNK}" in done.stdout
 
 
 def test_the_independent_scorer_agrees(room, repository):
