@@ -4,7 +4,8 @@
     OUT/CASE/labels.nii.gz       the label map, on the grid and with the header geometry of the source image (or with
                                  --spacing), class names and colours in the header
     OUT/CASE/labels.seg.nrrd     the same for 3D Slicer: a segment with name and colour per class
-    OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward
+    OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward; as the label map it
+                                 ends where the image ends
     OUT/CASE/heart.glb           all meshes in one file, coloured
     OUT/CASE/latents.npz         with --latents: the code of the heart, which --latents FILE decodes again
     OUT/CASE/result.json         this heart's figures, and what they were made from
@@ -34,7 +35,7 @@ if str(ROOT) not in sys.path:
 from vecset.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
 from vecset.errors import InputError, describe_os_error, run_command  # noqa: E402
 
-VERSION = 4  # of the method: hearts made by another one are made again
+VERSION = 5  # of the method: hearts made by another one are made again
 RESULT = "result.json"
 
 
