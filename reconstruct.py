@@ -132,7 +132,7 @@ def main(argv=None):
         print(f"{skipped} of {len(hearts)} hearts were done before")
     dense = sum(r["decoding"]["dense"] for r in results.values())
     if dense:  # also where there is no truth, and hence no report
-        print(f"{dense} of {len(results)} hearts were decoded voxel by voxel: coarse to fine was not safe for them")
+        print(f"{dense} of {len(results)} hearts were decoded voxel by voxel: coarse to fine was not safe, or no gain, for them")
     if results:
         reconstruction.write_report({h.case_id: h for h in hearts}, results)
     if failed:
@@ -296,8 +296,9 @@ class Reconstruction:
             frame, geometry = with_spacing(frame, self.args.spacing), None
         decoded = decode_field(field, frame, seed=self.args.seed)
         if decoded.dense:
-            say(f"{heart.case_id}: {decoded.missed} of {decoded.checked} voxels checked differ from the coarse-to-fine "
-                "label map; decoded voxel by voxel instead")
+            why = (f"{decoded.missed} of {decoded.checked} voxels checked differ from the coarse-to-fine label map"
+                   if decoded.missed else f"coarse to fine leaves only {decoded.skipped} of {decoded.voxels} voxels alone")
+            say(f"{heart.case_id}: {why}; decoded voxel by voxel instead")
         if case.truth_crop is not None:  # figures are taken where the truth is
             on_source = decode_field(field, case.frame, seed=self.args.seed) if self.args.spacing else decoded
         folder = self.folder(heart)

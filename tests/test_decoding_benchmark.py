@@ -90,3 +90,29 @@ def test_a_hearts_own_field_is_decoded_without_a_loss(decoding, tmp_path):
     sdf, logits = truth.ask(points_unit)
     same = (sdf < 0) & (logits.argmax(1) + 1 == labels[labels > 0])
     assert same.mean() > 0.97  # what it stands for is the truth, but for what the smooth surface cuts off
+
+
+@pytest.mark.parametrize("std", [0.1, 0.5])
+def test_untrained_models_are_decoded_without_a_loss(decoding, std):
+    """Random weights, outputs round 0: rough where they are small, noise where they are large."""
+    from vecset.models.autoencoder import build_model
+
+    torch.manual_seed(0)
+    model = build_model("learnable_vec8x4_dim32_depth1_nb", 4)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, std)
+    code = torch.randn(1, 8, 4)
+    sdf, logits = HeartField(model, code).values(np.random.default_rng(0).uniform(-1, 1, (2048, 3)))
+    model.to_outputs[1].bias.data -= torch.from_numpy(np.median(np.column_stack([sdf, logits]), 0)).float()
+    figures = decoding.measure(lambda: HeartField(model, code), FRAMES["isotropic"], 4)
+    assert not decoding.complaints(figures, "random", 96), figures
+    assert figures["components"] > 10
+
+
+def test_where_hardly_a_voxel_is_left_alone_all_are_decoded(decoding):
+    """Noise: a few voxels of one component would be lost, and half a percent of a few is no check."""
+    model = FormulaModel(lambda p: torch.sin(211 * p).prod(1) * 9, lambda p: torch.sin(173 * p), 3)
+    figures = decoding.measure(field_maker(model), FRAMES["isotropic"], 3)
+    assert figures["dense"] and figures["differ"] == 0 and figures["skipped"] < 0.1 * figures["voxels"]
+    assert not decoding.complaints(figures, "random", 96)
+    assert figures["queries"] < 1.3 * figures["voxels"]
