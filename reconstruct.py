@@ -4,8 +4,8 @@
     OUT/CASE/labels.nii.gz       the label map, on the grid and with the header geometry of the source image (or with
                                  --spacing), class names and colours in the header
     OUT/CASE/labels.seg.nrrd     the same for 3D Slicer: a segment with name and colour per class
-    OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward; as the label map it
-                                 ends where the image ends
+    OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward; as the label map
+                                 it ends where the image ends
     OUT/CASE/heart.glb           all meshes in one file, coloured
     OUT/CASE/latents.npz         with --latents: the code of the heart, which --latents FILE decodes again
     OUT/CASE/result.json         this heart's figures, and what they were made from
@@ -132,7 +132,8 @@ def main(argv=None):
         print(f"{skipped} of {len(hearts)} hearts were done before")
     dense = sum(r["decoding"]["dense"] for r in results.values())
     if dense:  # also where there is no truth, and hence no report
-        print(f"{dense} of {len(results)} hearts were decoded voxel by voxel: coarse to fine was not safe, or no gain, for them")
+        print(f"{dense} of {len(results)} hearts were decoded voxel by voxel: coarse to fine was not safe, or no gain, "
+              "for them")
     if results:
         reconstruction.write_report({h.case_id: h for h in hearts}, results)
     if failed:
@@ -297,7 +298,8 @@ class Reconstruction:
         decoded = decode_field(field, frame, seed=self.args.seed)
         if decoded.dense:
             why = (f"{decoded.missed} of {decoded.checked} voxels checked differ from the coarse-to-fine label map"
-                   if decoded.missed else f"coarse to fine leaves only {decoded.skipped} of {decoded.voxels} voxels alone")
+                   if decoded.missed else
+                   f"coarse to fine leaves only {decoded.skipped} of {decoded.voxels} voxels alone")
             say(f"{heart.case_id}: {why}; decoded voxel by voxel instead")
         if case.truth_crop is not None:  # figures are taken where the truth is
             on_source = decode_field(field, case.frame, seed=self.args.seed) if self.args.spacing else decoded
@@ -312,8 +314,8 @@ class Reconstruction:
             files.append(FILE)
         files += write_meshes(folder, field, case.frame, self.class_names, self.settings)
         if field.fallbacks > decoded.dense:
-            say(f"{heart.case_id}: the grid of its meshes or figures was decoded point by point, too, as coarse to fine "
-                "differed")
+            say(f"{heart.case_id}: the grid of its meshes or figures was decoded point by point, too: coarse to fine "
+                "was not safe, or no gain")
         scores = score(case.truth_labels(), on_source.labels, *rest) if on_source is not None else []
         return {"files": files, "scores": scores, "floor": floor.result() if floor else [], "decoding": {
             "queries": decoded.queries, "voxels": decoded.voxels, "skipped": decoded.skipped,

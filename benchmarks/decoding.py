@@ -35,8 +35,8 @@ from vecset.utils.checkpoint import load_checkpoint, model_from_checkpoint  # no
 LEAST_FEWER = 12.0  # times, at 256^3 and finer
 LEAST_EQUAL = 0.9999  # of the voxels within BAND of the foreground
 BAND = 2
-HEADER = ("| heart | weights | grid | CPU s, coarse to fine / every voxel | queries | fewer | skipped | checked | missed "
-          "| every voxel decoded | band voxels | of them differ | components, every class | lost | peak MB |\n"
+HEADER = ("| heart | weights | grid | CPU s, coarse to fine / every voxel | queries | fewer | skipped | checked "
+          "| missed | every voxel decoded | band voxels | of them differ | components, every class | lost | peak MB |\n"
           + "|---" * 15 + "|")
 
 
@@ -49,8 +49,8 @@ def cube_frame(frame, size):
 
 
 class TruthField:
-    """Stands where a model stands: the distance to the truth of `case` by the voxel transform (continuous; the sign of the
-    exact one jumps at single points where a mesh pinches itself), and as logits the depth in each structure in voxels."""
+    """Stands where a model stands: the distance to the truth of `case` by the voxel transform (continuous; the sign of
+    the exact one jumps at single points), and as logits the depth in each structure in voxels."""
 
     def __init__(self, case):
         self.crop = crop_foreground(case.truth_labels(), case.frame.spacing_mm)
@@ -147,8 +147,8 @@ def row(name, weights, frame, figures):
     dense_s = "" if figures["dense_cpu_s"] is None else f"{figures['dense_cpu_s']:.0f}"
     return " | ".join([f"| {name}", weights, " x ".join(map(str, frame.shape)), f"{figures['cpu_s']:.1f} / {dense_s}",
                        f"{figures['queries']:,}", f"{figures['fewer']:.1f}", f"{figures['skipped']:,}",
-                       f"{figures['checked']:,}", str(figures["missed"]), "yes" if figures["dense"] else "no", *compared,
-                       f"{figures['peak_mb']:.0f} |"])
+                       f"{figures['checked']:,}", str(figures["missed"]), "yes" if figures["dense"] else "no",
+                       *compared, f"{figures['peak_mb']:.0f} |"])
 
 
 def make_field_of(case, args, checkpoint, model):

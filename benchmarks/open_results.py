@@ -4,10 +4,10 @@
     python benchmarks/open_results.py RECONSTRUCTION [--truth heart.nii.gz] [--volume_tolerance 0.03]
 
 For every heart in the folder: labels.nii.gz and labels.seg.nrrd hold the same voxels at the same places in the patient
-(SimpleITK's LPS against nibabel's RAS), with the same names; with --truth (one heart), at the places of the source. Each
-mesh is watertight, wound outward, with the volume of its label within the tolerance and its centre within a voxel of the
-label's; heart.glb has a part for each. Where --truth is given, the volume is compared with the true label's, too. Exit
-code 1 and a line for each thing that is not so.
+(SimpleITK's LPS against nibabel's RAS), with the same names; with --truth (one heart), at the places of the source.
+Each mesh is watertight, wound outward, with the volume of its label within the tolerance and its centre within a voxel
+of the label's; heart.glb has a part for each. With --truth the volume is compared with the true label's, too. Exit code
+1 and a line for each thing that is not so.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def check_meshes(folder, values, image, names, truth, tolerance, complain):
         off_mm, ratio = np.linalg.norm(centre - middle), mesh.volume / label_mm3
         closed = mesh.is_watertight and mesh.is_winding_consistent
         line = (f"  {names[c]:<12} {len(mesh.faces):7d} triangles, {'watertight' if closed else 'open'}, "
-                f"{mesh.volume / 1000:.2f} ml, {ratio:.4f} of the label's volume, centre {off_mm:.2f} mm from its centre")
+                f"{mesh.volume / 1000:.2f} ml, {ratio:.4f} of the label's volume, centre {off_mm:.2f} mm from its own")
         if truth is not None and (true_voxels := np.count_nonzero(np.asanyarray(truth.dataobj) == c)):
             of_truth = mesh.volume / (true_voxels * voxel_mm3)
             line += f", {of_truth:.4f} of the true label's"

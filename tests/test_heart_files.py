@@ -218,7 +218,9 @@ def test_bad_input_is_one_clear_line(room, capsys):
     np.savez(room / "noframe.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
     for name, word in (("nolabel.ply", "label"), ("class99.ply", "1..9"), ("broken.ply", "PLY"),
                        ("few.npz", "4 points"),
-                       ("empty.nii.gz", "empty mask"), ("unknown.nii.gz", "labels 0..9, the checkpoint's classes, found labels 40"), ("noframe.npz", "frame")):
+                       ("empty.nii.gz", "empty mask"),
+                       ("unknown.nii.gz", "labels 0..9, the checkpoint's classes, found labels 40"),
+                       ("noframe.npz", "frame")):
         assert run(room, source=name) == 1, name
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed:")]
         assert len(lines) == 1 and word in lines[0] and "Traceback" not in lines[0], (name, lines)
@@ -240,7 +242,7 @@ def test_an_unwritable_folder_is_one_clear_line(room, capsys, monkeypatch):
 
     (room / "out").unlink()
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    monkeypatch.setattr("vecset.inference.field.decode_field", lambda *a, **k: pytest.fail("decoded before it was told"))
+    monkeypatch.setattr("vecset.inference.field.decode_field", lambda *a, **k: pytest.fail("decoded before"))
     assert run(room) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and "Permission denied" in error[0] and "can be written to" in error[0]

@@ -300,7 +300,7 @@ def _follow_borders(field, grid, decoded_flat, labels, decoded):
 
 
 def _check(field, grid, labels, left_alone, skipped, seed):
-    """Safeguard 4: (voxels checked, how many of them differ). left_alone: (X, Y, Z) bool; skipped: how many it holds."""
+    """Safeguard 4: (voxels checked, how many of them differ). left_alone (X, Y, Z) bool; skipped: how many it holds."""
     wanted = int(np.ceil(CHECKED_SHARE * skipped))
     ranks = np.sort(np.random.default_rng(seed).choice(skipped, wanted, replace=False))  # among those left alone
     checked, before = [], 0

@@ -40,8 +40,8 @@ def mesh_grid(frame, cells=MESH_CELLS):
 def class_meshes(field, frame, cells=MESH_CELLS):
     """{class id: trimesh.Trimesh} of the classes that are there. `field`: a HeartField; vertices in mm.
 
-    Watertight and outward. At the side of the image or of the unit cube, where the field ends, a structure is closed by a
-    flat cap."""
+    Watertight and outward. At the side of the image or of the unit cube, where the field ends, a structure is closed by
+    a flat cap."""
     grid = mesh_grid(frame, cells)
     labels = decode_field(field, grid).labels
     index = np.flatnonzero(labels)
@@ -113,8 +113,8 @@ def _beyond_image(frame, points_mm):
 
 
 def _fields_of(sdf, logits, sides, c):
-    """(Q, K) fields that are all negative inside class c: the distance, the other logits' lead over its own, and how far
-    the point is beyond the six `sides` of the image."""
+    """(Q, K) fields that are all negative inside class c: the distance, the other logits' lead over its own, and how
+    far the point is beyond the six `sides` of the image."""
     return np.concatenate([sdf[:, None], np.delete(logits, c - 1, axis=1) - logits[:, c - 1 : c], sides], axis=1)
 
 
