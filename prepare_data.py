@@ -9,7 +9,6 @@ import argparse
 import errno
 import multiprocessing
 import sys
-import tempfile
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,7 +17,7 @@ ROOT = Path(__file__).resolve().parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from vecset.atomic import remove_leftovers  # noqa: E402
+from vecset.atomic import remove_leftovers, require_writable  # noqa: E402
 from vecset.data.label_presets import LabelMapping, preset_names  # noqa: E402
 from vecset.errors import InputError, describe_os_error, run_command  # noqa: E402
 from vecset.utils.workers import end_pool, sigterm_as_interrupt, start_worker  # noqa: E402
@@ -104,7 +103,7 @@ def main(argv=None):
     paths = paths[args.start_idx : args.end_idx]
     mapping = LabelMapping.load(args.label_map, args.classes) if args.label_map else None
     output_dir = Path(args.output_dir)
-    _require_writable(output_dir)
+    require_writable(output_dir)
     remove_leftovers(output_dir)
     print(f"{len(paths)} of {total} label maps in {args.input_dir}", flush=True)
     job = Job(args, mapping, output_dir)
@@ -118,17 +117,6 @@ def main(argv=None):
     made_again = sum(results[p][0] == "made" and case_name(p) in before for p in paths)
     return _summary(results, paths, output_dir, made_again, "--overwrite" if args.overwrite else
                     "options or label map changed, or a broken case file")
-
-
-def _require_writable(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        found = "a file of that name" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
-        raise InputError(f"--output_dir {folder}", "a folder that can be written to", found,
-                         "give another one, or change its permissions or the disk") from None
 
 
 def _times(folder):

@@ -4,7 +4,8 @@
     OUT/CASE/labels.nii.gz       the label map, on the grid and with the header geometry of the source image (or with
                                  --spacing), class names and colours in the header
     OUT/CASE/labels.seg.nrrd     the same for 3D Slicer: a segment with name and colour per class
-    OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward
+    OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward; as the label map
+                                 it ends where the image ends
     OUT/CASE/heart.glb           all meshes in one file, coloured
     OUT/CASE/latents.npz         with --latents: the code of the heart, which --latents FILE decodes again
     OUT/CASE/result.json         this heart's figures, and what they were made from
@@ -31,10 +32,10 @@ ROOT = Path(__file__).resolve().parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from vecset.atomic import remove_leftovers, write_text  # noqa: E402
+from vecset.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
 from vecset.errors import InputError, describe_os_error, run_command  # noqa: E402
 
-VERSION = 4  # of the method: hearts made by another one are made again
+VERSION = 5  # of the method: hearts made by another one are made again
 RESULT = "result.json"
 
 
@@ -55,7 +56,7 @@ def get_parser():
     add("--train_csv", None, "CSV of the training hearts: adds what their mean shape and the nearest of them would "
         "score; none: without", type=Path)
     add("--num_surface_points", None, "surface points that the encoder reads; none: as in training", type=int)
-    add("--chunk", 32768, "query points decoded at once; less needs less memory", type=int)
+    add("--chunk", 8192, "query points decoded at once; less needs less memory", type=int)
     add("--mesh_cells", 144, "grid cells along the edge of the unit cube (2.1 times the heart's radius) for the meshes",
         type=int)
     add("--mesh_format", "ply", "of the meshes per class", choices=("ply", "stl", "obj"))
@@ -105,11 +106,12 @@ def main(argv=None):
     from vecset.inference.inputs import find_codes, find_hearts
 
     if not args.checkpoint.is_file():
-        raise InputError(args.checkpoint, "a checkpoint", "no such file", "check --checkpoint")
+        raise InputError(args.checkpoint, "a checkpoint", "a folder" if args.checkpoint.is_dir() else "no such file",
+                         "give a checkpoint-best.pth or -last.pth of main_ae.py")
     reconstruction = Reconstruction(args)
     hearts = find_codes(codes) if codes else find_hearts(args.input, args.data_path, len(reconstruction.class_names))
     reconstruction.prepare_baselines(hearts)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+    require_writable(args.output_dir)
     remove_leftovers(args.output_dir)
 
     from tqdm import tqdm
@@ -128,6 +130,10 @@ def main(argv=None):
             skipped += not fresh
     if skipped:
         print(f"{skipped} of {len(hearts)} hearts were done before")
+    dense = sum(r["decoding"]["dense"] for r in results.values())
+    if dense:  # also where there is no truth, and hence no report
+        print(f"{dense} of {len(results)} hearts were decoded voxel by voxel: coarse to fine was not safe, or no gain, "
+              "for them")
     if results:
         reconstruction.write_report({h.case_id: h for h in hearts}, results)
     if failed:
@@ -291,8 +297,10 @@ class Reconstruction:
             frame, geometry = with_spacing(frame, self.args.spacing), None
         decoded = decode_field(field, frame, seed=self.args.seed)
         if decoded.dense:
-            say(f"{heart.case_id}: {decoded.missed} of {decoded.checked} voxels checked differ from the coarse-to-fine "
-                "label map; decoded voxel by voxel instead")
+            why = (f"{decoded.missed} of {decoded.checked} voxels checked differ from the coarse-to-fine label map"
+                   if decoded.missed else
+                   f"coarse to fine leaves only {decoded.skipped} of {decoded.voxels} voxels alone")
+            say(f"{heart.case_id}: {why}; decoded voxel by voxel instead")
         if case.truth_crop is not None:  # figures are taken where the truth is
             on_source = decode_field(field, case.frame, seed=self.args.seed) if self.args.spacing else decoded
         folder = self.folder(heart)
@@ -305,10 +313,14 @@ class Reconstruction:
                           self.settings["checkpoint_sha256"])
             files.append(FILE)
         files += write_meshes(folder, field, case.frame, self.class_names, self.settings)
+        if field.fallbacks > decoded.dense:
+            say(f"{heart.case_id}: the grid of its meshes or figures was decoded point by point, too: coarse to fine "
+                "was not safe, or no gain")
         scores = score(case.truth_labels(), on_source.labels, *rest) if on_source is not None else []
         return {"files": files, "scores": scores, "floor": floor.result() if floor else [], "decoding": {
-            "queries": decoded.queries, "voxels": decoded.voxels, "checked": decoded.checked, "missed": decoded.missed,
-            "dense": decoded.dense, "seconds": round(time.time() - start, 2)}}
+            "queries": decoded.queries, "voxels": decoded.voxels, "skipped": decoded.skipped,
+            "checked": decoded.checked, "missed": decoded.missed, "dense": decoded.dense, "fallbacks": field.fallbacks,
+            "seconds": round(time.time() - start, 2)}}
 
     def write_report(self, hearts, results):
         """metrics.csv, metrics.json, overview.png, report.html, and the table on the terminal."""
@@ -344,9 +356,6 @@ class Reconstruction:
         page = write_html_report(self.output_dir, self.args.run_dir or self.args.checkpoint.parent, truth_of, chosen)
         print("\n".join(report.table_lines(content)))
         print(f"to look at, in a browser: {page} ({page.stat().st_size / 1e6:.1f} MB)")
-        dense = sum(k["decoding"]["dense"] for k in known.values())
-        if dense:
-            print(f"{dense} of {len(known)} hearts were decoded voxel by voxel: coarse to fine was not safe for them")
 
     def truth_reader(self, hearts):
         """A function case_id -> (truth on its source grid, affine), that keeps what it has read."""

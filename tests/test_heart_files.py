@@ -1,5 +1,6 @@
 """The files of one heart, opened by readers that share no code with their writers; codes and point clouds as input."""
 
+import errno
 import json
 from xml.etree import ElementTree
 
@@ -217,7 +218,9 @@ def test_bad_input_is_one_clear_line(room, capsys):
     np.savez(room / "noframe.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
     for name, word in (("nolabel.ply", "label"), ("class99.ply", "1..9"), ("broken.ply", "PLY"),
                        ("few.npz", "4 points"),
-                       ("empty.nii.gz", "empty mask"), ("unknown.nii.gz", "labels 0..9"), ("noframe.npz", "frame")):
+                       ("empty.nii.gz", "empty mask"),
+                       ("unknown.nii.gz", "labels 0..9, the checkpoint's classes, found labels 40"),
+                       ("noframe.npz", "frame")):
         assert run(room, source=name) == 1, name
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed:")]
         assert len(lines) == 1 and word in lines[0] and "Traceback" not in lines[0], (name, lines)
@@ -227,12 +230,23 @@ def test_bad_input_is_one_clear_line(room, capsys):
     assert "checkpoint" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_an_unwritable_folder_is_one_clear_line(room, capsys):
+def test_an_unwritable_folder_is_one_clear_line(room, capsys, monkeypatch):
     make_case(room / "data" / "a.npz")
     (room / "out").write_text("a file where the folder should be")
     assert run(room) == 2
     error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1 and "out" in error[0]
+    assert len(error) == 1 and "--output_dir" in error[0] and "a file of that name" in error[0]
+
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+    (room / "out").unlink()
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("vecset.inference.field.decode_field", lambda *a, **k: pytest.fail("decoded before"))
+    assert run(room) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and "Permission denied" in error[0] and "can be written to" in error[0]
+    assert not list((room / "out").iterdir())
 
 
 def test_result_names_every_file(room):

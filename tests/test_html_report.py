@@ -13,14 +13,17 @@ from skimage.color import rgb2lab
 
 import reconstruct
 from vecset.data.classes import class_colours
+from vecset.data.label_map import write_label_map
 from vecset.errors import InputError, run_command
 from vecset.inference import html_report_hearts as hearts_module
+from vecset.inference import report
 from vecset.inference.html_report import REPORT, best_median_worst, read_reconstruction, resampled, write_html_report
 from vecset.inference.html_report_compare import bootstrap_interval, paired, write_comparison
 from vecset.inference.html_report_figures import better, metric_words, read_figures, training_curves
 from vecset.inference.html_report_hearts import (MAX_TRIANGLES, class_surfaces, heart_content, pack, slices_shown,
                                                  thin_out, triangle_shares)
 from vecset.inference.pictures import to_ras
+from vecset.metrics import score
 from vecset.utils.slice_picture import BACKGROUND, DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 
 RNG = np.random.default_rng(0)
@@ -345,3 +348,52 @@ def test_paired_and_its_interval():
     half = 1.96 * values.std() / np.sqrt(200)  # what theory says of many values
     assert [low, high] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.02)
     assert bootstrap_interval(values[:1]) is None
+
+
+def test_the_noise_floor_stands_beside_every_figure(tmp_path):
+    """In the rows, in the means and on the page; for every figure that has one."""
+    truth, affine = heart_labels(3)
+    names = ["a", "b", "c"]
+    scores, floor = (score(truth, spoiled(truth, by), names, spacing_mm=SPACING_MM) for by in (3, 1))
+    rows = report.table_rows("h", scores, floor=floor)
+    report.write_csv(tmp_path / "metrics.csv", rows)
+    report.write_json(tmp_path / "metrics.json", report.report(rows, {"h": {"mean_dice": 0.5}}, {}))
+    (tmp_path / "h").mkdir()
+    write_label_map(tmp_path / "h" / "labels.nii.gz", spoiled(truth, 3), affine, names)
+    table = page_data(write_html_report(tmp_path, None, lambda case: (truth, affine)))["table"]
+    with_floor = [k for k, c in enumerate(table["columns"]) if not c["name"].startswith("truth_")
+                  and c["name"] != "absolute_volume_error"]
+    assert {table["columns"][k]["name"] for k in with_floor} >= {"dice", "iou", "hd95_mm", "assd_mm", "nsd_1mm",
+                                                                 "nsd_2mm", "volume_ml", "components", "euler_number"}
+    for row, expected in zip(table["rows"], floor[:3]):
+        for k in with_floor:
+            name = table["columns"][k]["name"]
+            assert row["cells"][k]["floor"] == pytest.approx(expected[name]), name
+    assert table["rows"][0]["cells"][0]["floor"] > table["rows"][0]["cells"][0]["mean"]
+
+
+def test_the_quality_check_draws_with_the_same_code_and_colours():
+    """A slice of its pictures, of the overview and of the page: pixel for pixel the same."""
+    from matplotlib.figure import Figure
+
+    from vecset.data import quality_pictures
+    from vecset.inference import pictures
+
+    labels, affine = heart_labels(10)
+    colours = class_colours(10)
+    assert quality_pictures.draw_slices is pictures.draw_slices and quality_pictures.class_colours is class_colours
+    content = heart_content({}, labels, {"reconstruction": spoiled(labels, 1)}, affine, colours)
+    turned = [to_ras(volume, affine)[0] for volume in (labels, spoiled(labels, 1))]
+    box = pictures.foreground_box(*turned, margin_mm=hearts_module.MARGIN_MM, spacing_mm=SPACING_MM)
+    truth, other = (volume[tuple(slice(first, last + 1) for first, last in box)] for volume in turned)
+    for plane in content["planes"]:
+        height, index = plane["height"], pictures.fullest_index(truth, plane["name"])
+        for strip in (0, 2):
+            axes = Figure().add_subplot()
+            if strip == 0:
+                pictures.draw_slices(axes, truth, plane["name"], index, colours, SPACING_MM)
+            else:
+                pictures.draw_difference(axes, truth, other, plane["name"], index, SPACING_MM)
+            start = plane["start"] * height
+            shown = pixels(plane["strips"][strip]["png"])[start : start + height]
+            np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), shown)

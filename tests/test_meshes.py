@@ -13,10 +13,11 @@ from vecset.inference.meshes import class_meshes, mesh_grid, write_mesh
 CODE = torch.zeros(1, 3)
 
 
-def frame(radius_mm=40.0, flip=1):
+def frame(radius_mm=40.0, flip=1, shape=(101, 101, 51)):
+    """The unit cube (42 mm to each side of (11, -20, 70)) in an image of 50 mm to each side, or in a smaller one."""
     affine = np.diag([flip * 1.0, 1.0, 2.0, 1.0])
-    affine[:3, 3] = (5.0, -60.0, 31.0)
-    return Frame(affine, (64, 64, 32), (11.0, -20.0, 70.0), 0.95 / radius_mm)
+    affine[:3, 3] = (11.0 - flip * 50, -70.0, 20.0)
+    return Frame(affine, shape, (11.0, -20.0, 70.0), 0.95 / radius_mm)
 
 
 def meshes_of(model, **kwargs):
@@ -85,6 +86,38 @@ def test_a_structure_that_reaches_the_end_of_the_field_is_closed():
     (mesh,) = meshes_of(FormulaModel(lambda p: p[:, :2].norm(dim=1) - 0.4, lambda p: p[:, :1], 1)).values()
     length_mm, radius_mm = 2 / 0.95 * 40, 0.4 / 0.95 * 40
     assert mesh.is_watertight and mesh.volume == pytest.approx(np.pi * radius_mm**2 * length_mm, rel=0.02)
+
+
+@pytest.mark.parametrize("flip", [1, -1])
+@pytest.mark.parametrize("turn_deg", [0, 25])
+def test_where_the_image_ends_the_meshes_end(flip, turn_deg):
+    """A ball cut by two sides of an oblique image, and a thin ring, which is meshed on the finer grid."""
+    a = np.deg2rad(turn_deg)
+    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([flip * 0.8, 0.8, 1.6])
+    shape, radius_mm, centre_mm = np.array([100, 100, 40]), 0.7 / 0.95 * 40, np.array([11.0, -20.0, 70.0])
+    middle = np.array([35.2, 49.5, 12.3])  # voxel of the centre: 28.56 mm to the first side, 20.48 mm to the lowest
+    affine[:3, 3] = centre_mm - affine[:3, :3] @ middle
+    cut = Frame(affine, shape, centre_mm, 0.95 / 40)
+
+    def ring(p):
+        return torch.hypot(torch.hypot(p[:, 0], p[:, 1]) - 0.75, p[:, 2] - 0.004) - 1.2 * 2 / 64
+
+    def both(p):
+        return torch.minimum(ring(p), p.norm(dim=1) - 0.7)
+
+    field = FormulaModel(both, lambda p: torch.stack([40 * (0.7 - p.norm(dim=1)), 40 * (p.norm(dim=1) - 0.7)], 1), 2)
+    meshes = meshes_of(field, frame=cut)
+    caps = [(middle[0] + 0.5) * 0.8, (middle[2] + 0.5) * 1.6]
+    lost = sum(np.pi * (radius_mm - d) ** 2 * (2 * radius_mm + d) / 3 for d in caps)  # two caps of the ball
+    assert meshes[1].volume == pytest.approx(4 / 3 * np.pi * radius_mm**3 - lost, rel=0.01)
+    assert sorted(meshes) == [1, 2]
+    for mesh in meshes.values():
+        assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume > 0
+        index = cut.mm_to_voxel(mesh.vertices)
+        assert index.min() > -0.55 and (index < shape - 0.45).all()
+        assert np.count_nonzero(np.abs(index[:, 0] + 0.5) < 0.01) > 3  # a flat cap, at the outer face of the voxels
 
 
 def test_an_absent_class_has_no_mesh():

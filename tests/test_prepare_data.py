@@ -185,7 +185,7 @@ def test_an_output_folder_that_cannot_be_written_to(tmp_path, capsys, below, mon
     def refuse(**options):  # root may write everywhere, so the system's answer is played
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(prepare_data.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     assert run(source, tmp_path / "other") == 2 and "found Read-only file system" in capsys.readouterr().err
 
 

@@ -18,6 +18,7 @@ from vecset.data.frame import Frame
 from vecset.data.label_map import write_label_map
 from vecset.errors import run_command
 from vecset.inference import inputs
+from vecset.inference.field import CHUNK
 from vecset.models.autoencoder import build_model
 from vecset.utils import checkpoint as checkpoint_file
 
@@ -358,7 +359,7 @@ def test_with_a_real_model_from_another_folder(tmp_path, repository):
 def test_help_names_every_flag(repository):
     done = subprocess.run([sys.executable, repository / "reconstruct.py", "--help"], capture_output=True, text=True,
                           cwd="/")
-    assert done.returncode == 0 and "--mesh_cells" in done.stdout and "default: 32768" in done.stdout
+    assert done.returncode == 0 and "--mesh_cells" in done.stdout and f"default: {CHUNK}" in done.stdout
 
 
 def test_the_independent_scorer_agrees(room, repository):
@@ -404,3 +405,18 @@ def test_a_full_disk_leaves_no_half_a_heart(room, capsys, monkeypatch):
     assert run(room) == 1
     assert "no space left" in capsys.readouterr().err
     assert not (room / "out" / "a").exists()
+
+
+def test_falling_back_is_said_per_heart_and_counted(room, capsys, monkeypatch):
+    """Whether the input has a truth or not, and for the meshes too."""
+    make_case(room / "data" / "a.npz")
+    assert run(room) == 0 and "voxel by voxel" not in capsys.readouterr().out
+    monkeypatch.setattr("vecset.inference.field._check", lambda *a: (100, 3))
+    np.savez(room / "cloud.npz", points_mm=np.random.default_rng(0).normal(size=(300, 3)) * 9, labels=np.ones(300, int))
+    for source, case_id in (("data", "a"), ("cloud.npz", "cloud")):
+        assert run(room, "--overwrite", source=source) == 0
+        said = capsys.readouterr().out
+        assert f"{case_id}: 3 of 100 voxels checked differ" in said and "1 of 1 hearts were decoded voxel by" in said
+        decoding = json.loads((room / "out" / case_id / "result.json").read_text())["decoding"]
+        assert decoding["dense"] and decoding["missed"] == 3 and decoding["fallbacks"] == 2
+        assert "meshes or figures was decoded point by point" in said

@@ -4,9 +4,12 @@ import contextlib
 import os
 import re
 import socket
+import tempfile
 import time
 import uuid
 from pathlib import Path
+
+from vecset.errors import InputError
 
 HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "host"
 ABANDONED_AFTER_S = 2 * 24 * 3600
@@ -46,6 +49,19 @@ def write_text(target, text):
     """Writes `text` (UTF-8) to `target` atomically."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def require_writable(folder):
+    """Makes `folder` where it is not there; InputError where it cannot be made or written to. Asked before hours of
+    work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        found = "a file of that name" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+        raise InputError(f"--output_dir {folder}", "a folder that can be written to", found,
+                         "give another one, or change its permissions or the disk") from None
 
 
 def remove_leftovers(folder):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vecset.atomic import require_writable
 from vecset.data.classes import class_colours
 from vecset.errors import InputError
 from vecset.inference.html_report import mean_dice, read_reconstruction, shown_settings, write_page
@@ -48,7 +49,7 @@ def write_comparison(run_a, run_b, output_dir, truth_of=None):
                    f" Hearts that only one run has are left out: {', '.join(left_out)}." if left_out else "")},
                "boxes": boxes(figures, cases), "hearts": hearts, "curves": None}
     output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    require_writable(output_dir)
     path = output_dir / COMPARISON
     write_page(path, content, figures[0]["classes"], colours, kinds)
     return path

@@ -88,7 +88,7 @@ def load_heart(heart, class_names, seed=0, num_surface_points=None, spacing_from
     if heart.is_label_map:
         from vecset.data.preparation import Options, build_case
 
-        label_map = read_label_map(heart.path, len(class_names), spacing_from=spacing_from)
+        label_map = _read_labels(heart.path, class_names, spacing_from)
         options = Options(seed=seed)
         if num_surface_points:  # the other points are not used here
             options = Options(max(options.num_surface_points, num_surface_points), 2, 2, seed)
@@ -107,6 +107,18 @@ def load_heart(heart, class_names, seed=0, num_surface_points=None, spacing_from
         raise InputError(heart.path, f"the checkpoint's classes {', '.join(class_names)}", ", ".join(case.class_names),
                          "take a checkpoint that was trained on such cases")
     return case
+
+
+def _read_labels(path, class_names, spacing_from):
+    """`read_label_map`; what a file should be is told in terms of the checkpoint, as there are no --classes here."""
+    try:
+        return read_label_map(path, len(class_names), spacing_from=spacing_from)
+    except InputError as error:
+        if "--label_map" not in error.to_do:
+            raise
+        expected = error.expected.replace(f" (--classes {len(class_names)})", ", the checkpoint's classes")
+        raise InputError(error.where, expected, error.found, "check the file; prepare_data.py --label_map makes case "
+                         "files of maps with other labels") from None
 
 
 def draw_surface(case, case_id, count, balance=0.0, seed=0):

@@ -7,6 +7,9 @@ together; along an edge from inside to outside, the surface is where the first o
 two ends, crosses zero. (Marching cubes on their maximum, the obvious way, lets the surface cross too early wherever one
 field decides inside and another outside: a vessel of 1.5 cells in radius on a wall lost 13 % of its volume, now 9 %.
 A structure that thin is meshed again on a grid of half the cell, decoded near the structure alone.)
+
+Where the image ends the meshes end, with a flat cap, as the label map does: what a model says of a vessel beyond the
+scan is a guess, and a mesh with more in it than its label is no surface of that label.
 """
 
 from pathlib import Path
@@ -37,20 +40,25 @@ def mesh_grid(frame, cells=MESH_CELLS):
 def class_meshes(field, frame, cells=MESH_CELLS):
     """{class id: trimesh.Trimesh} of the classes that are there. `field`: a HeartField; vertices in mm.
 
-    Watertight and outward. At the side of the unit cube, where the field ends, a structure is closed by a flat cap."""
+    Watertight and outward. At the side of the image or of the unit cube, where the field ends, a structure is closed by
+    a flat cap."""
     grid = mesh_grid(frame, cells)
     labels = decode_field(field, grid).labels
+    index = np.flatnonzero(labels)
+    beyond = _beyond_image(frame, _points_mm(grid, index)).max(1) > 0
+    labels.ravel()[index[beyond]] = 0
     present = np.flatnonzero(np.bincount(labels.ravel()))
     band = np.flatnonzero(_meets_another(labels))
     if not len(band):
         return {}
-    points_unit = grid.voxel_to_unit(np.stack(np.unravel_index(band, labels.shape), -1))
-    sdf, logits = field.values(points_unit)
+    points_mm = _points_mm(grid, band)
+    sdf, logits = field.values(grid.mm_to_unit(points_mm))
+    sides = _beyond_image(frame, points_mm)
     row_of = np.full(labels.size, -1, np.int32)
     row_of[band] = np.arange(len(band))
     meshes = {}
     for c in present[present > 0]:
-        mesh = _mesh(labels == c, lambda rows, c=c: _fields_of(sdf[rows], logits[rows], c), row_of, grid)
+        mesh = _mesh(labels == c, lambda rows, c=c: _fields_of(sdf[rows], logits[rows], sides[rows], c), row_of, grid)
         if len(mesh.faces) and 2 * mesh.volume / mesh.area < THIN_CELLS * grid.spacing_mm[0]:
             mesh = _finer_mesh(field, frame, labels == c, c, cells)
         if len(mesh.faces):
@@ -66,14 +74,15 @@ def _finer_mesh(field, frame, mine, c, cells):
         FINER, 1).repeat(FINER, 2)
     inside = np.zeros(grid.shape, bool)
     row_of = np.full(inside.size, -1, np.int32)
-    sdf, logits, todo = np.zeros(0, np.float32), None, np.flatnonzero(zone)
+    fields, number, todo = [], 0, np.flatnonzero(zone)
     while len(todo):
-        points_unit = grid.voxel_to_unit(np.stack(np.unravel_index(todo, grid.shape), -1))
-        more_sdf, more_logits = field.values(points_unit)
-        row_of[todo] = len(sdf) + np.arange(len(todo))
-        sdf = np.concatenate([sdf, more_sdf])
-        logits = more_logits if logits is None else np.concatenate([logits, more_logits])
-        inside.ravel()[todo] = (more_sdf < 0) & (more_logits.argmax(1) == c - 1)
+        points_mm = _points_mm(grid, todo)
+        sdf, logits = field.values(grid.mm_to_unit(points_mm))
+        sides = _beyond_image(frame, points_mm)
+        row_of[todo] = number + np.arange(len(todo))
+        number += len(todo)
+        fields.append(_fields_of(sdf, logits, sides, c))
+        inside.ravel()[todo] = (sdf < 0) & (logits.argmax(1) == c - 1) & (sides.max(1) <= 0)
         zone.ravel()[todo] = True
         box = _grown_box(inside)  # what touches the end of the zone may go on beyond it
         around = ndimage.binary_dilation(inside[box], ndimage.generate_binary_structure(3, 3)) & ~zone[box]
@@ -81,7 +90,8 @@ def _finer_mesh(field, frame, mine, c, cells):
         todo = np.ravel_multi_index(tuple(index.T), grid.shape)
     if not inside.any():
         return trimesh.Trimesh()
-    return _mesh(inside, lambda rows: _fields_of(sdf[rows], logits[rows], c), row_of, grid)
+    fields = np.concatenate(fields)
+    return _mesh(inside, lambda rows: fields[rows], row_of, grid)
 
 
 def _grown_box(mask):
@@ -90,9 +100,22 @@ def _grown_box(mask):
     return tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in found[0]) if found else (slice(0, 0),) * 3
 
 
-def _fields_of(sdf, logits, c):
-    """(Q, C) fields that are all negative inside class c: the distance, and the other logits' lead over its own."""
-    return np.concatenate([sdf[:, None], np.delete(logits, c - 1, axis=1) - logits[:, c - 1 : c]], axis=1)
+def _points_mm(grid, flat):
+    """(Q, 3) positions in mm of flat indices of a grid."""
+    return grid.voxel_to_mm(np.stack(np.unravel_index(flat, grid.shape), -1))
+
+
+def _beyond_image(frame, points_mm):
+    """(Q, 6) f32 how far points lie beyond each side of the image, in voxels; negative before it. The sides are the
+    outer faces of the first and last voxels."""
+    index = frame.mm_to_voxel(points_mm)
+    return np.concatenate([-0.5 - index, index - (np.array(frame.shape) - 0.5)], 1).astype(np.float32)
+
+
+def _fields_of(sdf, logits, sides, c):
+    """(Q, K) fields that are all negative inside class c: the distance, the other logits' lead over its own, and how
+    far the point is beyond the six `sides` of the image."""
+    return np.concatenate([sdf[:, None], np.delete(logits, c - 1, axis=1) - logits[:, c - 1 : c], sides], axis=1)
 
 
 def _meets_another(labels):

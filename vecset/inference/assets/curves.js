@@ -34,8 +34,9 @@ function drawLines(place, series, log, range, width) {
     high = scale(Math.max(...values));
   if (range) [low, high] = range;
   if (!(high > low)) {
-    low -= 0.5;
-    high += 0.5;
+    const apart = log ? 0.5 : Math.abs(high) / 2 || 0.5; // a constant of 0.001 must not look like 0
+    low -= apart;
+    high += apart;
   }
   const firstX = Math.min(...xs),
     lastX = Math.max(...xs);
