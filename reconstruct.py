@@ -147,6 +147,7 @@ class Reconstruction:
 
     def __init__(self, args):
         from vecset.data.label_map import file_sha256
+        from vecset.models.autoencoder import parse_model_name
         from vecset.utils.checkpoint import load_checkpoint, model_from_checkpoint
 
         self.args, self.output_dir = args, args.output_dir
@@ -167,6 +168,10 @@ class Reconstruction:
                          "mesh_format": None if args.no_meshes else args.mesh_format,
                          "lps": bool(args.lps and not args.no_meshes), "spacing_mm": args.spacing,
                          "latents": args.latents is True}
+        sizes = parse_model_name(self.checkpoint["model_config"]["name"])
+        if sizes["query_type"] == "point" and sizes["num_latents"] > self.settings["num_surface_points"]:
+            raise InputError("--num_surface_points", f"at least the {sizes['num_latents']} latents of the checkpoint, "
+                             "which are chosen among the points", self.settings["num_surface_points"], "raise it")
 
     def prepare_baselines(self, hearts):
         """Reads the training truths where a heart's baseline scores are not there yet."""

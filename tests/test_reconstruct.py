@@ -36,11 +36,11 @@ def nine_class_ball():
     return model
 
 
-def write_checkpoint(path, seed=0, classes=CLASSES, names=None):
+def write_checkpoint(path, seed=0, classes=CLASSES, names=None, model_name=MODEL, **options):
     torch.manual_seed(seed)
-    model = build_model(MODEL, classes)
+    model = build_model(model_name, classes, **options)
     checkpoint_file.save_checkpoint(path, {
-        "model": model.state_dict(), "model_config": {"name": MODEL, "num_classes": classes},
+        "model": model.state_dict(), "model_config": {"name": model_name, "num_classes": classes, **options},
         "class_names": names or [f"class_{c}" for c in range(1, classes + 1)], "epoch": 3, "step": 0,
         "args": {"point_cloud_size": 64, "balance": 0.5}})
     return path
@@ -317,6 +317,7 @@ def test_baselines_stand_beside_the_model(room, capsys):
     (["--checkpoint", "four.pth"], "9"),
     (["--device", "abacus"], "--device"),
     (["--chunk", "0"], "at least 1"),
+    (["--checkpoint", "points.pth", "--num_surface_points", "3"], "at least the 4 latents"),
     (["--output_dir", "checkpoint.pth"], "checkpoint.pth"),
 ])
 def test_bad_input_is_one_clear_line(room, capsys, monkeypatch, arguments, complaint):
@@ -324,6 +325,7 @@ def test_bad_input_is_one_clear_line(room, capsys, monkeypatch, arguments, compl
     (room / "empty").mkdir()
     (room / "missing.csv").write_text("case_id,file\nx,x.npz\n")
     write_checkpoint(room / "four.pth", classes=4)
+    write_checkpoint(room / "points.pth", model_name=MODEL.replace("learnable", "point"))
     monkeypatch.chdir(room)
     assert run(room, *arguments) in (1, 2)
     errors = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines()
@@ -345,10 +347,12 @@ def test_points_are_drawn_as_in_training(room):
     assert len(inputs.draw_surface(case, "a", 1000)[0]) == 1000  # more than there are
 
 
-def test_with_a_real_model_from_another_folder(tmp_path, repository):
+@pytest.mark.parametrize("name, options", [
+    (MODEL, {}), (MODEL.replace("learnable", "point"), dict(anchors=True, rotary=True, class_gap=2.0))])
+def test_with_a_real_model_from_another_folder(tmp_path, repository, name, options):
     """The command as a user starts it, with an untrained network."""
     make_case(tmp_path / "a.npz")
-    write_checkpoint(tmp_path / "c.pth")
+    write_checkpoint(tmp_path / "c.pth", model_name=name, **options)
     done = subprocess.run([sys.executable, repository / "reconstruct.py", "--checkpoint", "c.pth", "--input", "a.npz",
                            "--output_dir", "out", "--mesh_cells", "16", "--device", "cpu"], cwd=tmp_path,
                           capture_output=True, text=True)
