@@ -25,6 +25,8 @@ def outputs_and_gradients(model, data, dtype):
 @pytest.mark.parametrize("dtype, close", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("name, options", MORE)
 def test_folding_changes_no_value_and_no_gradient(name, options, dtype, close):
+    if options.get("rotary") and dtype == torch.float32:
+        close *= 5  # angles of 60 radians per unit: rounding of the points shows more, on both sides
     model, data = randomised(name, options, dtype).eval(), batch(dtype=dtype)
     with torch.no_grad():  # a bias and a scale that do nothing would hide a mistake in them
         for key, parameter in model.named_parameters():

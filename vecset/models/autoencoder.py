@@ -153,8 +153,9 @@ class VecSetAutoencoder(nn.Module):
                 anchors_BM3 = self.anchors.expand(len(surface_BNF), -1, -1)
                 x = x + self.query_embed(anchors_BM3)
         else:
+            labels_BN = surface_BNF[..., 3:].argmax(-1) if self.class_gap else None
             index_BM1 = farthest_point_sampling(
-                points_BN3, self.num_latents, surface_BNF[..., 3:].argmax(-1), self.class_gap).unsqueeze(-1)
+                points_BN3, self.num_latents, labels_BN, self.class_gap).unsqueeze(-1)
             x = self.point_embed(surface_BNF.gather(1, index_BM1.expand(-1, -1, surface_BNF.shape[-1])))
             if self.anchored:
                 anchors_BM3 = points_BN3.gather(1, index_BM1.expand(-1, -1, 3))
