@@ -5,9 +5,10 @@
 
 For every heart in the folder: labels.nii.gz and labels.seg.nrrd hold the same voxels at the same places in the patient
 (SimpleITK's LPS against nibabel's RAS), with the same names; with --truth (one heart), at the places of the source.
-Each mesh is watertight, wound outward, with the volume of its label within the tolerance and its centre within a voxel
-of the label's; heart.glb has a part for each. With --truth the volume is compared with the true label's, too. Exit code
-1 and a line for each thing that is not so.
+Each mesh is watertight, wound outward, with the volume of its label within the tolerance, or within a twentieth of a
+voxel over its whole surface where that is more (a tube of one or two voxels loses that by meshing), and its centre
+within a voxel of the label's; heart.glb has a part for each. With --truth the volume is compared with the true label's,
+too, which a reconstruction of an unseen heart will not always pass. Exit code 1 and a line for each thing that is not so.
 """
 
 import argparse
@@ -67,7 +68,8 @@ def check_grids(folder, truth, complain):
     names = names_in_header(ours)
     if not names or names != names_of_segments(image):
         complain(f"names in the header {names}, in the segmentation {names_of_segments(image)}")
-    if truth is not None:
+    spacing_mm = json.loads((folder / "result.json").read_text())["made_from"].get("spacing_mm")
+    if truth is not None and not spacing_mm:  # with --spacing the grid is another one on purpose
         if truth.shape != ours.shape:
             complain(f"grid {ours.shape}, the source has {truth.shape}")
         elif (off_mm := np.abs(nibabel.affines.apply_affine(truth.affine, voxels) - places).max()) > TOLERANCE_MM:
@@ -94,14 +96,14 @@ def check_meshes(folder, values, image, names, truth, tolerance, complain):
         line = (f"  {names[c]:<12} {len(mesh.faces):7d} triangles, {'watertight' if closed else 'open'}, "
                 f"{mesh.volume / 1000:.2f} ml, {ratio:.4f} of the label's volume, centre {off_mm:.2f} mm from its own")
         if truth is not None and (true_voxels := np.count_nonzero(np.asanyarray(truth.dataobj) == c)):
-            of_truth = mesh.volume / (true_voxels * voxel_mm3)
+            of_truth = mesh.volume / (true_voxels * abs(np.linalg.det(truth.affine[:3, :3])))
             line += f", {of_truth:.4f} of the true label's"
             if abs(of_truth - 1) > tolerance:
                 complain(f"{names[c]}: the mesh has {of_truth:.4f} of the true label's volume")
         print(line)
         if not closed or mesh.volume <= 0:
             complain(f"{names[c]}: the mesh is open, or inside out")
-        if abs(ratio - 1) > tolerance:
+        if abs(ratio - 1) > max(tolerance, 0.05 * voxel_mm3 ** (1 / 3) * mesh.area / max(mesh.volume, 1e-9)):
             complain(f"{names[c]}: the mesh has {ratio:.4f} of the label's volume")
         if off_mm > np.sqrt(3) * voxel_mm3 ** (1 / 3):
             complain(f"{names[c]}: the mesh lies {off_mm:.2f} mm from its label")

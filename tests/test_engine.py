@@ -124,10 +124,16 @@ def test_a_signal_during_validation_is_obeyed_and_the_validation_made_up_for(dat
 def test_timed_saving_in_mid_epoch(data, tmp_path, monkeypatch):
     seen = []
     save = TrainingRun._save
-    monkeypatch.setattr(TrainingRun, "_save",
-                        lambda run, *a, **k: (seen.append((run.epoch, run.step)), save(run, *a, **k)))
+
+    def saving(run, *a, **k):
+        save(run, *a, **k)
+        seen.append((run.epoch, run.step, json.loads((tmp_path / "status.json").read_text())["global_step"]))
+
+    monkeypatch.setattr(TrainingRun, "_save", saving)
     assert train(data, tmp_path, "--save_every_minutes", 0, "--max_steps", 2) == 0
-    assert seen == [(0, 1), (0, 2)]
+    # who watches status.json sees what is saved; the last one is told when the run leaves
+    assert seen == [(0, 1, 1), (0, 2, 1)]
+    assert json.loads((tmp_path / "status.json").read_text())["global_step"] == 2
 
 
 def test_a_line_tells_what_a_watcher_wants_to_know(data, tmp_path, capsys):

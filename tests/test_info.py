@@ -27,6 +27,8 @@ def test_each_kind_of_file(tmp_path, capsys):
 
     out = said(capsys, write_checkpoint(tmp_path / "c.pth"))
     assert "a checkpoint" in out and "9: class_1, class_2" in out and "learnable_vec4x4_dim32_depth1_nb" in out
+    out = said(capsys, write_checkpoint(tmp_path / "r.pth", anchors=True, rotary=True))
+    assert "--anchors --rotary\n" in out  # what --init_from wants again
 
     write_label_map(tmp_path / "m.nii.gz", labels, frame.affine, NAMES)
     out = said(capsys, tmp_path / "m.nii.gz")

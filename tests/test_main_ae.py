@@ -48,8 +48,31 @@ def test_both_ways_to_start_work_from_another_folder(data, repository, tmp_path,
     assert run.returncode == 0, run.stderr
     assert json.loads((tmp_path / "out" / "status.json").read_text())["status"] == "finished"
     found = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert found == ["checkpoint-best.json", "checkpoint-best.pth", "checkpoint-last.json", "checkpoint-last.pth",
+    assert found == [".lock", "checkpoint-best.json", "checkpoint-best.pth", "checkpoint-last.json", "checkpoint-last.pth",
                      "log.txt", "status.json"]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(data, repository, tmp_path, capsys):
+    """Two runs would overwrite each other's checkpoints in turn; the lock ends with the process that had it."""
+    words = [sys.executable, str(repository / "vecset" / "main_ae.py"), *tiny_arguments(
+        data, tmp_path / "out", "--epochs", 100000, "--num_workers", 1, "--print_every", 1)]
+    first = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert any(line.startswith("epoch ") for line in first.stdout)
+        assert run_command(main, tiny_arguments(data, tmp_path / "out", "--epochs", 2)) == EXIT_BAD_INPUT
+        error = capsys.readouterr().err
+        assert "no other run in this folder, found one that is at work" in error and error.count("\n") == 1
+    finally:
+        first.kill()  # SIGKILL: nothing of it has a chance to clean up, and its loader may live on for seconds
+        first.wait()
+    assert main(tiny_arguments(data, tmp_path / "out", "--epochs", 2, "--max_steps", 1)) == 0
+
+
+def test_an_output_folder_that_is_a_file_is_one_line(data, tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert run_command(main, tiny_arguments(data, tmp_path / "out")) == EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert "found a file of that name" in error and error.count("\n") == 1
 
 
 def test_help_tells_every_flag_and_needs_nothing_but_torch_and_numpy(repository, tmp_path):
@@ -105,8 +128,25 @@ def test_eval_prints_what_the_checkpoint_was_chosen_by(data, tmp_path, capsys):
     report = json.loads((tmp_path / "eval.json").read_text())
     assert report["mean_dice"] == best["best_metric"] and report["per_class"] == best["metrics"]["per_class"]
     assert "c1" in capsys.readouterr().out
+    # what decides the figures comes from the checkpoint where no flag says otherwise
+    assert main(["--data_path", str(data), "--output_dir", str(tmp_path), "--eval", "--device", "cpu"]) == 0
+    assert json.loads((tmp_path / "eval.json").read_text()) == report
+    assert main(["--data_path", str(data), "--output_dir", str(tmp_path), "--eval", "--grid_size", "9"]) == 0
+    assert json.loads((tmp_path / "eval.json").read_text())["per_class"] != report["per_class"]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*before, "eval.json"])
     assert main(tiny_arguments(data, tmp_path / "other", "--eval", "--resume", tmp_path / "checkpoint-last.pth")) == 0
+
+
+def test_wandb_that_cannot_start_is_one_line(data, tmp_path, capsys, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+
+    def refuse(**_):
+        raise wandb.errors.UsageError("api_key not configured\nrun wandb login")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    assert run_command(main, tiny_arguments(data, tmp_path / "out", "--wandb", "online")) == EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert "WANDB_API_KEY" in error and "api_key not configured" in error and error.count("\n") == 1
 
 
 def test_dry_run_leaves_nothing(data, tmp_path, capsys):

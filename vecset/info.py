@@ -143,6 +143,7 @@ def _label_map(path):
 
 
 def _checkpoint(path):
+    from vecset.models.autoencoder import DEPARTURES
     from vecset.utils.checkpoint import load_checkpoint
 
     try:
@@ -161,6 +162,10 @@ def _checkpoint(path):
     if checkpoint.get("best_metric") is not None:
         lines.append(f"  {'best so far':<16} mean Dice {checkpoint['best_metric']:.3f}, "
                      f"epoch {checkpoint.get('best_epoch')}")
+    options = [f"--{name}" + (f" {config[name]:g}" if config[name] is not True else "") for name in DEPARTURES
+               if config[name]]
+    if options:
+        lines.insert(2, f"  {'model options':<16} {' '.join(options)}")
     if training.get("point_cloud_size"):
         lines.append(f"  {'input':<16} {training['point_cloud_size']} surface points per heart")
     return lines

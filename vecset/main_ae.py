@@ -15,11 +15,12 @@ if sys.path and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().p
 elif ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
+import fcntl  # noqa: E402
 import json  # noqa: E402
 
 import torch  # noqa: E402
 
-from vecset.atomic import remove_leftovers, write_text  # noqa: E402
+from vecset.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
 from vecset.data.dataset import CaseDataset, check_disjoint, iterate_batches, read_split  # noqa: E402
 from vecset.data.epoch_plan import EpochPlan  # noqa: E402
 from vecset.engines.engine_ae import (  # noqa: E402
@@ -29,10 +30,10 @@ from vecset.engines.training_run import TrainingRun, starting_point  # noqa: E40
 from vecset.errors import InputError, run_command  # noqa: E402
 from vecset.models.autoencoder import build_model, parse_model_name  # noqa: E402
 from vecset.models.double_backward import check_double_backward  # noqa: E402
-from vecset.utils.arguments import LOSS_OPTIONS, MODEL_OPTIONS, parse_arguments  # noqa: E402
+from vecset.utils.arguments import EVALUATION_OPTIONS, LOSS_OPTIONS, MODEL_OPTIONS, parse_arguments  # noqa: E402
 from vecset.utils.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
 from vecset.utils.distributed import (  # noqa: E402
-    environment_rank, lost_contact, start_ranks, stop_ranks, told_once, wait_for_all, wrap_model)
+    environment_rank, gather_objects, lost_contact, start_ranks, stop_ranks, told_once, wait_for_all, wrap_model)
 from vecset.utils.logging import RunLog, format_values, peak_memory_gb, say, short_time  # noqa: E402
 from vecset.utils.lr_schedule import scaled_rate  # noqa: E402
 from vecset.utils.optimizer import build_optimizer, gather_state  # noqa: E402
@@ -169,7 +170,8 @@ def train(args, ranks, stop):
         if ranks.main:
             say(f"{path}: {run.done}")
         return 0
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    with told_once(ranks.rank):
+        lock = lock_folder(args.output_dir, ranks)
     log = None
     if ranks.main:
         remove_leftovers(args.output_dir)
@@ -184,6 +186,28 @@ def train(args, ranks, stop):
     finally:
         if log:
             log.close()
+        if lock:
+            lock.close()
+
+
+def lock_folder(folder, ranks):
+    """Makes the output folder and keeps it for this run: two runs would overwrite each other's checkpoints in turn. The
+    lock ends with rank 0's process, however that ends; its loader processes do not inherit it. None on other ranks and
+    on file systems without locks."""
+    require_writable(Path(folder))
+    handle, busy = None, False
+    if ranks.main:
+        handle = open(Path(folder) / ".lock", "w", encoding="utf-8")
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            busy = True
+        except OSError:
+            pass
+    if gather_objects(busy, ranks)[0]:
+        raise InputError(f"--output_dir {folder}", "no other run in this folder", "one that is at work",
+                         "wait for it, or give another --output_dir")
+    return handle
 
 
 def load_cases(run):
@@ -199,14 +223,27 @@ def load_cases(run):
         say(f"read the cases in {short_time(time.monotonic() - began)}")
 
 
+def evaluated_checkpoint(args):
+    """The file that --eval looks at."""
+    folder = Path(args.output_dir)
+    path = Path(args.resume) if args.resume else next((folder / n for n in (BEST, LAST) if (folder / n).is_file()), None)
+    if path is None:
+        raise InputError("--eval", f"--resume FILE or a checkpoint in {folder}", "neither", "give --resume")
+    return path
+
+
+def as_trained(argv, args):
+    """The arguments of --eval again: what decides its figures is by default as the checkpoint was trained with."""
+    trained = load_checkpoint(evaluated_checkpoint(args))["args"]
+    trained = trained if isinstance(trained, dict) else vars(trained)
+    return parse_arguments(argv, {name: trained[name] for name in EVALUATION_OPTIONS if name in trained})
+
+
 def evaluate_only(args, ranks, stop):
     """--eval: one evaluation, printed and written to OUTPUT_DIR/eval.json."""
     folder = Path(args.output_dir)
     with told_once(ranks.rank):
-        path = Path(args.resume) if args.resume else next((folder / n for n in (BEST, LAST) if (folder / n).is_file()),
-                                                          None)
-        if path is None:
-            raise InputError("--eval", f"--resume FILE or a checkpoint in {folder}", "neither", "give --resume")
+        path = evaluated_checkpoint(args)
         _, validation = read_splits(args)
         checkpoint = load_checkpoint(path, validation[0].num_classes)
     evaluator = Evaluator(make_dataset(args, validation, False), ranks, step_options(args, ranks.device),
@@ -278,6 +315,8 @@ def main(argv=None):
     args = parse_arguments(argv)
     try:
         with told_once(environment_rank()):
+            if args.eval:
+                args = as_trained(argv, args)
             check_arguments(args)
             ranks = start_ranks(args.device)
         with StopRequest() as stop:

@@ -294,6 +294,8 @@ class TrainingRun:
                 save_checkpoint(self.folder / LAST, self.checkpoint(status))
                 if best:
                     copy_checkpoint(self.folder / LAST, self.folder / BEST)
+                if status == "running":  # the others are written when the run leaves
+                    self._write_status(status)
         self._saved = time.monotonic()
         self._save_seconds = self._saved - began
         self._printed += self._save_seconds

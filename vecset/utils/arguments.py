@@ -8,6 +8,10 @@ from vecset.models.autoencoder import DEPARTURES
 # flags that are handed on by name
 MODEL_OPTIONS = tuple(DEPARTURES)
 LOSS_OPTIONS = ("class_loss", "truncation")
+# flags that decide what a validation says
+EVALUATION_OPTIONS = ("model", "point_cloud_size", "surface_loss_points", "near_points", "inside_points", "outside_points",
+                      "eikonal_points", "normal_points", "balance", "grid_size", "seed", "batch_size", *LOSS_OPTIONS,
+                      *(f"{name}_weight" for name in DEFAULT_WEIGHTS))
 WARMUP_EPOCHS, WARMUP_SHARE = 20, 0.05  # of Phase 1's 400 epochs these are the same
 
 DESCRIPTION = """Trains the multi-label shape autoencoder on case files.
@@ -18,9 +22,11 @@ on where the run stood; a finished run says so. Exit codes: 0 done, 2 bad input,
 for all of the last three: OUTPUT_DIR/status.json says which it was."""
 
 
-def parse_arguments(argv=None):
-    """The flags, with what follows from others filled in."""
-    args = build_parser().parse_args(argv)
+def parse_arguments(argv=None, defaults=None):
+    """The flags, with what follows from others filled in. defaults: {name: value} in place of the flags' own."""
+    parser = build_parser()
+    parser.set_defaults(**defaults or {})
+    args = parser.parse_args(argv)
     if args.warmup_epochs is None:
         args.warmup_epochs = min(WARMUP_EPOCHS, WARMUP_SHARE * args.epochs)
     return args
@@ -121,7 +127,8 @@ def build_parser():
     add("--init_from", metavar="FILE",
         help="weights to start a new run from: a checkpoint of the public VecSetX release (the new inputs and outputs "
         "start at zero: the same distance), or one of this software; the output folder's own comes first")
-    add("--eval", action="store_true", help="only evaluate --resume, or the best checkpoint of --output_dir")
+    add("--eval", action="store_true", help="only evaluate --resume, or the best checkpoint of --output_dir; points, losses, grid and seed are those it "
+        "was trained with where no flag says otherwise")
     add("--dry_run", action="store_true",
         help="check data, model, memory and one step, write and read one checkpoint, leave nothing")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")

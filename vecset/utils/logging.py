@@ -77,9 +77,16 @@ class RunLog:
             id_file = Path(output_dir) / "wandb_id.txt"
             if not id_file.is_file():
                 write_text(id_file, os.urandom(4).hex())
-            self._wandb = _import("wandb", "--wandb").init(
-                project=project, name=name or Path(output_dir).resolve().name, dir=str(output_dir), mode=wandb,
-                config=config, id=id_file.read_text().strip(), resume="allow")
+            try:
+                self._wandb = _import("wandb", "--wandb").init(
+                    project=project, name=name or Path(output_dir).resolve().name, dir=str(output_dir), mode=wandb,
+                    config=config, id=id_file.read_text().strip(), resume="allow")
+            except InputError:
+                raise
+            except Exception as error:  # noqa: BLE001 - no key, no network, its own errors: none of ours
+                raise InputError(f"--wandb {wandb}", "a run that wandb can start",
+                                 " ".join(f"{type(error).__name__}: {error}".split())[:160],
+                                 "set WANDB_API_KEY, or use --wandb offline") from None
 
     def _drop_from(self, first_step, validates_first):
         if not self.path.is_file():
