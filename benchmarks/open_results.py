@@ -8,7 +8,8 @@ For every heart in the folder: labels.nii.gz and labels.seg.nrrd hold the same v
 Each mesh is watertight, wound outward, with the volume of its label within the tolerance, or within a twentieth of a
 voxel over its whole surface where that is more (a tube of one or two voxels loses that by meshing), and its centre
 within a voxel of the label's; heart.glb has a part for each. With --truth the volume is compared with the true label's,
-too, which a reconstruction of an unseen heart will not always pass. Exit code 1 and a line for each thing that is not so.
+too, which a reconstruction of an unseen heart will not always pass. Exit code 1 and a line for each thing that is not
+so.
 """
 
 import argparse
