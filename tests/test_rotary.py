@@ -101,5 +101,7 @@ def test_every_structure_gets_latents_of_its_own():
 def test_options_that_contradict_each_other_are_refused():
     with pytest.raises(InputError, match="--anchors beside it"):
         build_model(POINT, 10, rotary=True)
+    with pytest.raises(InputError, match="even width"):
+        build_model("point_vec8x4_dim33_depth1_nb", 10, anchors=True, rotary=True)
     with pytest.raises(InputError, match="point queries"):
         build_model("learnable_vec8x4_dim128_depth1_nb", 10, anchors=True, class_gap=1.0)

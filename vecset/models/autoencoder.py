@@ -77,6 +77,9 @@ class VecSetAutoencoder(nn.Module):
         if rotary and not anchors:
             raise InputError("--rotary", "--anchors beside it: what has no place has none relative to others", "none",
                              "give both")
+        if rotary and dim % 2:
+            raise InputError("--rotary", "a model of even width: channels are turned in pairs", f"dim {dim}",
+                             "choose another dim")
         if class_gap and query_type != "point":
             raise InputError("--class_gap", "a model with point queries (point_vec...)", query_type,
                              "leave it out, or choose such a model")
