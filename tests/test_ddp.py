@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -50,14 +51,26 @@ KL_AND_MORE = ("--model", "point_vec8x4_dim32_depth1_kl", "--normal_weight", "0.
                "--balanced_weight", "0.5", "--truncated_weight", "2", "--checkpoint_activations")
 
 
+def run_ranks(words):
+    """Two ranks to their end. Once in CI (2026-11-25) they failed before any comparison, and what they said was lost;
+    in some 60 runs since they did not. So a second start is allowed, and a first failure is told as a warning."""
+    for attempt in range(2):
+        ended = subprocess.run([*TORCHRUN, *words], env=environment(), timeout=300, capture_output=True, text=True)
+        if ended.returncode == 0:
+            return
+        if not attempt:
+            warnings.warn(f"two ranks ended with {ended.returncode}:\n{ended.stderr[-6000:]}", stacklevel=1)
+    pytest.fail(f"two ranks ended with {ended.returncode}, twice:\n{ended.stderr[-6000:]}")
+
+
 @pytest.mark.parametrize("batch, accumulation, more", [(2, 1, ()), (1, 2, ()), (2, 1, KL_AND_MORE)])
 def test_two_ranks_have_the_gradient_and_the_metrics_of_one(data, repository, tmp_path, batch, accumulation, more):
     """5 training cases: the last step has one case for two ranks. 3 validation cases: two for one rank, one for the
     other."""
     script = tmp_path / "ranks.py"
     script.write_text(RANK_SCRIPT)
-    subprocess.run([*TORCHRUN, str(script), str(repository), str(repository / "tests"), str(data), str(tmp_path),
-                    str(batch), str(accumulation), *more], check=True, env=environment(), timeout=300, capture_output=True)
+    run_ranks([str(script), str(repository), str(repository / "tests"), str(data), str(tmp_path), str(batch),
+               str(accumulation), *more])
     ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
     one = make_run(data, tmp_path, "--batch_size", 2 * batch, "--accum_iter", accumulation, *more)
     monitor = new_monitor(one.ranks)

@@ -8,7 +8,7 @@ import torch
 from vecset.errors import InputError
 from vecset.models.attention import ROTARY_WAVELENGTHS, Attention, Places, rotary_frequencies, rotate, turns
 from vecset.models.autoencoder import build_model
-from vecset.models.embedding import surface_features
+from vecset.models.embedding import farthest_point_sampling, surface_features
 
 POINT = "point_vec8x4_dim128_depth1_nb"
 
@@ -96,6 +96,22 @@ def test_every_structure_gets_latents_of_its_own():
     # its half circle is 2.8 long, and 64 points at equal distance on a ball of radius 0.9 lie about 0.4 apart
     assert anchors_of_tube(class_gap=2.0) >= 5
     assert anchors_of_tube(class_gap=2.0) > anchors_of_tube()
+    # three times as dense on a line: three times as many, while the ball still has most
+    assert 2 * anchors_of_tube(class_gap=2.0) <= anchors_of_tube(class_gap=2.0, latent_density="2:3") <= 30
+    assert anchors_of_tube(class_gap=2.0, latent_density="2:1,1:1") == anchors_of_tube(class_gap=2.0)
+
+
+def test_density_is_farthest_point_sampling_of_each_class_stretched():
+    """The slow twin: every distance written out, point by point; a class's own distances stretched by its factor."""
+    points, labels = uniform(1, 60, 3), torch.arange(60).view(1, -1) % 3
+    density, gap = torch.tensor([1.0, 2.5, 0.5]), 2.0
+    chosen = farthest_point_sampling(points, 12, labels, gap, density)[0].tolist()
+    expected = [int((points[0] - points[0].mean(0)).norm(dim=-1).argmax())]
+    while len(expected) < 12:
+        nearest = [min(math.hypot(float(density[labels[0, i]]) * math.dist(points[0, i], points[0, j]),
+                                  gap * float(labels[0, i] != labels[0, j])) for j in expected) for i in range(60)]
+        expected.append(max(range(60), key=nearest.__getitem__))
+    assert chosen == expected
 
 
 def test_options_that_contradict_each_other_are_refused():
@@ -105,3 +121,8 @@ def test_options_that_contradict_each_other_are_refused():
         build_model("point_vec8x4_dim33_depth1_nb", 10, anchors=True, rotary=True)
     with pytest.raises(InputError, match="point queries"):
         build_model("learnable_vec8x4_dim128_depth1_nb", 10, anchors=True, class_gap=1.0)
+    with pytest.raises(InputError, match="--class_gap beside it"):
+        build_model(POINT, 10, anchors=True, latent_density="9:3")
+    for wrong in ("11:2", "0:2", "9", "9:0", "9:x", "9:3,,", "Coronary:3"):
+        with pytest.raises(InputError, match="--latent_density: expected CLASS:FACTOR"):
+            build_model(POINT, 10, anchors=True, class_gap=2.0, latent_density=wrong)

@@ -142,6 +142,11 @@ def _label_map(path):
             f"  {'labels':<16} {'; '.join(shown) or 'none: it is empty'} (voxels)"]
 
 
+def _told(value):
+    """An option's value behind its flag; none where the flag says all."""
+    return "" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}"
+
+
 def _checkpoint(path):
     from vecset.models.autoencoder import DEPARTURES
     from vecset.utils.checkpoint import load_checkpoint
@@ -162,7 +167,7 @@ def _checkpoint(path):
     if checkpoint.get("best_metric") is not None:
         lines.append(f"  {'best so far':<16} mean Dice {checkpoint['best_metric']:.3f}, "
                      f"epoch {checkpoint.get('best_epoch')}")
-    options = [f"--{name}" + (f" {config[name]:g}" if config[name] is not True else "") for name in DEPARTURES
+    options = [f"--{name}" + _told(config[name]) for name in DEPARTURES
                if config[name]]
     if options:
         lines.insert(2, f"  {'model options':<16} {' '.join(options)}")

@@ -107,6 +107,9 @@ def check_arguments(args):
     if model["query_type"] == "point" and model["num_latents"] > args.point_cloud_size:
         raise InputError("--point_cloud_size", f"at least the {model['num_latents']} latents of {args.model}, which are "
                          "chosen among the points", f"{args.point_cloud_size}", "raise it")
+    if args.early_latents and not (model["query_type"] == "point" and args.early_latents <= model["num_latents"]):
+        raise InputError("--early_latents", "a model with point queries (point_vec...) of at least so many latents",
+                         f"{args.early_latents} with {args.model}", "lower it, or leave it out")
     if args.surface_loss_points and args.surface_loss_points > args.point_cloud_size:
         raise InputError("--surface_loss_points", "at most --point_cloud_size", f"{args.surface_loss_points} of "
                          f"{args.point_cloud_size}", "lower it")

@@ -117,6 +117,8 @@ class TrainingRun:
         batches = iterate_batches(self.dataset, self.plan.keys(self.epoch, self.step, args.epochs), args.num_workers,
                                   pin_memory=self.ranks.device.type == "cuda")
         while self.epoch < args.epochs and not self.reason:
+            early = self.epoch < args.early_share * args.epochs
+            self.model.use_latents(args.early_latents if early else None, training_only=True)
             train_one_epoch(self.wrapped, batches, self.plan, self.optimizer, self._rate, self.step_options,
                             len(self.class_names), self.epoch, self.step, self.monitor, self._after_step)
             if self.reason:

@@ -24,7 +24,7 @@ from vecset.models.embedding import PointEmbed, farthest_point_sampling
 from vecset.models.folding import queries_of_points, read_points
 
 # the named departures from the public architecture, switched off
-DEPARTURES = {"anchors": False, "rotary": False, "class_gap": 0.0, "decoder_layers": 0}
+DEPARTURES = {"anchors": False, "rotary": False, "class_gap": 0.0, "latent_density": "", "decoder_layers": 0}
 UNKNOWN_LOGIT = -1e4  # of a class that no training case was annotated for: it is never the largest
 GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
@@ -48,6 +48,20 @@ def parse_model_name(name):
     raise InputError("--model", GRAMMAR, found, "for example learnable_vec128x16_dim128_depth4_nb")
 
 
+def parse_density(text, num_classes):
+    """"9:3,10:2" -> (C,) float32 with 3 for class 9, 2 for class 10 and 1 for the others; "" -> None."""
+    if not text:
+        return None
+    density_C = torch.ones(num_classes)
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+):(\d*\.?\d+)", part.strip())
+        if not match or not 1 <= int(match[1]) <= num_classes or not 0 < float(match[2]) <= 100:
+            raise InputError("--latent_density", f"CLASS:FACTOR,... with classes 1..{num_classes} and factors up to 100",
+                             repr(part), 'for example "9:3,10:2"')
+        density_C[int(match[1]) - 1] = float(match[2])
+    return density_C
+
+
 def build_model(name, num_classes, **options):
     """A model by its name; `options` are VecSetAutoencoder's further arguments, the named departures."""
     return VecSetAutoencoder(num_classes=num_classes, **parse_model_name(name), **options)
@@ -67,12 +81,15 @@ class VecSetAutoencoder(nn.Module):
     class_gap       for point queries: points of two classes count as at least so far apart (unit) when latents are spread
                     over the surface. From 2 on every structure is covered on its own, all equally densely: thin ones,
                     which lie on others, get latents of their own.
+    latent_density  with class_gap: "9:3,10:2" spreads latents 3 times as densely over class 9, twice over class 10. A thin
+                    structure has little surface and much shape: at the others' spacing one latent would have to
+                    describe ten diameters of a vessel.
     decoder_layers  0: as published, no residual round the decoder's attention. n > 0: a residual round it and n
                     feed-forward blocks behind it.
     """
 
     def __init__(self, *, num_classes, query_type, num_latents, dim, depth, code_dim, bottleneck, anchors=False,
-                 rotary=False, class_gap=0.0, decoder_layers=0):
+                 rotary=False, class_gap=0.0, latent_density="", decoder_layers=0):
         super().__init__()
         if rotary and not anchors:
             raise InputError("--rotary", "--anchors beside it: what has no place has none relative to others", "none",
@@ -84,7 +101,12 @@ class VecSetAutoencoder(nn.Module):
             raise InputError("--class_gap", "a model with point queries (point_vec...)", query_type,
                              "leave it out, or choose such a model")
         self.rotary, self.class_gap = rotary, class_gap
+        self.density_C = parse_density(latent_density, num_classes)
+        if latent_density and not class_gap:
+            raise InputError("--latent_density", "--class_gap beside it, which keeps the classes apart", "none",
+                             "give both")
         self.num_classes, self.query_type, self.num_latents, self.dim = num_classes, query_type, num_latents, dim
+        self.early_latents = None
         self.point_embed = PointEmbed(dim, num_features=num_classes)
         self.query_embed = PointEmbed(dim)
         if query_type == "learnable":
@@ -96,7 +118,8 @@ class VecSetAutoencoder(nn.Module):
             nn.ModuleList([PreNorm(dim, Attention(dim, None, rotary)), PreNorm(dim, FeedForward(dim))])
             for _ in range(depth))
         self.decoder_cross_attn = PreNorm(dim, Attention(dim, dim, rotary))
-        self.decoder_layers = nn.ModuleList(PreNorm(dim, FeedForward(dim)) for _ in range(decoder_layers))
+        self.decoder_layers = nn.ModuleList(
+            PreNorm(dim, FeedForward(dim, factor=2)) for _ in range(decoder_layers))  # every query pays for them
         self.to_outputs = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 1 + num_classes))
         nn.init.zeros_(self.to_outputs[1].weight)
         nn.init.zeros_(self.to_outputs[1].bias)
@@ -131,6 +154,18 @@ class VecSetAutoencoder(nn.Module):
         autograd inside the forward pass."""
         self._read, self._layer = torch.compile(_read_and_feed), torch.compile(_attend_and_feed)
 
+    def use_latents(self, num_latents, training_only=False):
+        """Another number of latents than the name says: no weight of a model with point queries depends on it. More
+        latents describe a heart in more detail, fewer in a shorter code. training_only: while the model is in training
+        mode; None ends that."""
+        if num_latents is not None and self.query_type != "point":
+            raise InputError("number of latents", f"{self.num_latents}, the learned queries of this model", num_latents,
+                             "leave it out, or train a model with point queries (point_vec...)")
+        if training_only:
+            self.early_latents = num_latents
+        else:
+            self.num_latents = num_latents
+
     def _run(self, function, *arguments):
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -157,8 +192,10 @@ class VecSetAutoencoder(nn.Module):
                 x = x + self.query_embed(anchors_BM3)
         else:
             labels_BN = surface_BNF[..., 3:].argmax(-1) if self.class_gap else None
+            count = self.early_latents if self.training and self.early_latents else self.num_latents
+            noise_BML = None if noise_BML is None else noise_BML[:, :count]
             index_BM1 = farthest_point_sampling(
-                points_BN3, self.num_latents, labels_BN, self.class_gap).unsqueeze(-1)
+                points_BN3, count, labels_BN, self.class_gap, self.density_C).unsqueeze(-1)
             x = self.point_embed(surface_BNF.gather(1, index_BM1.expand(-1, -1, surface_BNF.shape[-1])))
             if self.anchored:
                 anchors_BM3 = points_BN3.gather(1, index_BM1.expand(-1, -1, 3))

@@ -39,15 +39,17 @@ class PointEmbed(nn.Module):
 
 
 @torch.no_grad()
-def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, class_gap=0.0):
+def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, class_gap=0.0, density_K=None):
     """(B, num_samples) indices of points, each the farthest from those before it (Eldar et al., 1997; greedy
     2-approximation of the k-centre problem). Starts at the point farthest from the mean, so the set does not depend on
     the order of the points (ties aside). O(N num_samples). With `class_gap` the distance of two points of different
-    `labels_BN` is sqrt(their distance^2 + class_gap^2)."""
+    `labels_BN` is sqrt(their distance^2 + class_gap^2). With `density_K` points of label k count as density_K[k] times as
+    far from all others as they are, and so lie that many times as close in the end."""
     B, N, _ = points_BN3.shape
     if num_samples > N:
         raise ValueError(f"{num_samples} samples of {N} points")
     points_BN3 = points_BN3.float()
+    stretch_BN = 1.0 if density_K is None else density_K.to(points_BN3)[labels_BN].square()
     rows = torch.arange(B, device=points_BN3.device)
     distance_BN = (points_BN3 - points_BN3.mean(1, keepdim=True)).square().sum(-1)
     chosen_BM = torch.empty(B, num_samples, dtype=torch.long, device=points_BN3.device)
@@ -55,7 +57,7 @@ def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, class_gap=0
     for m in range(num_samples):
         index_B = (distance_BN if m == 0 else nearest_BN).argmax(1)
         chosen_BM[:, m] = index_B
-        square_BN = (points_BN3 - points_BN3[rows, index_B].unsqueeze(1)).square().sum(-1)
+        square_BN = (points_BN3 - points_BN3[rows, index_B].unsqueeze(1)).square().sum(-1) * stretch_BN
         if class_gap:
             square_BN += class_gap**2 * (labels_BN != labels_BN[rows, index_B].unsqueeze(1))
         nearest_BN = torch.minimum(nearest_BN, square_BN)

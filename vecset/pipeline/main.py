@@ -62,14 +62,16 @@ def get_parser():
                         help="JSON that maps your label values to 1..C, as prepare_data.py takes it (default: none)")
     parser.add_argument("--prepare_options", metavar="WORDS", default="",
                         help='more options of prepare_data.py in one string, as "--annotated 1,2,3" (default: none)')
-    parser.add_argument("--val_ratio", type=float, default=0.2,
-                        help="share of the hearts that are held back for validation, 0 to 1 (default: 0.2)")
+    parser.add_argument("--val_ratio", type=float,
+                        help="share of the hearts that are held back for validation, 0 to 1 (default: the recipe's, 0.2 "
+                             "or for cpu_long a sixth)")
     parser.add_argument("--overfit", action="store_true",
                         help="train on all hearts and validate on the same ones (by itself with a single heart)")
     parser.add_argument("--seed", type=int, default=0, help="of hearts, points, split and training (default: 0)")
     parser.add_argument("--recipe", choices=("auto", *RECIPES), default="auto",
-                        help="sizes of model and data; auto: gpu where PyTorch finds CUDA, else cpu; tiny: for tests, "
-                             "its figures mean nothing (default: auto)")
+                        help="sizes of model and data; auto: gpu where PyTorch finds CUDA, else cpu; cpu_long: two "
+                             "hours on two cores instead of ten minutes; tiny: for tests, its figures mean nothing "
+                             "(default: auto)")
     parser.add_argument("--file_workers", type=int, default=os.cpu_count() or 1,
                         help="processes that make, prepare and check data (default: one per core, here %(default)s)")
     parser.add_argument("--keep_going", action="store_true", help="go on although some label maps could not be "
@@ -99,6 +101,7 @@ class Pipeline:
         self.gpus = find_gpus() if args.recipe in ("auto", "gpu") else 0
         self.recipe_name = args.recipe if args.recipe != "auto" else ("gpu" if self.gpus else "cpu")
         self.recipe = RECIPES[self.recipe_name]
+        self.val_ratio = self.recipe.val_ratio if args.val_ratio is None else args.val_ratio
 
     def label_maps(self):
         """The label maps; none where the folder is not there yet or has none."""
@@ -146,10 +149,10 @@ class Pipeline:
         stages.append(Stage(
             "splits", "training and validation hearts", ROOT / "create_csv.py",
             inputs=lambda: listing(self.case_files(), self.cases),
-            options={"val_ratio": args.val_ratio, "overfit": self.overfit(), **seed},
+            options={"val_ratio": self.val_ratio, "overfit": self.overfit(), **seed},
             outputs=self.csv_files, work=self.write_overfit_split if self.overfit() else None,
             command=lambda resumed: [python, ROOT / "create_csv.py", "--data_dir", self.cases, "--output_dir",
-                                     self.cases, "--val_ratio", args.val_ratio, "--seed", args.seed]))
+                                     self.cases, "--val_ratio", self.val_ratio, "--seed", args.seed]))
 
         stages.append(Stage(
             "quality", "quality of the case files", ROOT / "check_data_quality.py",
@@ -268,7 +271,7 @@ def main(argv=None):
         from vecset.utils.arguments import parse_arguments
 
         parse_arguments(["--data_path", "cases", "--output_dir", "train", *training_words])
-    if not 0 < args.val_ratio < 1:
+    if args.val_ratio is not None and not 0 < args.val_ratio < 1:
         raise InputError("--val_ratio", "a share between 0 and 1", args.val_ratio)
     if args.input_dir and not args.input_dir.is_dir():
         raise InputError(args.input_dir, "a folder of label maps (.nii.gz, .nii, .nrrd, .mha)", "no such folder")

@@ -67,6 +67,12 @@ def build_parser():
     add("--class_gap", type=_number(0), default=0.0, metavar="UNIT",
         help="point queries: points of two classes count as at least so far apart when latents are spread over the "
         "surface (2: every structure is covered on its own)")
+    add("--latent_density", default="", metavar="CLASS:FACTOR,...",
+        help="with --class_gap: latents lie FACTOR times as close on this class (thin vessels want more of them)")
+    add("--early_latents", type=_count(1), metavar="M",
+        help="point queries: train with so many latents at first, which makes the steps cheaper (see --early_share)")
+    add("--early_share", type=_number(0, 1), default=0.75, metavar="SHARE",
+        help="share of the epochs that --early_latents is for; all latents are used after it, and for every validation")
     add("--decoder_layers", type=_count(0), default=0, help="feed-forward blocks behind the decoder's attention")
 
     add = parser.add_argument_group("losses (weights; 0 leaves a loss out)").add_argument
