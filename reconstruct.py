@@ -56,6 +56,10 @@ def get_parser():
     add("--train_csv", None, "CSV of the training hearts: adds what their mean shape and the nearest of them would "
         "score; none: without", type=Path)
     add("--num_surface_points", None, "surface points that the encoder reads; none: as in training", type=int)
+    add("--num_latents", None, "latents of a model with point queries: more of them describe a heart in more detail, "
+        "fewer make a shorter code; none: as the model was trained", type=int)
+    add("--calibration", None, "file of python -m vecset.calibrate: what decides about label maps, found on training "
+        "hearts (thin vessels gain most); none: the sign of the distance and the largest logit", type=Path)
     add("--chunk", 8192, "query points decoded at once; less needs less memory", type=int)
     add("--mesh_cells", 144, "grid cells along the edge of the unit cube (2.1 times the heart's radius) for the meshes",
         type=int)
@@ -97,7 +101,7 @@ def main(argv=None):
     lacking = [f"--{flag}" for flag in ("checkpoint", "input") if getattr(args, flag) is None]
     if lacking:
         parser.error(f"the following arguments are required: {', '.join(lacking)}")
-    for flag, least in (("chunk", 1), ("mesh_cells", 8), ("num_surface_points", 1)):
+    for flag, least in (("chunk", 1), ("mesh_cells", 8), ("num_surface_points", 1), ("num_latents", 1)):
         value = getattr(args, flag)
         if value is not None and value < least:
             raise InputError(f"--{flag}", f"at least {least}", value)
@@ -158,6 +162,7 @@ class Reconstruction:
         training = self.checkpoint["args"]
         self.training = dict(training if isinstance(training, dict) else vars(training))
         self.truths = self.truths_fingerprint = None
+        self.calibration = None
         self.beside = ThreadPoolExecutor(1)
         self.model.requires_grad_(False)  # for nothing is trained here
         self.settings = {"version": VERSION, "checkpoint_sha256": file_sha256(args.checkpoint),
@@ -168,10 +173,22 @@ class Reconstruction:
                          "mesh_format": None if args.no_meshes else args.mesh_format,
                          "lps": bool(args.lps and not args.no_meshes), "spacing_mm": args.spacing,
                          "latents": args.latents is True}
+        if args.calibration:
+            from vecset.inference.calibration import read_calibration
+
+            self.calibration = read_calibration(args.calibration, self.class_names, self.settings["checkpoint_sha256"])
+            self.settings["calibration_sha256"] = file_sha256(args.calibration)
         sizes = parse_model_name(self.checkpoint["model_config"]["name"])
-        if sizes["query_type"] == "point" and sizes["num_latents"] > self.settings["num_surface_points"]:
-            raise InputError("--num_surface_points", f"at least the {sizes['num_latents']} latents of the checkpoint, "
+        if args.num_latents:
+            if sizes["query_type"] != "point":
+                raise InputError("--num_latents", f"none with {self.checkpoint['model_config']['name']}, whose "
+                                 f"{sizes['num_latents']} queries are learned", args.num_latents, "leave it out")
+        self.settings["num_latents"] = args.num_latents or sizes["num_latents"]
+        if sizes["query_type"] == "point" and self.settings["num_latents"] > self.settings["num_surface_points"]:
+            raise InputError("--num_surface_points", f"at least the {self.settings['num_latents']} latents of the model, "
                              "which are chosen among the points", self.settings["num_surface_points"], "raise it")
+        if args.num_latents:
+            self.model.use_latents(args.num_latents)
 
     def prepare_baselines(self, hearts):
         """Reads the training truths where a heart's baseline scores are not there yet."""
@@ -296,7 +313,7 @@ class Reconstruction:
             rest = self.class_names, case.annotated, case.frame.spacing_mm
             floor = self.beside.submit(lambda: score(case.truth_crop, revoxelised(case), *rest))
         code = self.encode(heart, case) if code is None else code
-        field = HeartField(self.model, code, self.args.chunk, self.device)
+        field = HeartField(self.model, code, self.args.chunk, self.device, self.calibration)
         frame, geometry, on_source = case.frame, case.meta.get("source_geometry"), None
         if self.args.spacing:
             frame, geometry = with_spacing(frame, self.args.spacing), None

@@ -29,13 +29,17 @@ from vecset.models.autoencoder import build_model, parse_model_name  # noqa: E40
 
 MODELS = ("learnable_vec512x32_dim512_depth12_nb", "learnable_vec512x16_dim768_depth24_nb",
           "learnable_vec1024x16_dim1024_depth12_nb", "learnable_vec1024x16_dim1024_depth24_nb",
-          "learnable_vec1024x16_dim1536_depth24_nb", "learnable_vec1024x16_dim2048_depth32_nb")
+          "learnable_vec1024x16_dim1536_depth24_nb", "learnable_vec1024x16_dim2048_depth32_nb",
+          "point_vec1024x32_dim512_depth16_nb")
+# the network of the full-size recipe (docs/recipes.md); the others are as published
+OPTIONS = {"point_vec1024x32_dim512_depth16_nb": {"anchors": True, "rotary": True, "class_gap": 2.0,
+                                                 "decoder_layers": 1}}
 
 
 def parameters(name):
     """Number of parameters, without making them."""
     with torch.device("meta"):
-        return sum(p.numel() for p in build_model(name, 10).parameters())
+        return sum(p.numel() for p in build_model(name, 10, **OPTIONS.get(name, {})).parameters())
 
 
 def state_gb(count, ranks, sharded):
@@ -60,9 +64,9 @@ class Kept:
         return sum(storage.nbytes() for address, storage in self.storages.items() if address not in own)
 
 
-def kept_bytes(name, cases, counts):
+def kept_bytes(name, cases, counts, options=None):
     """What a step of `cases` cases keeps; counts: surface, query and Eikonal points of a case."""
-    model = build_model(name, 10)
+    model = build_model(name, 10, **options or {})
     kept, weights = Kept(model), {**DEFAULT_WEIGHTS, "eikonal": 0.1}
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
         loss = forward_losses(model, made_up_batch(cases, *counts), StepOptions(weights, bf16=True), 10)
@@ -74,8 +78,8 @@ def kept_bytes(name, cases, counts):
 def case_gb(name, counts=(8192, 3072, 1024)):
     """GB that one more case keeps: a straight line over the depth, taken at depth 1 and 2, and over the cases from two
     on (with a single one some copies are views)."""
-    depth = parse_model_name(name)["depth"]
-    one, two = (kept_bytes(shallow, 3, counts) - kept_bytes(shallow, 2, counts)
+    depth, options = parse_model_name(name)["depth"], OPTIONS.get(name)
+    one, two = (kept_bytes(shallow, 3, counts, options) - kept_bytes(shallow, 2, counts, options)
                 for shallow in (name.replace(f"_depth{depth}", f"_depth{d}") for d in (1, 2)))
     return (one + (two - one) * (depth - 1)) / 1e9
 
@@ -91,7 +95,7 @@ def main(argv=None):
           "| TFLOP per case | hours |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in args.models:
-        count, flop = parameters(name), step_flop(name, 8192, 3072, 1024)
+        count, flop = parameters(name), step_flop(name, 8192, 3072, 1024, **OPTIONS.get(name, {}))
         states = [state_gb(count, *way) for way in ((1, False), (4, False), (4, True), (16, True))]
         hours = args.hearts * args.epochs * flop / (4 * args.tflops * 1e12) / 3600
         print(f"| {name} | {count / 1e6:.0f} M | {' | '.join(f'{gb:.1f}' for gb in states)} | {case_gb(name):.2f} "

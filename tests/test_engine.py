@@ -243,6 +243,22 @@ def test_the_draw_of_the_code_belongs_to_the_case_and_the_epoch(data, tmp_path):
     assert (scale > 0).all()  # mean + deviation x the numbers of the case
 
 
+@pytest.mark.parametrize("bottleneck", ["nb", "kl"])
+def test_early_epochs_take_fewer_latents_and_validation_all(data, tmp_path, monkeypatch, bottleneck):
+    from vecset.models.autoencoder import VecSetAutoencoder
+
+    seen, expand = [], VecSetAutoencoder.expand
+    monkeypatch.setattr(VecSetAutoencoder, "expand", lambda self, code: seen.append(
+        (self.training, code.shape[1])) or expand(self, code))
+    words = tiny_arguments(data, tmp_path, "--model", f"point_vec8x4_dim32_depth1_{bottleneck}", "--early_latents", 3,
+                           "--early_share", 0.5, "--epochs", 4, "--eval_every", 1)
+    assert main([*words, "--max_steps", "4"]) == 0  # stopped in the second epoch of three steps each
+    assert main(words) == 0
+    training = [count for trains, count in seen if trains]
+    assert training == [3] * 6 + [8] * 6
+    assert {count for trains, count in seen if not trains} == {8}
+
+
 # --- what is not finite
 
 

@@ -26,6 +26,7 @@ CLASSES = 9  # eight octants and one that no heart has
 NAMES = [f"class_{c}" for c in range(1, CLASSES + 1)]
 MODEL = "learnable_vec4x4_dim32_depth1_nb"
 RADIUS_MM = 11.0
+MODEL_FROM_CHECKPOINT = checkpoint_file.model_from_checkpoint
 
 
 def nine_class_ball():
@@ -318,6 +319,7 @@ def test_baselines_stand_beside_the_model(room, capsys):
     (["--device", "abacus"], "--device"),
     (["--chunk", "0"], "at least 1"),
     (["--checkpoint", "points.pth", "--num_surface_points", "3"], "at least the 4 latents"),
+    (["--checkpoint", "points.pth", "--num_latents", "65"], "at least the 65 latents"),
     (["--output_dir", "checkpoint.pth"], "checkpoint.pth"),
 ])
 def test_bad_input_is_one_clear_line(room, capsys, monkeypatch, arguments, complaint):
@@ -358,6 +360,52 @@ def test_with_a_real_model_from_another_folder(tmp_path, repository, name, optio
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "a" / "labels.nii.gz").is_file() and "union" in done.stdout
+
+
+def test_a_model_with_point_queries_takes_any_number_of_latents(room, capsys, monkeypatch):
+    monkeypatch.setattr(checkpoint_file, "model_from_checkpoint", MODEL_FROM_CHECKPOINT)
+    make_case(room / "data" / "a.npz")
+    write_checkpoint(room / "points.pth", model_name="point_vec4x4_dim32_depth1_nb", anchors=True)
+    for wanted in (4, 9, 2):
+        assert run(room, "--checkpoint", room / "points.pth", "--num_latents", wanted, "--latents", "--no_meshes") == 0
+        assert "done before" not in capsys.readouterr().out, "another number is another result"
+        with np.load(room / "out" / "a" / "latents.npz") as file:
+            assert file["latents"].shape == (wanted, 4 + 3)
+    assert run(room, "--num_latents", 5) == 2
+    assert "--num_latents: expected none with learnable_vec" in capsys.readouterr().err
+
+
+def test_calibration_from_training_hearts_to_the_label_map(room, capsys, monkeypatch):
+    """A model whose logit of one octant is 1.5 too large, which moves its walls by more than a voxel: the calibration
+    finds that on the training heart, and the other heart comes back right."""
+    from fake_model import FormulaModel
+
+    from vecset import calibrate
+
+    right = nine_class_ball()
+    wrong = FormulaModel(right.distance, lambda p: right.logits(p) + 1.5 * (torch.arange(CLASSES) == 1), CLASSES)
+    wrong.encode = lambda surface_BNF: torch.zeros(len(surface_BNF), 1, 3)
+    monkeypatch.setattr(checkpoint_file, "model_from_checkpoint", lambda checkpoint, device, where: wrong)
+    make_case(room / "data" / "t.npz")
+    make_case(room / "data" / "v.npz")
+    for split, name in (("train", "t"), ("val", "v")):
+        (room / "data" / f"{split}.csv").write_text(f"case_id,file\n{name},{name}.npz\n")
+    assert run(room, source="data/val.csv") == 0
+    before = next(float(r["dice"]) for r in metrics(room) if r["class_name"] == "class_2")
+    words = ["--checkpoint", str(room / "checkpoint.pth"), "--csv", str(room / "data" / "train.csv"), "--output",
+             str(room / "calibration.json"), "--device", "cpu"]
+    assert run_command(calibrate.main, words) == 0
+    assert "class_2" in capsys.readouterr().out
+    content = json.loads((room / "calibration.json").read_text())
+    assert content["hearts"] == ["t"] and content["mean_dice_after"] > content["mean_dice_before"]
+    assert -2 <= content["classes"]["class_2"]["offset"] <= -0.75  # what matters lies between the voxels' values
+    assert run(room, "--calibration", room / "calibration.json", source="data/val.csv") == 0
+    assert "done before" not in capsys.readouterr().out
+    after = next(float(r["dice"]) for r in metrics(room) if r["class_name"] == "class_2")
+    assert before < 0.9 and after > 0.99
+    assert run(room, "--calibration", room / "nowhere.json", source="data/val.csv") == 2
+    assert "nowhere.json: expected a vecsetx-heart calibration" in capsys.readouterr().err
+    assert run_command(calibrate.main, [*words, "--hearts", "0"]) == 2
 
 
 def test_help_names_every_flag(repository):

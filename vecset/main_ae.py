@@ -23,6 +23,7 @@ import torch  # noqa: E402
 from vecset.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
 from vecset.data.dataset import CaseDataset, check_disjoint, iterate_batches, read_split  # noqa: E402
 from vecset.data.epoch_plan import EpochPlan  # noqa: E402
+from vecset.data.thickness import latent_density  # noqa: E402
 from vecset.engines.engine_ae import (  # noqa: E402
     Evaluator, NotFiniteError, StepOptions, new_monitor, train_one_epoch)
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
@@ -123,12 +124,22 @@ def check_arguments(args):
         raise InputError("--warmup_epochs", f"fewer than --epochs {args.epochs}", f"{args.warmup_epochs:g}", "lower it")
 
 
+def model_options(args, training):
+    """The network's options by name, with what `auto` means for these training cases. A run that goes on keeps what it
+    began with, also where cases were added since."""
+    options = {name: getattr(args, name) for name in MODEL_OPTIONS}
+    if options["latent_density"] == "auto":
+        last = next((p for p in (Path(args.output_dir) / LAST, Path(args.resume or "")) if p.is_file()), None)
+        options["latent_density"] = (load_checkpoint(last)["model_config"]["latent_density"] if last else
+                                     latent_density(training, training[0].num_classes))
+    return options
+
+
 def set_up(args, ranks, stop):
     """Everything that training needs, on this rank."""
     training, validation = read_splits(args)
     class_names = training[0].class_names
-    model_config = {"name": args.model, "num_classes": len(class_names),
-                    **{name: getattr(args, name) for name in MODEL_OPTIONS}}
+    model_config = {"name": args.model, "num_classes": len(class_names), **model_options(args, training)}
     if args.eikonal_weight or args.normal_weight:
         check_double_backward(ranks.device)
     plan = EpochPlan(len(training), args.batch_size, args.accum_iter, args.seed, ranks.rank, ranks.size)

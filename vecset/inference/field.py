@@ -38,9 +38,11 @@ class HeartField:
     time, which bounds the memory. `queries` counts the points asked for, `fallbacks` the label maps that were decoded
     voxel by voxel in the end, because coarse to fine was not safe.
 
-    model: `expand(code_BML)` and `field(context, queries_BQ3)`, as in docs/design.md; code_ML: (M, L) or (1, M, L)."""
+    model: `expand(code_BML)` and `field(context, queries_BQ3)`, as in docs/design.md; code_ML: (M, L) or (1, M, L).
+    calibration: a `Calibration` (inference/calibration.py) that all values go through, or None."""
 
-    def __init__(self, model, code_ML, chunk=CHUNK, device=None):
+    def __init__(self, model, code_ML, chunk=CHUNK, device=None, calibration=None):
+        self.calibration = calibration
         self.model, self.chunk, self.device = model, int(chunk), torch.device(device or code_ML.device)
         self.queries = self.fallbacks = 0
         code_ML = code_ML.to(self.device)
@@ -55,7 +57,8 @@ class HeartField:
         if not (torch.isfinite(sdf_BQ).all() and torch.isfinite(logits_BQC).all()):
             raise InputError("--checkpoint", "a model with finite outputs", "distances or logits that are not",
                              "train again, or take an earlier checkpoint")
-        return sdf_BQ[0].float(), logits_BQC[0].float()
+        sdf_Q, logits_QC = sdf_BQ[0].float(), logits_BQC[0].float()
+        return self.calibration.apply(sdf_Q, logits_QC) if self.calibration else (sdf_Q, logits_QC)
 
     def values(self, points_unit):
         """(Q, 3) points in unit -> distance (Q,) f32 in unit, logits (Q, C) f32."""

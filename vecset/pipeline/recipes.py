@@ -14,7 +14,8 @@ from dataclasses import dataclass
 class Recipe:
     """One size. phantoms, prepare, train, reconstruct: {flag of the stage's command: value}; a value of None leaves
     the flag out, True gives it without a value. heart_passes: training hearts x epochs; at most max_epochs epochs.
-    warmup_share: part of the epochs in which the learning rate rises; validations: how many during training."""
+    warmup_share: part of the epochs in which the learning rate rises; validations: how many during training; val_ratio: share of the hearts that is
+    held back for validation, where the user does not say."""
 
     phantoms: dict
     prepare: dict
@@ -24,6 +25,7 @@ class Recipe:
     max_epochs: int
     warmup_share: float = 0.05
     validations: int = 10
+    val_ratio: float = 0.2
 
     def training_options(self, training_hearts, ranks):
         """`train` and what follows from the number of hearts: epochs, warm-up, validations, a batch that is full."""
@@ -49,6 +51,23 @@ RECIPES = {
         max_epochs=8000,
         warmup_share=0.03,
         validations=4,
+    ),
+    # Two hours of training on two cores, 240 hearts: what the same ideas give with time (docs/log.md, 2026-11-26).
+    "cpu_long": Recipe(
+        phantoms={"num": 240, "size": 128},
+        prepare={},
+        train={"model": "point_vec512x32_dim128_depth4_nb", "anchors": True, "rotary": True, "class_gap": 2,
+               "latent_density": "auto", "decoder_layers": 1, "early_latents": 256, "early_share": 0.85,
+               "batch_size": 8, "point_cloud_size": 4096, "surface_loss_points": 512, "near_points": 512,
+               "inside_points": 256, "outside_points": 256, "balance": 0.5, "augment_rotation": 20,
+               "eikonal_points": 64, "class_loss": "softmax", "class_weight": 5, "lr": 5e-3, "beta2": 0.95,
+               "weight_decay": 0.01, "num_workers": 1, "grid_size": 48},
+        reconstruct={"num_surface_points": 8192},
+        heart_passes=200 * 204,
+        max_epochs=8000,
+        warmup_share=0.0147,
+        validations=3,
+        val_ratio=1 / 6,
     ),
     # One GPU or several: a larger model with the settings of the two-core recipe. Not yet run on a GPU.
     "gpu": Recipe(

@@ -68,7 +68,8 @@ def build_parser():
         help="point queries: points of two classes count as at least so far apart when latents are spread over the "
         "surface (2: every structure is covered on its own)")
     add("--latent_density", default="", metavar="CLASS:FACTOR,...",
-        help="with --class_gap: latents lie FACTOR times as close on this class (thin vessels want more of them)")
+        help="with --class_gap: latents lie FACTOR times as close on this class (thin vessels want more of them); auto: "
+        "by how thick the classes of the training cases are")
     add("--early_latents", type=_count(1), metavar="M",
         help="point queries: train with so many latents at first, which makes the steps cheaper (see --early_share)")
     add("--early_share", type=_number(0, 1), default=0.75, metavar="SHARE",
