@@ -1,5 +1,5 @@
-# Sourced by the other scripts (`bash environment.sh` sets up and nothing else): `prepare_python ROOT` leaves in PYTHON an interpreter with all that
-# requirements.txt names, and installs what is missing.
+# `bash environment.sh` sets up and nothing else. The other scripts source it: `prepare_python ROOT` leaves in PYTHON an
+# interpreter with all that requirements.txt names, and installs what is missing.
 #   PYTHON   a Python (3.11 or newer) to use instead of a virtual environment; packages it already has are kept
 #   VENV     where the virtual environment is (default ROOT/.venv); it is made when it is not there
 # A second call finds the stamp of the first one, installs nothing and needs no network.
@@ -52,6 +52,11 @@ prepare_python() {
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then  # `bash environment.sh`: set up and say where, e.g. on a login node
   set -euo pipefail
+  case ${1:-} in
+    "") ;;
+    -h | --help) sed -n '1,5s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    *) environment_fail "$1: expected no arguments; bash environment.sh --help" ;;
+  esac
   prepare_python "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
   echo "ready: $PYTHON"
 fi

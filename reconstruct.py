@@ -351,6 +351,7 @@ class Reconstruction:
         from vecset.inference.html_report import best_median_worst, write_html_report
         from vecset.inference.pictures import write_overview
         from vecset.metrics import mean_over_classes
+        from vecset.models.autoencoder import option_words
 
         scored = {case_id: r for case_id, r in results.items() if r["scores"]}
         if not scored:
@@ -363,7 +364,10 @@ class Reconstruction:
         known = {case_id: {"mean_dice": mean_over_classes(r["scores"]), "decoding": r["decoding"],
                          "nearest_heart_file": r["baselines"].get("nearest_heart_file") if with_baselines else None}
                  for case_id, r in scored.items()}
-        settings = {**self.settings, "checkpoint": str(self.args.checkpoint), "epoch": self.checkpoint.get("epoch"),
+        config = self.checkpoint["model_config"]
+        settings = {**self.settings, "checkpoint": str(self.args.checkpoint),
+                    "model": f"{config['name']} {option_words(config)}".strip(),
+                    "calibration": str(self.args.calibration or "") or None, "epoch": self.checkpoint.get("epoch"),
                     "input": str(self.args.input), "data_path": str(self.args.data_path or "") or None,
                     "train_csv": str(self.args.train_csv or "") or None,
                     "device": str(self.device), "chunk": self.args.chunk}

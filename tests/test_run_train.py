@@ -76,7 +76,7 @@ def test_run_again_it_says_within_seconds_that_all_is_done(finished):
     start = time.time()
     answer = job("--output_dir", out)
     assert time.time() - start < 10
-    assert "all is done" in answer.stdout and answer.stdout.count("done before") == 6
+    assert "all is done" in answer.stdout and answer.stdout.count("done before") == 7
     table = [line for line in answer.stdout.splitlines() if line.startswith(CLASSES)]
     assert table and all(line in first.stdout for line in table)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.npz")} == before
@@ -153,9 +153,9 @@ def test_stopped_in_training_it_goes_on_where_it_was(copy):
     assert not (copy / "train.old-2").exists(), "it is still the same run"
 
 
-@pytest.mark.parametrize("moment", ["[2/6]", "[6/6]"], ids=["preparation", "reconstruction"])
+@pytest.mark.parametrize("moment", ["[2/7]", "[7/7]"], ids=["preparation", "reconstruction"])
 def test_sigterm_in_any_stage_says_that_it_was_stopped_and_how_to_go_on(finished, copy, moment):
-    stage = {"[2/6]": "prepare", "[6/6]": "reconstruct"}[moment]
+    stage = {"[2/7]": "prepare", "[7/7]": "reconstruct"}[moment]
     stamp = copy / "stages" / f"{stage}.json"
     stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "state": "running"}))
     process = subprocess.Popen(["bash", str(ROOT / "run_train.sh"), "--recipe", "tiny", "--file_workers", "1",

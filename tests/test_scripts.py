@@ -207,6 +207,13 @@ def test_a_python_that_is_too_old_or_missing_is_named(tmp_path):
     assert answer.returncode == 2 and "no such program" in answer.stderr
 
 
+def test_setting_up_has_a_help_and_takes_nothing_else():
+    answer = run("bash", ROOT / "environment.sh", "--help", PYTHON="/no/such/python")
+    assert answer.returncode == 0 and "VENV" in answer.stdout and "PYTHON" in answer.stdout
+    answer = run("bash", ROOT / "environment.sh", "--hlep", PYTHON="/no/such/python")
+    assert answer.returncode == 2 and "--hlep: expected no arguments" in answer.stderr
+
+
 @pytest.mark.slow
 def test_a_second_set_up_installs_nothing(tmp_path):
     """A virtual environment with the stamp of these lists is taken as it is: pip is not even asked."""

@@ -11,7 +11,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from vecset.errors import InputError, run_command
+ROOT = str(Path(__file__).resolve().parents[1])
+# also as a script: the repository root in place of this folder, whose data/ and utils/ would shadow other packages
+sys.path[:] = [ROOT] + [p for p in sys.path if p not in (ROOT, str(Path(__file__).resolve().parent))]
+
+from vecset.errors import InputError, run_command  # noqa: E402
 
 
 def get_parser():

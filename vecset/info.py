@@ -142,13 +142,8 @@ def _label_map(path):
             f"  {'labels':<16} {'; '.join(shown) or 'none: it is empty'} (voxels)"]
 
 
-def _told(value):
-    """An option's value behind its flag; none where the flag says all."""
-    return "" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}"
-
-
 def _checkpoint(path):
-    from vecset.models.autoencoder import DEPARTURES
+    from vecset.models.autoencoder import option_words
     from vecset.utils.checkpoint import load_checkpoint
 
     try:
@@ -167,10 +162,8 @@ def _checkpoint(path):
     if checkpoint.get("best_metric") is not None:
         lines.append(f"  {'best so far':<16} mean Dice {checkpoint['best_metric']:.3f}, "
                      f"epoch {checkpoint.get('best_epoch')}")
-    options = [f"--{name}" + _told(config[name]) for name in DEPARTURES
-               if config[name]]
-    if options:
-        lines.insert(2, f"  {'model options':<16} {' '.join(options)}")
+    if option_words(config):
+        lines.insert(2, f"  {'model options':<16} {option_words(config)}")
     if training.get("point_cloud_size"):
         lines.append(f"  {'input':<16} {training['point_cloud_size']} surface points per heart")
     return lines

@@ -96,7 +96,7 @@ class Sample:
     logits: torch.Tensor
 
 
-def draw_voxels(labels, rng, per_stratum=6000):
+def draw_voxels(labels, rng, per_stratum=4000):
     """(flat indices (n,), weights (n,)) of voxels of a label map (X, Y, Z), drawn from strata: each class, what is within
     3 voxels of a class (the one with fewest voxels counts), and the rest; weight: size of the stratum over the number
     drawn from it."""

@@ -22,8 +22,8 @@ ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("page.js", "table.js", "boxes.js", "curves.js", "slices.js", "scene.js", "camera.js", "surfaces.js",
            "main.js")
 REPORT = "report.html"
-_SHOWN_SETTINGS = ("checkpoint", "checkpoint_sha256", "epoch", "input", "train_csv", "num_surface_points", "balance",
-                   "seed", "spacing_from", "device")
+_SHOWN_SETTINGS = ("checkpoint", "checkpoint_sha256", "model", "epoch", "input", "train_csv", "num_surface_points",
+                   "num_latents", "calibration", "balance", "seed", "spacing_from", "device")
 _COLOUR_STEPS = 64  # of the scale of surface errors
 
 

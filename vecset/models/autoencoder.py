@@ -67,6 +67,14 @@ def build_model(name, num_classes, **options):
     return VecSetAutoencoder(num_classes=num_classes, **parse_model_name(name), **options)
 
 
+def option_words(config):
+    """The named departures of a model config as the flags that ask for them."""
+    def told(value):
+        return "" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}"
+
+    return " ".join(f"--{name}{told(config[name])}" for name in DEPARTURES if config.get(name))
+
+
 class VecSetAutoencoder(nn.Module):
     """query_type: 'learnable' (M learned tokens read the surface) or 'point' (M surface points, chosen by farthest
     point sampling, do). Options beyond the public architecture:

@@ -4,13 +4,14 @@
     bash run_train.sh                                      synthetic hearts, results under output/demo/
     bash run_train.sh --input_dir LABELS --output_dir OUT  the same on your own label maps (.nii.gz, .nii, .nrrd, .mha)
 
-Six stages, each a command of its own that also works alone:
+Seven stages, each a command of its own that also works alone:
   1  make_phantoms.py        synthetic ten-structure hearts  -> OUT/labels/      (not with --input_dir)
   2  prepare_data.py         label maps                      -> OUT/cases/*.npz
   3  create_csv.py           training and validation hearts  -> OUT/cases/train.csv, val.csv
   4  check_data_quality.py   is the data right?              -> OUT/quality/     (a bad verdict ends the job)
   5  vecset/main_ae.py       training                        -> OUT/train/
-  6  reconstruct.py          the validation hearts           -> OUT/reconstruction/, and the table on the terminal
+  6  vecset/calibrate.py     what decides, on training hearts -> OUT/calibration.json (not with --overfit)
+  7  reconstruct.py          the validation hearts           -> OUT/reconstruction/, and the table on the terminal
 """
 
 import argparse
@@ -98,6 +99,7 @@ class Pipeline:
         self.labels = args.input_dir.resolve() if args.input_dir else self.out / "labels"
         self.cases, self.quality = self.out / "cases", self.out / "quality"
         self.train, self.reconstruction = self.out / "train", self.out / "reconstruction"
+        self.calibration = self.out / "calibration.json"
         self.gpus = find_gpus() if args.recipe in ("auto", "gpu") else 0
         self.recipe_name = args.recipe if args.recipe != "auto" else ("gpu" if self.gpus else "cpu")
         self.recipe = RECIPES[self.recipe_name]
@@ -169,14 +171,30 @@ class Pipeline:
             outputs=lambda: self.there(self.train / "checkpoint-best.pth", self.train / "checkpoint-last.pth"),
             put_away=self.move_training_aside, command=self.training_command))
 
+        if not self.overfit():
+            stages.append(Stage(
+                "calibrate", "calibration on training hearts", ROOT / "vecset" / "calibrate.py",
+                inputs=lambda: {**listing([self.train / "checkpoint-best.pth"], self.train),
+                                **listing(self.case_files(), self.cases), **contents(self.csv_files(), self.cases)},
+                options={**self.encoding(), **seed}, outputs=lambda: self.there(self.calibration),
+                command=lambda resumed: [
+                    python, ROOT / "vecset" / "calibrate.py", "--checkpoint", self.train / "checkpoint-best.pth",
+                    "--csv", self.cases / "train.csv", "--output", self.calibration,
+                    *flags({**self.encoding(), **seed})]))
+
         stages.append(Stage(
             "reconstruct", "reconstruction of the validation hearts", ROOT / "reconstruct.py",
             inputs=lambda: {**listing([self.train / "checkpoint-best.pth"], self.train),
-                            **listing(self.case_files(), self.cases), **contents(self.csv_files(), self.cases)},
-            options=dict(recipe.reconstruct),
+                            **listing(self.case_files(), self.cases), **contents(self.csv_files(), self.cases),
+                            **contents(self.there(self.calibration), self.out)},
+            options={**recipe.reconstruct, "calibrated": not self.overfit()},
             outputs=lambda: self.there(self.reconstruction / "metrics.csv", self.reconstruction / "metrics.json"),
             put_away=lambda old, wanted: move_aside(self.reconstruction), command=self.reconstruct_command))
         return stages
+
+    def encoding(self):
+        """How hearts are read: the same where the calibration is found and where it is used."""
+        return {flag: self.recipe.reconstruct.get(flag) for flag in ("num_surface_points", "num_latents")}
 
     @staticmethod
     def there(*paths):
@@ -250,7 +268,7 @@ class Pipeline:
         return [sys.executable, *words]
 
     def reconstruct_command(self, resumed):
-        baselines = {} if self.overfit() else {"train_csv": self.cases / "train.csv"}
+        baselines = {} if self.overfit() else {"train_csv": self.cases / "train.csv", "calibration": self.calibration}
         return [sys.executable, ROOT / "reconstruct.py", "--checkpoint", self.train / "checkpoint-best.pth",
                 "--input", self.cases / "val.csv", "--output_dir", self.reconstruction,
                 *flags({**baselines, **self.recipe.reconstruct})]
