@@ -41,3 +41,23 @@ def test_the_other_commands_take_theirs(command, part, repository):
     for recipe in RECIPES.values():
         for flag in getattr(recipe, part):
             assert f"--{flag}" in text
+
+
+def test_hearts_are_read_alike_for_calibration_and_reconstruction_and_another_model_keeps_its_latents(tmp_path):
+    from vecset.pipeline.main import Pipeline, get_parser
+
+    args = get_parser().parse_args(["--recipe", "cpu", "--output_dir", str(tmp_path)])
+    assert Pipeline(args, [], print).encoding() == {"num_surface_points": 8192, "num_latents": 512}
+    for words in (["--model", "learnable_vec8x4_dim32_depth1_nb"], ["--model=point_vec64x4_dim32_depth1_nb"]):
+        other = Pipeline(args, words, print)
+        assert other.encoding() == {"num_surface_points": 8192, "num_latents": None}
+        assert "--num_latents" not in map(str, other.reconstruct_command(False))
+        assert other.val_ratio == 0.2
+    args = get_parser().parse_args(["--recipe", "cpu_long", "--val_ratio", "0.5", "--output_dir", str(tmp_path)])
+    assert Pipeline(args, [], print).val_ratio == 0.5
+
+
+def test_the_long_recipe_is_the_one_that_was_measured():
+    """docs/log.md, 2026-11-26: 200 training hearts, 190 epochs."""
+    options = RECIPES["cpu_long"].training_options(200, 1)
+    assert (options["epochs"], options["warmup_epochs"], options["eval_every"]) == (190, 3, 95)

@@ -109,7 +109,7 @@ class VecSetAutoencoder(nn.Module):
             raise InputError("--class_gap", "a model with point queries (point_vec...)", query_type,
                              "leave it out, or choose such a model")
         self.rotary, self.class_gap = rotary, class_gap
-        self.density_C = parse_density(latent_density, num_classes)
+        self.register_buffer("density_C", parse_density(latent_density, num_classes), persistent=False)
         if latent_density and not class_gap:
             raise InputError("--latent_density", "--class_gap beside it, which keeps the classes apart", "none",
                              "give both")

@@ -187,14 +187,19 @@ class Pipeline:
             inputs=lambda: {**listing([self.train / "checkpoint-best.pth"], self.train),
                             **listing(self.case_files(), self.cases), **contents(self.csv_files(), self.cases),
                             **contents(self.there(self.calibration), self.out)},
-            options={**recipe.reconstruct, "calibrated": not self.overfit()},
+            options={**self.reconstruction_options(), "calibrated": not self.overfit()},
             outputs=lambda: self.there(self.reconstruction / "metrics.csv", self.reconstruction / "metrics.json"),
             put_away=lambda old, wanted: move_aside(self.reconstruction), command=self.reconstruct_command))
         return stages
 
     def encoding(self):
         """How hearts are read: the same where the calibration is found and where it is used."""
-        return {flag: self.recipe.reconstruct.get(flag) for flag in ("num_surface_points", "num_latents")}
+        return {flag: self.reconstruction_options().get(flag) for flag in ("num_surface_points", "num_latents")}
+
+    def reconstruction_options(self):
+        """The recipe's, but for the number of latents where the user trains a model of another name."""
+        own_model = any(word.split("=")[0] == "--model" for word in self.training_words)
+        return {**self.recipe.reconstruct, **({"num_latents": None} if own_model else {})}
 
     @staticmethod
     def there(*paths):
@@ -271,7 +276,7 @@ class Pipeline:
         baselines = {} if self.overfit() else {"train_csv": self.cases / "train.csv", "calibration": self.calibration}
         return [sys.executable, ROOT / "reconstruct.py", "--checkpoint", self.train / "checkpoint-best.pth",
                 "--input", self.cases / "val.csv", "--output_dir", self.reconstruction,
-                *flags({**baselines, **self.recipe.reconstruct})]
+                *flags({**baselines, **self.reconstruction_options()})]
 
 
 def main(argv=None):

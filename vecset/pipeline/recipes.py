@@ -14,8 +14,8 @@ from dataclasses import dataclass
 class Recipe:
     """One size. phantoms, prepare, train, reconstruct: {flag of the stage's command: value}; a value of None leaves
     the flag out, True gives it without a value. heart_passes: training hearts x epochs; at most max_epochs epochs.
-    warmup_share: part of the epochs in which the learning rate rises; validations: how many during training; val_ratio: share of the hearts that is
-    held back for validation, where the user does not say."""
+    warmup_share: part of the epochs in which the learning rate rises; validations: how many during training;
+    val_ratio: share of the hearts that is held back for validation, where the user does not say."""
 
     phantoms: dict
     prepare: dict
@@ -44,8 +44,8 @@ RECIPES = {
         train={"model": "point_vec256x16_dim128_depth4_nb", "anchors": True, "rotary": True, "class_gap": 2,
                "latent_density": "auto", "batch_size": 8, "point_cloud_size": 2048, "surface_loss_points": 512,
                "near_points": 512, "inside_points": 256, "outside_points": 256, "balance": 0.5,
-               "augment_rotation": 20, "eikonal_points": 64, "class_loss": "softmax", "class_weight": 5, "lr": 5e-3, "beta2": 0.95,
-               "weight_decay": 0.01, "num_workers": 1, "grid_size": 48, "max_minutes": 13},
+               "augment_rotation": 20, "eikonal_points": 64, "class_loss": "softmax", "class_weight": 5, "lr": 5e-3,
+               "beta2": 0.95, "weight_decay": 0.01, "num_workers": 1, "grid_size": 48, "max_minutes": 13},
         # more than in training: coronaries gain .04 by points and as much by latents, all classes some
         reconstruct={"num_surface_points": 8192, "num_latents": 512},
         heart_passes=64 * 150,
@@ -76,8 +76,8 @@ RECIPES = {
         prepare={},
         train={"model": "point_vec512x32_dim512_depth12_nb", "anchors": True, "rotary": True, "class_gap": 2,
                "latent_density": "auto", "decoder_layers": 1, "batch_size": 16, "point_cloud_size": 8192,
-               "surface_loss_points": 2048, "balance": 0.5, "augment_rotation": 20, "class_loss": "softmax", "class_weight": 5, "lr": 1e-3, "beta2": 0.95,
-               "weight_decay": 0.01, "num_workers": 4},
+               "surface_loss_points": 2048, "balance": 0.5, "augment_rotation": 20, "class_loss": "softmax",
+               "class_weight": 5, "lr": 1e-3, "beta2": 0.95, "weight_decay": 0.01, "num_workers": 4},
         reconstruct={},
         heart_passes=64 * 400,
         max_epochs=10000,
