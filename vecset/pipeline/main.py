@@ -328,10 +328,8 @@ def run(pipeline):
 
         find_label_maps(pipeline.labels)  # a folder that cannot work is refused before anything is written
     done = []
-    count = len(pipeline.stages())
-    for number in range(count):
-        stage = pipeline.stages()[number]  # anew: what an earlier stage made decides about a later one
-        done.append(run_stage(stage, stamps, say, f"[{number + 1}/{count}]"))
+    while len(done) < len(stages := pipeline.stages()):  # anew: what an earlier stage made decides about a later one
+        done.append(run_stage(stages[len(done)], stamps, say, f"[{len(done) + 1}/{len(stages)}]"))
     for line in closing_lines(pipeline, shown=done[-1] == "done"):
         print(line)
     if set(done) == {"done before"}:
