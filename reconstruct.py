@@ -179,10 +179,6 @@ class Reconstruction:
             self.calibration = read_calibration(args.calibration, self.class_names, self.settings["checkpoint_sha256"])
             self.settings["calibration_sha256"] = file_sha256(args.calibration)
         sizes = parse_model_name(self.checkpoint["model_config"]["name"])
-        if args.num_latents:
-            if sizes["query_type"] != "point":
-                raise InputError("--num_latents", f"none with {self.checkpoint['model_config']['name']}, whose "
-                                 f"{sizes['num_latents']} queries are learned", args.num_latents, "leave it out")
         self.settings["num_latents"] = args.num_latents or sizes["num_latents"]
         if sizes["query_type"] == "point" and self.settings["num_latents"] > self.settings["num_surface_points"]:
             raise InputError("--num_surface_points", f"at least the {self.settings['num_latents']} latents of the model, "

@@ -30,7 +30,7 @@ from vecset.models.autoencoder import build_model, parse_model_name  # noqa: E40
 MODELS = ("learnable_vec512x32_dim512_depth12_nb", "learnable_vec512x16_dim768_depth24_nb",
           "learnable_vec1024x16_dim1024_depth12_nb", "learnable_vec1024x16_dim1024_depth24_nb",
           "learnable_vec1024x16_dim1536_depth24_nb", "learnable_vec1024x16_dim2048_depth32_nb")
-# the network of the full-size recipe (docs/recipes.md), for --models; its memory per case takes a quarter of an hour on a CPU
+# the network of the full-size recipe (docs/recipes.md), for --models: its memory per case takes long on a CPU
 OPTIONS = {"point_vec1024x32_dim512_depth16_nb": {"anchors": True, "rotary": True, "class_gap": 2.0,
                                                  "decoder_layers": 1}}
 

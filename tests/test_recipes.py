@@ -53,6 +53,11 @@ def test_hearts_are_read_alike_for_calibration_and_reconstruction_and_another_mo
         assert other.encoding() == {"num_surface_points": 8192, "num_latents": None}
         assert "--num_latents" not in map(str, other.reconstruct_command(False))
         assert other.val_ratio == 0.2
+    other.cases.mkdir()
+    (other.cases / "train.csv").write_text("case_id,file\n" + "a,a.npz\n" * 4)
+    for words, kept in ((["--model", "learnable_vec8x4_dim32_depth1_nb"], False), ([], True)):
+        command = list(map(str, Pipeline(args, words, print).training_command(False)))
+        assert ("--class_gap" in command) == ("--latent_density" in command) == kept and "--anchors" in command
     args = get_parser().parse_args(["--recipe", "cpu_long", "--val_ratio", "0.5", "--output_dir", str(tmp_path)])
     assert Pipeline(args, [], print).val_ratio == 0.5
 

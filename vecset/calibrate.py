@@ -43,6 +43,7 @@ def main(argv=None):
     from tqdm import tqdm
 
     import reconstruct
+    from vecset.atomic import require_writable
     from vecset.data.dataset import read_split
     from vecset.data.draws import random_stream
     from vecset.inference import calibration
@@ -55,6 +56,7 @@ def main(argv=None):
         if getattr(args, flag):
             words += [f"--{flag}", str(getattr(args, flag))]
     reconstruction = reconstruct.Reconstruction(reconstruct.get_parser().parse_args(words))
+    require_writable(args.output.parent)
     names = reconstruction.class_names
     entries = read_split(args.csv, args.data_path or args.csv.parent, len(names))
     chosen = [entries[i] for i in np.unique(np.linspace(0, len(entries) - 1, min(len(entries), args.hearts)).astype(int))]
@@ -81,7 +83,6 @@ def main(argv=None):
     print("\n".join(table))
     record |= {"hearts": [entry.case_id for entry in chosen],
                **{key: reconstruction.settings[key] for key in ("num_surface_points", "num_latents")}}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     calibration.write_calibration(args.output, calibration.Calibration(offset_C, slope_C), names,
                                   reconstruction.settings["checkpoint_sha256"], record)
     print(f"written: {args.output}")

@@ -167,8 +167,8 @@ class VecSetAutoencoder(nn.Module):
         latents describe a heart in more detail, fewer in a shorter code. training_only: while the model is in training
         mode; None ends that."""
         if num_latents is not None and self.query_type != "point":
-            raise InputError("number of latents", f"{self.num_latents}, the learned queries of this model", num_latents,
-                             "leave it out, or train a model with point queries (point_vec...)")
+            raise InputError("--num_latents", f"none with this model, whose {self.num_latents} queries are learned",
+                             num_latents, "leave it out, or train a model with point queries (point_vec...)")
         if training_only:
             self.early_latents = num_latents
         else:

@@ -196,10 +196,15 @@ class Pipeline:
         """How hearts are read: the same where the calibration is found and where it is used."""
         return {flag: self.reconstruction_options().get(flag) for flag in ("num_surface_points", "num_latents")}
 
+    def own_model(self):
+        """The name of the model that the user trains instead of the recipe's, or None."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--model")
+        return parser.parse_known_args(self.training_words)[0].model
+
     def reconstruction_options(self):
-        """The recipe's, but for the number of latents where the user trains a model of another name."""
-        own_model = any(word.split("=")[0] == "--model" for word in self.training_words)
-        return {**self.recipe.reconstruct, **({"num_latents": None} if own_model else {})}
+        """The recipe's, but for the number of latents where the model has another name."""
+        return {**self.recipe.reconstruct, **({"num_latents": None} if self.own_model() else {})}
 
     @staticmethod
     def there(*paths):
@@ -266,6 +271,8 @@ class Pipeline:
         options = {**self.recipe.training_options(hearts, max(1, self.gpus)), "seed": self.args.seed}
         if self.overfit():  # augmentation is for unseen hearts
             options["augment_rotation"] = None
+        if (self.own_model() or "").startswith("learnable"):  # what is for point queries alone
+            options |= dict.fromkeys(("class_gap", "latent_density", "early_latents"))
         words = [ROOT / "vecset" / "main_ae.py", "--data_path", self.cases, "--output_dir", self.train,
                  *flags(options), *self.training_words]
         if self.gpus > 1:
