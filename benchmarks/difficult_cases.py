@@ -31,7 +31,8 @@ import numpy as np  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
 from vecset.data.dataset import rotation_matrix  # noqa: E402
-from vecset.data.label_map import find_label_maps  # noqa: E402
+from vecset.data.label_map import case_name, find_label_maps  # noqa: E402
+from vecset.errors import InputError, run_command  # noqa: E402
 
 MISSING, NOISE, CUT = (8, 10), 0.2, 1 / 6
 
@@ -124,7 +125,11 @@ def main(argv=None):
     args = parser.parse_args(words)
     with open(args.val, newline="", encoding="utf-8") as handle:
         cases = sorted(row["case_id"] for row in csv.DictReader(handle))[: args.hearts]
-    maps = {path.name.split(".")[0]: path for path in find_label_maps(args.labels)}
+    maps = {case_name(path): path for path in find_label_maps(args.labels)}
+    lost = [case for case in cases if case not in maps]
+    if lost:
+        raise InputError(args.labels, f"the label maps of all hearts of {args.val}", f"none of {lost[0]}",
+                         "give the folder that the case files were made from")
     names = None
     for number, way in enumerate(args.ways):
         folder = args.output_dir / way.replace(" ", "_")
@@ -152,7 +157,7 @@ def main(argv=None):
         invented = [int(sum((found[case] == c).sum() > 0 and not (truths[case] == c).any() for case in cases))
                     for c in range(1, len(names) + 1)]
         union = np.mean([dice(found[case] > 0, truths[case] > 0, 1)[0] for case in cases])
-        cells = [f"invented in {times}" if times else "absent" if not (truths[cases[0]] == c).any() else
+        cells = [f"invented in {times}" if times else "absent" if not any((truths[case] == c).any() for case in cases) else
                  f"{np.nanmean(table[:, c - 1]):.3f}" for c, times in enumerate(invented, 1)]
         present = np.array([not t for t in invented]) & np.isfinite(table).any(0)
         print(f"| {way} | {np.nanmean(table[:, present], 0).mean():.3f} | {' | '.join(cells)} | {union:.3f} |",
@@ -161,4 +166,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

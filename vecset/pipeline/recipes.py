@@ -36,16 +36,19 @@ class Recipe:
                 "eval_every": math.ceil(epochs / self.validations)}
 
 
+# What both recipes for two cores train with
+_TWO_CORES = {
+    "anchors": True, "rotary": True, "class_gap": 2, "latent_density": "auto", "batch_size": 8, "surface_loss_points": 512,
+    "near_points": 512, "inside_points": 256, "outside_points": 256, "balance": 0.5, "augment_rotation": 20,
+    "eikonal_points": 64, "class_loss": "softmax", "class_weight": 5, "lr": 5e-3, "beta2": 0.95, "weight_decay": 0.01,
+    "num_workers": 1, "grid_size": 48}
+
 RECIPES = {
     # Two cores, no GPU: all stages in 20 minutes.
     "cpu": Recipe(
         phantoms={"num": 80, "size": 128},
         prepare={},
-        train={"model": "point_vec256x16_dim128_depth4_nb", "anchors": True, "rotary": True, "class_gap": 2,
-               "latent_density": "auto", "batch_size": 8, "point_cloud_size": 2048, "surface_loss_points": 512,
-               "near_points": 512, "inside_points": 256, "outside_points": 256, "balance": 0.5,
-               "augment_rotation": 20, "eikonal_points": 64, "class_loss": "softmax", "class_weight": 5, "lr": 5e-3,
-               "beta2": 0.95, "weight_decay": 0.01, "num_workers": 1, "grid_size": 48, "max_minutes": 13},
+        train={"model": "point_vec256x16_dim128_depth4_nb", "point_cloud_size": 2048, **_TWO_CORES, "max_minutes": 13},
         # more than in training: coronaries gain .04 by points and as much by latents, all classes some
         reconstruct={"num_surface_points": 8192, "num_latents": 512},
         heart_passes=64 * 150,
@@ -57,12 +60,8 @@ RECIPES = {
     "cpu_long": Recipe(
         phantoms={"num": 240, "size": 128},
         prepare={},
-        train={"model": "point_vec512x32_dim128_depth4_nb", "anchors": True, "rotary": True, "class_gap": 2,
-               "latent_density": "auto", "decoder_layers": 1, "early_latents": 256, "early_share": 0.85,
-               "batch_size": 8, "point_cloud_size": 4096, "surface_loss_points": 512, "near_points": 512,
-               "inside_points": 256, "outside_points": 256, "balance": 0.5, "augment_rotation": 20,
-               "eikonal_points": 64, "class_loss": "softmax", "class_weight": 5, "lr": 5e-3, "beta2": 0.95,
-               "weight_decay": 0.01, "num_workers": 1, "grid_size": 48},
+        train={"model": "point_vec512x32_dim128_depth4_nb", "point_cloud_size": 4096, **_TWO_CORES, "decoder_layers": 1,
+               "early_latents": 256, "early_share": 0.85},
         reconstruct={"num_surface_points": 8192},
         heart_passes=200 * 190,
         max_epochs=8000,
