@@ -36,7 +36,7 @@ from vecset.pipeline.stages import Stage, Stamps, contents, listing, move_aside,
 OWN_TRAINING_OPTIONS = ("--data_path", "--csv_dir", "--output_dir", "--resume", "--eval")
 EPILOG = """\
 Time: at most 20 minutes on two cores without arguments, installation included; training takes most of it and stops
-after 13 minutes at the latest. Expect a progress bar with the time left at every stage, and at the end a table with the
+after 11 minutes at the latest. Expect a progress bar with the time left at every stage, and at the end a table with the
 Dice and IoU of each structure, beside what the mean shape and the nearest heart of the training set would score.
 Measured times and figures: docs/log.md.
 

@@ -48,7 +48,7 @@ RECIPES = {
     "cpu": Recipe(
         phantoms={"num": 80, "size": 128},
         prepare={},
-        train={"model": "point_vec256x16_dim128_depth4_nb", "point_cloud_size": 2048, **_TWO_CORES, "max_minutes": 13},
+        train={"model": "point_vec256x16_dim128_depth4_nb", "point_cloud_size": 2048, **_TWO_CORES, "max_minutes": 11},
         # more than in training: coronaries gain .04 by points and as much by latents, all classes some
         reconstruct={"num_surface_points": 8192, "num_latents": 512},
         heart_passes=64 * 150,
