@@ -33,7 +33,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from vecset.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
-from vecset.errors import InputError, describe_os_error, run_command  # noqa: E402
+from vecset.errors import InputError, describe_os_error, require_package, run_command  # noqa: E402
 
 VERSION = 5  # of the method: hearts made by another one are made again
 RESULT = "result.json"
@@ -112,6 +112,7 @@ def main(argv=None):
     if not args.checkpoint.is_file():
         raise InputError(args.checkpoint, "a checkpoint", "a folder" if args.checkpoint.is_dir() else "no such file",
                          "give a checkpoint-best.pth or -last.pth of main_ae.py")
+    require_package("SimpleITK")  # writes the .seg.nrrd of every heart
     reconstruction = Reconstruction(args)
     hearts = find_codes(codes) if codes else find_hearts(args.input, args.data_path, len(reconstruction.class_names))
     reconstruction.prepare_baselines(hearts)

@@ -1,11 +1,12 @@
 """What a user did that cannot work, told in one line.
 
 `InputError` is the only exception whose message is meant for the user: which file, what was expected, what was
-found, what to do. `run_command` is the one place where it becomes a line on stderr and an exit code; every other
-exception is a defect of the software and keeps its traceback.
+found, what to do. `run_command` is the one place where it becomes a line on stderr and an exit code, as a package that
+is not installed does; every other exception is a defect of the software and keeps its traceback.
 """
 
 import errno
+import importlib.util
 import sys
 
 EXIT_BAD_INPUT = 2
@@ -25,6 +26,16 @@ class InputError(Exception):
         return (type(self), (self.where, self.expected, self.found, self.to_do))
 
 
+def require_package(name):
+    """Raises InputError where the Python package `name` is not installed: before long work that ends with it."""
+    if importlib.util.find_spec(name) is None:
+        raise _missing(name)
+
+
+def _missing(name):
+    return InputError(sys.executable, f"the Python package {name}", "none", "install what requirements.txt names")
+
+
 def describe_os_error(error):
     """One line for an OSError. A full disk is the one that every long job meets, so it gets its own words."""
     where = error.filename or "output"
@@ -40,6 +51,12 @@ def run_command(main, argv=None, resumes=True):
         return main(argv) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except ModuleNotFoundError as error:
+        name = (error.name or "").split(".")[0]
+        if name in ("", "vecset"):
+            raise
+        print(f"error: {_missing(name)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except BrokenPipeError:
         return 1
