@@ -25,8 +25,8 @@ VARIANTS = [
 def batch(B=2, N=40, Q=30, C=10, dtype=torch.float32):
     generator = torch.Generator().manual_seed(1)
 
-    def uniform(*shape):
-        return torch.rand(*shape, generator=generator, dtype=dtype) * 2 - 1
+    def uniform(*shape):  # drawn in float32, so that the numbers are the same in every dtype
+        return (torch.rand(*shape, generator=generator) * 2 - 1).to(dtype)
 
     return {"surface_points": uniform(B, N, 3), "surface_labels": torch.randint(1, C + 1, (B, N), generator=generator),
             "surface_sdf": -uniform(B, N).abs(), "query_points": uniform(B, Q, 3), "query_sdf": uniform(B, Q),
@@ -36,13 +36,13 @@ def batch(B=2, N=40, Q=30, C=10, dtype=torch.float32):
 
 def randomised(name, options, dtype=torch.float32, seed=0):
     """A model whose zero-initialised output layer is randomised: at zero every other gradient vanishes and a test of
-    gradients proves nothing."""
+    gradients proves nothing. The same numbers in every dtype."""
     torch.manual_seed(seed)
-    model = build_model(name, 10, **options).to(dtype)
+    model = build_model(name, 10, **options)
     with torch.no_grad():
         for parameter in model.to_outputs.parameters():
             parameter.normal_(0, 0.3)
-    return model
+    return model.to(dtype)
 
 
 WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.5, "class": 1.0, "kl": 0.1}

@@ -1,5 +1,7 @@
 """From points to tokens: Fourier features of coordinates, and farthest point sampling."""
 
+import functools
+import importlib.util
 import math
 
 import torch
@@ -44,18 +46,39 @@ def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, class_gap=0
     2-approximation of the k-centre problem). Starts at the point farthest from the mean, so the set does not depend on
     the order of the points (ties aside). O(N num_samples). With `class_gap` the distance of two points of different
     `labels_BN` is sqrt(their distance^2 + class_gap^2). With `density_K` points of label k count as density_K[k] times as
-    far from all others as they are, and so lie that many times as close in the end."""
+    far from all others as they are, and so lie that many times as close in the end. On a GPU it is one kernel
+    (farthest_points_cuda.py)."""
     B, N, _ = points_BN3.shape
     if num_samples > N:
         raise ValueError(f"{num_samples} samples of {N} points")
     points_BN3 = points_BN3.float()
-    stretch_BN = 1.0 if density_K is None else density_K.to(points_BN3)[labels_BN].square()
-    rows = torch.arange(B, device=points_BN3.device)
-    distance_BN = (points_BN3 - points_BN3.mean(1, keepdim=True)).square().sum(-1)
-    chosen_BM = torch.empty(B, num_samples, dtype=torch.long, device=points_BN3.device)
-    nearest_BN = torch.full_like(distance_BN, torch.inf)
+    first_B = (points_BN3 - points_BN3.mean(1, keepdim=True)).square().sum(-1).argmax(1)
+    stretch_BN = None if density_K is None else density_K.to(points_BN3)[labels_BN].square()
+    kernel = _kernel() if points_BN3.is_cuda else None
+    if kernel and N <= kernel.MOST_POINTS:
+        return kernel.farthest_points(
+            points_BN3, torch.ones_like(points_BN3[..., 0]) if stretch_BN is None else stretch_BN,
+            torch.zeros_like(points_BN3[..., 0]) if labels_BN is None else labels_BN, class_gap, first_B, num_samples)
+    return _one_after_the_other(points_BN3, stretch_BN, labels_BN, class_gap, first_B, num_samples)
+
+
+@functools.cache
+def _kernel():
+    """The module with the GPU's kernel, or None where there is no Triton."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from vecset.models import farthest_points_cuda
+
+    return farthest_points_cuda
+
+
+def _one_after_the_other(points_BN3, stretch_BN, labels_BN, class_gap, first_B, num_samples):
+    rows = torch.arange(len(points_BN3), device=points_BN3.device)
+    chosen_BM = torch.empty(len(points_BN3), num_samples, dtype=torch.long, device=points_BN3.device)
+    nearest_BN = torch.full_like(points_BN3[..., 0], torch.inf)
+    stretch_BN = 1.0 if stretch_BN is None else stretch_BN
     for m in range(num_samples):
-        index_B = (distance_BN if m == 0 else nearest_BN).argmax(1)
+        index_B = first_B if m == 0 else nearest_BN.argmax(1)
         chosen_BM[:, m] = index_B
         square_BN = (points_BN3 - points_BN3[rows, index_B].unsqueeze(1)).square().sum(-1) * stretch_BN
         if class_gap:
