@@ -66,3 +66,9 @@ def test_the_long_recipe_is_the_one_that_was_measured():
     """docs/log.md, 2026-11-26: 200 training hearts, 190 epochs."""
     options = RECIPES["cpu_long"].training_options(200, 1)
     assert (options["epochs"], options["warmup_epochs"], options["eval_every"]) == (190, 3, 95)
+
+
+def test_the_recipe_for_a_gpu_is_the_one_that_was_measured():
+    """docs/log.md, 2026-11-26: 200 training hearts, 370 epochs of 13 steps."""
+    options = RECIPES["gpu"].training_options(200, 1)
+    assert (options["epochs"], options["warmup_epochs"], options["eval_every"]) == (370, 6, 185)

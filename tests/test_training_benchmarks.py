@@ -93,8 +93,17 @@ def test_gpu_train_runs_on_a_bare_image_and_says_that_a_cpu_is_no_gpu(repository
     assert late.returncode == 0 and late.stdout.count("the time is up") == 16  # with the compiled rows
 
 
-def test_gpu_train_without_a_gpu_says_what_to_do(repository):
-    run = run_benchmark(repository, "gpu_train.py", "--device", "cpu")
+def test_recipe_steps_runs_on_a_bare_image(repository):
+    run = run_benchmark(repository, "recipe_steps.py", "--tiny", "--device", "cpu", "--steps", 1)
+    assert run.returncode == 0 and "NO GPU FIGURE" in run.stdout, run.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in run.stdout.splitlines() if "|" in line]
+    assert [row[0] for row in rows if row[-1] == "yes"] == ["16", "32"], "the same points by both ways"
+    assert [row[4] for row in rows if row[0].startswith("point_")] == ["all", "16"]
+
+
+@pytest.mark.parametrize("name", ["gpu_train.py", "recipe_steps.py"])
+def test_without_a_gpu_it_says_what_to_do(repository, name):
+    run = run_benchmark(repository, name, "--device", "cpu")
     assert run.returncode == 2 and run.stderr.startswith("error: no GPU") and run.stderr.count("\n") == 1
 
 
