@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import math
+import warnings
 
 import torch
 from torch import nn
@@ -54,7 +55,7 @@ def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, class_gap=0
     points_BN3 = points_BN3.float()
     first_B = (points_BN3 - points_BN3.mean(1, keepdim=True)).square().sum(-1).argmax(1)
     stretch_BN = None if density_K is None else density_K.to(points_BN3)[labels_BN].square()
-    kernel = _kernel() if points_BN3.is_cuda else None
+    kernel = _kernel(points_BN3.device) if points_BN3.is_cuda else None
     if kernel and N <= kernel.MOST_POINTS:
         return kernel.farthest_points(
             points_BN3, torch.ones_like(points_BN3[..., 0]) if stretch_BN is None else stretch_BN,
@@ -63,12 +64,20 @@ def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, class_gap=0
 
 
 @functools.cache
-def _kernel():
-    """The module with the GPU's kernel, or None where there is no Triton."""
+def _kernel(device):
+    """The module with the GPU's kernel; None where there is no Triton, or where it cannot build a kernel for `device`
+    (Triton needs a C compiler), which is said once."""
     if importlib.util.find_spec("triton") is None:
         return None
-    from vecset.models import farthest_points_cuda
+    try:
+        from vecset.models import farthest_points_cuda
 
+        two_12 = torch.ones(1, 2, device=device)
+        farthest_points_cuda.farthest_points(torch.zeros(1, 2, 3, device=device), two_12, two_12, 0.0,
+                                             torch.zeros(1, dtype=torch.long, device=device), 1)
+    except Exception as error:  # whatever a compiler and a driver can say
+        warnings.warn(f"latents are chosen by the slow loop, Triton builds no kernel here: {error}", stacklevel=2)
+        return None
     return farthest_points_cuda
 
 
