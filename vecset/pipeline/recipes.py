@@ -62,7 +62,7 @@ RECIPES = {
         prepare={},
         train={"model": "point_vec512x32_dim128_depth4_nb", "point_cloud_size": 4096, **_TWO_CORES, "decoder_layers": 1,
                "early_latents": 256, "early_share": 0.85},
-        reconstruct={"num_surface_points": 8192},
+        reconstruct={"num_surface_points": 16384, "num_latents": 1024},
         heart_passes=200 * 190,
         max_epochs=8000,
         warmup_share=0.0157,
