@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""What a step of the recipes costs on a GPU (docs/recipes.md), on made-up points, and how latents are chosen.
+"""What a step of the recipes' networks costs on a GPU, on made-up points, and how latents are chosen. All surface points
+are decoded here, a part of them in the recipes (`--surface_loss_points`), whose steps are cheaper.
 
     python benchmarks/recipe_steps.py           about a minute on the first GPU
     python benchmarks/recipe_steps.py --tiny    tiny models, also on a CPU: shows that it runs, not how fast

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.5, "class": 1.0, "kl": 0.1}
 POINT_RUN = ("--model point_vec8x4_dim64_depth1_nb --anchors --rotary --class_gap 2 --latent_density 1:2 "
-             "--decoder_layers 1 --early_latents 4 --class_loss softmax").split()
+             "--decoder_layers 1 --early_latents 4 --early_share 0.5 --class_loss softmax").split()
 
 
 def step_batch(dtype=torch.float32, device="cpu"):
@@ -126,7 +126,7 @@ def test_a_run_and_its_reconstruction(data, tmp_path, more):
 
 
 @pytest.mark.slow
-def test_a_run_stopped_and_gone_on_under_torchrun_with_nccl(data, tmp_path):
+def test_a_run_stopped_and_gone_on_under_torchrun(data, tmp_path):  # one process: no NCCL
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1")
     train(data, tmp_path / "run", *POINT_RUN, "--max_steps", 3, launcher=launcher)
     out = train(data, tmp_path / "run", *POINT_RUN, launcher=launcher)

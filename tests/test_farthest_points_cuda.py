@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_on_the_gpu():
 def test_in_tritons_interpreter():
     code = "from tests.test_farthest_points_cuda import check; check('cpu')"
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"}, text=True,
-                          capture_output=True)
+                          capture_output=True, cwd=Path(__file__).resolve().parents[1])
     assert done.returncode == 0, done.stderr
 
 

@@ -7,8 +7,12 @@ is not installed does; every other exception is a defect of the software and kee
 
 import errno
 import importlib.util
+import re
 import sys
+from pathlib import Path
 
+_ROOT = Path(__file__).resolve().parents[1]
+_IMPORTED_AS = {"skimage": "scikit-image", "vtkmodules": "vtk"}  # name of a module: name of its package
 EXIT_BAD_INPUT = 2
 
 
@@ -30,6 +34,15 @@ def require_package(name):
     """Raises InputError where the Python package `name` is not installed: before long work that ends with it."""
     if importlib.util.find_spec(name) is None:
         raise _missing(name)
+
+
+def _is_lacking(name):
+    """Whether `name` is a package of requirements.txt or requirements-test.txt that is not installed; all else that cannot
+    be imported (a module of ours, a part of a package of another version) is a defect."""
+    wanted = {re.split(r"[^\w-]", line, maxsplit=1)[0].lower() for path in _ROOT.glob("requirements*.txt")
+              for line in path.read_text(encoding="utf-8").splitlines()}
+    known = _IMPORTED_AS.get(name, name).lower().replace("_", "-")
+    return known in wanted and importlib.util.find_spec(name) is None
 
 
 def _missing(name):
@@ -54,7 +67,7 @@ def run_command(main, argv=None, resumes=True):
         return EXIT_BAD_INPUT
     except ModuleNotFoundError as error:
         name = (error.name or "").split(".")[0]
-        if name in ("", "vecset"):
+        if not _is_lacking(name):
             raise
         print(f"error: {_missing(name)}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -75,8 +75,11 @@ def _kernel(device):
         two_12 = torch.ones(1, 2, device=device)
         farthest_points_cuda.farthest_points(torch.zeros(1, 2, 3, device=device), two_12, two_12, 0.0,
                                              torch.zeros(1, dtype=torch.long, device=device), 1)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # whatever a compiler and a driver can say
-        warnings.warn(f"latents are chosen by the slow loop, Triton builds no kernel here: {error}", stacklevel=2)
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        warnings.warn(f"latents are chosen by the slow loop, Triton builds no kernel here: {said}", stacklevel=2)
         return None
     return farthest_points_cuda
 

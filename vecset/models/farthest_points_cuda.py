@@ -1,7 +1,8 @@
-"""Farthest point sampling on a GPU in one kernel launch: one program per case, points and distances in its registers.
+"""Farthest point sampling on a GPU in one kernel launch: one program per case.
 
 The loop of embedding.py starts a dozen small kernels for every sample, a thousand times per training step; the host
-cannot start them as fast as the GPU ends them. The arithmetic here is the loop's, operation by operation. It is its own
+cannot start them as fast as the GPU ends them. The arithmetic here is the loop's, but for the order in which a GPU's loop
+may add three squares: the last bit of a distance can differ, and so a choice between two points as far. It is its own
 file because Triton (https://triton-lang.org), which comes with PyTorch's CUDA builds, reads the source of the kernel.
 """
 
@@ -9,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-MOST_POINTS = 1 << 16  # beyond it a case no longer fits into one program
+MOST_POINTS = 1 << 16  # of a case; more than 16,384 have not been tried
 
 
 @triton.jit

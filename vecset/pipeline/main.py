@@ -65,7 +65,7 @@ def get_parser():
                         help='more options of prepare_data.py in one string, as "--annotated 1,2,3" (default: none)')
     parser.add_argument("--val_ratio", type=float,
                         help="share of the hearts that are held back for validation, 0 to 1 (default: the recipe's, 0.2 "
-                             "or for cpu_long a sixth)")
+                             "or for cpu_long and gpu a sixth)")
     parser.add_argument("--overfit", action="store_true",
                         help="train on all hearts and validate on the same ones (by itself with a single heart)")
     parser.add_argument("--seed", type=int, default=0, help="of hearts, points, split and training (default: 0)")
@@ -271,8 +271,10 @@ class Pipeline:
         options = {**self.recipe.training_options(hearts, max(1, self.gpus)), "seed": self.args.seed}
         if self.overfit():  # augmentation is for unseen hearts
             options["augment_rotation"] = None
+        if self.own_model():  # which may have fewer latents than the recipe begins with
+            options |= dict.fromkeys(("early_latents", "early_share"))
         if (self.own_model() or "").startswith("learnable"):  # what is for point queries alone
-            options |= dict.fromkeys(("class_gap", "latent_density", "early_latents"))
+            options |= dict.fromkeys(("class_gap", "latent_density"))
         words = [ROOT / "vecset" / "main_ae.py", "--data_path", self.cases, "--output_dir", self.train,
                  *flags(options), *self.training_words]
         if self.gpus > 1:

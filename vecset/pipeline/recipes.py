@@ -79,7 +79,7 @@ RECIPES = {
                "batch_size": 16, "point_cloud_size": 8192, "surface_loss_points": 1024, "near_points": 1024,
                "inside_points": 512, "outside_points": 512, "balance": 0.5, "augment_rotation": 20,
                "eikonal_points": 128, "class_loss": "softmax", "class_weight": 5,
-               "lr": 1.2e-3,  # by the width: 5e-3 at 128, diverges here
+               "lr": 1.2e-3,  # by the width: 5e-3, good at width 128, diverges at 512
                "beta2": 0.95, "weight_decay": 0.01, "num_workers": 8, "grid_size": 48},
         reconstruct={"num_surface_points": 16384},
         heart_passes=200 * 370,
