@@ -25,11 +25,13 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from tqdm import tqdm  # noqa: E402
 
-from vecset.data import quality, quality_exact, quality_report  # noqa: E402
-from vecset.data.quality_population import check_population  # noqa: E402
+from vecset.quality import case_checks as quality  # noqa: E402
+from vecset.quality import exact as quality_exact  # noqa: E402
+from vecset.report import quality_page as quality_report  # noqa: E402
+from vecset.quality.population import check_population  # noqa: E402
 from vecset.data.splits import find_case_files  # noqa: E402
-from vecset.errors import InputError, run_command  # noqa: E402
-from vecset.utils.workers import ending, sigterm_as_interrupt, start_worker  # noqa: E402
+from vecset.common.errors import InputError, run_command  # noqa: E402
+from vecset.common.workers import ending, sigterm_as_interrupt, start_worker  # noqa: E402
 
 
 def get_parser():

@@ -20,7 +20,7 @@ if str(ROOT) not in sys.path:
 from tqdm import tqdm  # noqa: E402
 
 from vecset.data import splits  # noqa: E402
-from vecset.errors import InputError, run_command  # noqa: E402
+from vecset.common.errors import InputError, run_command  # noqa: E402
 
 
 def get_parser():

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vecset.atomic import atomic_path, remove_leftovers, write_text
-from vecset.data.classes import HEART_CLASSES
-from vecset.data.phantom import PhantomOptions, encode_nifti, make_phantom
-from vecset.errors import InputError, run_command
-from vecset.utils.workers import sigterm_as_interrupt, start_worker
+from vecset.common.atomic import atomic_path, remove_leftovers, write_text
+from vecset.imaging.classes import HEART_CLASSES
+from vecset.phantom.phantom import PhantomOptions, encode_nifti, make_phantom
+from vecset.common.errors import InputError, run_command
+from vecset.common.workers import sigterm_as_interrupt, start_worker
 
 POPULATION = "vecsetx-heart phantoms/4"  # changes whenever the same options give another heart
 NAME = re.compile(r"phantom_\d{4,}\.nii\.gz")

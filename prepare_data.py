@@ -17,15 +17,15 @@ ROOT = Path(__file__).resolve().parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from vecset.atomic import remove_leftovers, require_writable  # noqa: E402
-from vecset.data.label_presets import LabelMapping, preset_names  # noqa: E402
-from vecset.errors import InputError, describe_os_error, run_command  # noqa: E402
-from vecset.utils.workers import end_pool, sigterm_as_interrupt, start_worker  # noqa: E402
+from vecset.common.atomic import remove_leftovers, require_writable  # noqa: E402
+from vecset.imaging.label_presets import LabelMapping, preset_names  # noqa: E402
+from vecset.common.errors import InputError, describe_os_error, run_command  # noqa: E402
+from vecset.common.workers import end_pool, sigterm_as_interrupt, start_worker  # noqa: E402
 
 FAILED_SHOWN = 20
 STALE_SHOWN = 10
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-PREFIX = {"failed": "error: ", "excluded": "excluded: "}  # of a line about a file; vecset/utils/shares.py reads it
+PREFIX = {"failed": "error: ", "excluded": "excluded: "}  # of a line about a file; vecset/cluster/shards.py reads it
 
 
 def parse_arguments(argv):
@@ -94,7 +94,7 @@ def _class_list(flag, text, classes):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    from vecset.data.label_map import case_name, find_label_maps
+    from vecset.imaging.label_map import case_name, find_label_maps
 
     paths = find_label_maps(args.input_dir)
     total, names = len(paths), {case_name(path) for path in paths}
@@ -128,7 +128,7 @@ def _tell_stale(results, before, after, names):
     """Notes on case files that a training would take although no label map of now made them: those whose label map
     failed, and those that are none of `names`, the cases of all label maps (None: not looked at, as in all but the
     first share of a job array)."""
-    from vecset.data.label_map import case_name
+    from vecset.imaging.label_map import case_name
 
     failed = {case_name(path) for path, (state, _) in results.items() if state == "failed"}
     lines = [f"{name}.npz: old case file of a label map that failed" for name in before
@@ -181,9 +181,9 @@ class Job:
 
     def _make(self, path):
         from vecset.data.case_file import read_meta, write_case
-        from vecset.data.label_map import case_name, drop_crumbs, file_sha256, read_label_map, some_of
+        from vecset.imaging.label_map import case_name, drop_crumbs, file_sha256, read_label_map, some_of
         from vecset.data.preparation import Options, border_classes, build_case, warnings_of
-        from vecset.data.surface import crop_foreground
+        from vecset.geometry.surface import crop_foreground
 
         options = Options(**self.options)
         request = self.request(options)

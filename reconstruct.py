@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from vecset.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
-from vecset.errors import InputError, describe_os_error, require_package, run_command  # noqa: E402
+from vecset.common.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
+from vecset.common.errors import InputError, describe_os_error, require_package, run_command  # noqa: E402
 
 VERSION = 5  # of the method: hearts made by another one are made again
 RESULT = "result.json"
@@ -89,7 +89,7 @@ def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
     if args.compare:
-        from vecset.inference.html_report_compare import write_comparison
+        from vecset.report.compare import write_comparison
 
         print(f"written: {write_comparison(*args.compare, args.output_dir)}")
         return 0
@@ -151,9 +151,9 @@ class Reconstruction:
     """One run: the model and what decides the results. Hearts are told apart by `fingerprint`."""
 
     def __init__(self, args):
-        from vecset.data.label_map import file_sha256
+        from vecset.imaging.label_map import file_sha256
         from vecset.models.autoencoder import parse_model_name
-        from vecset.utils.checkpoint import load_checkpoint, model_from_checkpoint
+        from vecset.models.checkpoint import load_checkpoint, model_from_checkpoint
 
         self.args, self.output_dir = args, args.output_dir
         self.checkpoint = load_checkpoint(args.checkpoint)
@@ -175,7 +175,7 @@ class Reconstruction:
                          "lps": bool(args.lps and not args.no_meshes), "spacing_mm": args.spacing,
                          "latents": args.latents is True}
         if args.calibration:
-            from vecset.inference.calibration import read_calibration
+            from vecset.inference.decision_tuning import read_calibration
 
             self.calibration = read_calibration(args.calibration, self.class_names, self.settings["checkpoint_sha256"])
             self.settings["calibration_sha256"] = file_sha256(args.calibration)
@@ -192,7 +192,7 @@ class Reconstruction:
         if not self.args.train_csv:
             return
         from vecset.data.dataset import read_split
-        from vecset.inference.baselines import fingerprint
+        from vecset.metrics.baselines import fingerprint
 
         training = read_split(self.args.train_csv, self.args.data_path or self.args.train_csv.parent,
                               len(self.class_names))
@@ -211,7 +211,7 @@ class Reconstruction:
     def read_training_truths(self):
         from tqdm import tqdm
 
-        from vecset.inference.baselines import read_truths
+        from vecset.metrics.baselines import read_truths
 
         self.truths = read_truths(self.training_paths, len(self.class_names),
                                   lambda p: tqdm(p, unit="heart", desc="training hearts", dynamic_ncols=True))
@@ -255,7 +255,7 @@ class Reconstruction:
         if self.truths_fingerprint and result["scores"]:
             if self.truths is None:  # the heart had its baselines, but is made again: of another version, other options
                 self.read_training_truths()
-            from vecset.inference.baselines import baseline_scores
+            from vecset.metrics.baselines import baseline_scores
 
             result["baselines"] = {"fingerprint": self.truths_fingerprint,
                                    **baseline_scores(self.truths, case, self.class_names)}
@@ -298,11 +298,11 @@ class Reconstruction:
     def reconstruct(self, heart, case, code, say):
         """Encodes (where there is no `code` yet), decodes, writes label map, meshes, code, scores: a dict with files,
         scores and decoding."""
-        from vecset.inference.field import HeartField, decode_field, with_spacing
+        from vecset.inference.decoding import HeartField, decode_field, with_spacing
         from vecset.inference.heart_files import write_labels, write_meshes
         from vecset.inference.latents import FILE, write_latents
-        from vecset.inference.noise_floor import revoxelised
-        from vecset.metrics import score
+        from vecset.metrics.resampling_limit import revoxelised
+        from vecset.metrics.overlap import score
 
         start = time.time()
         floor = None
@@ -343,11 +343,11 @@ class Reconstruction:
 
     def write_report(self, hearts, results):
         """metrics.csv, metrics.json, overview.png, report.html, and the table on the terminal."""
-        from vecset.data.classes import class_colours
-        from vecset.inference import report
-        from vecset.inference.html_report import best_median_worst, write_html_report
-        from vecset.inference.pictures import write_overview
-        from vecset.metrics import mean_over_classes
+        from vecset.imaging.classes import class_colours
+        from vecset.report import tables as report
+        from vecset.report.page import best_median_worst, write_html_report
+        from vecset.imaging.pictures import write_overview
+        from vecset.metrics.overlap import mean_over_classes
         from vecset.models.autoencoder import option_words
 
         scored = {case_id: r for case_id, r in results.items() if r["scores"]}
@@ -387,8 +387,8 @@ class Reconstruction:
         return functools.cache(lambda c: load_truth(hearts[c], len(self.class_names), self.args.spacing_from))
 
     def picture_of(self, what, case_id, truth_of, result):
-        from vecset.inference.html_report import read_reconstruction
-        from vecset.metrics import mean_over_classes
+        from vecset.report.page import read_reconstruction
+        from vecset.metrics.overlap import mean_over_classes
 
         truth, affine = truth_of(case_id)
         prediction, _ = read_reconstruction(self.output_dir, case_id, truth, affine)

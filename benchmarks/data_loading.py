@@ -27,7 +27,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from vecset.data.case_file import Case, write_case  # noqa: E402
 from vecset.data.dataset import CaseDataset, CaseEntry, iterate_batches  # noqa: E402
-from vecset.data.frame import Frame  # noqa: E402
+from vecset.imaging.frame import Frame  # noqa: E402
 
 CLASSES, RADIUS, SIZE = 10, 0.8, 16
 

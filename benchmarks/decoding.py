@@ -6,7 +6,7 @@
     python benchmarks/decoding.py --checkpoint C --input CASE.npz --size 256 --weights truth     # the heart's own field
 
 A line per heart, as in benchmarks/RESULTS.md; exit code 1 where a limit of issue 5 is broken (`complaints`). `truth`:
-instead of a model the distance field and labels of the case's own truth (vecset/data/distance_field.py), which a model
+instead of a model the distance field and labels of the case's own truth (vecset/geometry/distance_field.py), which a model
 without any error would give; its coronaries are as thin as the heart's.
 """
 
@@ -23,14 +23,14 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vecset.data.distance_field import UnionField  # noqa: E402
-from vecset.data.frame import Frame  # noqa: E402
-from vecset.data.surface import crop_foreground, union_mesh  # noqa: E402
-from vecset.inference.field import (CHECKED_SHARE, CHUNK, COARSE_VOXELS, LEAST_SKIPPED, HeartField,  # noqa: E402
+from vecset.geometry.distance_field import UnionField  # noqa: E402
+from vecset.imaging.frame import Frame  # noqa: E402
+from vecset.geometry.surface import crop_foreground, union_mesh  # noqa: E402
+from vecset.inference.decoding import (CHECKED_SHARE, CHUNK, COARSE_VOXELS, LEAST_SKIPPED, HeartField,  # noqa: E402
                                     decode_field)
 from vecset.inference.inputs import Heart, draw_surface, load_heart  # noqa: E402
 from vecset.models.embedding import surface_features  # noqa: E402
-from vecset.utils.checkpoint import load_checkpoint, model_from_checkpoint  # noqa: E402
+from vecset.models.checkpoint import load_checkpoint, model_from_checkpoint  # noqa: E402
 
 LEAST_FEWER = 12.0  # times, at 256^3 and finer
 LEAST_EQUAL = 0.9999  # of the voxels within BAND of the foreground

@@ -31,8 +31,8 @@ import numpy as np  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
 from vecset.data.dataset import rotation_matrix  # noqa: E402
-from vecset.data.label_map import case_name, find_label_maps  # noqa: E402
-from vecset.errors import InputError, run_command  # noqa: E402
+from vecset.imaging.label_map import case_name, find_label_maps  # noqa: E402
+from vecset.common.errors import InputError, run_command  # noqa: E402
 
 MISSING, NOISE, CUT = (8, 10), 0.2, 1 / 6
 
@@ -147,7 +147,7 @@ def main(argv=None):
                         str(folder / "labels"), "--output_dir", str(folder / "out"), "--no_meshes", *more], check=True,
                        stdout=subprocess.DEVNULL)
         if names is None:
-            from vecset.utils.checkpoint import load_checkpoint
+            from vecset.models.checkpoint import load_checkpoint
 
             names = load_checkpoint(args.checkpoint)["class_names"]
             print(f"| {len(cases)} hearts | mean | {' | '.join(names)} | union |")

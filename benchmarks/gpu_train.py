@@ -26,12 +26,12 @@ import torch  # noqa: E402
 from step_parts import CLASSES, human, made_up_batch, randomise_output, slow_losses, step_flop  # noqa: E402
 
 from vecset.data.epoch_plan import MicroBatch  # noqa: E402
-from vecset.engines.engine_ae import StepOptions, forward_losses, new_monitor, train_one_epoch  # noqa: E402
+from vecset.engines.loop import StepOptions, forward_losses, new_monitor, train_one_epoch  # noqa: E402
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
 from vecset.models.autoencoder import build_model  # noqa: E402
 from vecset.models.double_backward import check_double_backward  # noqa: E402
-from vecset.utils.distributed import Ranks  # noqa: E402
-from vecset.utils.optimizer import build_optimizer, gradient_norm, masked_step  # noqa: E402
+from vecset.engines.distributed import Ranks  # noqa: E402
+from vecset.engines.optimizer import build_optimizer, gradient_norm, masked_step  # noqa: E402
 
 SIZES = {"full": dict(name="learnable_vec1024x16_dim1024_depth24_nb", surface=8192, queries=3072, eikonal=1024,
                       batches=(2, 16, 64), slow_batches=(2, 16), matrix=8192),

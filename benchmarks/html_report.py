@@ -15,17 +15,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
 
-from vecset.inference.html_report import write_html_report  # noqa: E402
-from vecset.inference.html_report_compare import stored_truths  # noqa: E402
-from vecset.inference.html_report_figures import read_figures  # noqa: E402
+from vecset.report.page import write_html_report  # noqa: E402
+from vecset.report.compare import stored_truths  # noqa: E402
+from vecset.report.figures import read_figures  # noqa: E402
 
 
 def moved_copies(folder, label_map, classes):
     """A made-up run in `folder`: three hearts, each `label_map` with its reconstruction moved by two voxels."""
-    from vecset.data.classes import default_class_names
-    from vecset.data.label_map import read_label_map, write_label_map
-    from vecset.inference import report
-    from vecset.metrics import mean_over_classes, score
+    from vecset.imaging.classes import default_class_names
+    from vecset.imaging.label_map import read_label_map, write_label_map
+    from vecset.report import tables as report
+    from vecset.metrics.overlap import mean_over_classes, score
 
     heart, names = read_label_map(label_map, classes), default_class_names(classes)
     rows, known = [], {}

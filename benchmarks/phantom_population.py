@@ -17,9 +17,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from vecset.data.classes import HEART_CLASSES  # noqa: E402
-from vecset.data.phantom import PhantomOptions, make_phantom  # noqa: E402
-from vecset.errors import run_command  # noqa: E402
+from vecset.imaging.classes import HEART_CLASSES  # noqa: E402
+from vecset.phantom.phantom import PhantomOptions, make_phantom  # noqa: E402
+from vecset.common.errors import run_command  # noqa: E402
 
 
 def unit_labels(labels, affine, grid):

@@ -32,7 +32,7 @@ sys.path[0] = ROOT
 def fast(path, classes, target):
     """The preparation, from the file to the case file: (CPU s, s by the clock, voxels of the foreground's box)."""
     from vecset.data.case_file import write_case
-    from vecset.data.label_map import read_label_map
+    from vecset.imaging.label_map import read_label_map
     from vecset.data.preparation import Options, build_case
 
     cpu, clock = time.process_time(), time.perf_counter()
@@ -46,7 +46,7 @@ def plain(path, classes):
     each class on the whole grid, points from its triangles, distances looked up in the grids."""
     from scipy.ndimage import distance_transform_edt, map_coordinates
     from skimage.measure import marching_cubes
-    from vecset.data.label_map import read_label_map
+    from vecset.imaging.label_map import read_label_map
 
     cpu, clock = time.process_time(), time.perf_counter()
     label_map = read_label_map(path, classes)

@@ -23,12 +23,12 @@ import torch  # noqa: E402
 from gpu_train import OneBatch  # noqa: E402
 from step_parts import CLASSES, human, made_up_batch, randomise_output, step_flop  # noqa: E402
 
-from vecset.engines.engine_ae import StepOptions, new_monitor, train_one_epoch  # noqa: E402
+from vecset.engines.loop import StepOptions, new_monitor, train_one_epoch  # noqa: E402
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
 from vecset.models import embedding  # noqa: E402
 from vecset.models.autoencoder import build_model  # noqa: E402
-from vecset.utils.distributed import Ranks  # noqa: E402
-from vecset.utils.optimizer import build_optimizer  # noqa: E402
+from vecset.engines.distributed import Ranks  # noqa: E402
+from vecset.engines.optimizer import build_optimizer  # noqa: E402
 
 OPTIONS = {"anchors": True, "rotary": True, "class_gap": 2.0, "latent_density": "9:4,10:1.7,8:1.4", "decoder_layers": 1}
 WIDE = "point_vec1024x32_dim512_depth8_nb"

@@ -23,7 +23,7 @@ sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 import torch  # noqa: E402
 from step_parts import made_up_batch, step_flop  # noqa: E402
 
-from vecset.engines.engine_ae import StepOptions, forward_losses  # noqa: E402
+from vecset.engines.loop import StepOptions, forward_losses  # noqa: E402
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
 from vecset.models.autoencoder import build_model, parse_model_name  # noqa: E402
 

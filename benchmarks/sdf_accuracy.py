@@ -18,8 +18,8 @@ import numpy as np
 ROOT = str(Path(__file__).resolve().parents[1])
 sys.path[0] = ROOT
 
-from vecset.data.distance_field import METHODS, UnionField  # noqa: E402
-from vecset.data.surface import crop_foreground, mask_mesh, signed_volume, union_mesh  # noqa: E402
+from vecset.geometry.distance_field import METHODS, UnionField  # noqa: E402
+from vecset.geometry.surface import crop_foreground, mask_mesh, signed_volume, union_mesh  # noqa: E402
 
 # Limits of issue 3: mean, p99 (voxels), wrong signs (share)
 LIMITS = {"sphere": (.09, .33, .045), "torus": (.09, .33, .045), "box": (.14, .45, .07), "capsule": (.13, .42, .075)}
@@ -169,7 +169,7 @@ def other_grids(body, rng, count=20000):
 def surface_zero(path, classes):
     """Of the stored outer surface points of a whole heart: share within 0.1 voxel of the zero of the field, asked again
     at the points as they are stored; and the largest distance, in voxels."""
-    from vecset.data.label_map import read_label_map
+    from vecset.imaging.label_map import read_label_map
     from vecset.data.preparation import Options, build_case
 
     label_map = read_label_map(path, classes)

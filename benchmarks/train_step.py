@@ -31,7 +31,7 @@ def measure(side, name, surface, queries, eikonal, steps, threads):
     import torch
     from step_parts import CLASSES, made_up_batch, randomise_output, slow_losses
 
-    from vecset.engines.engine_ae import StepOptions, forward_losses
+    from vecset.engines.loop import StepOptions, forward_losses
     from vecset.engines.losses import DEFAULT_WEIGHTS
     from vecset.models.autoencoder import build_model
 

@@ -3,7 +3,7 @@ where they are), for `reconstruct.py --calibration FILE`:
 
     python -m vecset.calibrate --checkpoint train/checkpoint-best.pth --csv cases/train.csv --output calibration.json
 
-Why, and what it does: vecset/inference/calibration.py. Give the hearts that the model was trained on, never those that
+Why, and what it does: vecset/inference/decision_tuning.py. Give the hearts that the model was trained on, never those that
 it is judged by, and the same --num_surface_points and --num_latents as to reconstruct.py.
 """
 
@@ -15,7 +15,7 @@ ROOT = str(Path(__file__).resolve().parents[1])
 # also as a script: the repository root in place of this folder, whose data/ and utils/ would shadow other packages
 sys.path[:] = [ROOT] + [p for p in sys.path if p not in (ROOT, str(Path(__file__).resolve().parent))]
 
-from vecset.errors import InputError, run_command  # noqa: E402
+from vecset.common.errors import InputError, run_command  # noqa: E402
 
 
 def get_parser():
@@ -43,11 +43,11 @@ def main(argv=None):
     from tqdm import tqdm
 
     import reconstruct
-    from vecset.atomic import require_writable
+    from vecset.common.atomic import require_writable
     from vecset.data.dataset import read_split
-    from vecset.data.draws import random_stream
-    from vecset.inference import calibration
-    from vecset.inference.field import HeartField
+    from vecset.common.draws import random_stream
+    from vecset.inference import decision_tuning as calibration
+    from vecset.inference.decoding import HeartField
     from vecset.inference.inputs import Heart, load_heart
 
     words = ["--checkpoint", str(args.checkpoint), "--output_dir", str(args.output.parent), "--device", args.device,
@@ -95,7 +95,7 @@ def dice_table(samples, annotated, names, offset_C, deciding):
 
     import numpy as np
 
-    from vecset.inference.calibration import dice_per_class
+    from vecset.inference.decision_tuning import dice_per_class
 
     means = []
     for setting in ((np.zeros_like(offset_C), frozenset()), (offset_C, deciding)):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vecset.errors import InputError, run_command
+from vecset.common.errors import InputError, run_command
 
 KINDS = "a case file (.npz), a checkpoint (.pth), codes (latents.npz), a label map or a point cloud with labels"
 
@@ -31,7 +31,7 @@ def main(argv=None):
 
 def describe(path):
     """Lines about the file `path`. InputError where it is none of KINDS, or not whole."""
-    from vecset.data.image_file import has_suffix
+    from vecset.imaging.image_file import has_suffix
 
     if not path.is_file():
         raise InputError(path, KINDS, "a folder" if path.is_dir() else "no such file", "check the path")
@@ -114,7 +114,7 @@ def _codes(path):
 
 
 def _point_cloud(path):
-    from vecset.data.classes import default_class_names
+    from vecset.imaging.classes import default_class_names
     from vecset.inference.point_cloud import read_point_cloud
 
     case = read_point_cloud(path, default_class_names(255))
@@ -126,8 +126,8 @@ def _point_cloud(path):
 
 
 def _label_map(path):
-    from vecset.data.image_file import read_image
-    from vecset.data.label_names import read_names
+    from vecset.imaging.image_file import read_image
+    from vecset.imaging.label_names import read_names
 
     image = read_image(path)
     names, spacing = {}, " x ".join(f"{n:.4g}" for n in np.linalg.norm(image.affine[:3, :3], axis=0))
@@ -144,7 +144,7 @@ def _label_map(path):
 
 def _checkpoint(path):
     from vecset.models.autoencoder import option_words
-    from vecset.utils.checkpoint import load_checkpoint
+    from vecset.models.checkpoint import load_checkpoint
 
     try:
         checkpoint = load_checkpoint(path)

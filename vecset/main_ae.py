@@ -20,26 +20,26 @@ import json  # noqa: E402
 
 import torch  # noqa: E402
 
-from vecset.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
+from vecset.common.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
 from vecset.data.dataset import CaseDataset, check_disjoint, iterate_batches, read_split  # noqa: E402
 from vecset.data.epoch_plan import EpochPlan  # noqa: E402
 from vecset.data.thickness import latent_density  # noqa: E402
-from vecset.engines.engine_ae import (  # noqa: E402
+from vecset.engines.loop import (  # noqa: E402
     Evaluator, NotFiniteError, StepOptions, new_monitor, train_one_epoch)
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
-from vecset.engines.training_run import TrainingRun, starting_point  # noqa: E402
-from vecset.errors import InputError, run_command  # noqa: E402
+from vecset.engines.run import TrainingRun, starting_point  # noqa: E402
+from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.models.autoencoder import build_model, parse_model_name  # noqa: E402
 from vecset.models.double_backward import check_double_backward  # noqa: E402
-from vecset.utils.arguments import EVALUATION_OPTIONS, LOSS_OPTIONS, MODEL_OPTIONS, parse_arguments  # noqa: E402
-from vecset.utils.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
-from vecset.utils.distributed import (  # noqa: E402
+from vecset.engines.arguments import EVALUATION_OPTIONS, LOSS_OPTIONS, MODEL_OPTIONS, parse_arguments  # noqa: E402
+from vecset.models.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
+from vecset.engines.distributed import (  # noqa: E402
     environment_rank, gather_objects, lost_contact, start_ranks, stop_ranks, told_once, wait_for_all, wrap_model)
-from vecset.utils.logging import RunLog, format_values, peak_memory_gb, say, short_time  # noqa: E402
-from vecset.utils.lr_schedule import scaled_rate  # noqa: E402
-from vecset.utils.optimizer import build_optimizer, gather_state  # noqa: E402
-from vecset.utils.stop import EXIT_NOT_FINITE, EXIT_STOPPED, StopRequest  # noqa: E402
-from vecset.utils.warm_start import load_initial_weights  # noqa: E402
+from vecset.engines.logging import RunLog, format_values, peak_memory_gb, say, short_time  # noqa: E402
+from vecset.engines.schedule import scaled_rate  # noqa: E402
+from vecset.engines.optimizer import build_optimizer, gather_state  # noqa: E402
+from vecset.engines.stop import EXIT_NOT_FINITE, EXIT_STOPPED, StopRequest  # noqa: E402
+from vecset.models.warm_start import load_initial_weights  # noqa: E402
 
 
 def read_splits(args):

@@ -1,0 +1,1 @@
+"""Case files: made from label maps, split, and drawn from as training items. No network and no verdicts."""

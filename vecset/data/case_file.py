@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vecset.atomic import atomic_path
-from vecset.data.classes import default_class_names
-from vecset.data.frame import Frame
-from vecset.errors import InputError
+from vecset.common.atomic import atomic_path
+from vecset.imaging.classes import default_class_names
+from vecset.imaging.frame import Frame
+from vecset.common.errors import InputError
 
 SCHEMA = "vecsetx-heart/1"
 
@@ -135,7 +135,7 @@ def read_case(path, members=None):
         with open(path, "rb") as handle:
             is_zip = handle.read(2) == b"PK"
         if not is_zip:  # numpy would take it for a pickle and advise to load that
-            from vecset.data.image_file import has_suffix  # brings nibabel, which training goes without
+            from vecset.imaging.image_file import has_suffix  # brings nibabel, which training goes without
 
             raise InputError(path, "a whole case file (npz)",
                              "a label map" if has_suffix(path) else "no npz archive", "make it with prepare_data.py")

@@ -1,6 +1,6 @@
 """Case files as training items: splits from CSV, seeded draws of points, truth on a grid.
 
-An item is a pure function of (epoch, case): see `vecset/data/draws.py`. A case that cannot be read ends the run with
+An item is a pure function of (epoch, case): see `vecset/common/draws.py`. A case that cannot be read ends the run with
 its name; it is never replaced by another.
 """
 
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from vecset.data.case_file import read_case, read_meta
-from vecset.data.draws import draw_balanced_rows, draw_rows, random_stream
+from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.engines.losses import QUERY_GROUPS
-from vecset.errors import InputError
+from vecset.common.errors import InputError
 
 _MEMBERS = ("surface_points", "surface_normals", "surface_labels", "surface_sdf", "vol_points", "vol_sdf", "vol_labels",
             "near_points", "near_sdf", "near_labels")

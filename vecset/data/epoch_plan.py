@@ -7,8 +7,8 @@ rank sees with batch n b. The last step of an epoch takes what is left; `MicroBa
 
 from dataclasses import dataclass
 
-from vecset.data.draws import random_stream
-from vecset.errors import InputError
+from vecset.common.draws import random_stream
+from vecset.common.errors import InputError
 
 
 @dataclass(frozen=True)

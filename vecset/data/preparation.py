@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from vecset.data.case_file import Case
-from vecset.data.components import components, without_crumbs
-from vecset.data.distance_field import METHODS, UnionField
-from vecset.data.frame import Frame
+from vecset.imaging.components import components, without_crumbs
+from vecset.geometry.distance_field import METHODS, UnionField
+from vecset.imaging.frame import Frame
 from vecset.data.sampling import NEAR_SCALES_UNIT, Sampler, Triangles
-from vecset.data.surface import CROP_PAD, crop_foreground, inner_walls, union_mesh
-from vecset.errors import InputError
+from vecset.geometry.surface import CROP_PAD, crop_foreground, inner_walls, union_mesh
+from vecset.common.errors import InputError
 
 VERSION = 2  # of the method: files made by another one are made again
 CRUMB_SHARE = 0.01  # a component is a crumb where it has less than this share of its class's largest one

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from vecset.data.mesh_distance import mesh_normals
-from vecset.data.surface import class_boxes
+from vecset.geometry.mesh_distance import mesh_normals
+from vecset.geometry.surface import class_boxes
 
 NEAR_SCALES_UNIT = (0.01, 0.03)  # standard deviations of the two offsets, half of the points each
 MAX_OFFSET_UNIT = 0.0495  # the surface ends at 0.95, so that no near point leaves the unit cube

@@ -12,11 +12,11 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vecset.atomic import write_text
+from vecset.common.atomic import write_text
 from vecset.data.case_file import read_meta
-from vecset.data.label_map import case_name
-from vecset.data.natural_order import natural_key
-from vecset.errors import InputError
+from vecset.imaging.label_map import case_name
+from vecset.common.natural_order import natural_key
+from vecset.common.errors import InputError
 
 FIELDS = ("case_id", "file", "group", "missing_classes", "border_classes")
 SIDECAR = "splits.json"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from vecset.data.dataset import grid_points_unit
-from vecset.utils.distributed import sum_over_ranks
+from vecset.engines.distributed import sum_over_ranks
 
 _QUERIES_AT_ONCE = 1 << 17  # over all cases of the batch
 

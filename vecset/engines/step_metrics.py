@@ -4,7 +4,7 @@ number so far was finite. Nothing here makes the host wait for the device except
 import torch
 
 from vecset.engines.losses import LOSSES, in_groups
-from vecset.utils.distributed import max_over_ranks, sum_over_ranks
+from vecset.engines.distributed import max_over_ranks, sum_over_ranks
 
 METRICS = ("loss",) + LOSSES + ("iou_near", "iou_vol", "accuracy", "gradient_norm", "interrupted")
 

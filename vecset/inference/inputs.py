@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from vecset.data.case_file import read_case
-from vecset.data.draws import draw_balanced_rows, draw_rows, random_stream
-from vecset.data.image_file import SUFFIX_WORDS, has_suffix
-from vecset.data.label_map import case_name, file_sha256, find_label_maps, natural_key, read_label_map
-from vecset.errors import InputError
+from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
+from vecset.imaging.image_file import SUFFIX_WORDS, has_suffix
+from vecset.imaging.label_map import case_name, file_sha256, find_label_maps, natural_key, read_label_map
+from vecset.common.errors import InputError
 from vecset.inference.latents import find_latents, read_latents
 from vecset.inference.point_cloud import is_point_cloud, read_point_cloud
 

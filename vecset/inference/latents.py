@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vecset.atomic import atomic_path
+from vecset.common.atomic import atomic_path
 from vecset.data.case_file import Case
-from vecset.data.frame import Frame
-from vecset.data.natural_order import natural_key
-from vecset.errors import InputError
+from vecset.imaging.frame import Frame
+from vecset.common.natural_order import natural_key
+from vecset.common.errors import InputError
 
 FILE = "latents.npz"
 _MEMBERS = ("latents", "class_names", "frame_affine", "frame_shape", "frame_centre", "frame_scale", "meta")

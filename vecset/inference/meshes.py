@@ -19,9 +19,9 @@ import trimesh
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
-from vecset.atomic import atomic_path
-from vecset.data.frame import Frame
-from vecset.inference.field import decode_field
+from vecset.common.atomic import atomic_path
+from vecset.imaging.frame import Frame
+from vecset.inference.decoding import decode_field
 
 THIN_CELLS = 2.5  # a structure whose volume / area says a smaller radius than this gets a finer grid
 FINER = 2

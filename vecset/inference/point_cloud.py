@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from vecset.data.case_file import Case
-from vecset.data.frame import Frame
-from vecset.errors import InputError
+from vecset.imaging.frame import Frame
+from vecset.common.errors import InputError
 
 LABEL_PROPERTIES = ("label", "class", "class_id", "labels", "scalar_label", "scalar_Label")
 MARGIN_MM = 5.0  # of the output grid round the points

@@ -7,7 +7,7 @@ For a = softmax(scale q k^T) v and a direction r of a, with P the softmax and U 
 Autograd finds the same by a first backward that it records, and keeps a dozen Q x K buffers for the second. Here the
 formula is the forward pass, and its derivative is written out too: with c the direction from above and E = scale c k^T
 centred like U, the sum over P U E is what is differentiated. Both go by blocks of queries and keep nothing of size
-Q x K. tests/test_attention_slope.py compares with autograd on `plain_attention`.
+Q x K. tests/models/test_attention_slope.py compares with autograd on `plain_attention`.
 """
 
 import torch

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from vecset.errors import InputError
+from vecset.common.errors import InputError
 from vecset.models import attention, attention_slope
 from vecset.models.attention import HEAD_DIM, Attention, FeedForward, Places, PreNorm
 from vecset.models.bottleneck import BOTTLENECKS

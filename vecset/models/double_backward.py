@@ -7,7 +7,7 @@ parameters silently get no gradient from it, or a wrong one.
 
 import torch
 
-from vecset.errors import InputError
+from vecset.common.errors import InputError
 from vecset.models import attention, attention_slope
 
 TOLERANCE = 1e-3  # of the largest value; float32 kernels are at 1e-6, a missing term is at 1

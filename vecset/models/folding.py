@@ -9,7 +9,7 @@ encoder   keys and values are linear in the numbers of a surface point. The keys
 decoder   between the token of a query and `to_q` stands a layer norm. It is linear but for the standard deviation over
           the token's D entries, which is a quadratic form in the 52 numbers.
 
-The sums are the same in another order: float32 results agree to about 1e-6 (tests/test_folding.py; the way without
+The sums are the same in another order: float32 results agree to about 1e-6 (tests/models/test_folding.py; the way without
 folding is its slow twin). At width 1024 and full counts this saves a fifth of a training step of depth 2.
 """
 

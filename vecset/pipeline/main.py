@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT)] + [p for p in sys.path if p not in (str(ROOT), str(Path(__file__).resolve().parent))]
 
-from vecset.errors import InputError, run_command  # noqa: E402
+from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.pipeline.recipes import RECIPES, flags  # noqa: E402
 from vecset.pipeline.stages import Stage, Stamps, contents, listing, move_aside, run_stage  # noqa: E402
 
@@ -107,7 +107,7 @@ class Pipeline:
 
     def label_maps(self):
         """The label maps; none where the folder is not there yet or has none."""
-        from vecset.data.label_map import find_label_maps  # here, so that --help needs no package
+        from vecset.imaging.label_map import find_label_maps  # here, so that --help needs no package
 
         try:
             return find_label_maps(self.labels)
@@ -235,7 +235,7 @@ class Pipeline:
     def remove_outdated_cases(self, old, wanted):
         """Takes away the case files that have to be made again: those whose label map changed or went, and all of
         them where options or code changed."""
-        from vecset.data.label_map import case_name
+        from vecset.imaging.label_map import case_name
 
         files = self.case_files()
         made = {Path(path).name for path in old.get("outputs", ())}
@@ -300,7 +300,7 @@ def main(argv=None):
             raise InputError(word, "a training option that is yours to choose", "one that this job sets itself",
                              "leave it out, or use vecset/main_ae.py directly")
     if training_words:  # a mistyped one is told now and not after the data are prepared
-        from vecset.utils.arguments import parse_arguments
+        from vecset.engines.arguments import parse_arguments
 
         parse_arguments(["--data_path", "cases", "--output_dir", "train", *training_words])
     if args.val_ratio is not None and not 0 < args.val_ratio < 1:
@@ -333,7 +333,7 @@ def run(pipeline):
         signal.signal(number, signal.default_int_handler)
     stamps, say, start = Stamps(pipeline.out), pipeline.say, time.time()
     if pipeline.args.input_dir:
-        from vecset.data.label_map import find_label_maps
+        from vecset.imaging.label_map import find_label_maps
 
         find_label_maps(pipeline.labels)  # a folder that cannot work is refused before anything is written
     done = []
@@ -350,7 +350,7 @@ def run(pipeline):
 
 def closing_lines(pipeline, shown):
     """The table (unless reconstruct.py has just `shown` it), and whose figures these are."""
-    from vecset.inference.report import table_lines
+    from vecset.report.tables import table_lines
 
     content = json.loads((pipeline.reconstruction / "metrics.json").read_text(encoding="utf-8"))
     hearts = len(content["hearts"])

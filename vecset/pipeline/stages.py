@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from vecset.atomic import write_text
-from vecset.errors import InputError
+from vecset.common.atomic import write_text
+from vecset.common.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXIT_STOPPED = 75  # what training leaves with when it was asked to stop and has saved

@@ -1,0 +1,151 @@
+"""The benchmarks of the training step and of the loading: they run, and their slow twin and their counts are right."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.append(os.path.join(os.path.dirname(__file__), "..", "benchmarks"))
+
+from step_parts import (  # noqa: E402
+    CLASSES, made_up_batch, randomise_output, slow_losses, step_flop)
+
+from vecset.engines.loop import StepOptions, forward_losses  # noqa: E402
+from vecset.engines.losses import DEFAULT_WEIGHTS, decoded_points  # noqa: E402
+from vecset.models import attention  # noqa: E402
+from vecset.models.autoencoder import build_model  # noqa: E402
+from vecset.models.embedding import surface_features  # noqa: E402
+
+NAME = "learnable_vec16x8_dim128_depth2_nb"
+
+
+def model_and_batch(eikonal=32):
+    torch.manual_seed(0)
+    model = build_model(NAME, CLASSES)
+    randomise_output(model)
+    return model, made_up_batch(2, 128, 96, eikonal)
+
+
+def test_slow_twin_and_ours_agree_at_the_same_points():
+    model, batch = model_and_batch()
+    everywhere = {**batch, "eikonal_points": decoded_points(batch)[0]}
+    for items, all_points in ((batch, False), (everywhere, True)):
+        weights, gradients, losses = {**DEFAULT_WEIGHTS, "eikonal": 1.0}, [], []
+        for ours in (True, False):
+            model.zero_grad()
+            if ours:
+                loss = forward_losses(model, items, StepOptions(weights), CLASSES)[0]
+            else:
+                loss = slow_losses(model, items, weights, all_points)[0]
+            loss.backward()
+            losses.append(loss.item())
+            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+        assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[1].norm()
+    assert attention.fused_attention is not attention.plain_attention  # put back
+
+
+def test_operations_are_counted_as_torch_counts_them(monkeypatch):
+    """torch's counter knows matrix products, and attention where it is written out."""
+    model, batch = model_and_batch(0)
+    monkeypatch.setattr(attention, "fused_attention", attention.plain_attention)
+    surface = surface_features(batch["surface_points"], batch["surface_labels"], CLASSES)
+    with FlopCounterMode(display=False) as counter:
+        model(surface, decoded_points(batch)[0])
+    assert step_flop(NAME, 128, 96, 0) * 2 == pytest.approx(3 * counter.get_total_flops(), rel=0.05)
+    assert step_flop(NAME, 128, 96, 32) > step_flop(NAME, 128, 96, 0)
+    phase_1 = step_flop("learnable_vec1024x16_dim1024_depth24_nb", 8192, 3072, 0)
+    assert phase_1 == pytest.approx(3.2e12, rel=0.03)
+
+
+BARE = """
+# stands in for a bare PyTorch image: whatever is neither torch's, numpy's nor ours cannot be imported
+import runpy, sys
+for name in ("scipy", "skimage", "nibabel", "edt", "trimesh", "numba", "pykdtree", "tqdm", "matplotlib", "wandb",
+             "tensorboardX", "pandas", "pytest"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_benchmark(repository, name, *words):
+    return subprocess.run([sys.executable, "-c", BARE, str(repository / "benchmarks" / name), *map(str, words)],
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600)
+
+
+def test_gpu_train_runs_on_a_bare_image_and_says_that_a_cpu_is_no_gpu(repository):
+    run = run_benchmark(repository, "gpu_train.py", "--tiny", "--device", "cpu", "--no_compile", "--steps", 1)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("NO GPU FIGURE") == 2 and "goal" not in run.stdout
+    rows = [line.split("|")[1:-1] for line in run.stdout.splitlines() if line.startswith("| ours")
+            or line.startswith("| slow")]
+    assert [(int(r[1]), r[2].strip(), r[4].strip()) for r in rows] == [
+        (2, "yes", "kept"), (2, "no", "kept"), (4, "yes", "kept"), (4, "no", "kept"), (8, "yes", "kept"),
+        (8, "no", "kept"), (8, "yes", "recomputed"), (8, "no", "recomputed"), (2, "yes", "kept"), (4, "yes", "kept")]
+    assert all(float(r[5]) > 0 and float(r[6]) > 0 for r in rows)
+    late = run_benchmark(repository, "gpu_train.py", "--tiny", "--device", "cpu", "--minutes", 0)
+    assert late.returncode == 0 and late.stdout.count("the time is up") == 16  # with the compiled rows
+
+
+def test_recipe_steps_runs_on_a_bare_image(repository):
+    run = run_benchmark(repository, "recipe_steps.py", "--tiny", "--device", "cpu", "--steps", 1)
+    assert run.returncode == 0 and "NO GPU FIGURE" in run.stdout, run.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in run.stdout.splitlines() if "|" in line]
+    assert [row[0] for row in rows if row[-1] == "yes"] == ["16", "32"], "the same points by both ways"
+    assert [row[4] for row in rows if row[0].startswith("point_")] == ["all", "16"]
+
+
+@pytest.mark.parametrize("name", ["gpu_train.py", "recipe_steps.py"])
+def test_without_a_gpu_it_says_what_to_do(repository, name):
+    run = run_benchmark(repository, name, "--device", "cpu")
+    assert run.returncode == 2 and run.stderr.startswith("error: no GPU") and run.stderr.count("\n") == 1
+
+
+def test_gpu_train_judges_by_the_goals():
+    import gpu_train
+    sizes = gpu_train.SIZES["full"]
+    results = {("ours", 16, True, False, False, False): {"seconds": 0.2, "peak_gb": 30.0},
+               ("ours", 64, True, False, True, False): {"seconds": 0.5, "peak_gb": 41.0},
+               ("ours", 64, False, False, True, False): {"seconds": 0.1, "peak_gb": 1.0},  # without the Eikonal term
+               ("ours", 64, True, False, False, False): None,
+               ("slow twin", 16, True, False, False, True): {"seconds": 1.0, "peak_gb": 60.0}}
+    lines = gpu_train.verdict(sizes, results)
+    assert "cases per second: 128.0 (goal >= 100: met)" in lines[0] and "0.69 h (goal < 1 h: met)" in lines[1]
+    assert "41.0 GB (goal <= 40 GB: NOT met)" in lines[2] and "5.0 times the time, 2.0 times the memory" in lines[3]
+
+
+@pytest.mark.slow
+def test_train_step_prints_its_tables(repository):
+    run = run_benchmark(repository, "train_step.py", "--model", "learnable_vec16x8_dim64_depth1_nb", "--surface", 256,
+                        "--queries", 96, "--eikonal", 32, "--steps", 1, "--only", "twin", "Q", "--small")
+    assert run.returncode == 0, run.stderr
+    losses = [line.split("|")[6].strip() for line in run.stdout.splitlines() if "at the same 32" in line
+              or line.startswith("| fused")]
+    assert len(losses) == 2 and float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-5)
+    assert run.stdout.count("\n| 384 |") == run.stdout.count("\n| 1536 |") == 1
+
+
+def test_mapped_members_are_those_of_the_file_and_the_benchmark_runs(repository, tmp_path):
+    import data_loading
+    data_loading.write_ball(tmp_path / "a.npz", 200, 0)
+    with np.load(tmp_path / "a.npz") as members:
+        assert json.loads(str(members["meta"]))["classes"] == 10
+        for name in ("surface_points", "near_sdf", "vol_labels", "surface_normals"):
+            mapped = data_loading.map_member(tmp_path / "a.npz", name)
+            assert isinstance(mapped, np.memmap) and np.array_equal(mapped, members[name])
+    entry = data_loading.CaseEntry("a", tmp_path / "a.npz", tuple("abcdefghij"), (True,) * 10)
+    counts = {"surface": 50, "queries": 60, "eikonal": 5}
+    items = [data_loading.make_dataset(way, [entry], counts)[3, 0] for way in ("memory cache", "memory-mapped",
+                                                                             "plain reads")]
+    for name in items[0]:
+        assert np.array_equal(items[0][name], items[1][name]) and np.array_equal(items[0][name], items[2][name])
+    run = run_benchmark(repository, "data_loading.py", "--cases", 3, "--rows", 300, "--surface", 100, "--queries", 60,
+                        "--eikonal", 20, "--batch_size", 2, "--repeat", 1, "--epochs", 2)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("| memory-mapped |") == 2

@@ -1,0 +1,83 @@
+"""Inside a training step the host never asks the device for a value.
+
+The steps run on torch's fake tensors, which have shapes and no values: `.item()`, `.tolist()`, `bool()`, a shape that
+depends on values, all that makes a host wait for a GPU raises there. New tensors made from the host's numbers (a copy
+that waits, too) are caught as they are made. benchmarks/gpu_train.py counts the same on a GPU, by torch's own account.
+"""
+
+import itertools
+
+import pytest
+import torch
+from tests.models.test_autoencoder import VARIANTS, batch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vecset.data.epoch_plan import MicroBatch
+from vecset.engines import loop as engine_ae
+from vecset.engines.loop import StepOptions, forward_losses, new_monitor, train_one_epoch
+from vecset.engines.losses import DEFAULT_WEIGHTS
+from vecset.models.autoencoder import build_model
+from vecset.engines.distributed import Ranks
+from vecset.engines.optimizer import build_optimizer
+
+EVERYTHING = {name: weight or 0.5 for name, weight in DEFAULT_WEIGHTS.items()}
+
+
+class Steps:
+    """Stands in for an EpochPlan: two passes of two cases in each of three steps."""
+
+    steps_per_epoch = 3
+
+    def micro_batches(self, epoch, step):
+        return [MicroBatch((0, 1), 2, 0.5)] * 2
+
+
+class FromTheHost(TorchDispatchMode):
+    """Raises where a tensor is made of numbers of the host."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default):
+            raise AssertionError("a tensor was made from the host's numbers")
+        return function(*args, **(kwargs or {}))
+
+
+def three_steps(name, options, class_loss="bce", recompute=False):
+    """The monitor after three steps on fake tensors, with every loss switched on."""
+    model = build_model(name, 10, **options)
+    model.checkpoint_activations(recompute)
+    data = batch()
+    data |= {"eikonal_points": data["query_points"][:, :7], "normal_points": data["surface_points"][:, :5],
+             "normal_vectors": data["surface_points"][:, 5:10], "case_index": torch.arange(2),
+             "code_noise": torch.randn(2, 8, 4)}
+    optimizer = build_optimizer(model, 1e-3, 0.05, 0.99)
+    monitor = new_monitor(Ranks(0, 1, torch.device("cpu")))
+    with FromTheHost():
+        done = train_one_epoch(model, itertools.repeat(data), Steps(), optimizer, lambda epoch: 1e-3,
+                               StepOptions(EVERYTHING, {"class_loss": class_loss}, clip_grad=1.0), 10, 0, 0, monitor,
+                               lambda *position: False)
+    assert done == 3
+    return monitor
+
+
+@pytest.mark.parametrize("class_loss, recompute", [("bce", False), ("softmax", True)])
+@pytest.mark.parametrize("name, options", VARIANTS)
+def test_no_value_is_asked_for_inside_a_step(name, options, class_loss, recompute):
+    with FakeTensorMode():
+        sums, guard = three_steps(name, options, class_loss, recompute)
+        for look in (sums.read, guard.first_bad_step):  # the values are asked for here, and only here
+            with pytest.raises(DataDependentOutputException):
+                look()
+
+
+def test_the_test_sees_a_host_that_looks(monkeypatch):
+    for spoil in (lambda total: float(total.detach()), lambda total: total if total > 0 else total,
+                  lambda total: torch.tensor([1.0])):
+        def looking(*arguments, spoil=spoil):
+            total, values, surface = forward_losses(*arguments)
+            spoil(total)
+            return total, values, surface
+
+        monkeypatch.setattr(engine_ae, "forward_losses", looking)
+        with FakeTensorMode(), pytest.raises((DataDependentOutputException, AssertionError)):
+            three_steps(*VARIANTS[0])

@@ -1,0 +1,53 @@
+"""What the engine's tests share: a run without a command, and an optimizer that only looks at gradients."""
+
+import torch
+from helpers.ball_cases import tiny_arguments
+
+from vecset.data.dataset import iterate_batches
+from vecset.engines.loop import new_monitor, train_one_epoch
+from vecset.main_ae import set_up
+from vecset.engines.arguments import build_parser
+from vecset.engines.distributed import Ranks
+from vecset.engines.stop import StopRequest
+
+torch.set_num_threads(1)  # these models are so small that a second thread only waits, most of all on a busy machine
+
+ONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def make_run(data, output, *more, ranks=ONE):
+    """A TrainingRun of tiny size whose output layer is not zero (there it would hide most gradients)."""
+    run = set_up(build_parser().parse_args(tiny_arguments(data, output, *more)), ranks, StopRequest())
+    randomise(run.model)
+    return run
+
+
+def randomise(model):
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in model.to_outputs.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+
+
+class GradientWatcher:
+    """Looks like an optimizer; keeps each step's gradients and changes nothing."""
+
+    def __init__(self, model):
+        self.model, self.steps = model, []
+        self.param_groups = [{"params": list(model.parameters())}]
+
+    def step(self):
+        self.steps.append({n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None})
+
+    def zero_grad(self, set_to_none):
+        self.model.zero_grad(set_to_none=set_to_none)
+
+
+def epoch_gradients(run, epoch=0, monitor=None):
+    """[name -> gradient] of every optimizer step of an epoch, weights held. `monitor` collects the steps' metrics."""
+    watcher = GradientWatcher(run.model)
+    run.step_options.clip_grad = 0
+    batches = iterate_batches(run.dataset, run.plan.keys(epoch, 0, epoch + 1))
+    train_one_epoch(run.wrapped, batches, run.plan, watcher, lambda e: 1e-3, run.step_options, len(run.class_names),
+                    epoch, 0, monitor or new_monitor(run.ranks), lambda *position: False)
+    return watcher.steps

@@ -1,0 +1,156 @@
+"""Calibration: the formula point by point, what the fit finds where the answer is known, and the way through the
+commands."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers.fake_model import FormulaModel
+from tests.inference.test_decoding import FRAMES
+
+from vecset.common.draws import random_stream
+from vecset.common.errors import InputError
+from vecset.inference.decision_tuning import (
+    Calibration, Sample, dice_per_class, draw_voxels, fit, read_calibration, slopes, write_calibration)
+from vecset.inference.decoding import HeartField, decode_field
+from vecset.inference.meshes import class_meshes
+
+CODE, NONE = torch.zeros(1, 3), frozenset()
+
+
+def ball_distance(points):
+    return points.norm(dim=1) - 0.6
+
+
+def rod_distance(points):
+    """A rod of radius 0.05 beside the ball."""
+    nearest = torch.stack([torch.full_like(points[:, 0], 0.75), torch.zeros_like(points[:, 0]),
+                           points[:, 2].clamp(-0.4, 0.4)], 1)
+    return (points - nearest).norm(dim=1) - 0.05
+
+
+def timid_model():
+    """What a distance learned by L1 does to a thin rod whose place is not certain: it is not there at all. The logits
+    know of it, and call too much of its surroundings by its name."""
+    return FormulaModel(lambda p: torch.minimum(ball_distance(p), rod_distance(p) + 0.06),
+                        lambda p: torch.stack([-20 * ball_distance(p), -20 * rod_distance(p) + 1.0], 1), 2)
+
+
+def truth_on(frame):
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in frame.shape), indexing="ij"), -1).reshape(-1, 3)
+    points = torch.from_numpy(frame.voxel_to_unit(index)).float()
+    labels = torch.where(rod_distance(points) < 0, 2, torch.where(ball_distance(points) < 0, 1, 0))
+    labels[(points.abs() > 1).any(1)] = 0
+    return labels.numpy().astype(np.uint8).reshape(frame.shape)
+
+
+def sample_of(field, frame, truth, seed=0):
+    flat, weight = draw_voxels(truth, random_stream(seed, 0, "a", "calibrate"))
+    places = frame.voxel_to_unit(np.stack(np.unravel_index(flat, truth.shape), -1)).astype(np.float32)
+    return Sample(truth.ravel()[flat], weight, *map(torch.from_numpy, field.values(places))), places
+
+
+def test_what_is_applied_is_the_formula_point_by_point():
+    generator = torch.Generator().manual_seed(0)
+    sdf, logits = torch.randn(50, generator=generator), torch.randn(50, 4, generator=generator) * 3
+    offset, slope = np.float32([0.5, 0, -1, 0]), np.float32([0, 7, 0, 2])
+    found_sdf, found_logits = Calibration(offset, slope).apply(sdf, logits)
+    for q in range(50):
+        moved = [float(logits[q, c]) + float(offset[c]) for c in range(4)]
+        candidates = [float(sdf[q])]
+        for c in (1, 3):
+            candidates.append(-(moved[c] - max([0.0] + [moved[j] for j in range(4) if j != c])) / float(slope[c]))
+        assert found_logits[q].tolist() == pytest.approx(moved, abs=1e-6)
+        assert float(found_sdf[q]) == pytest.approx(min(candidates), abs=1e-6)
+
+
+def test_without_offsets_and_slopes_nothing_changes_and_one_class_works():
+    sdf, logits = torch.tensor([-1.0, 0.5]), torch.tensor([[1.0], [2.0]])
+    for found, given in zip(Calibration(np.zeros(1, np.float32), np.zeros(1, np.float32)).apply(sdf, logits),
+                            (sdf, logits)):
+        assert torch.equal(found, given)
+    assert Calibration(np.zeros(1, np.float32), np.ones(1, np.float32)).apply(sdf, logits)[0].tolist() == [-1.0, -2.0]
+
+
+def test_drawn_voxels_stand_for_all_of_them():
+    truth = truth_on(FRAMES["isotropic"])
+    flat, weight = draw_voxels(truth, np.random.default_rng(0), per_stratum=500)
+    assert len(np.unique(flat)) == len(flat)
+    assert weight.sum() == pytest.approx(truth.size)
+    drawn = np.bincount(truth.ravel()[flat], weight)
+    np.testing.assert_allclose(drawn, np.bincount(truth.ravel()), rtol=1e-9, err_msg="each class is a stratum")
+    near_rod = np.zeros(truth.shape, bool)
+    where = np.argwhere(truth == 2)
+    near_rod[tuple(slice(a - 2, b + 3) for a, b in zip(where.min(0), where.max(0)))] = True
+    assert near_rod.ravel()[flat].mean() > 5 * near_rod.mean(), "what is near a thin class is drawn more densely"
+
+
+def test_dice_of_a_sample_of_every_voxel_is_that_of_the_label_map():
+    frame = FRAMES["isotropic"]
+    truth, field = truth_on(frame), HeartField(timid_model(), CODE)
+    flat, weight = draw_voxels(truth, np.random.default_rng(0), per_stratum=10**9)
+    assert set(weight) == {1.0} and len(flat) == truth.size
+    places = frame.voxel_to_unit(np.stack(np.unravel_index(flat, truth.shape), -1)).astype(np.float32)
+    sample = Sample(truth.ravel()[flat], weight, *map(torch.from_numpy, field.values(places)))
+    labels = decode_field(field, frame).labels
+    expected = [2 * ((labels == c) & (truth == c)).sum() / ((labels == c).sum() + (truth == c).sum()) for c in (1, 2)]
+    np.testing.assert_allclose(dice_per_class(sample, np.zeros(2), NONE), expected, rtol=1e-6)
+    assert expected[1] < 0.05
+
+
+@pytest.mark.parametrize("name", ["isotropic", "oblique, flipped, odd"])
+def test_the_fit_finds_the_shift_and_the_class_that_must_decide_itself(name):
+    frame, field = FRAMES[name], HeartField(timid_model(), CODE)
+    truth = truth_on(frame)
+    sample, places = sample_of(field, frame, truth)
+    offset, deciding = fit([sample], [[True, True]])
+    assert deciding == {1} and offset[0] == 0 and abs(offset[1] + 1) <= 0.25
+    slope = slopes([sample], [field.values], [places], offset, deciding, 0.005)
+    assert slope[0] == 0 and slope[1] == pytest.approx(20, rel=0.06)
+    mended = HeartField(timid_model(), CODE, calibration=Calibration(offset, slope))
+    decoded = decode_field(mended, frame)
+    assert not decoded.dense and (decoded.labels != truth).mean() < 2e-4
+    assert 2 * ((decoded.labels == 2) & (truth == 2)).sum() > 0.97 * ((decoded.labels == 2).sum() + (truth == 2).sum())
+
+
+def test_meshes_follow_the_calibration():
+    frame = FRAMES["isotropic"]
+    calibration = Calibration(np.float32([0, -1]), np.float32([0, 20]))
+    assert 2 not in class_meshes(HeartField(timid_model(), CODE), frame, cells=64)
+    mesh = class_meshes(HeartField(timid_model(), CODE, calibration=calibration), frame, cells=64)[2]
+    assert mesh.is_watertight
+    unit_mm3 = (1 / frame.scale) ** 3
+    expected = (np.pi * 0.05**2 * 0.8 + 4 / 3 * np.pi * 0.05**3) * unit_mm3
+    assert mesh.volume == pytest.approx(expected, rel=0.05)
+
+
+def test_what_needs_no_mending_and_what_was_not_annotated_is_left_alone():
+    right = FormulaModel(lambda p: torch.minimum(ball_distance(p), rod_distance(p)),
+                         lambda p: torch.stack([-20 * ball_distance(p), -20 * rod_distance(p)], 1), 2)
+    frame = FRAMES["isotropic"]
+    truth = truth_on(frame)
+    offset, deciding = fit([sample_of(HeartField(right, CODE), frame, truth)[0]], [[True, True]])
+    assert deciding == NONE and not offset.any()
+    offset, deciding = fit([sample_of(HeartField(timid_model(), CODE), frame, truth)[0]], [[True, False]])
+    assert deciding == NONE and not offset.any(), "the rod was not annotated"
+
+
+def test_the_file_comes_back_and_one_of_another_checkpoint_is_refused(tmp_path):
+    path, names = tmp_path / "c.json", ["a", "b"]
+    write_calibration(path, Calibration(np.float32([0, -1]), np.float32([0, 20])), names, "abc", {"hearts": ["x"]})
+    back = read_calibration(path, names, "abc")
+    assert back.offset_C.tolist() == [0, -1] and back.slope_C.tolist() == [0, 20]
+    assert json.loads(path.read_text())["hearts"] == ["x"]
+    with pytest.raises(InputError, match="this checkpoint, found that of another"):
+        read_calibration(path, names, "abd")
+    with pytest.raises(InputError, match="for a, c"):
+        read_calibration(path, ["a", "c"], "abc")
+    for text in ("", "[]", "{}", '{"format": 1}', path.read_text().replace("-1.0", '"x"'),
+                 path.read_text().replace("20.0", "-20.0"), path.read_text().replace("20.0", "NaN")):
+        bad = tmp_path / "bad.json"
+        bad.write_text(text)
+        with pytest.raises(InputError, match="bad.json"):
+            read_calibration(bad, names, "abc")
+    with pytest.raises(InputError, match="no such file"):
+        read_calibration(tmp_path / "nowhere.json", names, "abc")

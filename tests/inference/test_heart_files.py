@@ -1,0 +1,272 @@
+"""The files of one heart, opened by readers that share no code with their writers; codes and point clouds as input."""
+
+import errno
+import json
+from xml.etree import ElementTree
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+import trimesh
+from helpers.fake_model import FormulaModel
+from tests.inference.test_reconstruct import CLASSES, NAMES, RADIUS_MM, make_case, make_heart, nine_class_ball, run, write_checkpoint
+
+import reconstruct
+from vecset.imaging.classes import class_colours
+from vecset.imaging.label_map import write_label_map
+from vecset.imaging.label_names import read_names
+from vecset.common.errors import run_command
+from vecset.inference.decoding import with_spacing
+from vecset.inference.latents import read_latents
+from vecset.models import checkpoint as checkpoint_file
+
+OBLIQUE = dict(spacing_mm=(0.9, 1.0, 1.3), turn_deg=30, flip=(-1, 1, 1))
+
+
+class Centred(torch.nn.Module):
+    """The formula ball, whatever the points drawn: the heart lies in the middle of its frame."""
+
+    def __new__(cls):
+        model = nine_class_ball()
+        model.encode = lambda surface_BNF: torch.zeros(len(surface_BNF), 1, 3)
+        return model
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_file, "model_from_checkpoint", lambda *a: Centred())
+    (tmp_path / "data").mkdir()
+    write_checkpoint(tmp_path / "checkpoint.pth")
+    return tmp_path
+
+
+def to_ras(points_lps):
+    return np.asarray(points_lps) * [-1, -1, 1]
+
+
+def test_simpleitk_reads_the_same_positions_as_nibabel(room):
+    make_case(room / "data" / "a.npz", **OBLIQUE)
+    assert run(room, "--no_meshes") == 0
+    folder = room / "out" / "a"
+    ours, theirs = nib.load(folder / "labels.nii.gz"), sitk.ReadImage(str(folder / "labels.nii.gz"))
+    slicer = sitk.ReadImage(str(folder / "labels.seg.nrrd"))
+    values = np.asanyarray(ours.dataobj)
+    for image in (theirs, slicer):
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image).T, values)
+        for index in np.random.default_rng(0).integers(0, values.shape, (20, 3)):
+            place = image.TransformIndexToPhysicalPoint([int(n) for n in index])
+            np.testing.assert_allclose(to_ras(place), nib.affines.apply_affine(ours.affine, index), atol=2e-4)
+    np.testing.assert_allclose(ours.affine, make_heart(**OBLIQUE)[1].affine, atol=1e-5)
+
+
+def test_names_and_colours_in_the_headers(room):
+    make_case(room / "data" / "a.npz")
+    assert run(room, "--no_meshes") == 0
+    header = nib.load(room / "out" / "a" / "labels.nii.gz").header
+    assert [e.get_code() for e in header.extensions] == [0]
+    # as TotalSegmentator's reader goes: CaretExtension / VolumeInformation / LabelTable / Label, Key and text
+    root = ElementTree.fromstring(bytes(header.extensions[0].get_content()))
+    assert root.tag == "CaretExtension"
+    labels = root.findall("VolumeInformation/LabelTable/Label")
+    assert {int(n.get("Key")): n.text for n in labels} == dict(enumerate(NAMES, 1)) == read_names(header)
+    colours = ["#" + "".join(f"{round(255 * float(n.get(k))):02X}" for k in ("Red", "Green", "Blue")) for n in labels]
+    assert colours == class_colours(CLASSES)
+
+    image = sitk.ReadImage(str(room / "out" / "a" / "labels.seg.nrrd"))
+    for n, (name, colour) in enumerate(zip(NAMES, class_colours(CLASSES))):
+        assert image.GetMetaData(f"Segment{n}_Name") == name
+        assert image.GetMetaData(f"Segment{n}_LabelValue") == str(n + 1)
+        shares = [float(v) for v in image.GetMetaData(f"Segment{n}_Color").split()]
+        assert "#" + "".join(f"{round(255 * v):02X}" for v in shares) == colour
+
+
+def test_a_name_with_signs_of_xml_survives(tmp_path):
+    names = ["A & B <c>", "größe"]
+    write_label_map(tmp_path / "x.nii.gz", np.ones((3, 3, 3), np.uint8), np.eye(4), names)
+    assert read_names(nib.load(tmp_path / "x.nii.gz").header) == dict(enumerate(names, 1))
+    assert (np.asanyarray(nib.load(tmp_path / "x.nii.gz").dataobj) == 1).all()
+    assert read_names(nib.Nifti1Image(np.ones((2, 2, 2)), np.eye(4)).header) == {}
+
+
+@pytest.mark.parametrize("suffix", ["ply", "stl", "obj"])
+def test_trimesh_reads_meshes_as_watertight_with_the_labels_volume(room, suffix):
+    make_case(room / "data" / "a.npz", **OBLIQUE)
+    assert run(room, "--mesh_format", suffix, "--spacing", 0.4, cells=64) == 0  # voxels as small as the mesh's cells
+    image = nib.load(room / "out" / "a" / "labels.nii.gz")
+    labels = np.asanyarray(image.dataobj)
+    meshes = sorted((room / "out" / "a" / "meshes").iterdir())
+    assert [m.name for m in meshes] == [f"{n}.{suffix}" for n in NAMES[:8]]
+    for c, path in enumerate(meshes, 1):
+        mesh = trimesh.load(path)
+        voxels = np.argwhere(labels == c)
+        assert mesh.is_watertight and mesh.is_winding_consistent
+        assert mesh.volume == pytest.approx(len(voxels) * 0.4**3, rel=0.03)
+        middle_mm = nib.affines.apply_affine(image.affine, voxels.mean(0))
+        np.testing.assert_allclose(mesh.center_mass, middle_mm, atol=0.1)
+
+
+def test_lps_turns_x_and_y_and_stays_outward(room):
+    make_case(room / "data" / "a.npz")
+    assert run(room) == 0
+    ras = trimesh.load(room / "out" / "a" / "meshes" / "class_3.ply")
+    assert run(room, "--lps") == 0
+    lps = trimesh.load(room / "out" / "a" / "meshes" / "class_3.ply")
+    np.testing.assert_allclose(to_ras(lps.vertices), ras.vertices, atol=1e-4)
+    assert lps.is_watertight and lps.volume == pytest.approx(ras.volume, rel=1e-4)
+
+
+def test_the_scene_has_a_named_coloured_part_per_class(room):
+    make_case(room / "data" / "a.npz")
+    assert run(room) == 0
+    scene = trimesh.load(room / "out" / "a" / "heart.glb")
+    assert sorted(scene.geometry) == NAMES[:8]
+    for c, name in enumerate(NAMES[:8], 1):
+        part = scene.geometry[name]
+        mesh = trimesh.load(room / "out" / "a" / "meshes" / f"{name}.ply")
+        assert "#%02X%02X%02X" % tuple(part.visual.material.baseColorFactor[:3]) == class_colours(CLASSES)[c - 1]
+        assert part.volume == pytest.approx(mesh.volume, rel=1e-3)
+        np.testing.assert_allclose(part.bounds, mesh.bounds, atol=1e-3)
+    assert run(room, "--no_meshes") == 0 and not (room / "out" / "a" / "heart.glb").exists()
+
+
+def test_another_spacing_has_the_same_field_of_view_and_the_same_figures(room):
+    make_case(room / "data" / "a.npz", **OBLIQUE)
+    assert run(room, "--no_meshes") == 0
+    table = (room / "out" / "metrics.csv").read_text()
+    assert run(room, "--no_meshes", "--spacing", 0.5) == 0
+    assert (room / "out" / "metrics.csv").read_text() == table  # taken on the source's own grid
+    image = nib.load(room / "out" / "a" / "labels.nii.gz")
+    np.testing.assert_allclose(nib.affines.voxel_sizes(image.affine), 0.5, rtol=1e-5)
+    _, frame = make_heart(**OBLIQUE)
+    fine = with_spacing(frame, 0.5)
+    assert image.shape == fine.shape
+    np.testing.assert_allclose(fine.voxel_to_mm([-0.5] * 3), frame.voxel_to_mm([-0.5] * 3), atol=1e-9)
+    beyond = fine.voxel_to_mm(np.array(fine.shape) - 0.5) - frame.voxel_to_mm(np.array(frame.shape) - 0.5)
+    assert (np.abs(beyond @ frame.affine[:3, :3] / frame.spacing_mm) <= 0.5 + 1e-9).all()
+    labels = np.asanyarray(image.dataobj)
+    assert (labels > 0).sum() * 0.125 == pytest.approx(4 / 3 * np.pi * RADIUS_MM**3, rel=0.01)
+    middle = nib.affines.apply_affine(image.affine, np.argwhere(labels).mean(0))
+    np.testing.assert_allclose(middle, (5, -20, 60), atol=0.1)
+    assert run(room, "--spacing", 0) == 2
+
+
+def test_codes_are_decoded_again_to_the_same_heart(room, capsys):
+    make_case(room / "data" / "a.npz", **OBLIQUE)
+    assert run(room, "--latents") == 0
+    first = room / "out" / "a"
+    code, case = read_latents(first / "latents.npz")
+    assert code.shape == (1, 3) and case.class_names == NAMES and case.frame.shape == make_heart(**OBLIQUE)[1].shape
+    again = ["--checkpoint", str(room / "checkpoint.pth"), "--device", "cpu", "--mesh_cells", "24"]
+    for number, source in enumerate((first / "latents.npz", room / "out")):
+        out = room / f"again{number}"
+        assert run_command(reconstruct.main, [*again, "--latents", str(source), "--output_dir", str(out)]) == 0
+        for name in ("labels.nii.gz", "meshes/class_1.ply"):
+            assert (out / "a" / name).read_bytes() == (first / name).read_bytes()
+    assert "no figures" in capsys.readouterr().out
+    write_checkpoint(room / "checkpoint.pth", seed=8)
+    assert run_command(reconstruct.main, [*again, "--latents", str(first), "--output_dir",
+                                                        str(room / "other")]) == 1
+    assert "codes that another one made" in capsys.readouterr().err
+    assert run_command(reconstruct.main, [*again, "--latents", str(room / "checkpoint.pth"),
+                                                        "--output_dir", str(room / "other")]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def sphere_points(count=400):
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(count, 3))
+    points *= RADIUS_MM / np.linalg.norm(points, axis=1)[:, None]
+    return points + [5, -20, 60], rng.integers(1, 9, count)
+
+
+def write_ply(path, points, labels, name="label"):
+    path.write_text(f"ply\nformat ascii 1.0\nelement vertex {len(points)}\n"
+                    + "".join(f"property float {axis}\n" for axis in "xyz") + f"property uchar {name}\nend_header\n"
+                    + "".join("%f %f %f %d\n" % (*p, c) for p, c in zip(points, labels)))
+
+
+@pytest.mark.parametrize("kind", ["ply", "npz"])
+def test_a_point_cloud_is_enough(room, kind):
+    points, labels = sphere_points()
+    source = room / f"cloud.{kind}"
+    if kind == "ply":
+        write_ply(source, points, labels)
+    else:
+        np.savez(source, points_mm=points, labels=labels)
+    assert run(room, "--no_meshes", "--spacing", 0.8, source=source.name) == 0
+    image = nib.load(room / "out" / "cloud" / "labels.nii.gz")
+    np.testing.assert_allclose(nib.affines.voxel_sizes(image.affine), 0.8, rtol=1e-5)
+    labels = np.asanyarray(image.dataobj)
+    # the formula's ball has radius 0.7 of the unit, the cloud 0.95
+    radius_mm = RADIUS_MM * 0.7 / 0.95
+    assert (labels > 0).sum() * 0.8**3 == pytest.approx(4 / 3 * np.pi * radius_mm**3, rel=0.04)
+    np.testing.assert_allclose(nib.affines.apply_affine(image.affine, np.argwhere(labels).mean(0)), (5, -20, 60),
+                               atol=0.3)
+
+
+def test_bad_input_is_one_clear_line(room, capsys):
+    points, labels = sphere_points(50)
+    write_ply(room / "nolabel.ply", points, labels, name="quality")
+    write_ply(room / "class99.ply", points, np.full(50, 99))
+    (room / "broken.ply").write_text("ply\nnonsense")
+    np.savez(room / "few.npz", points_mm=points[:2], labels=labels[:2])
+    empty, _ = make_heart()
+    write_label_map(room / "empty.nii.gz", np.zeros_like(empty), np.eye(4))
+    write_label_map(room / "unknown.nii.gz", np.full((8, 8, 8), 40, np.uint8), np.eye(4))
+    np.savez(room / "noframe.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
+    for name, word in (("nolabel.ply", "label"), ("class99.ply", "1..9"), ("broken.ply", "PLY"),
+                       ("few.npz", "4 points"),
+                       ("empty.nii.gz", "empty mask"),
+                       ("unknown.nii.gz", "labels 0..9, the checkpoint's classes, found labels 40"),
+                       ("noframe.npz", "frame")):
+        assert run(room, source=name) == 1, name
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed:")]
+        assert len(lines) == 1 and word in lines[0] and "Traceback" not in lines[0], (name, lines)
+    make_case(room / "data" / "a.npz")
+    (room / "checkpoint.pth").write_text("not one")
+    assert run(room) == 2
+    assert "checkpoint" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_an_unwritable_folder_is_one_clear_line(room, capsys, monkeypatch):
+    make_case(room / "data" / "a.npz")
+    (room / "out").write_text("a file where the folder should be")
+    assert run(room) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and "--output_dir" in error[0] and "a file of that name" in error[0]
+
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+    (room / "out").unlink()
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("vecset.inference.decoding.decode_field", lambda *a, **k: pytest.fail("decoded before"))
+    assert run(room) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and "Permission denied" in error[0] and "can be written to" in error[0]
+    assert not list((room / "out").iterdir())
+
+
+def test_result_names_every_file(room):
+    make_case(room / "data" / "a.npz")
+    assert run(room, "--latents") == 0
+    folder = room / "out" / "a"
+    written = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    result = json.loads((folder / "result.json").read_text())
+    assert written == sorted([*result["files"], "result.json"])
+
+
+def test_a_thin_ring_keeps_its_volume():
+    """Radius 1.5 cells: meshed on cells of half the size, near the ring alone."""
+    from tests.inference.test_meshes import meshes_of
+
+    cell = 2 / 64
+
+    def ring(p):
+        return torch.hypot(torch.hypot(p[:, 0] + 0.007, p[:, 1]) - 0.55, p[:, 2] - 0.004) - 1.5 * cell
+
+    (mesh,) = meshes_of(FormulaModel(ring, lambda p: p[:, :1], 1)).values()
+    expected = 2 * np.pi * 0.55 * np.pi * (1.5 * cell) ** 2 * (40 / 0.95) ** 3
+    assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume == pytest.approx(expected, rel=0.03)

@@ -1,0 +1,79 @@
+"""Recipes: what follows from the number of hearts, and that every flag in them exists."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vecset.pipeline.recipes import RECIPES, flags
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("hearts", [1, 5, 64, 798])
+def test_a_batch_can_be_filled_and_warm_up_and_validation_fit_into_the_epochs(name, hearts):
+    recipe = RECIPES[name]
+    for ranks in (1, 2):
+        options = recipe.training_options(hearts, ranks)
+        assert options["batch_size"] * ranks <= max(hearts, ranks)
+        assert 1 <= options["eval_every"] <= options["epochs"] <= recipe.max_epochs
+        assert options["warmup_epochs"] <= options["epochs"]
+        passes = options["epochs"] * hearts
+        assert passes <= recipe.heart_passes + hearts, "about as long, whatever the number of hearts"
+
+
+def test_flags_leaves_out_what_is_none_or_false():
+    assert flags({"seed": 0, "overwrite": True, "label_map": None, "anchors": False}) == ["--seed", "0", "--overwrite"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_training_takes_every_flag(name):
+    arguments = pytest.importorskip("vecset.engines.arguments")
+    words = flags(RECIPES[name].training_options(64, 1))
+    parsed = arguments.build_parser().parse_args(["--data_path", "d", "--output_dir", "o", *words])
+    assert parsed.model == RECIPES[name].train["model"]
+
+
+@pytest.mark.parametrize(("command", "part"), [("make_phantoms", "phantoms"), ("prepare_data", "prepare"),
+                                               ("reconstruct", "reconstruct")])
+def test_the_other_commands_take_theirs(command, part, repository):
+    text = subprocess.run([sys.executable, str(repository / f"{command}.py"), "--help"], capture_output=True, text=True,
+                          check=True).stdout
+    for recipe in RECIPES.values():
+        for flag in getattr(recipe, part):
+            assert f"--{flag}" in text
+
+
+def test_hearts_are_read_alike_for_calibration_and_reconstruction_and_another_model_keeps_its_latents(tmp_path):
+    from vecset.pipeline.main import Pipeline, get_parser
+
+    args = get_parser().parse_args(["--recipe", "cpu", "--output_dir", str(tmp_path)])
+    assert Pipeline(args, [], print).encoding() == {"num_surface_points": 8192, "num_latents": 512}
+    for words in (["--model", "learnable_vec8x4_dim32_depth1_nb"], ["--model=point_vec64x4_dim32_depth1_nb"]):
+        other = Pipeline(args, words, print)
+        assert other.encoding() == {"num_surface_points": 8192, "num_latents": None}
+        assert "--num_latents" not in map(str, other.reconstruct_command(False))
+        assert other.val_ratio == 0.2
+    other.cases.mkdir()
+    (other.cases / "train.csv").write_text("case_id,file\n" + "a,a.npz\n" * 4)
+    for words, kept in ((["--model", "learnable_vec8x4_dim32_depth1_nb"], False), ([], True)):
+        command = list(map(str, Pipeline(args, words, print).training_command(False)))
+        assert ("--class_gap" in command) == ("--latent_density" in command) == kept and "--anchors" in command
+    for recipe in ("cpu_long", "gpu"):  # an own model may have fewer latents than these begin with
+        args = get_parser().parse_args(["--recipe", recipe, "--output_dir", str(tmp_path)])
+        for words, kept in ((["--model", "point_vec64x4_dim32_depth1_nb"], False), ([], True)):
+            command = list(map(str, Pipeline(args, words, print).training_command(False)))
+            assert ("--early_latents" in command) == ("--early_share" in command) == kept
+    args = get_parser().parse_args(["--recipe", "cpu_long", "--val_ratio", "0.5", "--output_dir", str(tmp_path)])
+    assert Pipeline(args, [], print).val_ratio == 0.5
+
+
+def test_the_long_recipe_is_the_one_that_was_measured():
+    """docs/log.md, 2026-11-26: 200 training hearts, 190 epochs."""
+    options = RECIPES["cpu_long"].training_options(200, 1)
+    assert (options["epochs"], options["warmup_epochs"], options["eval_every"]) == (190, 3, 95)
+
+
+def test_the_recipe_for_a_gpu_is_the_one_that_was_measured():
+    """docs/log.md, 2026-11-26: 200 training hearts, 370 epochs of 13 steps."""
+    options = RECIPES["gpu"].training_options(200, 1)
+    assert (options["epochs"], options["warmup_epochs"], options["eval_every"]) == (370, 6, 185)

@@ -1,0 +1,164 @@
+"""Stages: nothing is done twice, nothing that changed is kept, and a failure says so."""
+
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from vecset.common.errors import InputError
+from vecset.pipeline.stages import Stage, Stamps, contents, imported_files, listing, move_aside, run_child, run_stage
+
+
+class Bench:
+    """One stage in a folder: copies input.txt to out/result.txt and counts its runs in runs.txt."""
+
+    def __init__(self, folder):
+        self.folder, self.out, self.lines = folder, folder / "out", []
+        self.out.mkdir()
+        (folder / "input.txt").write_text("one")
+        self.options, self.put_away_calls = {"factor": 1}, []
+
+    def stage(self, body="", **changes):
+        script = self.folder / "script.py"
+        script.write_text(textwrap.dedent(f"""
+            import sys
+            from pathlib import Path
+            here = Path({str(self.folder)!r})
+            with (here / "runs.txt").open("a") as handle:
+                handle.write("x")
+            {body}
+            (here / "out" / "result.txt").write_text((here / "input.txt").read_text())
+        """))
+        stage = Stage("copy", "a copy", script,
+                      inputs=lambda: contents([self.folder / "input.txt"], self.folder), options=self.options,
+                      outputs=lambda: [p for p in [self.out / "result.txt"] if p.exists()],
+                      put_away=lambda old, wanted: self.put_away_calls.append(old.get("state")),
+                      command=lambda resumed: [sys.executable, script])
+        for name, value in changes.items():
+            setattr(stage, name, value)
+        return stage
+
+    def run(self, *args, **changes):
+        return run_stage(self.stage(*args, **changes), Stamps(self.out), self.say, "[1/1]")
+
+    def say(self, line, quiet=False):
+        self.lines.append(line)
+
+    @property
+    def runs(self):
+        return len((self.folder / "runs.txt").read_text())
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    monkeypatch.setattr("vecset.pipeline.stages.ROOT", tmp_path)
+    return Bench(tmp_path)
+
+
+def test_a_finished_stage_is_not_done_again(bench):
+    assert bench.run() == "done"
+    assert bench.run() == "done before"
+    assert bench.runs == 1
+
+
+def test_changed_input_option_or_code_is_done_again_and_named(bench):
+    bench.run()
+    (bench.folder / "input.txt").write_text("two")
+    assert bench.run() == "done" and (bench.out / "result.txt").read_text() == "two"
+    assert any("inputs changed (input.txt)" in line for line in bench.lines)
+    bench.options["factor"] = 2
+    assert bench.run() == "done" and any("options changed (factor)" in line for line in bench.lines)
+    assert bench.run("pass") == "done" and any("code changed (script.py)" in line for line in bench.lines)
+    assert bench.runs == 4
+    assert bench.put_away_calls == [None, "done", "done", "done"]
+
+
+def test_a_lost_output_is_made_again_without_putting_the_rest_away(bench):
+    bench.run()
+    (bench.out / "result.txt").unlink()
+    assert bench.run() == "done"
+    assert bench.runs == 2 and len(bench.put_away_calls) == 1
+
+
+def test_failure_is_one_clear_error_and_the_next_run_goes_on(bench):
+    with pytest.raises(InputError, match="exit code 3"):
+        bench.run('sys.exit(3) if not (here / "repaired").exists() else None')
+    (bench.folder / "repaired").touch()
+    assert bench.run('sys.exit(3) if not (here / "repaired").exists() else None') == "done"
+    assert len(bench.put_away_calls) == 1, "what the stopped run had made is kept"
+    assert any("(goes on)" in line for line in bench.lines)
+
+
+def test_a_stage_without_output_is_no_success(bench):
+    with pytest.raises(InputError, match="found none"):
+        bench.run("sys.exit(0)")
+    assert Stamps(bench.out).read("copy")["state"] == "running"
+
+
+def test_an_accepted_exit_code_is_said_every_time(bench):
+    body = '(here / "out" / "result.txt").write_text("half"); sys.exit(1)'
+    assert bench.run(body, accept=lambda code: True) == "done"
+    assert bench.run(body, accept=lambda code: True) == "done before"
+    assert all("exit code 1" in line for line in bench.lines if "done" in line)
+
+
+def test_a_moved_output_folder_is_still_done(bench):
+    bench.run()
+    new = bench.folder / "elsewhere"
+    bench.out.rename(new)
+    bench.out = new
+    assert bench.run() == "done before"
+
+
+@pytest.mark.parametrize("exit_code", [130, 75])
+def test_a_stopped_child_stops_the_pipeline(exit_code):
+    with pytest.raises(KeyboardInterrupt):
+        run_child([sys.executable, "-c", f"import sys; sys.exit({exit_code})"], {}, lambda line, quiet: None)
+
+
+def test_sigterm_reaches_the_child_and_ends_the_pipeline(tmp_path):
+    script, heard = tmp_path / "child.py", tmp_path / "heard"
+    script.write_text("import os, pathlib, signal, sys, time\n"
+                      "def leave(number, frame):\n"
+                      f"    pathlib.Path({str(heard)!r}).touch()\n"
+                      "    sys.exit(9)\n"
+                      "signal.signal(signal.SIGTERM, leave)\n"
+                      "os.kill(os.getppid(), signal.SIGTERM)\n"
+                      "time.sleep(30)\n")
+    with pytest.raises(KeyboardInterrupt):
+        run_child([sys.executable, script], {}, lambda line, quiet: None)
+    assert heard.exists()
+
+
+def test_imported_files_follows_imports_inside_the_repository(tmp_path):
+    package = tmp_path / "vecset"
+    (package / "data").mkdir(parents=True)
+    for name, text in {"__init__.py": "", "errors.py": "", "data/__init__.py": "", "data/frame.py": "import numpy\n",
+                       "data/field.py": "from vecset.data import frame\n", "other.py": ""}.items():
+        (package / name).write_text(text)
+    script = tmp_path / "command.py"
+    script.write_text("def main():\n    from vecset.data.field import f\nfrom vecset import errors\n")
+    found = {str(p.relative_to(tmp_path)) for p in imported_files(script, tmp_path)}
+    assert found == {"command.py", "vecset/__init__.py", "vecset/common/errors.py", "vecset/data/__init__.py",
+                     "vecset/data/field.py", "vecset/imaging/frame.py"}
+
+
+def test_listing_sees_a_rewritten_file_and_contents_does_not_mind_an_equal_one(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("case_id,file\n")
+    before = listing([path], tmp_path), contents([path], tmp_path)
+    os.utime(path, ns=(1, 1))
+    assert listing([path], tmp_path) != before[0]
+    assert contents([path], tmp_path) == before[1]
+    assert set(before[0]) == {"a.csv"}
+
+
+def test_move_aside_counts_up_and_never_overwrites(tmp_path):
+    for word in ("first", "second"):
+        (tmp_path / "train").mkdir()
+        (tmp_path / "train" / "log.txt").write_text(word)
+        move_aside(tmp_path / "train")
+    assert [(tmp_path / f"train.old-{n}" / "log.txt").read_text() for n in (1, 2)] == ["first", "second"]
+    assert move_aside(Path(tmp_path / "train")) is None

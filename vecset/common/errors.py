@@ -1,0 +1,81 @@
+"""What a user did that cannot work, told in one line.
+
+`InputError` is the only exception whose message is meant for the user: which file, what was expected, what was
+found, what to do. `run_command` is the one place where it becomes a line on stderr and an exit code, as a package that
+is not installed does; every other exception is a defect of the software and keeps its traceback.
+"""
+
+import errno
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[2]
+_IMPORTED_AS = {"skimage": "scikit-image", "vtkmodules": "vtk"}  # name of a module: name of its package
+EXIT_BAD_INPUT = 2
+
+
+class InputError(Exception):
+    """Bad input from outside: `where` (a file or flag), `expected`, `found`, and what `to_do` about it."""
+
+    def __init__(self, where, expected, found, to_do=""):
+        self.where, self.expected, self.found, self.to_do = str(where), str(expected), str(found), str(to_do)
+        line = f"{self.where}: expected {self.expected}, found {self.found}"
+        if self.to_do:
+            line += f"; {self.to_do}"
+        super().__init__(" ".join(line.split()))
+
+    def __reduce__(self):  # crosses process pools with its four parts intact
+        return (type(self), (self.where, self.expected, self.found, self.to_do))
+
+
+def require_package(name):
+    """Raises InputError where the Python package `name` is not installed: before long work that ends with it."""
+    if importlib.util.find_spec(name) is None:
+        raise _missing(name)
+
+
+def _is_lacking(name):
+    """Whether `name` is a package of requirements.txt or requirements-test.txt that is not installed; all else that cannot
+    be imported (a module of ours, a part of a package of another version) is a defect."""
+    wanted = {re.split(r"[^\w-]", line, maxsplit=1)[0].lower() for path in _ROOT.glob("requirements*.txt")
+              for line in path.read_text(encoding="utf-8").splitlines()}
+    known = _IMPORTED_AS.get(name, name).lower().replace("_", "-")
+    return known in wanted and importlib.util.find_spec(name) is None
+
+
+def _missing(name):
+    return InputError(sys.executable, f"the Python package {name}", "none", "install what requirements.txt names")
+
+
+def describe_os_error(error):
+    """One line for an OSError. A full disk is the one that every long job meets, so it gets its own words."""
+    where = error.filename or "output"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}: no space left on the device or quota used up; free some space and run the same command again"
+    return f"{where}: {error.strerror or error}"
+
+
+def run_command(main, argv=None, resumes=True):
+    """Runs a command's `main(argv) -> exit code or None` and returns the exit code; InputError becomes one line.
+    `resumes`: whether the same command, run again after Ctrl-C, goes on where it was."""
+    try:
+        return main(argv) or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except ModuleNotFoundError as error:
+        name = (error.name or "").split(".")[0]
+        if not _is_lacking(name):
+            raise
+        print(f"error: {_missing(name)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        print(f"error: {describe_os_error(error)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"stopped; run the same command again to {'go on' if resumes else 'start anew'}", file=sys.stderr)
+        return 130

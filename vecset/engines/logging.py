@@ -1,0 +1,145 @@
+"""For the person who watches: a line on the terminal, the same as JSON in log.txt, curves in tensorboard and wandb."""
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from vecset.common.atomic import write_text
+from vecset.common.errors import InputError
+
+LOG = "log.txt"
+
+
+def say(text):
+    """One line on stdout, at once (also into a file or a pipe); above a progress bar where there is one."""
+    if sys.stderr.isatty() and "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(text)
+        sys.stdout.flush()
+    else:
+        print(text, flush=True)
+
+
+def progress_bar(total, done):
+    """A bar of optimizer steps with the time left, or None: where no terminal shows it (the lines say the time left,
+    too), and on a bare PyTorch image without tqdm."""
+    if not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=total, initial=done, unit="step", desc="train", dynamic_ncols=True)
+
+
+def short_time(seconds):
+    """'2 d 03 h', '1 h 05 m', '3 m 20 s', '42 s'."""
+    seconds = int(round(seconds))
+    for unit, size, next_unit, next_size in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // next_size:02d} {next_unit}"
+    return f"{seconds} s"
+
+
+def peak_memory_gb(device):
+    """Largest memory so far: of the GPU by torch's allocator, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def format_values(values):
+    """'loss 0.1234 vol 0.0123': four digits each; what has no value is left out."""
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
+
+
+class RunLog:
+    """Writes records to OUTPUT_DIR/log.txt, and their numbers to tensorboardX and wandb where those are switched on.
+
+    `first_step`: the global step that the run starts from; records of later steps, left by a run that was killed after
+    its last checkpoint, are taken away, so every step is there once. `validates_first`: the validation of that step is
+    still to come, so a record of it goes too."""
+
+    def __init__(self, output_dir, config, first_step=0, log_dir=None, wandb="disabled", project=None, name=None,
+                 validates_first=False):
+        self.path = Path(output_dir) / LOG
+        self._drop_from(first_step, validates_first)
+        self._tensorboard = self._wandb = None
+        if log_dir:
+            self._tensorboard = _import("tensorboardX", "--log_dir").SummaryWriter(str(log_dir), purge_step=first_step)
+        if wandb != "disabled":
+            id_file = Path(output_dir) / "wandb_id.txt"
+            if not id_file.is_file():
+                write_text(id_file, os.urandom(4).hex())
+            try:
+                self._wandb = _import("wandb", "--wandb").init(
+                    project=project, name=name or Path(output_dir).resolve().name, dir=str(output_dir), mode=wandb,
+                    config=config, id=id_file.read_text().strip(), resume="allow")
+            except InputError:
+                raise
+            except Exception as error:  # noqa: BLE001 - no key, no network, its own errors: none of ours
+                raise InputError(f"--wandb {wandb}", "a run that wandb can start",
+                                 " ".join(f"{type(error).__name__}: {error}".split())[:160],
+                                 "set WANDB_API_KEY, or use --wandb offline") from None
+
+    def _drop_from(self, first_step, validates_first):
+        if not self.path.is_file():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+                again = validates_first and record["kind"] == "val" and record["global_step"] == first_step
+                if record["global_step"] <= first_step and not again:
+                    kept.append(line)
+            except (ValueError, KeyError):  # the half line of a killed writer
+                continue
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def record(self, kind, global_step, values, **more):
+        """One record: `kind` ('train' or 'val'), numbers by name, and anything else that JSON can hold."""
+        record = {"kind": kind, "global_step": global_step, "time": round(time.time(), 1), **values, **more}
+        with open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(_without_nan(record)) + "\n")
+        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+        if self._tensorboard:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, global_step)
+            self._tensorboard.flush()
+        if self._wandb:
+            self._wandb.log({**numbers, "global_step": global_step}, step=global_step)
+
+    def picture(self, name, image, global_step):
+        """image (H, W, 3) u8."""
+        if self._tensorboard:
+            self._tensorboard.add_image(name, image, global_step, dataformats="HWC")
+        if self._wandb:
+            self._wandb.log({name: _import("wandb", "--wandb").Image(image)}, step=global_step)
+
+    def close(self):
+        if self._tensorboard:
+            self._tensorboard.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def _without_nan(value):
+    """JSON has no NaN: a number that is not finite becomes its name."""
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _import(module, flag):
+    try:
+        return __import__(module)
+    except ImportError:
+        raise InputError(flag, f"the package {module}", "it is not installed", f"pip install {module}") from None

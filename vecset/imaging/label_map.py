@@ -1,0 +1,226 @@
+"""Label maps: reading with every header check, writing, listing a folder, and the names of their cases."""
+
+import gzip
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from vecset.common.atomic import atomic_path
+from vecset.imaging.classes import default_class_names
+from vecset.imaging.frame import check_affine
+from vecset.imaging.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, has_suffix, nifti_header, read_image
+from vecset.imaging.label_names import name_extension
+from vecset.imaging.label_presets import LabelMapping
+from vecset.common.natural_order import natural_key
+from vecset.common.errors import InputError
+
+SPACING_TOLERANCE = 0.01  # relative difference between sform and pixdim that is still rounding
+ROUNDING = 1e-4  # of labels stored as float, or scaled by the header
+
+
+@dataclass
+class LabelMap:
+    """labels (X, Y, Z) u8, 0 background, 1..C classes; affine (4, 4) f64 voxel -> mm RAS+ (its spacing corrected where
+    `spacing_from` says pixdim); source_affine as the header has it; sha256 of the file's bytes; class_names (C,);
+    annotated: the class ids that the annotators looked for; geometry: what a NIfTI header says of the image's place
+    (None for other formats), for what is written on its grid; dropped_crumbs: {class id as text: [number, voxels]};
+    as_background: {value: voxels} of the values that the label map of values leaves out as background."""
+
+    labels: np.ndarray
+    affine: np.ndarray
+    path: Path
+    sha256: str
+    class_names: list
+    annotated: list
+    source_affine: np.ndarray
+    geometry: dict | None = None
+    dropped_crumbs: dict = field(default_factory=dict)
+    as_background: dict = field(default_factory=dict)
+
+    @property
+    def spacing_mm(self):
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def name(self):
+        return case_name(self.path)
+
+
+def read_label_map(path, num_classes, label_map=None, spacing_from=None):
+    """Reads a label map (.nii.gz, .nii, .nrrd, .mha) of `num_classes` classes into a `LabelMap`.
+
+    `label_map`: a LabelMapping, the name of a preset or a JSON file (see vecset/imaging/label_presets.py).
+    `spacing_from` ('affine' or 'pixdim') decides where the two contradict each other by more than 1 %.
+    Raises InputError, in one line, for every file that is not a sound label map.
+    """
+    path = Path(path)
+    mapping = LabelMapping.load(label_map, num_classes) if label_map is not None else None
+    image = read_image(path)
+    values = _integral(path, _three_axes(path, image.values))
+    check_affine(image.affine, path)
+    affine = _settle_spacing(path, image.affine, image.pixdim_mm, spacing_from)
+    labels = mapping.apply(values, path) if mapping else _in_range(path, values, num_classes)
+    unlisted = values[(labels == 0) & (values != 0)] if mapping else values[:0]
+    as_background = {int(v): int(n) for v, n in zip(*np.unique(unlisted, return_counts=True))}
+    if not labels.any():
+        found = f"only values that --label_map does not list: {some_of(as_background)}" if as_background else (
+            "an empty mask (all background)")
+        raise InputError(path, "a label map with some foreground", found,
+                         "remove it from the folder, or check --label_map")
+    names = mapping.class_names if mapping else default_class_names(num_classes)
+    annotated = mapping.annotated if mapping else list(range(1, num_classes + 1))
+    return LabelMap(labels, affine, path, file_sha256(path), list(names), list(annotated), image.affine,
+                    image.geometry, as_background=as_background)
+
+
+def some_of(values):
+    """The first eight of `values` as text, and how many there are more."""
+    values = list(values)
+    more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+    return ", ".join(map(str, values[:8])) + more
+
+
+def drop_crumbs(label_map, share):
+    """The `LabelMap` without the components that have fewer voxels than `share` of their class's largest one (0: as it
+    is). See `vecset.imaging.components.without_crumbs`."""
+    if not share:
+        return label_map
+    from vecset.imaging.components import without_crumbs  # brings numba
+
+    labels, dropped = without_crumbs(label_map.labels, share)
+    return replace(label_map, labels=labels, dropped_crumbs=dropped)
+
+
+def file_sha256(path):
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _three_axes(path, values):
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim != 3:
+        raise InputError(path, "a 3D label map", f"{values.ndim}D with shape {values.shape}",
+                         "export one frame of it as a 3D image")
+    if 0 in values.shape:
+        raise InputError(path, "a label map with voxels", f"shape {values.shape}", "export it again")
+    return values
+
+
+def _integral(path, values):
+    """The values as an integer array; labels stored as float are fine where they are whole numbers."""
+    if values.dtype.kind in "iu":
+        return values
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    if values.dtype.kind != "f":
+        raise InputError(path, "one number per voxel", f"voxels of type {values.dtype}", "export it as integers")
+    if not np.isfinite(values).all():
+        raise InputError(path, "whole numbers as labels", "voxels that are not finite (NaN or Inf)",
+                         "check that this is a label map and not an image")
+    if np.abs(values).max() > 2**31 - 1:
+        raise InputError(path, "whole numbers as labels", f"values up to {np.abs(values).max():g}", "export it again")
+    whole = np.rint(values).astype(np.int32)
+    wrong = np.abs(values - whole) > ROUNDING
+    if wrong.any():
+        raise InputError(path, "whole numbers as labels",
+                         f"{int(wrong.sum())} voxels with others, e.g. {values[wrong][0]:g}",
+                         "check that this is a label map, and resampled with nearest neighbour")
+    return whole
+
+
+def _in_range(path, values, num_classes):
+    low, high = int(values.min()), int(values.max())
+    if low < 0:
+        raise InputError(path, f"labels 0..{num_classes}", f"negative labels, down to {low}",
+                         "map them with --label_map")
+    if high > num_classes:
+        some = sorted(int(v) for v in np.unique(values) if v > num_classes)
+        shown = ", ".join(map(str, some[:8])) + (", ..." if len(some) > 8 else "")
+        raise InputError(path, f"labels 0..{num_classes} (--classes {num_classes})", f"labels {shown}",
+                         "give the right --classes, or map them with --label_map")
+    return values.astype(np.uint8)
+
+
+def _settle_spacing(path, affine, pixdim_mm, spacing_from):
+    """The affine, its axes scaled to pixdim where the two differ and `spacing_from` says 'pixdim'.
+    A header without pixdim (None) cannot contradict itself."""
+    if pixdim_mm is None:
+        return affine
+    affine_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    sound = np.isfinite(pixdim_mm).all() and (pixdim_mm > 0).all()
+    if sound and (np.abs(pixdim_mm / affine_mm - 1) <= SPACING_TOLERANCE).all():
+        return affine
+    if spacing_from == "affine":
+        return affine
+    shown = [" x ".join(f"{n:.4g}" for n in mm) for mm in (affine_mm, pixdim_mm)]
+    if spacing_from == "pixdim" and sound:
+        affine = affine.copy()
+        affine[:3, :3] *= pixdim_mm / affine_mm
+        return affine
+    raise InputError(path, "sform and pixdim that agree within 1 %",
+                     f"a spacing of {shown[0]} mm in the affine and of {shown[1]} mm in pixdim",
+                     "say which is right with --spacing_from affine" + (" or --spacing_from pixdim" if sound else ""))
+
+
+def write_label_map(path, labels, affine, class_names=None, geometry=None):
+    """Writes labels (X, Y, Z) u8 as NIfTI, atomically; the same labels give the same bytes. The header places them by
+    `geometry` (that of a `LabelMap`), exactly as the source's did; where that is None by `affine` (4, 4) voxel -> mm,
+    qform and sform both set. `class_names` go into the description as far as it is long (79 characters), and with
+    their colours into a header extension (vecset/imaging/label_names.py)."""
+    path = Path(path)
+    labels = np.asarray(labels)
+    if labels.ndim != 3 or labels.dtype != np.uint8:
+        raise ValueError(f"labels {labels.dtype} {labels.shape}: want uint8 (X, Y, Z)")
+    if not has_suffix(path, NIFTI_SUFFIXES):
+        raise InputError(path, "an output name ending in .nii.gz or .nii", path.name, "name it so")
+    if geometry:
+        header = nifti_header(geometry, labels.shape)
+        kind = nib.Nifti2Image if geometry["nifti_version"] == 2 else nib.Nifti1Image
+        image = kind(labels, header.get_best_affine(), header)
+    else:
+        check_affine(affine, path)
+        image = nib.Nifti1Image(labels, np.asarray(affine, np.float64), dtype=np.uint8)
+        image.header.set_xyzt_units("mm")
+        image.set_sform(affine, code=1)
+        image.set_qform(affine, code=1)
+    if class_names:
+        image.header["descrip"] = ",".join(class_names).encode("ascii", "replace")[:79]
+        image.header.extensions.append(name_extension(class_names))
+    data = image.to_bytes()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(data, 4, mtime=0) if path.name.lower().endswith(".gz") else data)
+
+
+def find_label_maps(folder):
+    """The label maps of a folder (.nii.gz, .nii, .nrrd, .mha), naturally sorted (2 before 10); names that begin with
+    a dot are none.
+    Raises InputError where there is no folder, no image in it, or two images would give one case."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(folder, "a folder of label maps", "a file" if folder.exists() else "nothing there",
+                         "check --input_dir")
+    paths = [p for p in folder.iterdir() if has_suffix(p.name) and not p.name.startswith(".")]
+    if not paths:
+        raise InputError(folder, f"label maps ending in {SUFFIX_WORDS}", "none", "check --input_dir")
+    paths.sort(key=lambda p: natural_key(p.name))
+    seen = {}
+    for path in paths:
+        other = seen.setdefault(case_name(path), path)
+        if other is not path:
+            raise InputError(folder, "one label map per case", f"{other.name} and {path.name}, which would both "
+                             f"become {case_name(path)}.npz", "rename or remove one of them")
+    return paths
+
+
+def case_name(path):
+    """The file's name with only the image suffix taken off: `1.nii.img.nii.gz` -> `1.nii.img`."""
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name

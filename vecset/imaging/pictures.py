@@ -1,0 +1,157 @@
+"""Label maps as pictures: slices in three planes, the difference of two maps, a legend, the overview of a run.
+
+Shared by the quality check and by reconstruction, so that a structure has one colour everywhere. Everything is drawn
+in patient orientation (radiological convention: the patient's right, or front, is on the left), on axes in mm.
+
+    labels_ras, affine_ras = to_ras(labels, affine)
+    draw_slices(axes, labels_ras, "axial", index, colours, spacing_mm)          # one matplotlib Axes
+    axes.scatter(*in_plane_mm(points_voxel, "axial", spacing_mm).T)             # points in voxels of labels_ras
+"""
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from vecset.common.atomic import atomic_path
+from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
+
+LEFT_UP = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "S")}  # what is at the left and at the top
+
+
+def to_ras(volume, affine):
+    """`volume` (X, Y, Z) with its axes swapped and flipped to run most nearly right, front, up; a view, not a copy.
+    Returns it with the (4, 4) affine that its voxels then have."""
+    affine = np.asarray(affine, np.float64)
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    order = _best_axes(np.abs(directions))  # order[r] = the image axis that runs along patient axis r
+    change = np.zeros((4, 4))  # new voxel -> old voxel
+    change[3, 3] = 1
+    flips = []
+    for patient_axis, image_axis in enumerate(order):
+        forward = directions[patient_axis, image_axis] >= 0
+        change[image_axis, patient_axis] = 1 if forward else -1
+        if not forward:
+            change[image_axis, 3] = volume.shape[image_axis] - 1
+            flips.append(patient_axis)
+    return np.flip(np.transpose(volume, order), flips), affine @ change
+
+
+def _best_axes(closeness):
+    """The permutation with the largest product of |cos|: at 45 degrees two axes must not pick the same partner."""
+    permutations = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+    return max(permutations, key=lambda p: np.prod([closeness[r, p[r]] + 1e-9 for r in range(3)]))
+
+
+def spacing_of(affine):
+    """(3,) voxel size in mm along the axes of `affine` (4, 4)."""
+    return np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+
+
+def fullest_index(labels_ras, plane):
+    """The index of the slice of `plane` that shows the most structures, and of those the most voxels."""
+    counts = np.array([np.bincount(plane_image(labels_ras, plane, n).ravel(), minlength=256)[1:]
+                       for n in range(labels_ras.shape[PLANES[plane]])])
+    area, structures = counts.sum(1), (counts > 0).sum(1)
+    return int(np.lexsort((area, structures * (area >= 0.5 * area.max())))[-1])
+
+
+def in_plane_mm(points_voxel, plane, spacing_mm):
+    """(N, 3) points in voxels of the RAS volume -> (N, 2) horizontal and vertical position on the picture in mm."""
+    axes = [a for a in range(3) if a != PLANES[plane]]
+    return np.asarray(points_voxel, np.float64)[:, axes] * np.asarray(spacing_mm)[axes]
+
+
+def draw_slices(axes, labels_ras, plane, index, colours, spacing_mm, box=None):
+    """Draws slice `index` of `labels_ras` (X, Y, Z; 0 is background) on one matplotlib Axes.
+
+    `colours`: C strings '#RRGGBB' for classes 1..C; `spacing_mm` (3,); `box` (3, 2): show voxels box[:, 0] to box[:, 1]
+    alone (all where None)."""
+    image = colour_table(colours)[plane_image(labels_ras, plane, index)]
+    _draw_image(axes, image, plane, spacing_mm, labels_ras.shape, box)
+
+
+def draw_difference(axes, truth_ras, prediction_ras, plane, index, spacing_mm, box=None):
+    """Draws where two label maps of one grid differ at slice `index`; colours as in `DIFFERENCE`."""
+    kinds = difference_kinds(*(plane_image(v, plane, index) for v in (truth_ras, prediction_ras)))
+    _draw_image(axes, colour_table(DIFFERENCE.values())[kinds], plane, spacing_mm, truth_ras.shape, box)
+
+
+def legend_patches(names, colours):
+    """Handles for `legend(handles=...)`: one patch per class name, in its colour."""
+    return [Patch(facecolor=colour, edgecolor="#404040", linewidth=0.4, label=name)
+            for name, colour in zip(names, colours)]
+
+
+def save_figure(figure, path, dpi=110):
+    """Writes `figure` as PNG, atomically. No pyplot: works without a display and in worker processes."""
+    FigureCanvasAgg(figure)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png", metadata={"Software": None})
+
+
+def write_overview(path, hearts, class_names, colours):
+    """Best, median and worst heart (or whatever `hearts` holds): truth, reconstruction and difference in three planes.
+
+    `hearts`: dicts with `title`, `truth` and `prediction` (X, Y, Z) on one grid, and `affine` (4, 4). Writes a PNG."""
+    height = 0.95 + 1.75 * len(hearts)
+    figure = Figure(figsize=(14, height), facecolor="white")
+    grid = figure.add_gridspec(len(hearts), 11, width_ratios=[1, 1, 1, 0.1, 1, 1, 1, 0.1, 1, 1, 1], left=0.004,
+                               right=0.996, wspace=0.04, hspace=0.14, top=1 - 0.5 / height, bottom=0.4 / height)
+    for row, heart in enumerate(hearts):
+        truth_ras, affine_ras = to_ras(heart["truth"], heart["affine"])
+        prediction_ras, _ = to_ras(heart["prediction"], heart["affine"])
+        spacing_mm = spacing_of(affine_ras)
+        box = foreground_box(truth_ras, prediction_ras, margin_mm=5, spacing_mm=spacing_mm)
+        inside = tuple(slice(first, last + 1) for first, last in box)
+        truth_ras, prediction_ras = truth_ras[inside], prediction_ras[inside]
+        for column, plane in enumerate(PLANES):
+            index = fullest_index(truth_ras, plane)
+            axes = [figure.add_subplot(grid[row, 4 * column + k]) for k in range(3)]
+            draw_slices(axes[0], truth_ras, plane, index, colours, spacing_mm)
+            draw_slices(axes[1], prediction_ras, plane, index, colours, spacing_mm)
+            draw_difference(axes[2], truth_ras, prediction_ras, plane, index, spacing_mm)
+            for axis, what in zip(axes, ("truth", "reconstruction", "difference")):
+                if row == 0:
+                    middle = axis.get_position()
+                    figure.text((middle.x0 + middle.x1) / 2, 1 - 0.08 / height, f"{plane}: {what}", ha="center",
+                                va="top", fontsize=9)
+            if column == 0:
+                axes[0].annotate(heart["title"], (0, 1), (2, 4), xycoords="axes fraction", fontsize=9,
+                                 textcoords="offset points", va="bottom", fontweight="bold")
+    half = len(DIFFERENCE)
+    handles = legend_patches(class_names, colours) + legend_patches(DIFFERENCE, DIFFERENCE.values())
+    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 10 + half), fontsize=8, frameon=False,
+                  handlelength=1, columnspacing=1.1, borderaxespad=0.3)
+    save_figure(figure, path)
+
+
+def foreground_box(*volumes_ras, margin_mm=0.0, spacing_mm=(1, 1, 1)):
+    """(3, 2) first and last voxel of the box that holds the foreground of all volumes and a margin."""
+    box = np.empty((3, 2), int)
+    shape = volumes_ras[0].shape
+    for axis in range(3):
+        filled = np.flatnonzero([any(np.moveaxis(v, axis, 0)[n].any() for v in volumes_ras)
+                                 for n in range(shape[axis])])
+        margin = int(np.ceil(margin_mm / spacing_mm[axis]))
+        first, last = (filled[0] - margin, filled[-1] + margin) if len(filled) else (0, shape[axis] - 1)
+        box[axis] = max(first, 0), min(last, shape[axis] - 1)
+    return box
+
+
+def _draw_image(axes, image, plane, spacing_mm, shape, box):
+    horizontal, vertical = [a for a in range(3) if a != PLANES[plane]]
+    h_mm, v_mm = float(spacing_mm[horizontal]), float(spacing_mm[vertical])
+    # voxel centres lie at index * spacing, so that points in voxels fall where they belong
+    axes.imshow(image, origin="upper", interpolation="nearest", aspect="equal",
+                extent=((shape[horizontal] - 0.5) * h_mm, -0.5 * h_mm, -0.5 * v_mm, (shape[vertical] - 0.5) * v_mm))
+    box = np.array([[0, n - 1] for n in shape]) if box is None else box
+    axes.set_xlim((box[horizontal, 1] + 0.5) * h_mm, (box[horizontal, 0] - 0.5) * h_mm)  # right, or front, on the left
+    axes.set_ylim((box[vertical, 0] - 0.5) * v_mm, (box[vertical, 1] + 0.5) * v_mm)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color("#B0B0B0")
+    left, up = LEFT_UP[plane]
+    axes.text(0.015, 0.5, left, transform=axes.transAxes, fontsize=6, color="#606060", va="center")
+    axes.text(0.5, 0.985, up, transform=axes.transAxes, fontsize=6, color="#606060", va="top", ha="center")

@@ -1,0 +1,132 @@
+"""Checkpoints: whole or not there, readable without running code, enough for every later stage.
+
+A checkpoint is a dict of tensors, numbers, strings, lists and dicts (docs/design.md, "Checkpoint"):
+
+    format, model, model_config, class_names      the network: build_model(**model_config).load_state_dict(model)
+    optimizer, epoch, step, plan, random_state    where training stands: `step` optimizer steps of `epoch` are done
+    args, best_metric, best_epoch, status, metrics   how it came about; status: 'running', 'stopped' or 'finished'
+
+A JSON sidecar beside it (checkpoint-last.json) says the same without the tensors.
+"""
+
+import json
+import os
+import pickle
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+
+from vecset.common.atomic import atomic_path, write_text
+from vecset.common.errors import InputError
+
+FORMAT = "vecsetx-heart checkpoint/1"
+LAST, BEST = "checkpoint-last.pth", "checkpoint-best.pth"
+_NOT_IN_SIDECAR = ("model", "optimizer", "random_state")
+
+
+def save_checkpoint(path, checkpoint):
+    """Writes `checkpoint` to `path` atomically, then its sidecar. Raises OSError (no space left, ...) with the old
+    file untouched."""
+    path = Path(path)
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        writer = _Writer(handle)
+        try:
+            torch.save({"format": FORMAT, **checkpoint}, writer)
+        except RuntimeError:
+            if writer.error:  # torch tells of its broken zip stream; the reason is this one
+                raise writer.error from None
+            raise
+    write_sidecar(path, checkpoint)
+
+
+def write_sidecar(path, checkpoint):
+    plain = {k: v for k, v in checkpoint.items() if k not in _NOT_IN_SIDECAR}
+    text = json.dumps({"format": FORMAT, **plain}, indent=1, sort_keys=True)
+    write_text(Path(path).with_suffix(".json"), text + "\n")
+
+
+def copy_checkpoint(source, target):
+    """`target` becomes the same file as `source` (a hard link, so 5 GB cost nothing; a copy where links are not to be
+    had). Both are only ever replaced, never written into."""
+    source, target = Path(source), Path(target)
+    for suffix in (".pth", ".json"):
+        with atomic_path(target.with_suffix(suffix)) as temporary:
+            try:
+                os.link(source.with_suffix(suffix), temporary)
+            except OSError:
+                temporary.write_bytes(source.with_suffix(suffix).read_bytes())
+
+
+class _Writer:
+    """A file's write, remembering the OSError that torch's writer would swallow."""
+
+    def __init__(self, handle):
+        self._handle, self.error = handle, None
+
+    def write(self, data):
+        try:
+            return self._handle.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self):
+        self._handle.flush()
+
+
+def load_checkpoint(path, num_classes=None):
+    """The checkpoint at `path`, tensors on the CPU and read from the file when they are used (mmap). The file cannot
+    run code: weights_only, and of classes only argparse.Namespace. Raises InputError where it is not a checkpoint of
+    this software, is truncated, or has not `num_classes` classes."""
+    path = Path(path)
+    to_do = "give a checkpoint-last.pth or checkpoint-best.pth that main_ae.py wrote"
+    checkpoint = load_safely(path, to_do)
+    if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
+        found = f"format {checkpoint.get('format')!r}" if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise InputError(path, f"a {FORMAT}", found, to_do)
+    from vecset.models.autoencoder import DEPARTURES
+
+    # written before an option of the network existed: it did not use it
+    checkpoint["model_config"] = {**DEPARTURES, **checkpoint["model_config"]}
+    classes = checkpoint["model_config"]["num_classes"]
+    if num_classes is not None and classes != num_classes:
+        raise InputError(path, f"a checkpoint of {num_classes} classes", f"one of {classes}",
+                         "use the checkpoint that was trained on these classes")
+    return checkpoint
+
+
+def load_safely(path, to_do):
+    """What torch.save wrote to `path`, tensors on the CPU (mapped from the file where its format allows). Nothing in
+    the file can run: tensors and plain values, and of classes only argparse.Namespace. InputError, with what `to_do`,
+    where it is no such file."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "a checkpoint", "no such file" if not path.exists() else "a folder", to_do)
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except PermissionError:
+        raise InputError(path, "a file that can be read", "no permission", "change its permissions") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
+        if not zipfile.is_zipfile(path):  # torch's own words are about its formats
+            raise InputError(path, "a whole checkpoint", "another kind of file, or one that is cut short",
+                             to_do) from None
+        reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
+        raise InputError(path, "a whole checkpoint", f"one that torch cannot read ({reason})", to_do) from None
+
+
+def model_from_checkpoint(checkpoint, device="cpu", where="checkpoint"):
+    """The trained network in eval mode on `device`. InputError, naming the file `where`, where the weights are not
+    those of the network that this version builds."""
+    from vecset.models.autoencoder import build_model
+
+    try:
+        model = build_model(**checkpoint["model_config"])
+        model.load_state_dict(checkpoint["model"])
+    except (RuntimeError, TypeError) as error:
+        raise InputError(where, f"weights of {checkpoint['model_config'].get('name')} as this version builds it",
+                         " ".join(str(error).split())[:200],
+                         "use the version that wrote it, or train again") from None
+    return model.to(device).eval()

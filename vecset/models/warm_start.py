@@ -1,0 +1,125 @@
+"""`--init_from`: a new run that starts from trained weights.
+
+Two kinds of files are taken. A checkpoint of this software gives its weights, and nothing else of it. A checkpoint of
+the public VecSetX release (Zhang et al., https://github.com/1zb/VecSetX), {"model": state} or the state itself, has one
+embedding for 3 coordinates and one number per query. It is widened: the embedding serves both the surface points,
+whose class columns start at zero, and the queries; the distance keeps its output row, and the class rows start at
+zero. So the warm start computes the distance that the published network computes, to the last bits.
+"""
+
+import torch
+
+from vecset.common.errors import InputError
+from vecset.models.autoencoder import parse_model_name
+from vecset.models.checkpoint import FORMAT, load_safely
+
+_TO_DO = "give a checkpoint of the public VecSetX release or one that main_ae.py wrote"
+_BOTTLENECK_KEYS = {"bottleneck.gamma": "nb", "bottleneck.mean_proj.weight": "kl"}
+
+
+def load_initial_weights(model, model_config, path):
+    """Loads the weights of `path` into `model` = build_model(**model_config). -> a line that says what was done.
+    Raises InputError in one line where the file is of another kind, another size, or incomplete."""
+    loaded = load_safely(path, _TO_DO)
+    if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
+        _check_own(loaded["model_config"], model_config, path)
+        state, said = loaded["model"], f"weights of {path}, after {loaded['epoch']} epochs"
+    else:
+        state, said = loaded, f"published weights of {path}, widened to {model_config['num_classes']} classes"
+        if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
+            state = loaded["model"]
+        _check_published(state, model_config, path)
+        state = widen(state, model)
+    ours = model.state_dict()
+    _refuse_list(path, "missing", sorted(set(ours) - set(state)), model_config)
+    _refuse_list(path, "not known here", sorted(set(state) - set(ours)), model_config)
+    for name, value in state.items():
+        if value.shape != ours[name].shape:
+            raise InputError(path, f"{name} of shape {tuple(ours[name].shape)}", tuple(value.shape), _TO_DO)
+    if not torch.allclose(state["point_embed.basis"].float(), model.point_embed.basis, rtol=1e-5, atol=0):
+        raise InputError(path, "a Fourier basis 2^k pi, k = 0..7 per axis", "another point_embed.basis", _TO_DO)
+    known = model.known_classes.clone()  # a matter of the training cases, not of the weights
+    model.load_state_dict(state)
+    model.known_classes.copy_(known)
+    return f"starting from {said}"
+
+
+def widen(state, model):
+    """The state of a network of 3 numbers in and 1 out as one of `model`'s, the new columns and rows zero."""
+    classes = model.num_classes
+    state = dict(state)
+    weight, bias = state["point_embed.mlp.weight"], state["point_embed.mlp.bias"]
+    state |= {"query_embed.mlp.weight": weight, "query_embed.mlp.bias": bias,
+              "query_embed.basis": state["point_embed.basis"], "known_classes": model.known_classes,
+              "point_embed.mlp.weight": torch.cat([weight, weight.new_zeros(len(weight), classes)], 1)}
+    for name in ("to_outputs.1.weight", "to_outputs.1.bias"):
+        value = state[name]
+        state[name] = torch.cat([value, value.new_zeros(classes, *value.shape[1:])])
+    return state
+
+
+def _check_own(theirs, ours, path):
+    for name in sorted(set(theirs) | set(ours)):
+        if theirs.get(name) != ours.get(name) and not (name == "name" and _same_network(theirs, ours)):
+            raise InputError(path, f"weights of a network with {name} {ours.get(name)}", theirs.get(name),
+                             "give the options that it was trained with")
+
+
+def _same_network(theirs, ours):
+    return parse_model_name(theirs["name"]) == parse_model_name(ours["name"])
+
+
+def _check_published(state, model_config, path):
+    """Refuses what is no published state, and one of another size, with the model name that would fit."""
+    needed = ("point_embed.basis", "point_embed.mlp.weight", "point_embed.mlp.bias", "to_outputs.1.weight",
+              "to_outputs.1.bias")
+    tensors = isinstance(state, dict) and all(torch.is_tensor(v) for v in state.values())
+    if not tensors or not any(name in state for name in needed):
+        found = f"a dict of {', '.join(map(str, list(state)[:4])) or 'nothing'}" if isinstance(state, dict) else type(
+            state).__name__
+        raise InputError(path, "weights of a VecSet autoencoder", found, _TO_DO)
+    _refuse_list(path, "missing", [name for name in needed if name not in state], model_config)
+    inputs, outputs = state["point_embed.mlp.weight"].shape[1], len(state["to_outputs.1.weight"])
+    fourier = 2 * state["point_embed.basis"].shape[1]
+    if inputs != fourier + 3 or outputs != 1:
+        raise InputError(path, "published weights: 3 numbers per point in, 1 per query out",
+                         f"{inputs - fourier} in and {outputs} out", _TO_DO)
+    extra = [f"--{name}" for name in ("anchors", "decoder_layers") if model_config.get(name)]
+    if extra:
+        raise InputError(path, "the published architecture to put published weights into", " and ".join(extra),
+                         f"leave out {' and '.join(extra)}")
+    ours = parse_model_name(model_config["name"])
+    theirs = _sizes(state, ours)
+    if theirs != ours:
+        fitting = model_name(theirs)
+        raise InputError(path, f"weights of {model_config['name']}",
+                         f"{theirs['query_type']} queries, width {theirs['dim']}, depth {theirs['depth']}, codes of "
+                         f"{theirs['code_dim']}" + (f", {theirs['num_latents']} latents" * ("latents.weight" in state)),
+                         f"give --model {fitting}")
+
+
+def _sizes(state, ours):
+    """The numbers of a model name, as the shapes of `state` have them. Point queries leave no trace of how many they
+    were: `ours` are taken."""
+    bottleneck = next((kind for key, kind in _BOTTLENECK_KEYS.items() if key in state), "")
+    dim = len(state["point_embed.mlp.weight"])
+    post = state.get("bottleneck.post_bottleneck_proj.weight")
+    layers = {int(name.split(".")[1]) for name in state if name.startswith("layers.")}
+    learnable = "latents.weight" in state
+    return dict(query_type="learnable" if learnable else "point", dim=dim, depth=max(layers, default=-1) + 1,
+                num_latents=len(state["latents.weight"]) if learnable else ours["num_latents"],
+                code_dim=post.shape[1] if bottleneck and post is not None else dim, bottleneck=bottleneck)
+
+
+def model_name(sizes):
+    """The model name with these numbers: the other direction of `parse_model_name`."""
+    code = f"x{sizes['code_dim']}" if sizes["bottleneck"] else ""
+    name = f"{sizes['query_type']}_vec{sizes['num_latents']}{code}_dim{sizes['dim']}_depth{sizes['depth']}"
+    return name + (f"_{sizes['bottleneck']}" if sizes["bottleneck"] else "")
+
+
+def _refuse_list(path, how, names, model_config):
+    if names:
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        raise InputError(path, f"all weights of {model_config['name']} and no others",
+                         f"{how}: {', '.join(names[:4])}{more}", _TO_DO)

@@ -1,0 +1,1 @@
+"""Synthetic hearts: anatomy, fields, populations. Nothing that a real heart needs."""

@@ -1,0 +1,94 @@
+"""What only many case files together, or the anatomy itself, can tell: copies, mirrored hearts, outliers.
+
+Findings are added to the report of the file they are about, so that one verdict covers everything.
+"""
+
+import numpy as np
+
+from vecset.quality.thresholds import CHECKS, INF, Check
+from vecset.quality.chirality import heart_handedness, population_handedness
+
+LEAST_FOR_OUTLIERS = 8  # fewer hearts have no distribution
+FEW_HEARTS = 30  # fewer may be alike by chance: their volumes are granted the 10 % by which hearts differ anyway
+
+CHECKS.update({
+    "copies": Check(0, 0, "files", "other files with the same points or the same truth"),
+    "same_source": Check(0, 0, "files", "other files made from the same label map"),
+    "handedness": Check(0, INF, "", "-1 to 1: places of the named structures against a heart, less against its mirror"),
+    "handedness_others": Check(0, INF, "", "the same against the other hearts, where the names do not tell"),
+    "volume_outlier": Check(0, 6, "robust sd", "log volume of a class against the other hearts", "warn"),
+    "size_outlier": Check(0, 6, "robust sd", "log radius of the heart against the others", "warn"),
+    "rows": Check(0, 0, "groups", "groups whose number of points is not that of most files", "warn"),
+})
+
+
+def check_population(reports):
+    """Adds the findings between `reports` (FileReports of one run) to them. Unreadable files are left out."""
+    _copies(reports)
+    whole = [r for r in reports if "volumes_ml" in r.facts]
+    _handedness(whole)
+    if len(whole) >= LEAST_FOR_OUTLIERS:
+        _outliers(whole)
+        usual = {g: _mode([r.facts["rows"][g] for r in whole]) for g in whole[0].facts["rows"]}
+        for report in whole:
+            other = {g: n for g, n in report.facts["rows"].items() if n != usual[g]}
+            report.add("rows", len(other), note=", ".join(f"{g} {n} (most: {usual[g]})" for g, n in other.items()))
+
+
+def _handedness(reports):
+    """By the names of the structures; where these do not tell, hearts with the same classes against each other."""
+    unnamed = {}
+    for report in reports:
+        centroids_mm = report.facts["centroids_mm"]
+        turn = heart_handedness(centroids_mm, report.class_names)
+        if turn is not None:
+            report.facts["handedness"] = turn
+            report.add("handedness", turn, note="mirrored: left and right are exchanged, or situs inversus" if turn < 0
+                       else "")
+        else:
+            unnamed.setdefault((*report.class_names, *sorted(centroids_mm, key=int)), []).append(report)
+    for alike in unnamed.values():
+        if len(alike) < LEAST_FOR_OUTLIERS:
+            continue
+        turns = population_handedness([[p for _, p in sorted(r.facts["centroids_mm"].items(), key=lambda i: int(i[0]))]
+                                       for r in alike])
+        for report, turn in zip(alike, () if turns is None else turns):
+            report.add("handedness_others", turn, note="mirrored, or most of the others are" if turn < 0 else "")
+
+
+def _copies(reports):
+    for check, keys in (("copies", ("points_sha256", "truth_sha256")), ("same_source", ("source_sha256",))):
+        files = {}
+        for report in reports:
+            for key in keys:
+                if report.facts.get(key):
+                    files.setdefault((key, report.facts[key]), set()).add(report.file)
+        for report in reports:
+            twins = sorted(set().union(*(files.get((k, report.facts.get(k)), set()) for k in keys)) - {report.file})
+            if report.facts:
+                report.add(check, len(twins), note=", ".join(twins[:5]))
+
+
+def _outliers(reports):
+    for c in sorted({c for r in reports for c in r.facts["volumes_ml"]}, key=int):
+        having = [r for r in reports if c in r.facts["volumes_ml"]]
+        if len(having) >= LEAST_FOR_OUTLIERS:
+            volumes = [r.facts["volumes_ml"][c] for r in having]
+            scores = _robust_scores(np.log(volumes), 0.1 if len(having) < FEW_HEARTS else 0.03)
+            for report, score, volume in zip(having, scores, volumes):
+                report.add("volume_outlier", score, int(c), f"{volume:.3g} ml, median {np.median(volumes):.3g} ml")
+    radii = [r.facts["radius_mm"] for r in reports]
+    for report, score, radius in zip(reports, _robust_scores(np.log(radii), 0.03), radii):
+        report.add("size_outlier", score, note=f"{radius:.1f} mm, median {np.median(radii):.1f} mm")
+
+
+def _robust_scores(values, least_spread):
+    """|value - median| in units of the median absolute deviation, scaled to a standard deviation; a spread of at least
+    `least_spread` is granted, so that nearly equal hearts are not outliers of each other."""
+    values = np.asarray(values)
+    away = np.abs(values - np.median(values))
+    return away / max(1.4826 * np.median(away), least_spread)
+
+
+def _mode(values):
+    return max(set(values), key=values.count)

@@ -1,0 +1,152 @@
+"""compare.html: two runs side by side on the hearts that both have. No torch, but where the truth is listed in a CSV.
+
+The differences are paired: per heart and class, B's figure less A's. A structure that a run misses or invents counts as
+`vecset.metrics.overlap.counted_value` says, as it does in each run's own means."""
+
+from pathlib import Path
+
+import numpy as np
+
+from vecset.common.atomic import require_writable
+from vecset.imaging.classes import class_colours
+from vecset.common.errors import InputError
+from vecset.report.page import mean_dice, read_reconstruction, shown_settings, write_page
+from vecset.report.figures import MEAN, UNION, boxes, column, read_figures
+from vecset.report.hearts import heart_content
+from vecset.metrics.overlap import counted_value
+from vecset.imaging.slice_picture import DIFFERENCE
+
+COMPARISON = "compare.html"
+_RESAMPLES = 2000
+
+
+def write_comparison(run_a, run_b, output_dir, truth_of=None):
+    """Writes compare.html into `output_dir` and returns its path. `run_a`, `run_b`: output folders of reconstruct.py;
+    `truth_of`: as for `write_html_report`, by default the truths that the runs' metrics.json names, where they are
+    still there. InputError where the runs have other classes, or no heart in common."""
+    folders = [Path(run_a), Path(run_b)]
+    figures = [read_figures(folder) for folder in folders]
+    if figures[0]["classes"] != figures[1]["classes"]:
+        raise InputError(folders[1], f"the classes of {folders[0]} ({_listed(figures[0])})", _listed(figures[1]),
+                         "compare runs of one set of classes")
+    cases = [case for case in figures[0]["cases"] if case in set(figures[1]["cases"])]
+    if not cases:
+        raise InputError(folders[1], f"hearts that {folders[0]} has, too", "none", "reconstruct the same hearts")
+    names = run_names(folders)
+    colours = class_colours(max(c for c, _ in figures[0]["classes"]))
+    truth_of, note = (truth_of, None) if truth_of else stored_truths(figures)
+    hearts = [_heart(what, case, folders, figures, names, truth_of, colours) for what, case in chosen(figures, cases)]
+    kinds = DIFFERENCE if truth_of else dict(zip(
+        ("same", f"in {names[0]} only", f"in {names[1]} only", "another structure"), DIFFERENCE.values()))
+    left_out = [f"{len(f['cases']) - len(cases)} of {name}" for f, name in zip(figures, names)
+                if len(f["cases"]) > len(cases)]
+    note_pairs = ("B − A on the same hearts, with its 95 % bootstrap interval over hearts; ▲ or ▼ where the interval "
+                  "leaves out 0. Many structures and figures are compared: one in twenty such marks is chance.")
+    content = {"kind": "comparison", "title": f"{names[0]} and {names[1]}", "hearts_note": note,
+               "runs": [{"name": name, "settings": {"folder": str(folder), **shown_settings(f)}}
+                        for name, folder, f in zip(names, folders, figures)],
+               "comparison": {**comparison(figures, cases), "note": note_pairs + (
+                   f" Hearts that only one run has are left out: {', '.join(left_out)}." if left_out else "")},
+               "boxes": boxes(figures, cases), "hearts": hearts, "curves": None}
+    output_dir = Path(output_dir)
+    require_writable(output_dir)
+    path = output_dir / COMPARISON
+    write_page(path, content, figures[0]["classes"], colours, kinds)
+    return path
+
+
+def _listed(figures):
+    return ", ".join(name for _, name in figures["classes"])
+
+
+def run_names(folders):
+    """['A: folder', 'B: folder'], with as much of the two paths as tells them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    depth = next((d for d in range(1, 1 + max(map(len, parts))) if parts[0][-d:] != parts[1][-d:]), 1)
+    return [f"{letter}: {'/'.join(p[-depth:])}" for letter, p in zip("AB", parts)]
+
+
+def chosen(figures, cases):
+    """[(what, case_id)]: where B gains most mean Dice on A, the median change, and where it loses most."""
+    first, second = (mean_dice(f) for f in figures)
+    change = {case: (second[case] or 0.0) - (first[case] or 0.0) for case in cases}
+    order = sorted(cases, key=lambda case: -change[case])
+    if len(order) < 3:
+        return [("heart", case) for case in order]
+    return [("most in favour of B", order[0]), ("median change", order[len(order) // 2]),
+            ("most in favour of A", order[-1])]
+
+
+def stored_truths(figures):
+    """(truth_of or None, a note for the reader or None), by the input that the runs' metrics.json names."""
+    from vecset.inference.inputs import find_hearts, load_truth
+
+    for mine in figures:
+        settings = mine["settings"]
+        try:
+            hearts = {h.case_id: h for h in find_hearts(settings["input"], settings.get("data_path"),
+                                                        len(mine["classes"]))}
+        except (InputError, OSError, KeyError, TypeError):
+            continue
+        if all(case in hearts and hearts[case].path.is_file() for case in mine["cases"]):
+            return lambda c: load_truth(hearts[c], len(mine["classes"]), settings.get("spacing_from")), None
+    named = figures[0]["settings"].get("input")
+    return None, f"The truth is not where the runs had it ({named}): the two reconstructions are compared alone."
+
+
+def _heart(what, case, folders, figures, names, truth_of, colours):
+    truth, affine = truth_of(case) if truth_of else (None, None)
+    first, first_affine = read_reconstruction(folders[0], case, truth, affine)
+    second, _ = read_reconstruction(folders[1], case, first, first_affine)
+    title = {"what": what, "case_id": case, "mean_dice": [mean_dice(f)[case] for f in figures]}
+    return heart_content(title, truth, dict(zip(names, (first, second))), first_affine, colours)
+
+
+def comparison(figures, cases):
+    """{metrics, rows: [{id, name, values: {metric: {a, b, difference, interval, higher, lower, equal, pairs}}}]} of the
+    metrics that both runs have: means over the pairs (hearts in which both are defined), and how many hearts B is
+    higher or lower in. The mean of classes is that of each heart, over the classes that are defined in both runs."""
+    metrics = [m for m in figures[0]["metrics"] if m in figures[1]["metrics"]]
+    names = [name for _, name in figures[0]["classes"]]
+    values = {m: np.array([[[_counted(f, case, name, m) for name in (*names, UNION)] for case in cases]
+                           for f in figures], np.float64) for m in metrics}  # (run, heart, class)
+    rows = []
+    for k, (c, name) in enumerate([*figures[0]["classes"], (None, UNION)]):
+        rows.append({"id": c, "name": name, "values": {m: paired(*values[m][:, :, k]) for m in metrics}})
+    means = {}
+    for m in metrics:
+        classes = values[m][:, :, :-1]
+        both = np.isfinite(classes).all(0)
+        count = both.sum(1)
+        sums = np.where(both, classes, 0).sum(2)
+        means[m] = paired(*np.where(count > 0, sums / np.maximum(count, 1), np.nan))
+    rows.insert(len(names), {"id": None, "name": MEAN, "values": means})
+    return {"metrics": [column(m) for m in metrics], "rows": rows}
+
+
+def _counted(figures, case, name, metric):
+    row = figures["rows"].get((case, name))
+    value = None if row is None else row[metric] if metric.startswith("floor_") else counted_value(row, metric)
+    return np.nan if value is None else value
+
+
+def paired(a, b):
+    """Of two columns (hearts,), NaN where undefined: means, mean difference and its interval, counts."""
+    both = np.isfinite(a) & np.isfinite(b)
+    a, b = a[both], b[both]
+    if not len(a):
+        return {"a": None, "b": None, "difference": None, "interval": None, "higher": 0, "lower": 0, "equal": 0,
+                "pairs": 0}
+    change = b - a
+    return {"a": float(a.mean()), "b": float(b.mean()), "difference": float(change.mean()),
+            "interval": bootstrap_interval(change), "higher": int((change > 0).sum()), "lower": int((change < 0).sum()),
+            "equal": int((change == 0).sum()), "pairs": len(change)}
+
+
+def bootstrap_interval(values, seed=0):
+    """[low, high]: the middle 95 % of the means of as many `values` (N,) drawn with replacement (percentile bootstrap,
+    Efron 1979); None for fewer than two."""
+    if len(values) < 2:
+        return None
+    draws = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLES, len(values)))
+    return [float(q) for q in np.percentile(values[draws].mean(1), (2.5, 97.5))]

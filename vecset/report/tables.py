@@ -1,0 +1,114 @@
+"""What is written about a run: metrics.csv, metrics.json, and the table on the terminal. No torch.
+
+metrics.csv has one row per heart and class and one per heart for the union; an undefined value is empty. The columns
+are COLUMNS: the figures (vecset/metrics/overlap.py), what a missed structure's distances count as in averages, and the same
+figures for the noise floor (vecset/metrics/resampling_limit.py); where baselines were asked for, their Dice stand behind.
+"""
+
+import csv
+import io
+import json
+
+from vecset.common.atomic import write_text
+from vecset.metrics.overlap import METRICS, PENALTY, mean_defined, summarise
+
+FLOORS = {f"floor_{metric}": metric for metric in METRICS if not metric.startswith("truth_")}
+COLUMNS = ("case_id", "class_id", "class_name", "status", *METRICS, PENALTY, *FLOORS)
+# what the terminal shows of the means: (metric, its name there, digits); metrics.json has all
+SHOWN = (("dice", "Dice", 3), ("iou", "IoU", 3), ("hd95_mm", "HD95 mm", 2), ("assd_mm", "ASSD mm", 2),
+         ("nsd_1mm", "NSD 1 mm", 3), ("nsd_2mm", "NSD 2 mm", 3), ("volume_ml", "ml", 1),
+         ("absolute_volume_error", "|vol. err.|", 3))
+WITH_INTERVAL = ("dice", "hd95_mm")
+BASELINES = {"mean_shape": "mean_shape_dice", "nearest_heart": "nearest_heart_dice"}  # rows' name -> column
+
+
+def table_rows(case_id, scores, baselines=None, floor=None):
+    """The rows of one heart for metrics.csv, as dicts. `baselines`: {name: rows as `scores`} or None; `floor`: rows as
+    `scores` of the truth against what its own surface points say."""
+    rows = [{"case_id": case_id, **row} for row in scores]
+    for row, other in zip(rows, floor or (), strict=bool(floor)):
+        row.update({column: other.get(metric) for column, metric in FLOORS.items()})
+    for name, column in BASELINES.items():
+        if baselines:
+            for row, other in zip(rows, baselines[name], strict=True):
+                row[column] = other["dice"]
+    return rows
+
+
+def write_csv(path, rows):
+    """metrics.csv, atomically. None becomes empty, numbers get six digits."""
+    columns = list(COLUMNS) + [c for c in BASELINES.values() if rows and c in rows[0]]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row.get(c)) for c in columns])
+    write_text(path, text.getvalue())
+
+
+def _cell(value):
+    return "" if value is None else f"{value:.6f}" if isinstance(value, float) else value
+
+
+def report(rows, hearts, settings):
+    """The content of metrics.json: settings, per class the means and counts, per heart its mean and how it was decoded.
+
+    `rows`: of all hearts; `hearts`: {case_id: dict of what is known of it}; `settings`: dict, checkpoint included."""
+    classes = summarise(rows)
+    for name, column in BASELINES.items():
+        if rows and column in rows[0]:
+            for class_name, entry in classes.items():
+                entry[column] = mean_defined(r[column] for r in rows if r["class_name"] == class_name)
+            classes["mean of classes"][column] = mean_defined(
+                e[column] for n, e in classes.items() if n not in ("union", "mean of classes"))
+    return {"rule": {"ok": "in truth and prediction", "missed": "in the truth only: Dice 0, IoU 0, counted",
+                     "invented": "in the prediction only: Dice 0, IoU 0, counted",
+                     "distances": "undefined where missed or invented; count in the means as the diagonal of the box "
+                                  "round the heart (missing_distance_mm)",
+                     "volume": "relative error -1 where missed; where invented undefined, counts as 1 in the means",
+                     "intervals": "95 %, bootstrap over hearts",
+                     "floor": "the truth against what its own surface points say, on its own voxels",
+                     "absent": "in neither: left out of the means, counted",
+                     "not annotated": "masked, left out of the means"},
+            "settings": settings, "classes": classes, "hearts": hearts}
+
+
+def write_json(path, content):
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def table_lines(content):
+    """The table for the terminal, from the content of metrics.json: a line per class, their mean, the union."""
+    classes = content["classes"]
+    names = [n for n in classes if n not in ("union", "mean of classes")] + ["mean of classes", "union"]
+    shown = []  # (title, {class name: text})
+    for key, title, digits in SHOWN:
+        if any(classes[n].get(key) is not None for n in names):
+            shown.append((title, {n: _number(classes[n].get(key), digits) for n in names}))
+            if key in WITH_INTERVAL and any(classes[n].get(f"{key}_ci95") for n in names):
+                shown.append(("95 % of mean", {n: _interval(classes[n].get(f"{key}_ci95"), digits) for n in names}))
+            if key == "dice" and any(classes[n].get("floor_dice") is not None for n in names):
+                shown.append(("floor", {n: _number(classes[n].get("floor_dice")) for n in names}))
+    for name, column in BASELINES.items():
+        if column in classes.get("mean of classes", {}):
+            title = {"mean_shape": "mean shape Dice", "nearest_heart": "nearest training heart Dice"}[name]
+            shown.append((title, {n: _number(classes[n][column]) for n in names}))
+    counts = {"n": "hearts", "missed": "missed", "invented": "invented", "absent": "absent"}
+    if any(classes[n].get("not_annotated") for n in names):
+        counts["not_annotated"] = "not annotated"
+    shown += [(title, {n: str(classes[n].get(key, "")) for n in names}) for key, title in counts.items()]
+    width = max(len(n) for n in names)
+    widths = [max(len(title), *(len(text) for text in column.values())) for title, column in shown]
+    lines = ["  ".join([" " * width, *(title.rjust(w) for (title, _), w in zip(shown, widths))])]
+    for name in names:
+        cells = [column[name].rjust(w) for (_, column), w in zip(shown, widths)]
+        lines.append("  ".join([name.ljust(width), *cells]).rstrip())
+    return lines
+
+
+def _number(value, digits=3):
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(pair, digits=3):
+    return "-" if pair is None else f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}"
