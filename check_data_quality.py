@@ -25,31 +25,56 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from tqdm import tqdm  # noqa: E402
 
-from vecset.quality import case_checks as quality  # noqa: E402
-from vecset.quality import exact as quality_exact  # noqa: E402
-from vecset.report import quality_page as quality_report  # noqa: E402
-from vecset.quality.population import check_population  # noqa: E402
-from vecset.data.splits import find_case_files  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.common.workers import ending, sigterm_as_interrupt, start_worker  # noqa: E402
+from vecset.data.splits import find_case_files  # noqa: E402
+from vecset.quality import case_checks as quality  # noqa: E402
+from vecset.quality import exact as quality_exact  # noqa: E402
+from vecset.quality.population import check_population  # noqa: E402
+from vecset.report import quality_page as quality_report  # noqa: E402
 
 
 def get_parser():
-    parser = argparse.ArgumentParser("check_data_quality.py", description=__doc__.split("\n\n")[0],
-                                     epilog=__doc__.split("\n\n", 1)[1] + "\n" + quality_report.checks_help(),
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "check_data_quality.py",
+        description=__doc__.split("\n\n")[0],
+        epilog=__doc__.split("\n\n", 1)[1] + "\n" + quality_report.checks_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("input", type=Path, metavar="DIR|FILE", help="folder of case files, or one case file (*.npz)")
-    parser.add_argument("--report", type=Path, metavar="DIR",
-                        help="write tables and pictures into this folder (default: none)")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="write tables and pictures into this folder (default: none)"
+    )
     parser.add_argument("--file_workers", type=int, default=1, metavar="N", help="files side by side (default: 1)")
-    parser.add_argument("--sample", type=int, default=3000, metavar="N",
-                        help="points of each group whose distance is computed again, per file (default: 3000)")
-    parser.add_argument("--exact", type=int, default=0, metavar="N", help="also compute distance, sign and label at N "
-                        "points per file exactly, from a mesh and by search; seconds per file (default: 0)")
-    parser.add_argument("--source_dir", type=Path, metavar="DIR", help="also compare truth and points with the label "
-                        "maps in this folder, read with nibabel or SimpleITK alone (default: none)")
-    parser.add_argument("--pictures", type=int, default=6, metavar="N",
-                        help="files with slices of their own in the report, failed ones first (default: 6)")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=3000,
+        metavar="N",
+        help="points of each group whose distance is computed again, per file (default: 3000)",
+    )
+    parser.add_argument(
+        "--exact",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also compute distance, sign and label at N "
+        "points per file exactly, from a mesh and by search; seconds per file (default: 0)",
+    )
+    parser.add_argument(
+        "--source_dir",
+        type=Path,
+        metavar="DIR",
+        help="also compare truth and points with the label "
+        "maps in this folder, read with nibabel or SimpleITK alone (default: none)",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=6,
+        metavar="N",
+        help="files with slices of their own in the report, failed ones first (default: 6)",
+    )
     return parser
 
 
@@ -101,8 +126,9 @@ def main(argv=None):
     if args.source_dir:
         quality_exact.require_source_dir(args.source_dir)
     with sigterm_as_interrupt():
-        reports = check_files(paths, min(args.file_workers, len(paths)), sample=args.sample, exact=args.exact,
-                              source_dir=args.source_dir)
+        reports = check_files(
+            paths, min(args.file_workers, len(paths)), sample=args.sample, exact=args.exact, source_dir=args.source_dir
+        )
     check_population(reports)
     single = args.input.is_file()
     print("\n".join(quality_report.file_lines(reports[0]) if single else quality_report.summary_lines(reports)))

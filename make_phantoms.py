@@ -18,42 +18,81 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vecset.common.atomic import atomic_path, remove_leftovers, write_text
-from vecset.imaging.classes import HEART_CLASSES
-from vecset.phantom.phantom import PhantomOptions, encode_nifti, make_phantom
 from vecset.common.errors import InputError, run_command
 from vecset.common.workers import sigterm_as_interrupt, start_worker
+from vecset.imaging.classes import HEART_CLASSES
+from vecset.phantom.phantom import PhantomOptions, encode_nifti, make_phantom
 
 POPULATION = "vecsetx-heart phantoms/4"  # changes whenever the same options give another heart
 NAME = re.compile(r"phantom_\d{4,}\.nii\.gz")
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the label maps")
     parser.add_argument("--num", type=int, default=80, help="number of hearts")
-    parser.add_argument("--size", type=int, nargs="+", default=None,
-                        help="voxels along the image axes, one number or three; by default 128, or with --spacing as "
-                             "many as the heart needs")
-    parser.add_argument("--spacing", type=float, nargs="+", default=None,
-                        help="voxel size in mm, one number or three; by default so that the heart fills the image")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        default=None,
+        help="voxels along the image axes, one number or three; by default 128, or with --spacing as "
+        "many as the heart needs",
+    )
+    parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs="+",
+        default=None,
+        help="voxel size in mm, one number or three; by default so that the heart fills the image",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the population")
-    parser.add_argument("--oblique", type=float, default=0.0, metavar="DEGREES",
-                        help="largest angle between image axes and patient axes, in degrees (drawn per heart)")
-    parser.add_argument("--flip", type=int, nargs="+", default=[], choices=(0, 1, 2), metavar="AXIS",
-                        help="image axes (0, 1, 2) stored backwards; the patient stays as he is")
-    parser.add_argument("--missing", nargs="+", default=[], metavar="CLASS[:SHARE]",
-                        help="structures (id or name) that a share (0 to 1, 0.5 where not given) of the hearts lacks")
-    parser.add_argument("--cut", type=float, default=0.0, metavar="SHARE",
-                        help="share (0 to 0.7) of each axis of the field of view that is cut off, at a random place")
-    parser.add_argument("--label_noise", type=float, default=0.0, metavar="MM",
-                        help="standard deviation in mm by which the outlines wobble; there are stray voxels too then")
+    parser.add_argument(
+        "--oblique",
+        type=float,
+        default=0.0,
+        metavar="DEGREES",
+        help="largest angle between image axes and patient axes, in degrees (drawn per heart)",
+    )
+    parser.add_argument(
+        "--flip",
+        type=int,
+        nargs="+",
+        default=[],
+        choices=(0, 1, 2),
+        metavar="AXIS",
+        help="image axes (0, 1, 2) stored backwards; the patient stays as he is",
+    )
+    parser.add_argument(
+        "--missing",
+        nargs="+",
+        default=[],
+        metavar="CLASS[:SHARE]",
+        help="structures (id or name) that a share (0 to 1, 0.5 where not given) of the hearts lacks",
+    )
+    parser.add_argument(
+        "--cut",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share (0 to 0.7) of each axis of the field of view that is cut off, at a random place",
+    )
+    parser.add_argument(
+        "--label_noise",
+        type=float,
+        default=0.0,
+        metavar="MM",
+        help="standard deviation in mm by which the outlines wobble; there are stray voxels too then",
+    )
     parser.add_argument("--file_workers", type=int, default=1, help="processes")
     return parser
 
 
 def read_options(args):
     """PhantomOptions of the parsed arguments, or InputError."""
+
     def three(values, flag, low, high):
         if values is None:
             return None
@@ -71,8 +110,9 @@ def read_options(args):
         except ValueError:
             share = -1.0
         if not 1 <= class_id <= len(HEART_CLASSES) or not 0 <= share <= 1:
-            raise InputError("--missing", f"an id 1..10 or one of {', '.join(HEART_CLASSES)}, with :SHARE from 0 to 1",
-                             item)
+            raise InputError(
+                "--missing", f"an id 1..10 or one of {', '.join(HEART_CLASSES)}, with :SHARE from 0 to 1", item
+            )
         missing[class_id] = share
     if not 0 <= args.cut <= 0.7:
         raise InputError("--cut", "a share from 0 to 0.7", args.cut)
@@ -90,8 +130,9 @@ def read_options(args):
     spacing = three(args.spacing, "--spacing", 0.1, 50.0)
     if size is None and spacing is None:
         size = (128, 128, 128)
-    return PhantomOptions(size, spacing, args.oblique, tuple(sorted(set(args.flip))), missing, args.cut,
-                          args.label_noise)
+    return PhantomOptions(
+        size, spacing, args.oblique, tuple(sorted(set(args.flip))), missing, args.cut, args.label_noise
+    )
 
 
 def _make(task):
@@ -120,8 +161,12 @@ def _prepare_folder(folder, record):
             for path in there:
                 path.unlink()
     elif there:
-        raise InputError(folder, "an empty folder or one that make_phantoms.py made", "phantoms without phantoms.json",
-                         "give another --output_dir or remove them")
+        raise InputError(
+            folder,
+            "an empty folder or one that make_phantoms.py made",
+            "phantoms without phantoms.json",
+            "give another --output_dir or remove them",
+        )
     write_text(sidecar, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
@@ -136,9 +181,11 @@ def main(argv=None):
     if tasks:
         workers = min(args.file_workers, len(tasks) - 1)
         context = multiprocessing.get_context("spawn")
-        with sigterm_as_interrupt(), \
-                context.Pool(workers, start_worker) if workers > 1 else contextlib.nullcontext() as pool, \
-                tqdm(total=len(tasks), desc="phantoms", unit="heart", smoothing=0.1) as bar:
+        with (
+            sigterm_as_interrupt(),
+            context.Pool(workers, start_worker) if workers > 1 else contextlib.nullcontext() as pool,
+            tqdm(total=len(tasks), desc="phantoms", unit="heart", smoothing=0.1) as bar,
+        ):
             # the first heart here: it compiles the rasteriser once and leaves it in the cache for the workers
             first, rest = tasks[:1], tasks[1:]
             for _, error in itertools.chain(map(_make, first), _spread(pool, rest)):

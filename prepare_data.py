@@ -18,9 +18,9 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from vecset.common.atomic import remove_leftovers, require_writable  # noqa: E402
-from vecset.imaging.label_presets import LabelMapping, preset_names  # noqa: E402
 from vecset.common.errors import InputError, describe_os_error, run_command  # noqa: E402
 from vecset.common.workers import end_pool, sigterm_as_interrupt, start_worker  # noqa: E402
+from vecset.imaging.label_presets import LabelMapping, preset_names  # noqa: E402
 
 FAILED_SHOWN = 20
 STALE_SHOWN = 10
@@ -45,21 +45,55 @@ def parse_arguments(argv):
     add("--end_idx", None, "index after the last file; none: to the end", type=int)
     add("--seed", 0, "seed of all draws", type=int)
     parser.add_argument("--overwrite", action="store_true", help="make done files again (default: skip them)")
-    add("--label_map", None, "JSON file of what the image's values stand for, or one of the presets "
-        + ", ".join(preset_names()) + "; none: values are class ids")
+    add(
+        "--label_map",
+        None,
+        "JSON file of what the image's values stand for, or one of the presets "
+        + ", ".join(preset_names())
+        + "; none: values are class ids",
+    )
     add("--annotated", None, "class ids that the annotators looked for, as 1,2,3; none: all, or those in --label_map")
-    add("--spacing_from", None, "which spacing holds where a header contradicts itself; none: refuse such files",
-        choices=("affine", "pixdim"))
-    add("--sdf", "mesh", "distance: exact to the surface mesh, or the voxel distance transform alone",
-        choices=("mesh", "edt"))
-    add("--class_floor", 0.04, "least share of the surface, near and inside points for each present class; all floors "
-        "together take at most half", type=float)
-    parser.add_argument("--sample_caps", action="store_true",
-                        help="put points on the flat caps where the scan border cuts a structure, too (default: no)")
-    add("--drop_crumbs", 0.0, "drop the components of a class that have fewer voxels than this share of its largest "
-        "one (crumbs are reported below 0.01); 0: keep all", type=float, metavar="SHARE")
-    add("--exclude_border_cut", None, "make no case of a heart in which the scan border cuts one of these classes: ids "
-        "as 1,2,3, or all (also where nothing follows); none: make all", nargs="?", const="all", metavar="IDS")
+    add(
+        "--spacing_from",
+        None,
+        "which spacing holds where a header contradicts itself; none: refuse such files",
+        choices=("affine", "pixdim"),
+    )
+    add(
+        "--sdf",
+        "mesh",
+        "distance: exact to the surface mesh, or the voxel distance transform alone",
+        choices=("mesh", "edt"),
+    )
+    add(
+        "--class_floor",
+        0.04,
+        "least share of the surface, near and inside points for each present class; all floors "
+        "together take at most half",
+        type=float,
+    )
+    parser.add_argument(
+        "--sample_caps",
+        action="store_true",
+        help="put points on the flat caps where the scan border cuts a structure, too (default: no)",
+    )
+    add(
+        "--drop_crumbs",
+        0.0,
+        "drop the components of a class that have fewer voxels than this share of its largest "
+        "one (crumbs are reported below 0.01); 0: keep all",
+        type=float,
+        metavar="SHARE",
+    )
+    add(
+        "--exclude_border_cut",
+        None,
+        "make no case of a heart in which the scan border cuts one of these classes: ids "
+        "as 1,2,3, or all (also where nothing follows); none: make all",
+        nargs="?",
+        const="all",
+        metavar="IDS",
+    )
     args = parser.parse_args(argv)
     if not 1 <= args.classes <= 255:
         raise InputError("--classes", "1..255", args.classes)
@@ -115,8 +149,13 @@ def main(argv=None):
         remove_leftovers(output_dir)  # of workers that were killed
     _tell_stale(results, before, _times(output_dir), names if args.start_idx == 0 else None)
     made_again = sum(results[p][0] == "made" and case_name(p) in before for p in paths)
-    return _summary(results, paths, output_dir, made_again, "--overwrite" if args.overwrite else
-                    "options or label map changed, or a broken case file")
+    return _summary(
+        results,
+        paths,
+        output_dir,
+        made_again,
+        "--overwrite" if args.overwrite else "options or label map changed, or a broken case file",
+    )
 
 
 def _times(folder):
@@ -131,10 +170,16 @@ def _tell_stale(results, before, after, names):
     from vecset.imaging.label_map import case_name
 
     failed = {case_name(path) for path, (state, _) in results.items() if state == "failed"}
-    lines = [f"{name}.npz: old case file of a label map that failed" for name in before
-             if name in failed and after.get(name) == before[name]]
-    lines += [f"{name}.npz: case file without a label map in --input_dir" for name in after
-              if names is not None and name not in names]
+    lines = [
+        f"{name}.npz: old case file of a label map that failed"
+        for name in before
+        if name in failed and after.get(name) == before[name]
+    ]
+    lines += [
+        f"{name}.npz: case file without a label map in --input_dir"
+        for name in after
+        if names is not None and name not in names
+    ]
     more = [f"{len(lines) - STALE_SHOWN} more such case files"] if len(lines) > STALE_SHOWN else []
     for line in sorted(lines)[:STALE_SHOWN] + more:
         print(f"note: {line}", file=sys.stderr)
@@ -150,16 +195,27 @@ class Job:
         self.classes, self.spacing_from, self.mapping = args.classes, args.spacing_from, mapping
         self.output_dir, self.annotated, self.overwrite = output_dir, args.annotated, args.overwrite
         self.drop_crumbs, self.whole_classes = args.drop_crumbs, args.exclude_border_cut or []
-        self.options = dict(num_surface_points=args.num_surface_points, num_vol_points=args.num_vol_points,
-                            num_near_points=args.num_near_points, seed=args.seed, sdf=args.sdf,
-                            class_floor=args.class_floor, sample_caps=args.sample_caps)
+        self.options = dict(
+            num_surface_points=args.num_surface_points,
+            num_vol_points=args.num_vol_points,
+            num_near_points=args.num_near_points,
+            seed=args.seed,
+            sdf=args.sdf,
+            class_floor=args.class_floor,
+            sample_caps=args.sample_caps,
+        )
 
     def request(self, options):
         """What decides the file's content besides the label map: kept in its meta and compared when run again.
         --exclude_border_cut is none of it: it decides whether there is a file, which the meta of one can tell, too."""
-        return {**options.as_meta(), "classes": self.classes, "spacing_from": self.spacing_from,
-                "label_map": self.mapping.text if self.mapping else None, "annotated": self.annotated,
-                "drop_crumbs": self.drop_crumbs}
+        return {
+            **options.as_meta(),
+            "classes": self.classes,
+            "spacing_from": self.spacing_from,
+            "label_map": self.mapping.text if self.mapping else None,
+            "annotated": self.annotated,
+            "drop_crumbs": self.drop_crumbs,
+        }
 
     def __call__(self, path):
         """(state, lines): state 'made', 'skipped', 'excluded', 'failed', or 'full': failed since the disk is full.
@@ -181,9 +237,9 @@ class Job:
 
     def _make(self, path):
         from vecset.data.case_file import read_meta, write_case
-        from vecset.imaging.label_map import case_name, drop_crumbs, file_sha256, read_label_map, some_of
         from vecset.data.preparation import Options, border_classes, build_case, warnings_of
         from vecset.geometry.surface import crop_foreground
+        from vecset.imaging.label_map import case_name, drop_crumbs, file_sha256, read_label_map, some_of
 
         options = Options(**self.options)
         request = self.request(options)
@@ -209,8 +265,10 @@ class Job:
         write_case(target, case)
         lines = warnings_of(case.meta)
         if label_map.as_background:
-            lines.append(f"values {some_of(label_map.as_background)} counted as background "
-                         f"({sum(label_map.as_background.values())} voxels)")
+            lines.append(
+                f"values {some_of(label_map.as_background)} counted as background "
+                f"({sum(label_map.as_background.values())} voxels)"
+            )
         return "made", [f"{path.name}: {line}" for line in lines]
 
     def cut(self, border):
@@ -250,8 +308,16 @@ def _run_all(job, paths, workers):
         while suspects:  # those in work when a process died: each alone, so that the one to blame is known
             path = suspects.pop(0)
             if _run_pool(job, [path], 1, done):
-                done(path, ("failed", [f"{path}: its process was killed, most likely for want of memory; use fewer "
-                                       "--file_workers or a machine with more memory"]))
+                done(
+                    path,
+                    (
+                        "failed",
+                        [
+                            f"{path}: its process was killed, most likely for want of memory; use fewer "
+                            "--file_workers or a machine with more memory"
+                        ],
+                    ),
+                )
     return results
 
 
@@ -279,11 +345,14 @@ def _run_pool(job, paths, workers, done):
 
 
 def _summary(results, paths, output_dir, made_again=0, why=""):
-    by_state = {state: [p for p in paths if results[p][0] == state]
-                for state in ("made", "skipped", "excluded", "failed")}
-    print(f"{output_dir}: " + ", ".join(f"{len(found)} {state}" for state, found in by_state.items()
-                                        if found or state != "excluded")
-          + (f"; {made_again} made again: {why}" if made_again else ""))
+    by_state = {
+        state: [p for p in paths if results[p][0] == state] for state in ("made", "skipped", "excluded", "failed")
+    }
+    print(
+        f"{output_dir}: "
+        + ", ".join(f"{len(found)} {state}" for state, found in by_state.items() if found or state != "excluded")
+        + (f"; {made_again} made again: {why}" if made_again else "")
+    )
     failed = by_state["failed"]
     if failed:
         names = ", ".join(p.name for p in failed[:FAILED_SHOWN]) + (", ..." if len(failed) > FAILED_SHOWN else "")

@@ -45,43 +45,92 @@ def get_parser():
     def add(flag, default, text, **kwargs):
         parser.add_argument(flag, default=default, help=f"{text} (default: {default})", **kwargs)
 
-    parser.add_argument("--checkpoint", type=Path, help="checkpoint-best.pth or -last.pth of main_ae.py (required, but "
-                        "for --compare)")
-    parser.add_argument("--input", type=Path,
-                        help="case file (.npz), label map (.nii.gz, .nii, .nrrd, .mha), folder of either, CSV of "
-                        "create_csv.py, or a point cloud with labels in mm, RAS+ (.ply with a vertex property label; "
-                        ".npz with points_mm and labels) (required, but for --compare and --latents FILE)")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="checkpoint-best.pth or -last.pth of main_ae.py (required, but for --compare)"
+    )
+    parser.add_argument(
+        "--input",
+        type=Path,
+        help="case file (.npz), label map (.nii.gz, .nii, .nrrd, .mha), folder of either, CSV of "
+        "create_csv.py, or a point cloud with labels in mm, RAS+ (.ply with a vertex property label; "
+        ".npz with points_mm and labels) (required, but for --compare and --latents FILE)",
+    )
     parser.add_argument("--output_dir", required=True, type=Path, help="folder of the results")
     add("--data_path", None, "folder that the files in a CSV are relative to; none: the CSV's own", type=Path)
-    add("--train_csv", None, "CSV of the training hearts: adds what their mean shape and the nearest of them would "
-        "score; none: without", type=Path)
+    add(
+        "--train_csv",
+        None,
+        "CSV of the training hearts: adds what their mean shape and the nearest of them would score; none: without",
+        type=Path,
+    )
     add("--num_surface_points", None, "surface points that the encoder reads; none: as in training", type=int)
-    add("--num_latents", None, "latents of a model with point queries: more of them describe a heart in more detail, "
-        "fewer make a shorter code; none: as the model was trained", type=int)
-    add("--calibration", None, "file of python -m vecset.calibrate: what decides about label maps, found on training "
-        "hearts (thin vessels gain most); none: the sign of the distance and the largest logit", type=Path)
+    add(
+        "--num_latents",
+        None,
+        "latents of a model with point queries: more of them describe a heart in more detail, "
+        "fewer make a shorter code; none: as the model was trained",
+        type=int,
+    )
+    add(
+        "--calibration",
+        None,
+        "file of python -m vecset.calibrate: what decides about label maps, found on training "
+        "hearts (thin vessels gain most); none: the sign of the distance and the largest logit",
+        type=Path,
+    )
     add("--chunk", 8192, "query points decoded at once; less needs less memory", type=int)
-    add("--mesh_cells", 144, "grid cells along the edge of the unit cube (2.1 times the heart's radius) for the meshes",
-        type=int)
+    add(
+        "--mesh_cells",
+        144,
+        "grid cells along the edge of the unit cube (2.1 times the heart's radius) for the meshes",
+        type=int,
+    )
     add("--mesh_format", "ply", "of the meshes per class", choices=("ply", "stl", "obj"))
-    parser.add_argument("--lps", action="store_true", help="meshes per class in LPS mm, as 3D Slicer's files are "
-                        "(default: RAS mm)")
-    add("--spacing", None, "of the label map that is written, mm, cubic voxels over the source's field of view; none: "
-        "the source's own grid (1 mm for point clouds). Figures are always on the source's grid", type=float)
-    parser.add_argument("--latents", nargs="?", const=True, metavar="FILE", help="alone: saves the code of each heart "
-                        "as latents.npz; with a file that this wrote (or a folder of them): decodes it again, instead "
-                        "of --input (default: neither)")
+    parser.add_argument(
+        "--lps", action="store_true", help="meshes per class in LPS mm, as 3D Slicer's files are (default: RAS mm)"
+    )
+    add(
+        "--spacing",
+        None,
+        "of the label map that is written, mm, cubic voxels over the source's field of view; none: "
+        "the source's own grid (1 mm for point clouds). Figures are always on the source's grid",
+        type=float,
+    )
+    parser.add_argument(
+        "--latents",
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="alone: saves the code of each heart "
+        "as latents.npz; with a file that this wrote (or a folder of them): decodes it again, instead "
+        "of --input (default: neither)",
+    )
     parser.add_argument("--no_meshes", action="store_true", help="label maps and figures only (default: meshes too)")
-    add("--spacing_from", None, "of label maps: which spacing holds where a header contradicts itself; none: refuse "
-        "such files. Case files say it themselves", choices=("affine", "pixdim"))
+    add(
+        "--spacing_from",
+        None,
+        "of label maps: which spacing holds where a header contradicts itself; none: refuse "
+        "such files. Case files say it themselves",
+        choices=("affine", "pixdim"),
+    )
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument("--overwrite", action="store_true", help="make done hearts again (default: skip them)")
-    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), type=Path, help="two output folders of this command: "
-                        "writes compare.html (figures and their differences, the same hearts paired, slices and "
-                        "surfaces beside each other) into --output_dir, and nothing else (default: none)")
-    add("--run_dir", None, "folder of the training run, whose curves report.html shows; none: the checkpoint's, where "
-        "it has a log.txt", type=Path)
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        type=Path,
+        help="two output folders of this command: "
+        "writes compare.html (figures and their differences, the same hearts paired, slices and "
+        "surfaces beside each other) into --output_dir, and nothing else (default: none)",
+    )
+    add(
+        "--run_dir",
+        None,
+        "folder of the training run, whose curves report.html shows; none: the checkpoint's, where it has a log.txt",
+        type=Path,
+    )
     return parser
 
 
@@ -95,8 +144,12 @@ def main(argv=None):
         return 0
     codes = None if args.latents in (None, True) else Path(args.latents)
     if codes and (args.input or args.train_csv):
-        raise InputError("--latents", "codes alone", f"{codes} together with --input or --train_csv",
-                         "give --latents without a file to save codes")
+        raise InputError(
+            "--latents",
+            "codes alone",
+            f"{codes} together with --input or --train_csv",
+            "give --latents without a file to save codes",
+        )
     args.input = codes or args.input
     lacking = [f"--{flag}" for flag in ("checkpoint", "input") if getattr(args, flag) is None]
     if lacking:
@@ -110,8 +163,12 @@ def main(argv=None):
     from vecset.inference.inputs import find_codes, find_hearts
 
     if not args.checkpoint.is_file():
-        raise InputError(args.checkpoint, "a checkpoint", "a folder" if args.checkpoint.is_dir() else "no such file",
-                         "give a checkpoint-best.pth or -last.pth of main_ae.py")
+        raise InputError(
+            args.checkpoint,
+            "a checkpoint",
+            "a folder" if args.checkpoint.is_dir() else "no such file",
+            "give a checkpoint-best.pth or -last.pth of main_ae.py",
+        )
     require_package("SimpleITK")  # writes the .seg.nrrd of every heart
     reconstruction = Reconstruction(args)
     hearts = find_codes(codes) if codes else find_hearts(args.input, args.data_path, len(reconstruction.class_names))
@@ -137,13 +194,18 @@ def main(argv=None):
         print(f"{skipped} of {len(hearts)} hearts were done before")
     dense = sum(r["decoding"]["dense"] for r in results.values())
     if dense:  # also where there is no truth, and hence no report
-        print(f"{dense} of {len(results)} hearts were decoded voxel by voxel: coarse to fine was not safe, or no gain, "
-              "for them")
+        print(
+            f"{dense} of {len(results)} hearts were decoded voxel by voxel: coarse to fine was not safe, or no gain, "
+            "for them"
+        )
     if results:
         reconstruction.write_report({h.case_id: h for h in hearts}, results)
     if failed:
-        print(f"{len(failed)} of {len(hearts)} hearts failed: {', '.join(failed[:20])}"
-              + (", ..." if len(failed) > 20 else ""), file=sys.stderr)
+        print(
+            f"{len(failed)} of {len(hearts)} hearts failed: {', '.join(failed[:20])}"
+            + (", ..." if len(failed) > 20 else ""),
+            file=sys.stderr,
+        )
     return 1 if failed else 0
 
 
@@ -166,14 +228,20 @@ class Reconstruction:
         self.calibration = None
         self.beside = ThreadPoolExecutor(1)
         self.model.requires_grad_(False)  # for nothing is trained here
-        self.settings = {"version": VERSION, "checkpoint_sha256": file_sha256(args.checkpoint),
-                         "num_surface_points": args.num_surface_points or int(self.training["point_cloud_size"]),
-                         "balance": float(self.training.get("balance") or 0.0), "seed": args.seed,
-                         "spacing_from": args.spacing_from, "meshes": not args.no_meshes,
-                         "mesh_cells": None if args.no_meshes else args.mesh_cells,
-                         "mesh_format": None if args.no_meshes else args.mesh_format,
-                         "lps": bool(args.lps and not args.no_meshes), "spacing_mm": args.spacing,
-                         "latents": args.latents is True}
+        self.settings = {
+            "version": VERSION,
+            "checkpoint_sha256": file_sha256(args.checkpoint),
+            "num_surface_points": args.num_surface_points or int(self.training["point_cloud_size"]),
+            "balance": float(self.training.get("balance") or 0.0),
+            "seed": args.seed,
+            "spacing_from": args.spacing_from,
+            "meshes": not args.no_meshes,
+            "mesh_cells": None if args.no_meshes else args.mesh_cells,
+            "mesh_format": None if args.no_meshes else args.mesh_format,
+            "lps": bool(args.lps and not args.no_meshes),
+            "spacing_mm": args.spacing,
+            "latents": args.latents is True,
+        }
         if args.calibration:
             from vecset.inference.decision_tuning import read_calibration
 
@@ -182,8 +250,12 @@ class Reconstruction:
         sizes = parse_model_name(self.checkpoint["model_config"]["name"])
         self.settings["num_latents"] = args.num_latents or sizes["num_latents"]
         if sizes["query_type"] == "point" and self.settings["num_latents"] > self.settings["num_surface_points"]:
-            raise InputError("--num_surface_points", f"at least the {self.settings['num_latents']} latents of the model, "
-                             "which are chosen among the points", self.settings["num_surface_points"], "raise it")
+            raise InputError(
+                "--num_surface_points",
+                f"at least the {self.settings['num_latents']} latents of the model, which are chosen among the points",
+                self.settings["num_surface_points"],
+                "raise it",
+            )
         if args.num_latents:
             self.model.use_latents(args.num_latents)
 
@@ -194,15 +266,19 @@ class Reconstruction:
         from vecset.data.dataset import read_split
         from vecset.metrics.baselines import fingerprint
 
-        training = read_split(self.args.train_csv, self.args.data_path or self.args.train_csv.parent,
-                              len(self.class_names))
+        training = read_split(
+            self.args.train_csv, self.args.data_path or self.args.train_csv.parent, len(self.class_names)
+        )
         paths = [entry.path for entry in training]
         trained = {path.resolve() for path in paths}
         known = [h for h in hearts if h.path.resolve() in trained]
         if known:
-            raise InputError(self.args.train_csv, "training hearts that are not reconstructed here",
-                             f"{known[0].case_id} in both",
-                             "leave out --train_csv: the baselines would know the answer")
+            raise InputError(
+                self.args.train_csv,
+                "training hearts that are not reconstructed here",
+                f"{known[0].case_id} in both",
+                "leave out --train_csv: the baselines would know the answer",
+            )
         self.training_paths, self.truths_fingerprint = paths, fingerprint(paths)
         old = (self.read_result(h).get("baselines", {}) for h in hearts)
         if self.args.overwrite or any(b.get("fingerprint") != self.truths_fingerprint for b in old):
@@ -213,8 +289,11 @@ class Reconstruction:
 
         from vecset.metrics.baselines import read_truths
 
-        self.truths = read_truths(self.training_paths, len(self.class_names),
-                                  lambda p: tqdm(p, unit="heart", desc="training hearts", dynamic_ncols=True))
+        self.truths = read_truths(
+            self.training_paths,
+            len(self.class_names),
+            lambda p: tqdm(p, unit="heart", desc="training hearts", dynamic_ncols=True),
+        )
 
     def folder(self, heart):
         return self.output_dir / heart.case_id
@@ -231,8 +310,11 @@ class Reconstruction:
         made_from = {**self.settings, "input_sha256": heart.sha256()}
         fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
         result = self.read_result(heart)
-        done = (not self.args.overwrite and result.get("fingerprint") == fingerprint
-                and all((self.folder(heart) / name).is_file() for name in result["files"]))
+        done = (
+            not self.args.overwrite
+            and result.get("fingerprint") == fingerprint
+            and all((self.folder(heart) / name).is_file() for name in result["files"])
+        )
         has_baselines = result.get("baselines", {}).get("fingerprint") == self.truths_fingerprint
         if done and (has_baselines or not self.truths_fingerprint):
             return result, False
@@ -242,23 +324,36 @@ class Reconstruction:
         if heart.is_code:
             code, case = self.stored_code(heart)
         else:
-            case = load_heart(heart, self.class_names, self.args.seed, self.settings["num_surface_points"],
-                              self.args.spacing_from, self.args.spacing)
+            case = load_heart(
+                heart,
+                self.class_names,
+                self.args.seed,
+                self.settings["num_surface_points"],
+                self.args.spacing_from,
+                self.args.spacing,
+            )
         if not done:
             try:
                 made = self.reconstruct(heart, case, code, say)
             except OSError:
                 self.discard(heart)
                 raise
-            result = {"case_id": heart.case_id, "fingerprint": fingerprint, "made_from": made_from,
-                      "input": heart.path.name, **made}
+            result = {
+                "case_id": heart.case_id,
+                "fingerprint": fingerprint,
+                "made_from": made_from,
+                "input": heart.path.name,
+                **made,
+            }
         if self.truths_fingerprint and result["scores"]:
             if self.truths is None:  # the heart had its baselines, but is made again: of another version, other options
                 self.read_training_truths()
             from vecset.metrics.baselines import baseline_scores
 
-            result["baselines"] = {"fingerprint": self.truths_fingerprint,
-                                   **baseline_scores(self.truths, case, self.class_names)}
+            result["baselines"] = {
+                "fingerprint": self.truths_fingerprint,
+                **baseline_scores(self.truths, case, self.class_names),
+            }
         write_text(self.folder(heart) / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")
         return result, not done
 
@@ -270,8 +365,12 @@ class Reconstruction:
 
         latents, case = read_latents(heart.path)
         if case.meta["checkpoint_sha256"] != self.settings["checkpoint_sha256"]:
-            raise InputError(heart.path, "codes of this checkpoint", "codes that another one made",
-                             "give the checkpoint that they were made with")
+            raise InputError(
+                heart.path,
+                "codes of this checkpoint",
+                "codes that another one made",
+                "give the checkpoint that they were made with",
+            )
         return torch.from_numpy(latents)[None].to(self.device), case
 
     def discard(self, heart):
@@ -289,10 +388,12 @@ class Reconstruction:
         from vecset.inference.inputs import draw_surface
         from vecset.models.embedding import surface_features
 
-        points_unit, labels = draw_surface(case, heart.case_id, self.settings["num_surface_points"],
-                                           self.settings["balance"], self.args.seed)
-        surface_BNF = surface_features(torch.from_numpy(points_unit)[None], torch.from_numpy(labels)[None],
-                                       len(self.class_names)).to(self.device)
+        points_unit, labels = draw_surface(
+            case, heart.case_id, self.settings["num_surface_points"], self.settings["balance"], self.args.seed
+        )
+        surface_BNF = surface_features(
+            torch.from_numpy(points_unit)[None], torch.from_numpy(labels)[None], len(self.class_names)
+        ).to(self.device)
         return self.model.encode(surface_BNF)
 
     def reconstruct(self, heart, case, code, say):
@@ -301,8 +402,8 @@ class Reconstruction:
         from vecset.inference.decoding import HeartField, decode_field, with_spacing
         from vecset.inference.heart_files import write_labels, write_meshes
         from vecset.inference.latents import FILE, write_latents
-        from vecset.metrics.resampling_limit import revoxelised
         from vecset.metrics.overlap import score
+        from vecset.metrics.resampling_limit import revoxelised
 
         start = time.time()
         floor = None
@@ -316,9 +417,11 @@ class Reconstruction:
             frame, geometry = with_spacing(frame, self.args.spacing), None
         decoded = decode_field(field, frame, seed=self.args.seed)
         if decoded.dense:
-            why = (f"{decoded.missed} of {decoded.checked} voxels checked differ from the coarse-to-fine label map"
-                   if decoded.missed else
-                   f"coarse to fine leaves only {decoded.skipped} of {decoded.voxels} voxels alone")
+            why = (
+                f"{decoded.missed} of {decoded.checked} voxels checked differ from the coarse-to-fine label map"
+                if decoded.missed
+                else f"coarse to fine leaves only {decoded.skipped} of {decoded.voxels} voxels alone"
+            )
             say(f"{heart.case_id}: {why}; decoded voxel by voxel instead")
         if case.truth_crop is not None:  # figures are taken where the truth is
             on_source = decode_field(field, case.frame, seed=self.args.seed) if self.args.spacing else decoded
@@ -328,54 +431,87 @@ class Reconstruction:
         (folder / RESULT).unlink(missing_ok=True)  # from here on the folder holds parts of the new result
         files = write_labels(folder, decoded.labels, frame, self.class_names, geometry)
         if self.settings["latents"]:
-            write_latents(folder / FILE, code[0].float().cpu().numpy(), case, heart.case_id, self.class_names,
-                          self.settings["checkpoint_sha256"])
+            write_latents(
+                folder / FILE,
+                code[0].float().cpu().numpy(),
+                case,
+                heart.case_id,
+                self.class_names,
+                self.settings["checkpoint_sha256"],
+            )
             files.append(FILE)
         files += write_meshes(folder, field, case.frame, self.class_names, self.settings)
         if field.fallbacks > decoded.dense:
-            say(f"{heart.case_id}: the grid of its meshes or figures was decoded point by point, too: coarse to fine "
-                "was not safe, or no gain")
+            say(
+                f"{heart.case_id}: the grid of its meshes or figures was decoded point by point, too: coarse to fine "
+                "was not safe, or no gain"
+            )
         scores = score(case.truth_labels(), on_source.labels, *rest) if on_source is not None else []
-        return {"files": files, "scores": scores, "floor": floor.result() if floor else [], "decoding": {
-            "queries": decoded.queries, "voxels": decoded.voxels, "skipped": decoded.skipped,
-            "checked": decoded.checked, "missed": decoded.missed, "dense": decoded.dense, "fallbacks": field.fallbacks,
-            "seconds": round(time.time() - start, 2)}}
+        return {
+            "files": files,
+            "scores": scores,
+            "floor": floor.result() if floor else [],
+            "decoding": {
+                "queries": decoded.queries,
+                "voxels": decoded.voxels,
+                "skipped": decoded.skipped,
+                "checked": decoded.checked,
+                "missed": decoded.missed,
+                "dense": decoded.dense,
+                "fallbacks": field.fallbacks,
+                "seconds": round(time.time() - start, 2),
+            },
+        }
 
     def write_report(self, hearts, results):
         """metrics.csv, metrics.json, overview.png, report.html, and the table on the terminal."""
         from vecset.imaging.classes import class_colours
-        from vecset.report import tables as report
-        from vecset.report.page import best_median_worst, write_html_report
         from vecset.imaging.pictures import write_overview
         from vecset.metrics.overlap import mean_over_classes
         from vecset.models.autoencoder import option_words
+        from vecset.report import tables as report
+        from vecset.report.page import best_median_worst, write_html_report
 
         scored = {case_id: r for case_id, r in results.items() if r["scores"]}
         if not scored:
             print("no truth in the input, hence no figures")
             return
         with_baselines = self.truths_fingerprint is not None
-        rows = [row for case_id, r in scored.items()
-                for row in report.table_rows(case_id, r["scores"], r["baselines"] if with_baselines else None,
-                                          r["floor"])]
-        known = {case_id: {"mean_dice": mean_over_classes(r["scores"]), "decoding": r["decoding"],
-                         "nearest_heart_file": r["baselines"].get("nearest_heart_file") if with_baselines else None}
-                 for case_id, r in scored.items()}
+        rows = [
+            row
+            for case_id, r in scored.items()
+            for row in report.table_rows(case_id, r["scores"], r["baselines"] if with_baselines else None, r["floor"])
+        ]
+        known = {
+            case_id: {
+                "mean_dice": mean_over_classes(r["scores"]),
+                "decoding": r["decoding"],
+                "nearest_heart_file": r["baselines"].get("nearest_heart_file") if with_baselines else None,
+            }
+            for case_id, r in scored.items()
+        }
         config = self.checkpoint["model_config"]
-        settings = {**self.settings, "checkpoint": str(self.args.checkpoint),
-                    "model": f"{config['name']} {option_words(config)}".strip(),
-                    "calibration": str(self.args.calibration or "") or None, "epoch": self.checkpoint.get("epoch"),
-                    "input": str(self.args.input), "data_path": str(self.args.data_path or "") or None,
-                    "train_csv": str(self.args.train_csv or "") or None,
-                    "device": str(self.device), "chunk": self.args.chunk}
+        settings = {
+            **self.settings,
+            "checkpoint": str(self.args.checkpoint),
+            "model": f"{config['name']} {option_words(config)}".strip(),
+            "calibration": str(self.args.calibration or "") or None,
+            "epoch": self.checkpoint.get("epoch"),
+            "input": str(self.args.input),
+            "data_path": str(self.args.data_path or "") or None,
+            "train_csv": str(self.args.train_csv or "") or None,
+            "device": str(self.device),
+            "chunk": self.args.chunk,
+        }
         content = report.report(rows, known, settings)
         report.write_csv(self.output_dir / "metrics.csv", rows)
         report.write_json(self.output_dir / "metrics.json", content)
         truth_of = self.truth_reader(hearts)
         chosen = best_median_worst({c: k["mean_dice"] for c, k in known.items()})
         pictures = [self.picture_of(what, case_id, truth_of, scored[case_id]) for what, case_id in chosen]
-        write_overview(self.output_dir / "overview.png", pictures, self.class_names,
-                       class_colours(len(self.class_names)))
+        write_overview(
+            self.output_dir / "overview.png", pictures, self.class_names, class_colours(len(self.class_names))
+        )
         page = write_html_report(self.output_dir, self.args.run_dir or self.args.checkpoint.parent, truth_of, chosen)
         print("\n".join(report.table_lines(content)))
         print(f"to look at, in a browser: {page} ({page.stat().st_size / 1e6:.1f} MB)")
@@ -387,13 +523,17 @@ class Reconstruction:
         return functools.cache(lambda c: load_truth(hearts[c], len(self.class_names), self.args.spacing_from))
 
     def picture_of(self, what, case_id, truth_of, result):
-        from vecset.report.page import read_reconstruction
         from vecset.metrics.overlap import mean_over_classes
+        from vecset.report.page import read_reconstruction
 
         truth, affine = truth_of(case_id)
         prediction, _ = read_reconstruction(self.output_dir, case_id, truth, affine)
-        return {"title": f"{what}: {case_id}, mean Dice {mean_over_classes(result['scores']) or 0:.3f}",
-                "truth": truth, "affine": affine, "prediction": prediction}
+        return {
+            "title": f"{what}: {case_id}, mean Dice {mean_over_classes(result['scores']) or 0:.3f}",
+            "truth": truth,
+            "affine": affine,
+            "prediction": prediction,
+        }
 
 
 def choose_device(name):
@@ -405,8 +545,12 @@ def choose_device(name):
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError("--device", "auto, cpu, cuda or cuda:N that this machine has",
-                         f"{name} ({str(error).splitlines()[0][:100]})", "give another") from None
+        raise InputError(
+            "--device",
+            "auto, cpu, cuda or cuda:N that this machine has",
+            f"{name} ({str(error).splitlines()[0][:100]})",
+            "give another",
+        ) from None
     return device
 
 

@@ -26,7 +26,7 @@ from vecset.models.checkpoint import load_checkpoint  # noqa: E402
 
 def main(argv=None):
     words = list(sys.argv[1:] if argv is None else argv)
-    words, more = (words[: words.index("--")], words[words.index("--") + 1:]) if "--" in words else (words, [])
+    words, more = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--val", type=Path, required=True, help="CSV of the hearts that were held back")
@@ -49,14 +49,34 @@ def main(argv=None):
     print("|---|" + "---|" * (len(names) + 5), flush=True)
     for count in args.latents:
         out = args.output_dir / str(count)
-        subprocess.run([sys.executable, str(ROOT / "reconstruct.py"), "--checkpoint", str(args.checkpoint), "--input",
-                        str(chosen), "--data_path", str(args.val.parent), "--output_dir", str(out), "--no_meshes",
-                        "--num_latents", str(count), *more], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / "reconstruct.py"),
+                "--checkpoint",
+                str(args.checkpoint),
+                "--input",
+                str(chosen),
+                "--data_path",
+                str(args.val.parent),
+                "--output_dir",
+                str(out),
+                "--no_meshes",
+                "--num_latents",
+                str(count),
+                *more,
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         content = json.loads((out / "metrics.json").read_text())["classes"]
         size = np.mean([(out / row["case_id"] / "labels.nii.gz").stat().st_size for row in rows]) / 1000
         figures = [content[name]["dice"] for name in ("mean of classes", *names, "union")]
         cells = " | ".join("-" if value is None else f"{value:.3f}" for value in figures)
-        print(f"| {count} | {count * per_latent} | {count * per_latent * 2 / 1000:.1f} | {size:.1f} | {cells} |", flush=True)
+        print(
+            f"| {count} | {count * per_latent} | {count * per_latent * 2 / 1000:.1f} | {size:.1f} | {cells} |",
+            flush=True,
+        )
     return 0
 
 

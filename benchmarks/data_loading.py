@@ -37,21 +37,37 @@ def write_ball(path, rows, seed):
     rng = np.random.default_rng(seed)
     direction = rng.normal(size=(rows, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    points = {"surface": direction * RADIUS, "near": direction * (RADIUS + 0.05 * rng.normal(size=(rows, 1))),
-              "vol": rng.uniform(-1, 1, (rows, 3))}
+    points = {
+        "surface": direction * RADIUS,
+        "near": direction * (RADIUS + 0.05 * rng.normal(size=(rows, 1))),
+        "vol": rng.uniform(-1, 1, (rows, 3)),
+    }
     arrays = {"surface_normals": direction.astype(np.float16), "surface_cap": np.zeros(rows, bool)}
     for group, at in points.items():
         slab = (((at[:, 0] + RADIUS) / (2 * RADIUS) * CLASSES).clip(0, CLASSES - 1) + 1).astype(np.uint8)
         sdf = (np.linalg.norm(at, axis=1) - RADIUS).astype(np.float32)
-        arrays |= {f"{group}_points": at.astype(np.float32), f"{group}_sdf": sdf,
-                   f"{group}_labels": np.where(sdf < 0, slab, 0).astype(np.uint8)}
+        arrays |= {
+            f"{group}_points": at.astype(np.float32),
+            f"{group}_sdf": sdf,
+            f"{group}_labels": np.where(sdf < 0, slab, 0).astype(np.uint8),
+        }
         if group == "surface":
             arrays |= {"surface_sdf": np.zeros(rows, np.float32), "surface_labels": slab, "near_source": slab}
     frame = Frame(np.diag([1.0, 1, 1, 1]), (SIZE,) * 3, np.full(3, SIZE / 2), 2 / SIZE)
-    write_case(path, Case(arrays=arrays, frame=frame, truth_crop=np.ones((4, 4, 4), np.uint8),
-                          truth_origin=np.zeros(3, int),
-                          meta={"classes": CLASSES, "class_names": [f"c{c}" for c in range(1, CLASSES + 1)],
-                                "annotated_classes": list(range(1, CLASSES + 1))}))
+    write_case(
+        path,
+        Case(
+            arrays=arrays,
+            frame=frame,
+            truth_crop=np.ones((4, 4, 4), np.uint8),
+            truth_origin=np.zeros(3, int),
+            meta={
+                "classes": CLASSES,
+                "class_names": [f"c{c}" for c in range(1, CLASSES + 1)],
+                "annotated_classes": list(range(1, CLASSES + 1)),
+            },
+        ),
+    )
 
 
 class MappedDataset(CaseDataset):
@@ -60,8 +76,10 @@ class MappedDataset(CaseDataset):
 
     def _read(self, index):
         arrays = super()._read(index)
-        return {name: value if name.startswith("rows_") else map_member(self.cases[index].path, name)
-                for name, value in arrays.items()}
+        return {
+            name: value if name.startswith("rows_") else map_member(self.cases[index].path, name)
+            for name, value in arrays.items()
+        }
 
 
 def map_member(path, name):
@@ -78,8 +96,15 @@ def map_member(path, name):
 
 def make_dataset(way, entries, counts):
     kind = MappedDataset if way == "memory-mapped" else CaseDataset
-    return kind(entries, counts["surface"], *(counts["queries"] // 3,) * 3, 0, True, num_eikonal=counts["eikonal"],
-                cache="none" if way == "plain reads" else "memory")
+    return kind(
+        entries,
+        counts["surface"],
+        *(counts["queries"] // 3,) * 3,
+        0,
+        True,
+        num_eikonal=counts["eikonal"],
+        cache="none" if way == "plain reads" else "memory",
+    )
 
 
 def keys(cases, batch, first_epoch, epochs):
@@ -88,8 +113,9 @@ def keys(cases, batch, first_epoch, epochs):
 
 
 def cpu_seconds():
-    return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF,
-                                                                         resource.RUSAGE_CHILDREN)))
+    return sum(
+        u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def one_round(dataset, workers, batch, epochs):
@@ -138,8 +164,10 @@ def main():
             write_ball(path, args.rows, i)
             entries.append(CaseEntry(path.stem, path, tuple("abcdefghij"), (True,) * CLASSES))
         megabytes = entries[0].path.stat().st_size / 1e6
-        print(f"{args.cases} files of {megabytes:.1f} MB, batch {args.batch_size}, {os.cpu_count()} cores, load "
-              f"{os.getloadavg()[0]:.1f}; files in the system's page cache")
+        print(
+            f"{args.cases} files of {megabytes:.1f} MB, batch {args.batch_size}, {os.cpu_count()} cores, load "
+            f"{os.getloadavg()[0]:.1f}; files in the system's page cache"
+        )
         ways = [(way, workers) for workers in (0, 2) for way in ("memory cache", "memory-mapped", "plain reads")]
         datasets = {way: make_dataset(way, entries, counts) for way, _ in ways}
         before = memory_mb()
@@ -152,13 +180,18 @@ def main():
             for way, workers in ways:
                 found[way, workers].append(one_round(datasets[way], workers, args.batch_size, args.epochs))
         base = max(speed for speed, _ in found[ways[0]])
-        print("| way | workers | cases/s | against the first | CPU ms per case | MB after epochs 1, 5, 10 |\n"
-              "|---|---|---|---|---|---|")
+        print(
+            "| way | workers | cases/s | against the first | CPU ms per case | MB after epochs 1, 5, 10 |\n"
+            "|---|---|---|---|---|---|"
+        )
         for way, workers in ways:
             speed, cpu = max(s for s, _ in found[way, workers]), min(c for _, c in found[way, workers])
             memory = memory_over_epochs(datasets[way], workers, args.batch_size, args.epochs)
-            print(f"| {way} | {workers} | {speed:.0f} | {speed / base:.2f} | {1000 * cpu:.2f} | "
-                  f"{', '.join(f'{mb:.0f}' for mb in memory.values())} |", flush=True)
+            print(
+                f"| {way} | {workers} | {speed:.0f} | {speed / base:.2f} | {1000 * cpu:.2f} | "
+                f"{', '.join(f'{mb:.0f}' for mb in memory.values())} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -23,21 +23,30 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vecset.geometry.distance_field import UnionField  # noqa: E402
-from vecset.imaging.frame import Frame  # noqa: E402
-from vecset.geometry.surface import crop_foreground, union_mesh  # noqa: E402
-from vecset.inference.decoding import (CHECKED_SHARE, CHUNK, COARSE_VOXELS, LEAST_SKIPPED, HeartField,  # noqa: E402
-                                    decode_field)
-from vecset.inference.inputs import Heart, draw_surface, load_heart  # noqa: E402
-from vecset.models.embedding import surface_features  # noqa: E402
-from vecset.models.checkpoint import load_checkpoint, model_from_checkpoint  # noqa: E402
+from vecset.geometry.distance_field import UnionField
+from vecset.geometry.surface import crop_foreground, union_mesh
+from vecset.imaging.frame import Frame
+from vecset.inference.decoding import (
+    CHECKED_SHARE,
+    CHUNK,
+    COARSE_VOXELS,
+    LEAST_SKIPPED,
+    HeartField,
+    decode_field,
+)
+from vecset.inference.inputs import Heart, draw_surface, load_heart
+from vecset.models.checkpoint import load_checkpoint, model_from_checkpoint
+from vecset.models.embedding import surface_features
 
 LEAST_FEWER = 12.0  # times, at 256^3 and finer
 LEAST_EQUAL = 0.9999  # of the voxels within BAND of the foreground
 BAND = 2
-HEADER = ("| heart | weights | grid | CPU s, coarse to fine / every voxel | queries | fewer | skipped | checked "
-          "| missed | every voxel decoded | band voxels | of them differ | components, every class | lost | peak MB |\n"
-          + "|---" * 15 + "|")
+HEADER = (
+    "| heart | weights | grid | CPU s, coarse to fine / every voxel | queries | fewer | skipped | checked "
+    "| missed | every voxel decoded | band voxels | of them differ | components, every class | lost | peak MB |\n"
+    + "|---" * 15
+    + "|"
+)
 
 
 def cube_frame(frame, size):
@@ -58,8 +67,12 @@ class TruthField:
         self.field = UnionField(self.crop, union_mesh(self.crop), "edt")
         spacing_mm, finest_mm = tuple(self.crop.spacing_mm), self.crop.spacing_mm.min()
         masks = [self.crop.labels == c for c in range(1, self.classes + 1)]
-        self.depths = [(edt.edt(mask, anisotropy=spacing_mm) - edt.edt(~mask, anisotropy=spacing_mm)) / finest_mm
-                       if mask.any() else None for mask in masks]
+        self.depths = [
+            (edt.edt(mask, anisotropy=spacing_mm) - edt.edt(~mask, anisotropy=spacing_mm)) / finest_mm
+            if mask.any()
+            else None
+            for mask in masks
+        ]
 
     def expand(self, code):
         return code
@@ -99,9 +112,13 @@ def measure(make_field, frame, num_classes, dense=True, seed=0):
         if name == "fast":
             found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     decoded = found["fast"]
-    figures = {"cpu_s": found["fast_cpu_s"], "dense_cpu_s": found.get("dense_cpu_s"), "peak_mb": found["peak_mb"],
-               **{k: getattr(decoded, k) for k in ("queries", "voxels", "skipped", "checked", "missed", "dense")},
-               "fewer": decoded.voxels / max(decoded.queries, 1)}
+    figures = {
+        "cpu_s": found["fast_cpu_s"],
+        "dense_cpu_s": found.get("dense_cpu_s"),
+        "peak_mb": found["peak_mb"],
+        **{k: getattr(decoded, k) for k in ("queries", "voxels", "skipped", "checked", "missed", "dense")},
+        "fewer": decoded.voxels / max(decoded.queries, 1),
+    }
     if dense:
         figures.update(compare(decoded.labels, found["dense"].labels, num_classes))
     return figures
@@ -115,8 +132,13 @@ def compare(labels, expected, num_classes):
         parts, number = ndimage.label(expected == c, np.ones((3, 3, 3)))
         components += number
         lost += number - len(np.unique(parts[(labels == c) & (parts > 0)]))
-    return {"band": int(band.sum()), "band_differ": int(np.count_nonzero((labels != expected)[band])),
-            "differ": int(np.count_nonzero(labels != expected)), "components": components, "lost": lost}
+    return {
+        "band": int(band.sum()),
+        "band_differ": int(np.count_nonzero((labels != expected)[band])),
+        "differ": int(np.count_nonzero(labels != expected)),
+        "components": components,
+        "lost": lost,
+    }
 
 
 def complaints(figures, weights, size):
@@ -145,10 +167,22 @@ def row(name, weights, frame, figures):
     """A line of the table."""
     compared = [f"{figures[k]:,}" if k in figures else "" for k in ("band", "band_differ", "components", "lost")]
     dense_s = "" if figures["dense_cpu_s"] is None else f"{figures['dense_cpu_s']:.0f}"
-    return " | ".join([f"| {name}", weights, " x ".join(map(str, frame.shape)), f"{figures['cpu_s']:.1f} / {dense_s}",
-                       f"{figures['queries']:,}", f"{figures['fewer']:.1f}", f"{figures['skipped']:,}",
-                       f"{figures['checked']:,}", str(figures["missed"]), "yes" if figures["dense"] else "no",
-                       *compared, f"{figures['peak_mb']:.0f} |"])
+    return " | ".join(
+        [
+            f"| {name}",
+            weights,
+            " x ".join(map(str, frame.shape)),
+            f"{figures['cpu_s']:.1f} / {dense_s}",
+            f"{figures['queries']:,}",
+            f"{figures['fewer']:.1f}",
+            f"{figures['skipped']:,}",
+            f"{figures['checked']:,}",
+            str(figures["missed"]),
+            "yes" if figures["dense"] else "no",
+            *compared,
+            f"{figures['peak_mb']:.0f} |",
+        ]
+    )
 
 
 def make_field_of(case, args, checkpoint, model):
@@ -156,11 +190,13 @@ def make_field_of(case, args, checkpoint, model):
     if args.weights == "truth":
         truth = TruthField(case)
         return lambda: TruthHeart(truth, args.chunk)
-    points, labels = draw_surface(case, case.path.stem, checkpoint["args"]["point_cloud_size"],
-                                  float(checkpoint["args"].get("balance") or 0))
+    points, labels = draw_surface(
+        case, case.path.stem, checkpoint["args"]["point_cloud_size"], float(checkpoint["args"].get("balance") or 0)
+    )
     with torch.inference_mode():
-        code = model.encode(surface_features(torch.from_numpy(points)[None], torch.from_numpy(labels)[None],
-                                             case.num_classes))
+        code = model.encode(
+            surface_features(torch.from_numpy(points)[None], torch.from_numpy(labels)[None], case.num_classes)
+        )
     if args.weights == "random":  # outputs round 0, so that there are surfaces and class borders everywhere
         points_unit = np.random.default_rng(0).uniform(-1, 1, (4096, 3))
         sdf, logits = HeartField(model, code, args.chunk).values(points_unit)
@@ -175,8 +211,12 @@ def main():
     parser.add_argument("--size", type=int, help="size^3 voxels over the unit cube (default: the source grid)")
     parser.add_argument("--chunk", type=int, default=CHUNK, help="query points at once (default: %(default)s)")
     parser.add_argument("--no_dense", action="store_true", help="coarse to fine alone, without the comparison")
-    parser.add_argument("--weights", default="trained", choices=("trained", "random", "truth"),
-                        help="of the checkpoint, random ones, or no model but the heart's own field (default: trained)")
+    parser.add_argument(
+        "--weights",
+        default="trained",
+        choices=("trained", "random", "truth"),
+        help="of the checkpoint, random ones, or no model but the heart's own field (default: trained)",
+    )
     parser.add_argument("--random_std", type=float, default=0.1, help="of random weights (default: %(default)s)")
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.checkpoint)
@@ -185,8 +225,10 @@ def main():
         torch.manual_seed(0)
         for parameter in model.parameters():
             parameter.data.normal_(0, args.random_std)
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {torch.get_num_threads()} threads, "
-          f"chunk {args.chunk}\n{HEADER}")
+    print(
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {torch.get_num_threads()} threads, "
+        f"chunk {args.chunk}\n{HEADER}"
+    )
     found = []
     for path in args.input:
         case = load_heart(Heart(path.stem, path, path.suffix != ".npz"), checkpoint["class_names"])

@@ -30,9 +30,9 @@ import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
+from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.data.dataset import rotation_matrix  # noqa: E402
 from vecset.imaging.label_map import case_name, find_label_maps  # noqa: E402
-from vecset.common.errors import InputError, run_command  # noqa: E402
 
 MISSING, NOISE, CUT = (8, 10), 0.2, 1 / 6
 
@@ -75,8 +75,10 @@ def resampled(labels, affine, spacing):
     old = np.linalg.norm(affine[:3, :3], axis=0)
     factor = np.array(spacing) / old
     shape = np.floor(np.array(labels.shape) / factor).astype(int)
-    index = [np.rint((np.arange(n) + 0.5) * f - 0.5).astype(int).clip(0, m - 1)
-             for n, f, m in zip(shape, factor, labels.shape)]
+    index = [
+        np.rint((np.arange(n) + 0.5) * f - 0.5).astype(int).clip(0, m - 1)
+        for n, f, m in zip(shape, factor, labels.shape)
+    ]
     new = affine.copy()
     new[:3, :3] = affine[:3, :3] * factor
     new[:3, 3] += affine[:3, :3] @ (0.5 * factor - 0.5)
@@ -99,8 +101,15 @@ def turned(labels, affine, rng):
     return labels, turn @ affine, labels
 
 
-WAYS = {"as they are": as_they_are, "missing": missing, "cut": cut, "noise": noise, "2 mm": two_mm,
-        "thick slices": thick_slices, "turned": turned}
+WAYS = {
+    "as they are": as_they_are,
+    "missing": missing,
+    "cut": cut,
+    "noise": noise,
+    "2 mm": two_mm,
+    "thick slices": thick_slices,
+    "turned": turned,
+}
 
 
 def dice(found, truth, classes):
@@ -114,7 +123,7 @@ def dice(found, truth, classes):
 
 def main(argv=None):
     words = list(sys.argv[1:] if argv is None else argv)
-    words, more = (words[: words.index("--")], words[words.index("--") + 1:]) if "--" in words else (words, [])
+    words, more = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--labels", type=Path, required=True, help="folder of the label maps")
@@ -128,8 +137,12 @@ def main(argv=None):
     maps = {case_name(path): path for path in find_label_maps(args.labels)}
     lost = [case for case in cases if case not in maps]
     if lost:
-        raise InputError(args.labels, f"the label maps of all hearts of {args.val}", f"none of {lost[0]}",
-                         "give the folder that the case files were made from")
+        raise InputError(
+            args.labels,
+            f"the label maps of all hearts of {args.val}",
+            f"none of {lost[0]}",
+            "give the folder that the case files were made from",
+        )
     names = None
     for number, way in enumerate(args.ways):
         folder = args.output_dir / way.replace(" ", "_")
@@ -143,9 +156,22 @@ def main(argv=None):
             made.set_qform(affine, 1)
             made.set_sform(affine, 1)
             nib.save(made, folder / "labels" / f"{case}.nii.gz")
-        subprocess.run([sys.executable, str(ROOT / "reconstruct.py"), "--checkpoint", str(args.checkpoint), "--input",
-                        str(folder / "labels"), "--output_dir", str(folder / "out"), "--no_meshes", *more], check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / "reconstruct.py"),
+                "--checkpoint",
+                str(args.checkpoint),
+                "--input",
+                str(folder / "labels"),
+                "--output_dir",
+                str(folder / "out"),
+                "--no_meshes",
+                *more,
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         if names is None:
             from vecset.models.checkpoint import load_checkpoint
 
@@ -154,14 +180,23 @@ def main(argv=None):
             print("|---|" + "---|" * (len(names) + 2), flush=True)
         found = {case: np.asanyarray(nib.load(folder / "out" / case / "labels.nii.gz").dataobj) for case in cases}
         table = np.array([dice(found[case], truths[case], len(names)) for case in cases])
-        invented = [int(sum((found[case] == c).sum() > 0 and not (truths[case] == c).any() for case in cases))
-                    for c in range(1, len(names) + 1)]
+        invented = [
+            int(sum((found[case] == c).sum() > 0 and not (truths[case] == c).any() for case in cases))
+            for c in range(1, len(names) + 1)
+        ]
         union = np.mean([dice(found[case] > 0, truths[case] > 0, 1)[0] for case in cases])
-        cells = [f"invented in {times}" if times else "absent" if not any((truths[case] == c).any() for case in cases) else
-                 f"{np.nanmean(table[:, c - 1]):.3f}" for c, times in enumerate(invented, 1)]
+        cells = [
+            f"invented in {times}"
+            if times
+            else "absent"
+            if not any((truths[case] == c).any() for case in cases)
+            else f"{np.nanmean(table[:, c - 1]):.3f}"
+            for c, times in enumerate(invented, 1)
+        ]
         present = np.array([not t for t in invented]) & np.isfinite(table).any(0)
-        print(f"| {way} | {np.nanmean(table[:, present], 0).mean():.3f} | {' | '.join(cells)} | {union:.3f} |",
-              flush=True)
+        print(
+            f"| {way} | {np.nanmean(table[:, present], 0).mean():.3f} | {' | '.join(cells)} | {union:.3f} |", flush=True
+        )
     return 0
 
 

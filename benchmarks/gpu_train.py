@@ -26,17 +26,33 @@ import torch  # noqa: E402
 from step_parts import CLASSES, human, made_up_batch, randomise_output, slow_losses, step_flop  # noqa: E402
 
 from vecset.data.epoch_plan import MicroBatch  # noqa: E402
+from vecset.engines.distributed import Ranks  # noqa: E402
 from vecset.engines.loop import StepOptions, forward_losses, new_monitor, train_one_epoch  # noqa: E402
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
+from vecset.engines.optimizer import build_optimizer, gradient_norm, masked_step  # noqa: E402
 from vecset.models.autoencoder import build_model  # noqa: E402
 from vecset.models.double_backward import check_double_backward  # noqa: E402
-from vecset.engines.distributed import Ranks  # noqa: E402
-from vecset.engines.optimizer import build_optimizer, gradient_norm, masked_step  # noqa: E402
 
-SIZES = {"full": dict(name="learnable_vec1024x16_dim1024_depth24_nb", surface=8192, queries=3072, eikonal=1024,
-                      batches=(2, 16, 64), slow_batches=(2, 16), matrix=8192),
-         "tiny": dict(name="learnable_vec16x8_dim64_depth2_nb", surface=128, queries=96, eikonal=32, batches=(2, 4, 8),
-                      slow_batches=(2, 4), matrix=256)}
+SIZES = {
+    "full": dict(
+        name="learnable_vec1024x16_dim1024_depth24_nb",
+        surface=8192,
+        queries=3072,
+        eikonal=1024,
+        batches=(2, 16, 64),
+        slow_batches=(2, 16),
+        matrix=8192,
+    ),
+    "tiny": dict(
+        name="learnable_vec16x8_dim64_depth2_nb",
+        surface=128,
+        queries=96,
+        eikonal=32,
+        batches=(2, 4, 8),
+        slow_batches=(2, 4),
+        matrix=256,
+    ),
+}
 HEARTS, EPOCHS = 798, 400  # of Phase 1
 GOALS = {"cases_per_second": 100.0, "largest_batch_gb": 40.0, "hours": 1.0}
 
@@ -76,8 +92,19 @@ class Bench:
     def ours(self, batch, steps, after_step):
         options = StepOptions(self.weights, bf16=self.device.type == "cuda", clip_grad=1.0)
         cases = len(batch["case_index"])
-        train_one_epoch(self.model, itertools.repeat(batch), OneBatch(steps, cases), self.optimizer, lambda epoch: 1e-5,
-                        options, CLASSES, 0, 0, new_monitor(self.ranks), after_step)
+        train_one_epoch(
+            self.model,
+            itertools.repeat(batch),
+            OneBatch(steps, cases),
+            self.optimizer,
+            lambda epoch: 1e-5,
+            options,
+            CLASSES,
+            0,
+            0,
+            new_monitor(self.ranks),
+            after_step,
+        )
 
     def slow(self, batch, steps, after_step):
         never = torch.zeros((), device=self.device)
@@ -136,8 +163,10 @@ def exactness(device):
     batch = made_up_batch(2, 256, 96, 32, device)
     weights = {**DEFAULT_WEIGHTS, "eikonal": 1.0}
     found = []
-    for losses in (lambda: forward_losses(model, batch, StepOptions(weights), CLASSES)[0],
-                   lambda: slow_losses(model, batch, weights, all_points=False)[0]):
+    for losses in (
+        lambda: forward_losses(model, batch, StepOptions(weights), CLASSES)[0],
+        lambda: slow_losses(model, batch, weights, all_points=False)[0],
+    ):
         model.zero_grad()
         loss = losses()
         loss.backward()
@@ -189,8 +218,10 @@ def run_table(bench, rows, deadline):
     print("| step | batch | Eikonal | compiled | activations | s/step | cases/s | MFU | peak GB |\n" + "|---" * 9 + "|")
     for row in rows:
         words, cases, eikonal, compiled, recompute, slow = row
-        head = (f"| {words} | {cases} | {'yes' if eikonal else 'no'} | {'yes' if compiled else 'no'} | "
-                f"{'recomputed' if recompute else 'kept'} |")
+        head = (
+            f"| {words} | {cases} | {'yes' if eikonal else 'no'} | {'yes' if compiled else 'no'} | "
+            f"{'recomputed' if recompute else 'kept'} |"
+        )
         if time.monotonic() > deadline:
             print(f"{head} left out: the time is up | | | |", flush=True)
             continue
@@ -225,13 +256,26 @@ def verdict(sizes, results):
     def told(words, value, met, goal):
         return f"{words}: {value} (goal {goal}: {'met' if met else 'NOT met'})"
 
-    lines = [told("cases per second", f"{speed:.1f}", speed >= GOALS["cases_per_second"],
-                  f">= {GOALS['cases_per_second']:g}"),
-             told(f"{HEARTS} hearts x {EPOCHS} epochs, loading and validation left out", f"{hours:.2f} h",
-                  hours < GOALS["hours"], f"< {GOALS['hours']:g} h")]
+    lines = [
+        told(
+            "cases per second", f"{speed:.1f}", speed >= GOALS["cases_per_second"], f">= {GOALS['cases_per_second']:g}"
+        ),
+        told(
+            f"{HEARTS} hearts x {EPOCHS} epochs, loading and validation left out",
+            f"{hours:.2f} h",
+            hours < GOALS["hours"],
+            f"< {GOALS['hours']:g} h",
+        ),
+    ]
     if largest and min(largest) is not None:
-        lines.append(told(f"memory at batch {sizes['batches'][-1]}", f"{min(largest):.1f} GB",
-                          min(largest) <= GOALS["largest_batch_gb"], f"<= {GOALS['largest_batch_gb']:g} GB"))
+        lines.append(
+            told(
+                f"memory at batch {sizes['batches'][-1]}",
+                f"{min(largest):.1f} GB",
+                min(largest) <= GOALS["largest_batch_gb"],
+                f"<= {GOALS['largest_batch_gb']:g} GB",
+            )
+        )
     for row, r in results.items():
         ours = results.get(("ours", row[1], True, False, False, False))
         if row[5] and r and ours:
@@ -260,14 +304,18 @@ def main(argv=None):
         print("THIS IS NO GPU FIGURE: it ran on a CPU, in float32, with a model that is no use.")
     check_double_backward(device)
     loss, gradient = exactness(device)
-    print(f"float32 against the slow twin at the same Eikonal points: loss differs by {loss:.1e}, gradient by "
-          f"{gradient:.1e} of its norm; the attention of the Eikonal decode is differentiable twice")
+    print(
+        f"float32 against the slow twin at the same Eikonal points: loss differs by {loss:.1e}, gradient by "
+        f"{gradient:.1e} of its norm; the attention of the Eikonal decode is differentiable twice"
+    )
     bench = Bench(sizes, device, args.steps)
     parameters = sum(p.numel() for p in bench.model.parameters())
     flop = step_flop(sizes["name"], sizes["surface"], sizes["queries"], sizes["eikonal"])
-    print(f"{sizes['name']}: {human(parameters)} parameters, {sizes['surface']} surface points, {sizes['queries']} "
-          f"queries, {sizes['eikonal']} Eikonal points; {human(flop, 'FLOP')} per case and step; matrix product "
-          f"{human(bench.peak, 'FLOP/s')} ({'bfloat16' if device.type == 'cuda' else 'float32'})")
+    print(
+        f"{sizes['name']}: {human(parameters)} parameters, {sizes['surface']} surface points, {sizes['queries']} "
+        f"queries, {sizes['eikonal']} Eikonal points; {human(flop, 'FLOP')} per case and step; matrix product "
+        f"{human(bench.peak, 'FLOP/s')} ({'bfloat16' if device.type == 'cuda' else 'float32'})"
+    )
     if device.type == "cuda":
         with contextlib.suppress(torch.OutOfMemoryError):
             print(f"calls inside three steps that made the host wait: {synchronizing_calls(bench)} (goal 0)")

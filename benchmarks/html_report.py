@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """How long report.html takes to write, and how large it is.
 
-    python benchmarks/html_report.py RECONSTRUCTION            a finished folder, its input still there
-    python benchmarks/html_report.py --label_map heart.nii.gz  one heart against itself moved by two voxels, three times
+python benchmarks/html_report.py RECONSTRUCTION            a finished folder, its input still there
+python benchmarks/html_report.py --label_map heart.nii.gz  one heart against itself moved by two voxels, three times
 """
 
 import argparse
@@ -13,19 +13,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from vecset.report.page import write_html_report  # noqa: E402
-from vecset.report.compare import stored_truths  # noqa: E402
-from vecset.report.figures import read_figures  # noqa: E402
+from vecset.report.compare import stored_truths
+from vecset.report.figures import read_figures
+from vecset.report.page import write_html_report
 
 
 def moved_copies(folder, label_map, classes):
     """A made-up run in `folder`: three hearts, each `label_map` with its reconstruction moved by two voxels."""
     from vecset.imaging.classes import default_class_names
     from vecset.imaging.label_map import read_label_map, write_label_map
-    from vecset.report import tables as report
     from vecset.metrics.overlap import mean_over_classes, score
+    from vecset.report import tables as report
 
     heart, names = read_label_map(label_map, classes), default_class_names(classes)
     rows, known = [], {}
@@ -60,8 +60,10 @@ def main(argv=None):
         for what in ("first", "second"):  # the first compiles, or loads what numba has compiled before
             wall, cpu = time.perf_counter(), time.process_time()
             path = write_html_report(args.folder, args.run_dir, truth_of)
-            print(f"{what}: {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} s of CPU, "
-                  f"{path.stat().st_size / 1e6:.2f} MB")
+            print(
+                f"{what}: {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} s of CPU, "
+                f"{path.stat().st_size / 1e6:.2f} MB"
+            )
 
 
 if __name__ == "__main__":

@@ -94,8 +94,10 @@ def check_meshes(folder, values, image, names, truth, tolerance, complain):
         middle = nibabel.affines.apply_affine(image.affine, np.argwhere(values == c).mean(0))
         off_mm, ratio = np.linalg.norm(centre - middle), mesh.volume / label_mm3
         closed = mesh.is_watertight and mesh.is_winding_consistent
-        line = (f"  {names[c]:<12} {len(mesh.faces):7d} triangles, {'watertight' if closed else 'open'}, "
-                f"{mesh.volume / 1000:.2f} ml, {ratio:.4f} of the label's volume, centre {off_mm:.2f} mm from its own")
+        line = (
+            f"  {names[c]:<12} {len(mesh.faces):7d} triangles, {'watertight' if closed else 'open'}, "
+            f"{mesh.volume / 1000:.2f} ml, {ratio:.4f} of the label's volume, centre {off_mm:.2f} mm from its own"
+        )
         if truth is not None and (true_voxels := np.count_nonzero(np.asanyarray(truth.dataobj) == c)):
             of_truth = mesh.volume / (true_voxels * abs(np.linalg.det(truth.affine[:3, :3])))
             line += f", {of_truth:.4f} of the true label's"
@@ -124,8 +126,9 @@ def main(argv=None):
         print(folder.name)
         parts = check_grids(folder, truth, lambda text: complaints.append(f"{folder.name}: {text}"))
         if (folder / "meshes").is_dir():
-            check_meshes(folder, *parts, truth, args.volume_tolerance,
-                         lambda text: complaints.append(f"{folder.name}: {text}"))
+            check_meshes(
+                folder, *parts, truth, args.volume_tolerance, lambda text: complaints.append(f"{folder.name}: {text}")
+            )
     print("\n".join(complaints) or f"{len(hearts)} of {len(hearts)} hearts as they should be")
     return bool(complaints)
 

@@ -17,9 +17,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from vecset.common.errors import run_command  # noqa: E402
 from vecset.imaging.classes import HEART_CLASSES  # noqa: E402
 from vecset.phantom.phantom import PhantomOptions, make_phantom  # noqa: E402
-from vecset.common.errors import run_command  # noqa: E402
 
 
 def unit_labels(labels, affine, grid):
@@ -49,8 +49,9 @@ def dice(a, b, classes):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--num_train", type=int, default=64, help="training hearts")
     parser.add_argument("--num_val", type=int, default=16, help="validation hearts")
     parser.add_argument("--size", type=int, default=128, help="voxels of each heart along an axis")
@@ -85,17 +86,23 @@ def main(argv=None):
         nearest_union.append(dice(train[best] > 0, v > 0, 1)[0])
     nearest_dice = np.array(nearest_dice)
     volumes_ml = np.array(volumes_ml)
-    print(f"{args.num_train} training, {args.num_val} validation hearts, seed {args.seed}, {args.size}^3, "
-          f"unit grid {args.grid}^3")
+    print(
+        f"{args.num_train} training, {args.num_val} validation hearts, seed {args.seed}, {args.size}^3, "
+        f"unit grid {args.grid}^3"
+    )
     print(f"{'class':<12}{'mean shape':>12}{'nearest':>10}{'ml mean':>10}{'min':>8}{'max':>8}")
     for c, name in enumerate(HEART_CLASSES):
-        print(f"{name:<12}{np.nanmean(mean_dice[:, c]):>12.3f}{np.nanmean(nearest_dice[:, c]):>10.3f}"
-              f"{volumes_ml[:, c].mean():>10.1f}{volumes_ml[:, c].min():>8.1f}{volumes_ml[:, c].max():>8.1f}")
+        print(
+            f"{name:<12}{np.nanmean(mean_dice[:, c]):>12.3f}{np.nanmean(nearest_dice[:, c]):>10.3f}"
+            f"{volumes_ml[:, c].mean():>10.1f}{volumes_ml[:, c].min():>8.1f}{volumes_ml[:, c].max():>8.1f}"
+        )
     print(f"{'mean':<12}{np.nanmean(mean_dice):>12.3f}{np.nanmean(nearest_dice):>10.3f}")
     print(f"{'union':<12}{mean_union.mean():>12.3f}{np.mean(nearest_union):>10.3f}")
-    print(f"CPU s per heart: median {np.median(seconds):.2f}, most {np.sort(seconds)[-2]:.2f}; spacing "
-          f"{min(spacing_mm):.3f} to {max(spacing_mm):.3f} mm; extent {np.min(extents_mm):.0f} to "
-          f"{np.max(extents_mm):.0f} mm")
+    print(
+        f"CPU s per heart: median {np.median(seconds):.2f}, most {np.sort(seconds)[-2]:.2f}; spacing "
+        f"{min(spacing_mm):.3f} to {max(spacing_mm):.3f} mm; extent {np.min(extents_mm):.0f} to "
+        f"{np.max(extents_mm):.0f} mm"
+    )
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ sys.path[0] = ROOT
 def fast(path, classes, target):
     """The preparation, from the file to the case file: (CPU s, s by the clock, voxels of the foreground's box)."""
     from vecset.data.case_file import write_case
-    from vecset.imaging.label_map import read_label_map
     from vecset.data.preparation import Options, build_case
+    from vecset.imaging.label_map import read_label_map
 
     cpu, clock = time.process_time(), time.perf_counter()
     case = build_case(read_label_map(path, classes), Options())
@@ -46,6 +46,7 @@ def plain(path, classes):
     each class on the whole grid, points from its triangles, distances looked up in the grids."""
     from scipy.ndimage import distance_transform_edt, map_coordinates
     from skimage.measure import marching_cubes
+
     from vecset.imaging.label_map import read_label_map
 
     cpu, clock = time.process_time(), time.perf_counter()
@@ -57,8 +58,11 @@ def plain(path, classes):
     queries, grids = [], []
     for c in present:
         mask = labels == c
-        grids.append((distance_transform_edt(~mask, sampling=spacing)
-                      - distance_transform_edt(mask, sampling=spacing)).astype(np.float32))
+        grids.append(
+            (distance_transform_edt(~mask, sampling=spacing) - distance_transform_edt(mask, sampling=spacing)).astype(
+                np.float32
+            )
+        )
         vertices, faces, _, _ = marching_cubes(mask.astype(np.float32), 0.5)
         corners = vertices[faces]
         area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
@@ -83,8 +87,12 @@ def measure_one(path, classes):
 
 
 def row(name, path, classes):
-    told = subprocess.run([sys.executable, __file__, "--one", str(path), "--classes", str(classes)], check=True,
-                          capture_output=True, text=True).stdout
+    told = subprocess.run(
+        [sys.executable, __file__, "--one", str(path), "--classes", str(classes)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     cpu, clock, box, peak = map(float, told.split())
     print(f"| {name} | {box / 1e6:.1f} | {cpu:.2f} | {clock:.2f} | {peak:.0f} | {cpu / box * 1e6:.3f} |", flush=True)
     return cpu
@@ -96,14 +104,40 @@ def throughput(folder, hearts):
     import make_phantoms
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        make_phantoms.main(["--output_dir", str(folder / "maps"), "--num", str(hearts), "--size", "192", "--seed", "0",
-                            "--file_workers", "2"])
+        make_phantoms.main(
+            [
+                "--output_dir",
+                str(folder / "maps"),
+                "--num",
+                str(hearts),
+                "--size",
+                "192",
+                "--seed",
+                "0",
+                "--file_workers",
+                "2",
+            ]
+        )
 
     def clock(workers, count):
         start = time.perf_counter()
-        subprocess.run([sys.executable, str(Path(ROOT) / "prepare_data.py"), "--input_dir", str(folder / "maps"),
-                        "--output_dir", str(folder / "out"), "--file_workers", str(workers), "--end_idx", str(count),
-                        "--overwrite"], check=True, capture_output=True)
+        subprocess.run(
+            [
+                sys.executable,
+                str(Path(ROOT) / "prepare_data.py"),
+                "--input_dir",
+                str(folder / "maps"),
+                "--output_dir",
+                str(folder / "out"),
+                "--file_workers",
+                str(workers),
+                "--end_idx",
+                str(count),
+                "--overwrite",
+            ],
+            check=True,
+            capture_output=True,
+        )
         return time.perf_counter() - start
 
     clock(2, 2)  # numba's cache, the files in memory
@@ -112,17 +146,24 @@ def throughput(folder, hearts):
         for workers in rates:
             rates[workers].append((hearts - 2) / (clock(workers, hearts) - clock(workers, 2)))
     one, two = (float(np.median(rates[w])) for w in (1, 2))
-    print(f"one worker {one:.2f} hearts per second, two {two:.2f}: {two / one:.2f} times ({hearts} hearts of 192^3, "
-          "median of three turns)")
+    print(
+        f"one worker {one:.2f} hearts per second, two {two:.2f}: {two / one:.2f} times ({hearts} hearts of 192^3, "
+        "median of three turns)"
+    )
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", help="a label map instead of phantoms")
     parser.add_argument("--classes", type=int, default=10, help="number of classes (default: 10)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 192, 256, 384],
-                        help="phantoms whose heart fills the image, voxels along an axis (default: 128 192 256 384); "
-                        "a heart of 1 mm in 256^3 always comes first")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[128, 192, 256, 384],
+        help="phantoms whose heart fills the image, voxels along an axis (default: 128 192 256 384); "
+        "a heart of 1 mm in 256^3 always comes first",
+    )
     parser.add_argument("--slow", action="store_true", help="the plain way too, on the 256^3 heart")
     parser.add_argument("--workers", action="store_true", help="one worker against two, last")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -134,12 +175,14 @@ def main(argv=None):
         row(Path(args.input).name, args.input, args.classes)
         return 0
     import make_phantoms
+
     with tempfile.TemporaryDirectory() as folder:
         for name, size, more in [("256^3 at 1 mm", 256, ["--spacing", "1"])] + [(f"{n}^3", n, []) for n in args.sizes]:
             target = Path(folder) / name
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                make_phantoms.main(["--output_dir", str(target), "--num", "1", "--size", str(size), "--seed", "0",
-                                    *more])
+                make_phantoms.main(
+                    ["--output_dir", str(target), "--num", "1", "--size", str(size), "--seed", "0", *more]
+                )
             path = next(target.glob("*.nii.gz"))
             cpu = row(name, path, args.classes)
             if args.slow and more:

@@ -48,8 +48,13 @@ def main():
     with tempfile.TemporaryDirectory(dir=args.cases.resolve().parent, prefix="quality_speed_") as folder:
         (Path(folder) / "cases").mkdir()
         fill(Path(folder) / "cases", sources, args.files)
-        command = [sys.executable, str(ROOT / "check_data_quality.py"), str(Path(folder) / "cases"),
-                   "--file_workers", str(args.file_workers)]
+        command = [
+            sys.executable,
+            str(ROOT / "check_data_quality.py"),
+            str(Path(folder) / "cases"),
+            "--file_workers",
+            str(args.file_workers),
+        ]
         command += ["--report", str(Path(folder) / "report")] if args.report else []
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True)
@@ -57,10 +62,14 @@ def main():
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = used.ru_utime + used.ru_stime
     verdict = (done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["nothing printed"])[-1]
-    print("| files (of which different) | workers | CPU s | clock s | CPU s per file | MB of the largest process | load |")
+    print(
+        "| files (of which different) | workers | CPU s | clock s | CPU s per file | MB of the largest process | load |"
+    )
     print("|---|---|---|---|---|---|---|")
-    print(f"| {args.files} ({min(args.files, len(sources))}) | {args.file_workers} | {cpu:.0f} | {clock:.0f} "
-          f"| {cpu / args.files:.3f} | {used.ru_maxrss / 1024:.0f} | {os.getloadavg()[0]:.1f} |")
+    print(
+        f"| {args.files} ({min(args.files, len(sources))}) | {args.file_workers} | {cpu:.0f} | {clock:.0f} "
+        f"| {cpu / args.files:.3f} | {used.ru_maxrss / 1024:.0f} | {os.getloadavg()[0]:.1f} |"
+    )
     print(f"last line: {verdict[:160]}", file=sys.stderr)
 
 

@@ -23,20 +23,23 @@ import torch  # noqa: E402
 from gpu_train import OneBatch  # noqa: E402
 from step_parts import CLASSES, human, made_up_batch, randomise_output, step_flop  # noqa: E402
 
+from vecset.engines.distributed import Ranks  # noqa: E402
 from vecset.engines.loop import StepOptions, new_monitor, train_one_epoch  # noqa: E402
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
+from vecset.engines.optimizer import build_optimizer  # noqa: E402
 from vecset.models import embedding  # noqa: E402
 from vecset.models.autoencoder import build_model  # noqa: E402
-from vecset.engines.distributed import Ranks  # noqa: E402
-from vecset.engines.optimizer import build_optimizer  # noqa: E402
 
 OPTIONS = {"anchors": True, "rotary": True, "class_gap": 2.0, "latent_density": "9:4,10:1.7,8:1.4", "decoder_layers": 1}
 WIDE = "point_vec1024x32_dim512_depth8_nb"
 STEPS = [  # model, cases, surface points, latents (None: all), compiled
     ("point_vec512x32_dim128_depth4_nb", 8, 4096, None, False),
     ("point_vec1024x32_dim256_depth8_nb", 32, 8192, None, False),
-    (WIDE, 16, 8192, 512, False), (WIDE, 16, 8192, None, False), (WIDE, 16, 8192, None, True),
-    ("point_vec1024x32_dim512_depth16_nb", 16, 8192, None, False)]
+    (WIDE, 16, 8192, 512, False),
+    (WIDE, 16, 8192, None, False),
+    (WIDE, 16, 8192, None, True),
+    ("point_vec1024x32_dim512_depth16_nb", 16, 8192, None, False),
+]
 TINY_STEPS = [("point_vec32x8_dim64_depth1_nb", 2, 256, latents, False) for latents in (None, 16)]
 
 
@@ -53,8 +56,10 @@ def choice_of_latents(device, cases, points, counts):
     first_B = (points_BN3 - points_BN3.mean(1, keepdim=True)).square().sum(-1).argmax(1)
     ways = {
         "ours": lambda M: embedding.farthest_point_sampling(points_BN3, M, classes_BN, 2.0, density_C),
-        "loop": lambda M: embedding._one_after_the_other(points_BN3, density_C[classes_BN].square(), classes_BN, 2.0,
-                                                         first_B, M)}
+        "loop": lambda M: embedding._one_after_the_other(
+            points_BN3, density_C[classes_BN].square(), classes_BN, 2.0, first_B, M
+        ),
+    }
     print(f"| latents of {points} points, {cases} cases | ours ms | loop ms | the same points |\n|---|---|---|---|")
     for M in counts:
         best, chosen = {}, {}
@@ -91,17 +96,29 @@ def step_row(device, name, cases, surface, latents, compiled, queries, eikonal, 
 
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    train_one_epoch(model, itertools.repeat(made_up_batch(cases, surface, queries, eikonal, device)),
-                    OneBatch(3 + steps, cases), build_optimizer(model, 1e-5, 0.01, 0.95), lambda epoch: 1e-5, options,
-                    CLASSES, 0, 0, new_monitor(Ranks(0, 1, device)), after_step)
+    train_one_epoch(
+        model,
+        itertools.repeat(made_up_batch(cases, surface, queries, eikonal, device)),
+        OneBatch(3 + steps, cases),
+        build_optimizer(model, 1e-5, 0.01, 0.95),
+        lambda epoch: 1e-5,
+        options,
+        CLASSES,
+        0,
+        0,
+        new_monitor(Ranks(0, 1, device)),
+        after_step,
+    )
     wait(device)
     seconds = (time.perf_counter() - began[0]) / steps
     speed = human(step_flop(name, surface, queries, eikonal, **OPTIONS) * cases / seconds, "FLOP/s")
     if latents:
         speed = "-"  # the count is for all latents
     peak = f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f}" if on_gpu else "-"
-    return (f"| {name} | {human(sum(p.numel() for p in model.parameters()))} | {cases} | {surface} | {latents or 'all'} | "
-            f"{'yes' if compiled else 'no'} | {1000 * seconds:.1f} | {cases / seconds:.0f} | {speed} | {peak} |")
+    return (
+        f"| {name} | {human(sum(p.numel() for p in model.parameters()))} | {cases} | {surface} | {latents or 'all'} | "
+        f"{'yes' if compiled else 'no'} | {1000 * seconds:.1f} | {cases / seconds:.0f} | {speed} | {peak} |"
+    )
 
 
 def main(argv=None):
@@ -117,7 +134,9 @@ def main(argv=None):
     print(torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU: THIS IS NO GPU FIGURE", end=", ")
     print(f"torch {torch.__version__}, Python {sys.version.split()[0]}\n")
     choice_of_latents(device, *((2, 256, (16, 32)) if args.tiny else (32, 8192, (512, 1024))))
-    print("\n| model | parameters | batch | surface points | latents | compiled | ms per step | cases/s | speed | peak GB |")
+    print(
+        "\n| model | parameters | batch | surface points | latents | compiled | ms per step | cases/s | speed | peak GB |"
+    )
     print("|---" * 10 + "|")
     for row in TINY_STEPS if args.tiny else STEPS:
         try:

@@ -27,12 +27,18 @@ from vecset.engines.loop import StepOptions, forward_losses  # noqa: E402
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
 from vecset.models.autoencoder import build_model, parse_model_name  # noqa: E402
 
-MODELS = ("learnable_vec512x32_dim512_depth12_nb", "learnable_vec512x16_dim768_depth24_nb",
-          "learnable_vec1024x16_dim1024_depth12_nb", "learnable_vec1024x16_dim1024_depth24_nb",
-          "learnable_vec1024x16_dim1536_depth24_nb", "learnable_vec1024x16_dim2048_depth32_nb")
+MODELS = (
+    "learnable_vec512x32_dim512_depth12_nb",
+    "learnable_vec512x16_dim768_depth24_nb",
+    "learnable_vec1024x16_dim1024_depth12_nb",
+    "learnable_vec1024x16_dim1024_depth24_nb",
+    "learnable_vec1024x16_dim1536_depth24_nb",
+    "learnable_vec1024x16_dim2048_depth32_nb",
+)
 # the network of the full-size recipe (docs/recipes.md), for --models: its memory per case takes long on a CPU
-OPTIONS = {"point_vec1024x32_dim512_depth16_nb": {"anchors": True, "rotary": True, "class_gap": 2.0,
-                                                 "decoder_layers": 1}}
+OPTIONS = {
+    "point_vec1024x32_dim512_depth16_nb": {"anchors": True, "rotary": True, "class_gap": 2.0, "decoder_layers": 1}
+}
 
 
 def parameters(name):
@@ -78,8 +84,10 @@ def case_gb(name, counts=(8192, 3072, 1024)):
     """GB that one more case keeps: a straight line over the depth, taken at depth 1 and 2, and over the cases from two
     on (with a single one some copies are views)."""
     depth, options = parse_model_name(name)["depth"], OPTIONS.get(name)
-    one, two = (kept_bytes(shallow, 3, counts, options) - kept_bytes(shallow, 2, counts, options)
-                for shallow in (name.replace(f"_depth{depth}", f"_depth{d}") for d in (1, 2)))
+    one, two = (
+        kept_bytes(shallow, 3, counts, options) - kept_bytes(shallow, 2, counts, options)
+        for shallow in (name.replace(f"_depth{depth}", f"_depth{d}") for d in (1, 2))
+    )
     return (one + (two - one) * (depth - 1)) / 1e9
 
 
@@ -90,15 +98,20 @@ def main(argv=None):
     parser.add_argument("--tflops", type=float, default=156, help="assumed speed of one GPU (default: 156)")
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="model names")
     args = parser.parse_args(argv)
-    print("| model | parameters | GB, 1 GPU | 4 GPUs | 4, sharded | 16, sharded | per case | checkpoint "
-          "| TFLOP per case | hours |")
+    print(
+        "| model | parameters | GB, 1 GPU | 4 GPUs | 4, sharded | 16, sharded | per case | checkpoint "
+        "| TFLOP per case | hours |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in args.models:
         count, flop = parameters(name), step_flop(name, 8192, 3072, 1024, **OPTIONS.get(name, {}))
         states = [state_gb(count, *way) for way in ((1, False), (4, False), (4, True), (16, True))]
         hours = args.hearts * args.epochs * flop / (4 * args.tflops * 1e12) / 3600
-        print(f"| {name} | {count / 1e6:.0f} M | {' | '.join(f'{gb:.1f}' for gb in states)} | {case_gb(name):.2f} "
-              f"| {count * 12 / 1e9:.1f} | {flop / 1e12:.2f} | {hours:.2f} |", flush=True)
+        print(
+            f"| {name} | {count / 1e6:.0f} M | {' | '.join(f'{gb:.1f}' for gb in states)} | {case_gb(name):.2f} "
+            f"| {count * 12 / 1e9:.1f} | {flop / 1e12:.2f} | {hours:.2f} |",
+            flush=True,
+        )
     return 0
 
 

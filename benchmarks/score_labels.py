@@ -16,7 +16,6 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
@@ -36,8 +35,12 @@ def read(path):
 
 def by_name(folder):
     """{name without the suffix: path} of the images in a folder."""
-    return {p.name[: -len(s)]: p for p in sorted(folder.iterdir())
-            for s in SUFFIXES if p.name.lower().endswith(s) and not p.name.startswith(".")}
+    return {
+        p.name[: -len(s)]: p
+        for p in sorted(folder.iterdir())
+        for s in SUFFIXES
+        if p.name.lower().endswith(s) and not p.name.startswith(".")
+    }
 
 
 def load(path):

@@ -33,11 +33,17 @@ def made_up_batch(cases, surface, queries, eikonal, device="cpu", seed=0):
     def labels(at):
         return ((at[..., 0] + radius) / (2 * radius) * CLASSES).floor().clamp(0, CLASSES - 1).long() + 1
 
-    batch = {"surface_points": surface_points, "surface_labels": labels(surface_points),
-             "surface_sdf": torch.zeros(cases, surface), "query_points": points, "query_sdf": sdf,
-             "query_labels": labels(points) * (sdf < 0),
-             "query_group": torch.arange(queries).remainder(3).repeat(cases, 1),
-             "annotated": torch.ones(cases, CLASSES, dtype=torch.bool), "case_index": torch.arange(cases)}
+    batch = {
+        "surface_points": surface_points,
+        "surface_labels": labels(surface_points),
+        "surface_sdf": torch.zeros(cases, surface),
+        "query_points": points,
+        "query_sdf": sdf,
+        "query_labels": labels(points) * (sdf < 0),
+        "query_group": torch.arange(queries).remainder(3).repeat(cases, 1),
+        "annotated": torch.ones(cases, CLASSES, dtype=torch.bool),
+        "case_index": torch.arange(cases),
+    }
     if eikonal:
         batch["eikonal_points"] = points[:, :eikonal]
     return {name: value.to(device) for name, value in batch.items()}

@@ -21,9 +21,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
-SIDES = {"ours": "fused attention, Eikonal term at {E} points",
-         "same": "slow twin, Eikonal term at the same {E} points",
-         "slow": "slow twin, Eikonal term at all {T} points"}
+SIDES = {
+    "ours": "fused attention, Eikonal term at {E} points",
+    "same": "slow twin, Eikonal term at the same {E} points",
+    "slow": "slow twin, Eikonal term at all {T} points",
+}
 
 
 def measure(side, name, surface, queries, eikonal, steps, threads):
@@ -53,8 +55,12 @@ def measure(side, name, surface, queries, eikonal, steps, threads):
         loss.backward()
         seconds.append(clock() - began)
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
-    return {"seconds": min(seconds[1:]), "loss": loss.item(), "gradient": norm.item(),
-            "peak_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
+    return {
+        "seconds": min(seconds[1:]),
+        "loss": loss.item(),
+        "gradient": norm.item(),
+        "peak_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+    }
 
 
 def in_a_process(**settings):
@@ -66,45 +72,72 @@ def in_a_process(**settings):
 
 
 def against_the_twin(name, surface, queries, eikonal, steps, threads):
-    rows = {side: in_a_process(side=side, name=name, surface=surface, queries=queries, eikonal=eikonal, steps=steps,
-                               threads=threads) for side in SIDES}
+    rows = {
+        side: in_a_process(
+            side=side, name=name, surface=surface, queries=queries, eikonal=eikonal, steps=steps, threads=threads
+        )
+        for side in SIDES
+    }
     print(f"\n{name}: {surface} surface points, {queries} queries, batch 1, {threads} thread(s)")
     print("| step | s | peak MB | s / ours | MB / ours | loss | gradient norm |\n|---|---|---|---|---|---|---|")
     for side, words in SIDES.items():
         row, ours = rows[side], rows["ours"]
-        print(f"| {words.format(E=eikonal, T=surface + queries)} | {row['seconds']:.2f} | {row['peak_mb']:.0f} | "
-              f"{row['seconds'] / ours['seconds']:.2f} | {row['peak_mb'] / ours['peak_mb']:.2f} | {row['loss']:.7g} | "
-              f"{row['gradient']:.6g} |", flush=True)
+        print(
+            f"| {words.format(E=eikonal, T=surface + queries)} | {row['seconds']:.2f} | {row['peak_mb']:.0f} | "
+            f"{row['seconds'] / ours['seconds']:.2f} | {row['peak_mb'] / ours['peak_mb']:.2f} | {row['loss']:.7g} | "
+            f"{row['gradient']:.6g} |",
+            flush=True,
+        )
 
 
 def growth(letter, steps, small, threads):
     """How both sides grow with one of M, N, Q; the other two stay."""
     base = {"M": 64, "N": 512, "Q": 384} if small else {"M": 256, "N": 2048, "Q": 3072}
     dim, eikonal = (64, 128) if small else (256, 1024)
-    print(f"\nwidth {dim}, depth 4, {eikonal} Eikonal points; {letter} grows, the others are "
-          + ", ".join(f"{k} = {v}" for k, v in base.items() if k != letter))
+    print(
+        f"\nwidth {dim}, depth 4, {eikonal} Eikonal points; {letter} grows, the others are "
+        + ", ".join(f"{k} = {v}" for k, v in base.items() if k != letter)
+    )
     print(f"| {letter} | ours: s, MB | slow twin: s, MB | ratio s, MB |\n|---|---|---|---|")
     for factor in (1, 2, 4):
         sizes = {**base, letter: base[letter] * factor}
         name = f"learnable_vec{sizes['M']}x16_dim{dim}_depth4_nb"
-        rows = [in_a_process(side=side, name=name, surface=sizes["N"], queries=sizes["Q"], eikonal=eikonal,
-                             steps=steps, threads=threads) for side in ("ours", "slow")]
+        rows = [
+            in_a_process(
+                side=side,
+                name=name,
+                surface=sizes["N"],
+                queries=sizes["Q"],
+                eikonal=eikonal,
+                steps=steps,
+                threads=threads,
+            )
+            for side in ("ours", "slow")
+        ]
         (a, b), (c, d) = ((row["seconds"], row["peak_mb"]) for row in rows)
         print(f"| {sizes[letter]} | {a:.2f}, {b:.0f} | {c:.2f}, {d:.0f} | {c / a:.2f}, {d / b:.2f} |", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="*", default=["learnable_vec1024x16_dim256_depth4_nb",
-                                                       "learnable_vec1024x16_dim1024_depth4_nb"],
-                        help="models of the first tables (default: widths 256 and 1024)")
+    parser.add_argument(
+        "--model",
+        nargs="*",
+        default=["learnable_vec1024x16_dim256_depth4_nb", "learnable_vec1024x16_dim1024_depth4_nb"],
+        help="models of the first tables (default: widths 256 and 1024)",
+    )
     parser.add_argument("--surface", type=int, default=8192, help="surface points (default: 8192)")
     parser.add_argument("--queries", type=int, default=3072, help="query points (default: 3072)")
     parser.add_argument("--eikonal", type=int, default=1024, help="Eikonal points of our side (default: 1024)")
     parser.add_argument("--steps", type=int, default=2, help="steps that count (default: 2)")
     parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
-    parser.add_argument("--only", nargs="*", default=["twin", "M", "N", "Q"], choices=("twin", "M", "N", "Q"),
-                        help="which tables (default: all)")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        default=["twin", "M", "N", "Q"],
+        choices=("twin", "M", "N", "Q"),
+        help="which tables (default: all)",
+    )
     parser.add_argument("--small", action="store_true", help="tiny tables of growth, for a test; they mean nothing")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+
 from tests.inference.test_heart_files import sphere_points, write_ply
 from tests.inference.test_reconstruct import NAMES, make_case, make_heart, write_checkpoint
-
 from vecset import info
 from vecset.imaging.label_map import write_label_map
 from vecset.inference.latents import write_latents
@@ -38,6 +38,7 @@ def test_each_kind_of_file(tmp_path, capsys):
     assert "a point cloud with labels" in said(capsys, tmp_path / "p.ply")
 
     from vecset.data.case_file import read_case
+
     write_latents(tmp_path / "latents.npz", np.zeros((4, 3)), read_case(case_path), "h", NAMES, "ab" * 32)
     out = said(capsys, tmp_path / "latents.npz")
     assert "codes of one heart" in out and "4 latents of 3 numbers" in out and "abababababab" in out
@@ -46,8 +47,17 @@ def test_each_kind_of_file(tmp_path, capsys):
     assert "older form" in said(capsys, tmp_path / "old.npz")
 
 
-@pytest.mark.parametrize("name, content", [("a.txt", b"words"), ("a.npz", b"no zip"), ("a.nii.gz", b"x"),
-                                           ("a.ply", b"x"), ("a.pth", b"PK no"), ("missing.npz", None)])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.txt", b"words"),
+        ("a.npz", b"no zip"),
+        ("a.nii.gz", b"x"),
+        ("a.ply", b"x"),
+        ("a.pth", b"PK no"),
+        ("missing.npz", None),
+    ],
+)
 def test_anything_else_is_one_line(tmp_path, capsys, name, content):
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -64,6 +74,7 @@ def test_an_npz_of_something_else(tmp_path, capsys):
 
 def test_as_a_command(tmp_path, repository):
     make_case(tmp_path / "h.npz")
-    done = subprocess.run([sys.executable, "-m", "vecset.info", tmp_path / "h.npz"], cwd=repository,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "vecset.info", tmp_path / "h.npz"], cwd=repository, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "a case file" in done.stdout

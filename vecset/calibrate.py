@@ -19,8 +19,9 @@ from vecset.common.errors import InputError, run_command  # noqa: E402
 
 
 def get_parser():
-    parser = argparse.ArgumentParser("python -m vecset.calibrate", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m vecset.calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint-best.pth of main_ae.py")
     parser.add_argument("--csv", type=Path, required=True, help="train.csv of create_csv.py")
     parser.add_argument("--data_path", type=Path, help="folder that its files are relative to (default: the CSV's own)")
@@ -44,14 +45,22 @@ def main(argv=None):
 
     import reconstruct
     from vecset.common.atomic import require_writable
-    from vecset.data.dataset import read_split
     from vecset.common.draws import random_stream
+    from vecset.data.dataset import read_split
     from vecset.inference import decision_tuning as calibration
     from vecset.inference.decoding import HeartField
     from vecset.inference.inputs import Heart, load_heart
 
-    words = ["--checkpoint", str(args.checkpoint), "--output_dir", str(args.output.parent), "--device", args.device,
-             "--seed", str(args.seed)]
+    words = [
+        "--checkpoint",
+        str(args.checkpoint),
+        "--output_dir",
+        str(args.output.parent),
+        "--device",
+        args.device,
+        "--seed",
+        str(args.seed),
+    ]
     for flag in ("num_surface_points", "num_latents"):
         if getattr(args, flag):
             words += [f"--{flag}", str(getattr(args, flag))]
@@ -59,7 +68,9 @@ def main(argv=None):
     require_writable(args.output.parent)
     names = reconstruction.class_names
     entries = read_split(args.csv, args.data_path or args.csv.parent, len(names))
-    chosen = [entries[i] for i in np.unique(np.linspace(0, len(entries) - 1, min(len(entries), args.hearts)).astype(int))]
+    chosen = [
+        entries[i] for i in np.unique(np.linspace(0, len(entries) - 1, min(len(entries), args.hearts)).astype(int))
+    ]
     samples, fields, places, annotated = [], [], [], []
     for entry in tqdm(chosen, unit="heart", desc="calibrate", dynamic_ncols=True):
         heart = Heart(entry.case_id, entry.path, False)
@@ -77,14 +88,22 @@ def main(argv=None):
         fields.append(field.values)
         annotated.append(entry.annotated)
     offset_C, deciding = calibration.fit(
-        samples, annotated, lambda classes: tqdm(classes, unit="class", desc="offsets", dynamic_ncols=True))
+        samples, annotated, lambda classes: tqdm(classes, unit="class", desc="offsets", dynamic_ncols=True)
+    )
     slope_C = calibration.slopes(samples, fields, places, offset_C, deciding, 0.005)
     table, record = dice_table(samples, annotated, names, offset_C, deciding)
     print("\n".join(table))
-    record |= {"hearts": [entry.case_id for entry in chosen],
-               **{key: reconstruction.settings[key] for key in ("num_surface_points", "num_latents")}}
-    calibration.write_calibration(args.output, calibration.Calibration(offset_C, slope_C), names,
-                                  reconstruction.settings["checkpoint_sha256"], record)
+    record |= {
+        "hearts": [entry.case_id for entry in chosen],
+        **{key: reconstruction.settings[key] for key in ("num_surface_points", "num_latents")},
+    }
+    calibration.write_calibration(
+        args.output,
+        calibration.Calibration(offset_C, slope_C),
+        names,
+        reconstruction.settings["checkpoint_sha256"],
+        record,
+    )
     print(f"written: {args.output}")
     return 0
 
@@ -108,7 +127,9 @@ def dice_table(samples, annotated, names, offset_C, deciding):
     lines = [f"{'class':{width}s} offset  decides inside  Dice before  after   (these training hearts, voxels drawn)"]
     for c, name in enumerate(names):
         before, after = (f"{m[c]:.3f}" if np.isfinite(m[c]) else "-" for m in means)
-        lines.append(f"{name:{width}s} {offset_C[c]:6.2f}  {'yes' if c in deciding else 'no':14s}  {before:11s}  {after}")
+        lines.append(
+            f"{name:{width}s} {offset_C[c]:6.2f}  {'yes' if c in deciding else 'no':14s}  {before:11s}  {after}"
+        )
     means = [float(np.nanmean(m)) for m in means]
     lines.append(f"{'mean':{width}s} {'':6s}  {'':14s}  {means[0]:<11.3f}  {means[1]:.3f}")
     return lines, {"mean_dice_before": round(means[0], 4), "mean_dice_after": round(means[1], 4)}

@@ -16,8 +16,9 @@ KINDS = "a case file (.npz), a checkpoint (.pth), codes (latents.npz), a label m
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser("python -m vecset.info", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m vecset.info", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=KINDS)
     failed = 0
     for path in parser.parse_args(argv).files:
@@ -53,7 +54,7 @@ def _npz(path):
     try:
         with np.load(path, allow_pickle=False) as archive:
             members = set(archive.files)
-    except Exception:  # noqa: BLE001 - the reader of case files says what is wrong
+    except Exception:
         members = set()
     return _codes(path) if "latents" in members else _case(path)
 
@@ -63,8 +64,10 @@ def _case(path):
 
     case = read_case(path)
     older = case.meta.get("schema") == "older form"
-    lines = [f"{path}: a case file: one heart as points with distances and labels"
-             + (" (older form, without frame and truth)" if older else "")]
+    lines = [
+        f"{path}: a case file: one heart as points with distances and labels"
+        + (" (older form, without frame and truth)" if older else "")
+    ]
     for group in GROUPS:
         points = getattr(case, f"{group}_points")
         if points is not None:
@@ -98,19 +101,24 @@ def _frame_lines(frame):
         return [f"  {'frame':<16} none: it cannot be put back into the patient's space"]
     spacing, shape = (" x ".join(f"{n:g}" for n in np.round(values, 4)) for values in (frame.spacing_mm, frame.shape))
     centre = ", ".join(f"{n:.1f}" for n in frame.centre_mm)
-    return [f"  {'source grid':<16} {shape} voxels of {spacing} mm",
-            f"  {'frame':<16} centre ({centre}) mm RAS, 1 unit = {1 / frame.scale:.1f} mm"]
+    return [
+        f"  {'source grid':<16} {shape} voxels of {spacing} mm",
+        f"  {'frame':<16} centre ({centre}) mm RAS, 1 unit = {1 / frame.scale:.1f} mm",
+    ]
 
 
 def _codes(path):
     from vecset.inference.latents import read_latents
 
     latents, case = read_latents(path)
-    return [f"{path}: codes of one heart, that `reconstruct.py --latents` decodes with its checkpoint",
-            f"  {'heart':<16} {case.meta['case_id']}",
-            f"  {'code':<16} {latents.shape[0]} latents of {latents.shape[1]} numbers",
-            f"  {'classes':<16} {case.num_classes}: {', '.join(case.class_names)}",
-            f"  {'checkpoint':<16} SHA-256 {case.meta['checkpoint_sha256'][:12]}...", *_frame_lines(case.frame)]
+    return [
+        f"{path}: codes of one heart, that `reconstruct.py --latents` decodes with its checkpoint",
+        f"  {'heart':<16} {case.meta['case_id']}",
+        f"  {'code':<16} {latents.shape[0]} latents of {latents.shape[1]} numbers",
+        f"  {'classes':<16} {case.num_classes}: {', '.join(case.class_names)}",
+        f"  {'checkpoint':<16} SHA-256 {case.meta['checkpoint_sha256'][:12]}...",
+        *_frame_lines(case.frame),
+    ]
 
 
 def _point_cloud(path):
@@ -120,9 +128,11 @@ def _point_cloud(path):
     case = read_point_cloud(path, default_class_names(255))
     ids, counts = np.unique(case.surface_labels, return_counts=True)
     size = " x ".join(f"{n:.0f}" for n in np.ptp(case.frame.unit_to_mm(case.surface_points), axis=0))
-    return [f"{path}: a point cloud with labels, that `reconstruct.py --input` takes",
-            f"  {'points':<16} {len(case.surface_points)}, a box of {size} mm",
-            f"  {'labels':<16} " + ", ".join(f"{c}: {n}" for c, n in zip(ids, counts))]
+    return [
+        f"{path}: a point cloud with labels, that `reconstruct.py --input` takes",
+        f"  {'points':<16} {len(case.surface_points)}, a box of {size} mm",
+        f"  {'labels':<16} " + ", ".join(f"{c}: {n}" for c, n in zip(ids, counts)),
+    ]
 
 
 def _label_map(path):
@@ -137,9 +147,11 @@ def _label_map(path):
         names = read_names(nibabel.load(path).header)
     ids, counts = np.unique(image.values, return_counts=True)
     shown = [f"{c:g}{f' {names[int(c)]}' if int(c) in names else ''}: {n}" for c, n in zip(ids, counts) if c][:60]
-    return [f"{path}: an image, that `prepare_data.py` takes as a label map where its values are whole numbers",
-            f"  {'grid':<16} {' x '.join(map(str, image.values.shape))} voxels of {spacing} mm",
-            f"  {'labels':<16} {'; '.join(shown) or 'none: it is empty'} (voxels)"]
+    return [
+        f"{path}: an image, that `prepare_data.py` takes as a label map where its values are whole numbers",
+        f"  {'grid':<16} {' x '.join(map(str, image.values.shape))} voxels of {spacing} mm",
+        f"  {'labels':<16} {'; '.join(shown) or 'none: it is empty'} (voxels)",
+    ]
 
 
 def _checkpoint(path):
@@ -154,14 +166,16 @@ def _checkpoint(path):
     numbers = sum(tensor.numel() for tensor in checkpoint["model"].values())
     training = checkpoint.get("args") or {}
     training = training if isinstance(training, dict) else vars(training)
-    lines = [f"{path}: a checkpoint: a trained network and where its training stands",
-             f"  {'model':<16} {config['name']}, {numbers / 1e6:.1f} million numbers",
-             f"  {'classes':<16} {len(names)}: {', '.join(names)}",
-             f"  {'training':<16} {checkpoint.get('epoch', '?')} epochs done, "
-             f"{checkpoint.get('status', 'state unknown')}"]
+    lines = [
+        f"{path}: a checkpoint: a trained network and where its training stands",
+        f"  {'model':<16} {config['name']}, {numbers / 1e6:.1f} million numbers",
+        f"  {'classes':<16} {len(names)}: {', '.join(names)}",
+        f"  {'training':<16} {checkpoint.get('epoch', '?')} epochs done, {checkpoint.get('status', 'state unknown')}",
+    ]
     if checkpoint.get("best_metric") is not None:
-        lines.append(f"  {'best so far':<16} mean Dice {checkpoint['best_metric']:.3f}, "
-                     f"epoch {checkpoint.get('best_epoch')}")
+        lines.append(
+            f"  {'best so far':<16} mean Dice {checkpoint['best_metric']:.3f}, epoch {checkpoint.get('best_epoch')}"
+        )
     if option_words(config):
         lines.insert(2, f"  {'model options':<16} {option_words(config)}")
     if training.get("point_cloud_size"):

@@ -21,24 +21,37 @@ import json  # noqa: E402
 import torch  # noqa: E402
 
 from vecset.common.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
+from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.data.dataset import CaseDataset, check_disjoint, iterate_batches, read_split  # noqa: E402
 from vecset.data.epoch_plan import EpochPlan  # noqa: E402
 from vecset.data.thickness import latent_density  # noqa: E402
-from vecset.engines.loop import (  # noqa: E402
-    Evaluator, NotFiniteError, StepOptions, new_monitor, train_one_epoch)
-from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
-from vecset.engines.run import TrainingRun, starting_point  # noqa: E402
-from vecset.common.errors import InputError, run_command  # noqa: E402
-from vecset.models.autoencoder import build_model, parse_model_name  # noqa: E402
-from vecset.models.double_backward import check_double_backward  # noqa: E402
 from vecset.engines.arguments import EVALUATION_OPTIONS, LOSS_OPTIONS, MODEL_OPTIONS, parse_arguments  # noqa: E402
-from vecset.models.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
 from vecset.engines.distributed import (  # noqa: E402
-    environment_rank, gather_objects, lost_contact, start_ranks, stop_ranks, told_once, wait_for_all, wrap_model)
+    environment_rank,
+    gather_objects,
+    lost_contact,
+    start_ranks,
+    stop_ranks,
+    told_once,
+    wait_for_all,
+    wrap_model,
+)
 from vecset.engines.logging import RunLog, format_values, peak_memory_gb, say, short_time  # noqa: E402
-from vecset.engines.schedule import scaled_rate  # noqa: E402
+from vecset.engines.loop import (  # noqa: E402
+    Evaluator,
+    NotFiniteError,
+    StepOptions,
+    new_monitor,
+    train_one_epoch,
+)
+from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
 from vecset.engines.optimizer import build_optimizer, gather_state  # noqa: E402
+from vecset.engines.run import TrainingRun, starting_point  # noqa: E402
+from vecset.engines.schedule import scaled_rate  # noqa: E402
 from vecset.engines.stop import EXIT_NOT_FINITE, EXIT_STOPPED, StopRequest  # noqa: E402
+from vecset.models.autoencoder import build_model, parse_model_name  # noqa: E402
+from vecset.models.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
+from vecset.models.double_backward import check_double_backward  # noqa: E402
 from vecset.models.warm_start import load_initial_weights  # noqa: E402
 
 
@@ -47,8 +60,9 @@ def read_splits(args):
     folder = Path(args.csv_dir or args.data_path)
     suffix = "" if args.fold is None else f"_fold{args.fold}"
     training = read_split(folder / f"train{suffix}.csv", args.data_path, args.classes)
-    validation = read_split(folder / f"val{suffix}.csv", args.data_path, training[0].num_classes,
-                            f"train{suffix}.csv has")
+    validation = read_split(
+        folder / f"val{suffix}.csv", args.data_path, training[0].num_classes, f"train{suffix}.csv has"
+    )
     if not overlap_is_meant(folder):
         check_disjoint(training, validation, folder)
     return training, validation
@@ -74,11 +88,22 @@ def make_dataset(args, cases, training):
         code = parse_model_name(args.model)
         noise_shape = (code["num_latents"], code["code_dim"]) if code["bottleneck"] == "kl" else None
     return CaseDataset(
-        cases, args.point_cloud_size, args.near_points, args.inside_points, args.outside_points, args.seed, training,
+        cases,
+        args.point_cloud_size,
+        args.near_points,
+        args.inside_points,
+        args.outside_points,
+        args.seed,
+        training,
         num_eikonal=args.eikonal_points if args.eikonal_weight else 0,
-        num_normals=args.normal_points if args.normal_weight else 0, noise_shape=noise_shape,
-        num_decoded_surface=args.surface_loss_points, balance=args.balance, cache=args.cache,
-        rotation_deg=args.augment_rotation, scaling=args.augment_scale)
+        num_normals=args.normal_points if args.normal_weight else 0,
+        noise_shape=noise_shape,
+        num_decoded_surface=args.surface_loss_points,
+        balance=args.balance,
+        cache=args.cache,
+        rotation_deg=args.augment_rotation,
+        scaling=args.augment_scale,
+    )
 
 
 def step_options(args, device):
@@ -89,37 +114,68 @@ def step_options(args, device):
     if precision != "fp32" and device.type != "cuda":
         raise InputError("--precision", "auto or fp32 on a CPU", precision, "leave it out")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    return StepOptions({name: getattr(args, f"{name}_weight") for name in DEFAULT_WEIGHTS},
-                       {name: getattr(args, name) for name in LOSS_OPTIONS}, precision == "bf16", args.clip_grad)
+    return StepOptions(
+        {name: getattr(args, f"{name}_weight") for name in DEFAULT_WEIGHTS},
+        {name: getattr(args, name) for name in LOSS_OPTIONS},
+        precision == "bf16",
+        args.clip_grad,
+    )
 
 
 def check_arguments(args):
     """What no single flag can check for itself."""
     if args.eikonal_weight and args.eikonal_points > args.near_points + args.inside_points + args.outside_points:
-        raise InputError("--eikonal_points", "at most the number of query points",
-                         f"{args.eikonal_points} of {args.near_points + args.inside_points + args.outside_points}",
-                         "lower it or ask for more query points")
+        raise InputError(
+            "--eikonal_points",
+            "at most the number of query points",
+            f"{args.eikonal_points} of {args.near_points + args.inside_points + args.outside_points}",
+            "lower it or ask for more query points",
+        )
     groups = ("near_points", "inside_points", "outside_points")
     for loss, needs in (("vol", groups[1:]), ("near", groups[:1]), ("truncated", groups)):
         if getattr(args, f"{loss}_weight") and not any(getattr(args, flag) for flag in needs):
-            raise InputError(f"--{loss}_weight", f"points that the loss is taken at (--{' or --'.join(needs)})", "none",
-                             f"give some, or --{loss}_weight 0")
+            raise InputError(
+                f"--{loss}_weight",
+                f"points that the loss is taken at (--{' or --'.join(needs)})",
+                "none",
+                f"give some, or --{loss}_weight 0",
+            )
     model = parse_model_name(args.model)
     if model["query_type"] == "point" and model["num_latents"] > args.point_cloud_size:
-        raise InputError("--point_cloud_size", f"at least the {model['num_latents']} latents of {args.model}, which are "
-                         "chosen among the points", f"{args.point_cloud_size}", "raise it")
+        raise InputError(
+            "--point_cloud_size",
+            f"at least the {model['num_latents']} latents of {args.model}, which are chosen among the points",
+            f"{args.point_cloud_size}",
+            "raise it",
+        )
     if args.early_latents and not (model["query_type"] == "point" and args.early_latents <= model["num_latents"]):
-        raise InputError("--early_latents", "a model with point queries (point_vec...) of at least so many latents",
-                         f"{args.early_latents} with {args.model}", "lower it, or leave it out")
+        raise InputError(
+            "--early_latents",
+            "a model with point queries (point_vec...) of at least so many latents",
+            f"{args.early_latents} with {args.model}",
+            "lower it, or leave it out",
+        )
     if args.surface_loss_points and args.surface_loss_points > args.point_cloud_size:
-        raise InputError("--surface_loss_points", "at most --point_cloud_size", f"{args.surface_loss_points} of "
-                         f"{args.point_cloud_size}", "lower it")
+        raise InputError(
+            "--surface_loss_points",
+            "at most --point_cloud_size",
+            f"{args.surface_loss_points} of {args.point_cloud_size}",
+            "lower it",
+        )
     if args.normal_weight and args.normal_points > args.point_cloud_size:
-        raise InputError("--normal_points", "at most --point_cloud_size", f"{args.normal_points} of "
-                         f"{args.point_cloud_size}", "lower it")
+        raise InputError(
+            "--normal_points",
+            "at most --point_cloud_size",
+            f"{args.normal_points} of {args.point_cloud_size}",
+            "lower it",
+        )
     if args.init_from and args.resume:
-        raise InputError("--init_from", "no --resume beside it", "both", "--resume goes on with a run, --init_from "
-                         "starts a new one with its weights: give one of them")
+        raise InputError(
+            "--init_from",
+            "no --resume beside it",
+            "both",
+            "--resume goes on with a run, --init_from starts a new one with its weights: give one of them",
+        )
     if args.warmup_epochs >= args.epochs and args.warmup_epochs:
         raise InputError("--warmup_epochs", f"fewer than --epochs {args.epochs}", f"{args.warmup_epochs:g}", "lower it")
 
@@ -130,8 +186,11 @@ def model_options(args, training):
     options = {name: getattr(args, name) for name in MODEL_OPTIONS}
     if options["latent_density"] == "auto":
         last = next((p for p in (Path(args.output_dir) / LAST, Path(args.resume or "")) if p.is_file()), None)
-        options["latent_density"] = (load_checkpoint(last)["model_config"]["latent_density"] if last else
-                                     latent_density(training, training[0].num_classes))
+        options["latent_density"] = (
+            load_checkpoint(last)["model_config"]["latent_density"]
+            if last
+            else latent_density(training, training[0].num_classes)
+        )
     return options
 
 
@@ -158,18 +217,34 @@ def set_up(args, ranks, stop):
     lr = args.lr if args.lr is not None else scaled_rate(args.blr, plan.per_step)
     dataset, val_dataset = make_dataset(args, training, True), make_dataset(args, validation, False)
     evaluator = Evaluator(val_dataset, ranks, options, class_names, args.batch_size, args.grid_size)
-    optimizer = build_optimizer(model, lr, args.weight_decay, args.beta2,
-                                ranks.size if args.shard == "optimizer" else 1)
-    return TrainingRun(args, ranks, stop, model, wrap_model(model, ranks, args.compress_gradients), optimizer, dataset,
-                       plan, evaluator, options, model_config, class_names, lr)
+    optimizer = build_optimizer(
+        model, lr, args.weight_decay, args.beta2, ranks.size if args.shard == "optimizer" else 1
+    )
+    return TrainingRun(
+        args,
+        ranks,
+        stop,
+        model,
+        wrap_model(model, ranks, args.compress_gradients),
+        optimizer,
+        dataset,
+        plan,
+        evaluator,
+        options,
+        model_config,
+        class_names,
+        lr,
+    )
 
 
 def describe(run):
     parameters = sum(p.numel() for p in run.model.parameters())
-    say(f"{run.args.model}: {parameters / 1e6:.2f} M parameters, {len(run.class_names)} classes; {len(run.dataset)} "
+    say(
+        f"{run.args.model}: {parameters / 1e6:.2f} M parameters, {len(run.class_names)} classes; {len(run.dataset)} "
         f"training and {len(run.evaluator.dataset)} validation cases; {run.ranks.size} x {run.ranks.device.type}, "
         f"{run.plan.per_step} cases per step, {run.plan.steps_per_epoch} steps per epoch, lr {run.lr:.3g}, torch "
-        f"{torch.__version__}")
+        f"{torch.__version__}"
+    )
 
 
 def train(args, ranks, stop):
@@ -192,8 +267,16 @@ def train(args, ranks, stop):
         describe(run)
         if checkpoint:
             say(f"going on from {path}: epoch {run.epoch + 1}, step {run.step}, global step {run.global_step}")
-        log = RunLog(args.output_dir, vars(args), run.global_step, args.log_dir, args.wandb, args.wandb_project,
-                     args.wandb_name, validates_first=run.step == run.plan.steps_per_epoch)
+        log = RunLog(
+            args.output_dir,
+            vars(args),
+            run.global_step,
+            args.log_dir,
+            args.wandb,
+            args.wandb_project,
+            args.wandb_name,
+            validates_first=run.step == run.plan.steps_per_epoch,
+        )
     load_cases(run)
     try:
         return run.train(log)
@@ -219,8 +302,12 @@ def lock_folder(folder, ranks):
         except OSError:
             pass
     if gather_objects(busy, ranks)[0]:
-        raise InputError(f"--output_dir {folder}", "no other run in this folder", "one that is at work",
-                         "wait for it, or give another --output_dir")
+        raise InputError(
+            f"--output_dir {folder}",
+            "no other run in this folder",
+            "one that is at work",
+            "wait for it, or give another --output_dir",
+        )
     return handle
 
 
@@ -240,7 +327,9 @@ def load_cases(run):
 def evaluated_checkpoint(args):
     """The file that --eval looks at."""
     folder = Path(args.output_dir)
-    path = Path(args.resume) if args.resume else next((folder / n for n in (BEST, LAST) if (folder / n).is_file()), None)
+    path = (
+        Path(args.resume) if args.resume else next((folder / n for n in (BEST, LAST) if (folder / n).is_file()), None)
+    )
     if path is None:
         raise InputError("--eval", f"--resume FILE or a checkpoint in {folder}", "neither", "give --resume")
     return path
@@ -260,8 +349,15 @@ def evaluate_only(args, ranks, stop):
         path = evaluated_checkpoint(args)
         _, validation = read_splits(args)
         checkpoint = load_checkpoint(path, validation[0].num_classes)
-    evaluator = Evaluator(make_dataset(args, validation, False), ranks, step_options(args, ranks.device),
-                          checkpoint["class_names"], args.batch_size, args.grid_size, args.num_workers)
+    evaluator = Evaluator(
+        make_dataset(args, validation, False),
+        ranks,
+        step_options(args, ranks.device),
+        checkpoint["class_names"],
+        args.batch_size,
+        args.grid_size,
+        args.num_workers,
+    )
     results = evaluator.evaluate(model_from_checkpoint(checkpoint, ranks.device, path), lambda: stop.asked)
     if results is None:
         return EXIT_STOPPED
@@ -272,8 +368,10 @@ def evaluate_only(args, ranks, stop):
         say(f"{path} (epoch {checkpoint['epoch']}): {format_values(numbers)}")
         for name, row in per_class.items():
             dice = "     -" if row["dice"] is None else f"{row['dice']:6.3f}"
-            say(f"  {name:12s} dice {dice}  cases {row['cases']}, absent {row['absent']}, missed {row['missed']}, "
-                f"invented {row['invented']}")
+            say(
+                f"  {name:12s} dice {dice}  cases {row['cases']}, absent {row['absent']}, missed {row['missed']}, "
+                f"invented {row['invented']}"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "eval.json", json.dumps({"checkpoint": str(path), **results}, indent=1) + "\n")
     return 0
@@ -294,12 +392,24 @@ def dry_run(args, ranks, stop):
         say(f"all cases can be read ({short_time(time.monotonic() - began)})")
     keys = ([(0, i) for i in micro.indices] for micro in run.plan.micro_batches(0, 0))
     monitor = new_monitor(ranks)
-    train_one_epoch(run.wrapped, iterate_batches(run.dataset, keys), run.plan, run.optimizer, lambda epoch: run.lr,
-                    run.step_options, len(run.class_names), 0, 0, monitor, lambda *position: True)
+    train_one_epoch(
+        run.wrapped,
+        iterate_batches(run.dataset, keys),
+        run.plan,
+        run.optimizer,
+        lambda epoch: run.lr,
+        run.step_options,
+        len(run.class_names),
+        0,
+        0,
+        monitor,
+        lambda *position: True,
+    )
     if monitor[1].first_bad_step() is not None:
         cases = ", ".join(run.dataset.cases[i].case_id for micro in run.plan.micro_batches(0, 0) for i in micro.indices)
-        raise NotFiniteError(f"the first step is not finite (rank {ranks.rank}: cases {cases}: "
-                             f"{format_values(monitor[1].bad_values())})")
+        raise NotFiniteError(
+            f"the first step is not finite (rank {ranks.rank}: cases {cases}: {format_values(monitor[1].bad_values())})"
+        )
     losses = monitor[0].read()
     gather_state(run.optimizer)
     run.evaluator.own, run.evaluator.grid_size = run.evaluator.own[:1], min(args.grid_size, 32)
@@ -346,8 +456,11 @@ def main(argv=None):
     except RuntimeError as error:
         if not lost_contact(error):
             raise
-        print(f"error: rank {environment_rank()} lost contact with another process ({str(error).split(chr(10))[0]}); "
-              "the cause is in what that one said: its 'error:' or traceback, or 'Signal' below", file=sys.stderr)
+        print(
+            f"error: rank {environment_rank()} lost contact with another process ({str(error).split(chr(10))[0]}); "
+            "the cause is in what that one said: its 'error:' or traceback, or 'Signal' below",
+            file=sys.stderr,
+        )
         return 1
 
 

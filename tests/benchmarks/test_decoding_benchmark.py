@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.fake_model import FormulaModel, ball
-from tests.inference.test_decoding import FRAMES, hidden_spots
 
-from vecset.imaging.label_map import LabelMap
-from vecset.phantom.phantom import PhantomOptions, make_phantom
+from tests.inference.test_decoding import FRAMES, hidden_spots
 from vecset.data.preparation import Options, build_case
+from vecset.imaging.label_map import LabelMap
 from vecset.inference.decoding import CHECKED_SHARE, HeartField, decode_field
+from vecset.phantom.phantom import PhantomOptions, make_phantom
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,9 @@ def test_a_field_that_falls_back_fails_as_trained_and_passes_as_random(decoding)
 def test_a_hearts_own_field_is_decoded_without_a_loss(decoding, tmp_path):
     labels, affine = make_phantom(0, 0, PhantomOptions(size=(96, 96, 96)))
     names = [f"c{c}" for c in range(1, 11)]
-    case = build_case(LabelMap(labels, affine, tmp_path / "x.nii.gz", "", names, list(range(1, 11)), affine),
-                      Options(200, 200, 200))
+    case = build_case(
+        LabelMap(labels, affine, tmp_path / "x.nii.gz", "", names, list(range(1, 11)), affine), Options(200, 200, 200)
+    )
     truth = decoding.TruthField(case)
     figures = decoding.measure(lambda: decoding.TruthHeart(truth, 20000), decoding.cube_frame(case.frame, 96), 10)
     assert not decoding.complaints(figures, "truth", 96) and figures["components"] >= 10

@@ -52,7 +52,9 @@ def test_resampled_hearts_stay_where_they_are(way):
 def test_the_cut_is_on_the_side_of_the_head_whatever_the_axis(flip):
     labels, affine = heart(flip)
     made, new, _ = ways.cut(labels, affine, None)
-    heights = [(np.argwhere(volume > 0) @ at[:3, :3].T + at[:3, 3])[:, 2] for volume, at in ((labels, affine), (made, new))]
+    heights = [
+        (np.argwhere(volume > 0) @ at[:3, :3].T + at[:3, 3])[:, 2] for volume, at in ((labels, affine), (made, new))
+    ]
     assert heights[0].min() == heights[1].min()
     lost = (heights[0].max() - heights[1].max()) / (heights[0].max() - heights[0].min())
     assert lost == pytest.approx(1 / 6, abs=0.06)
@@ -93,19 +95,48 @@ def test_both_commands_run_through(tmp_path):
         write_label_map(tmp_path / "labels" / f"{name}.nii.gz", case.truth_labels(), case.frame.affine)
     torch.manual_seed(0)
     config = {"name": "point_vec8x4_dim32_depth1_nb", "num_classes": 3, "anchors": True}
-    save_checkpoint(tmp_path / "c.pth", {"model": build_model(**config).state_dict(), "model_config": config,
-                                         "class_names": ["c1", "c2", "c3"], "epoch": 1, "step": 0,
-                                         "args": {"point_cloud_size": 64, "balance": 0.5}})
+    save_checkpoint(
+        tmp_path / "c.pth",
+        {
+            "model": build_model(**config).state_dict(),
+            "model_config": config,
+            "class_names": ["c1", "c2", "c3"],
+            "epoch": 1,
+            "step": 0,
+            "args": {"point_cloud_size": 64, "balance": 0.5},
+        },
+    )
 
     def table(script, *words):
-        answer = subprocess.run([sys.executable, str(ROOT / "benchmarks" / script), "--checkpoint", str(tmp_path / "c.pth"),
-                                 "--val", str(data / "val.csv"), *map(str, words), "--", "--device", "cpu"],
-                                capture_output=True, text=True)
+        answer = subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / "benchmarks" / script),
+                "--checkpoint",
+                str(tmp_path / "c.pth"),
+                "--val",
+                str(data / "val.csv"),
+                *map(str, words),
+                "--",
+                "--device",
+                "cpu",
+            ],
+            capture_output=True,
+            text=True,
+        )
         assert answer.returncode == 0, answer.stderr
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in answer.stdout.splitlines()]
 
-    rows = table("difficult_cases.py", "--labels", tmp_path / "labels", "--output_dir", tmp_path / "d", "--ways",
-                 "as they are", "noise")
+    rows = table(
+        "difficult_cases.py",
+        "--labels",
+        tmp_path / "labels",
+        "--output_dir",
+        tmp_path / "d",
+        "--ways",
+        "as they are",
+        "noise",
+    )
     assert [row[0] for row in rows] == ["2 hearts", "---", "as they are", "noise"] and len(rows[2]) == 6
     rows = table("compression.py", "--output_dir", tmp_path / "c", "--latents", 4, 16)
     assert [row[:2] for row in rows[2:]] == [["4", "28"], ["16", "112"]]

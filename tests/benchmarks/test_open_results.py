@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import trimesh
+
 from tests.inference.test_heart_files import OBLIQUE, room  # noqa: F401 - a fixture
 from tests.inference.test_reconstruct import make_case, run
 
@@ -42,14 +43,17 @@ def moved_header(folder):
     nibabel.save(other, folder / "labels.nii.gz")
 
 
-@pytest.mark.parametrize("spoil, complaint", [
-    (lambda f: other_mesh(f, lambda m: m.apply_scale(1.02)), "of the label's volume"),
-    (lambda f: other_mesh(f, lambda m: m.apply_translation((0, 1, 0))), "from its label"),
-    (lambda f: other_mesh(f, lambda m: m.invert()), "inside out"),
-    (lambda f: other_mesh(f, lambda m: m.update_faces(np.arange(len(m.faces)) > 0)), "open"),
-    (lambda f: (f / "meshes" / "class_2.ply").unlink(), "without a mesh"),
-    (moved_header, "SimpleITK places voxels 0.0100 mm"),
-])
+@pytest.mark.parametrize(
+    "spoil, complaint",
+    [
+        (lambda f: other_mesh(f, lambda m: m.apply_scale(1.02)), "of the label's volume"),
+        (lambda f: other_mesh(f, lambda m: m.apply_translation((0, 1, 0))), "from its label"),
+        (lambda f: other_mesh(f, lambda m: m.invert()), "inside out"),
+        (lambda f: other_mesh(f, lambda m: m.update_faces(np.arange(len(m.faces)) > 0)), "open"),
+        (lambda f: (f / "meshes" / "class_2.ply").unlink(), "without a mesh"),
+        (moved_header, "SimpleITK places voxels 0.0100 mm"),
+    ],
+)
 def test_sees_what_is_wrong(room, open_results, capsys, spoil, complaint):  # noqa: F811
     make_case(room / "data" / "a.npz", **OBLIQUE)
     assert run(room, "--spacing", 0.4, cells=64) == 0

@@ -15,8 +15,8 @@ from step_parts import made_up_batch  # noqa: E402
 
 from vecset.engines.loop import StepOptions, forward_losses  # noqa: E402
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
-from vecset.models.autoencoder import build_model  # noqa: E402
 from vecset.engines.optimizer import build_optimizer  # noqa: E402
+from vecset.models.autoencoder import build_model  # noqa: E402
 
 TINY, COUNTS = "learnable_vec32x8_dim128_depth{}_nb", (256, 96, 32)
 
@@ -24,15 +24,20 @@ TINY, COUNTS = "learnable_vec32x8_dim128_depth{}_nb", (256, 96, 32)
 def documented():
     """{model: cells of its row}"""
     lines = (ROOT / "docs" / "cluster.md").read_text().splitlines()
-    rows = [[cell.strip().removesuffix(" (default)") for cell in line.strip("|").split("|")] for line in lines
-            if line.startswith("| learnable_")]
+    rows = [
+        [cell.strip().removesuffix(" (default)") for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("| learnable_")
+    ]
     return {row[0]: row for row in rows}
 
 
 def test_the_documented_table_is_the_computed_one(monkeypatch, capsys):
     rows = documented()
     assert list(rows) == list(resources.MODELS)
-    monkeypatch.setattr(resources, "case_gb", lambda name: float(rows[name][6]))  # minutes; the first is looked at below
+    monkeypatch.setattr(
+        resources, "case_gb", lambda name: float(rows[name][6])
+    )  # minutes; the first is looked at below
     resources.main([])
     printed = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
     assert printed[2:] == list(rows.values())
@@ -45,8 +50,11 @@ def test_the_documented_memory_of_a_case_is_what_autograd_keeps():
 
 
 def test_what_is_kept_grows_with_cases_and_depth_along_straight_lines():
-    kept = {(depth, cases): resources.kept_bytes(TINY.format(depth), cases, COUNTS) for depth in (1, 2, 5)
-            for cases in (2, 3, 4)}
+    kept = {
+        (depth, cases): resources.kept_bytes(TINY.format(depth), cases, COUNTS)
+        for depth in (1, 2, 5)
+        for cases in (2, 3, 4)
+    }
     for depth in (1, 2, 5):
         two, three, four = (kept[depth, cases] for cases in (2, 3, 4))
         assert four - three == pytest.approx(three - two, rel=0.01)

@@ -12,14 +12,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.append(os.path.join(os.path.dirname(__file__), "..", "benchmarks"))
 
-from step_parts import (  # noqa: E402
-    CLASSES, made_up_batch, randomise_output, slow_losses, step_flop)
+from step_parts import (
+    CLASSES,
+    made_up_batch,
+    randomise_output,
+    slow_losses,
+    step_flop,
+)
 
-from vecset.engines.loop import StepOptions, forward_losses  # noqa: E402
-from vecset.engines.losses import DEFAULT_WEIGHTS, decoded_points  # noqa: E402
-from vecset.models import attention  # noqa: E402
-from vecset.models.autoencoder import build_model  # noqa: E402
-from vecset.models.embedding import surface_features  # noqa: E402
+from vecset.engines.loop import StepOptions, forward_losses
+from vecset.engines.losses import DEFAULT_WEIGHTS, decoded_points
+from vecset.models import attention
+from vecset.models.autoencoder import build_model
+from vecset.models.embedding import surface_features
 
 NAME = "learnable_vec16x8_dim128_depth2_nb"
 
@@ -75,19 +80,36 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def run_benchmark(repository, name, *words):
-    return subprocess.run([sys.executable, "-c", BARE, str(repository / "benchmarks" / name), *map(str, words)],
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [sys.executable, "-c", BARE, str(repository / "benchmarks" / name), *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
 
 
 def test_gpu_train_runs_on_a_bare_image_and_says_that_a_cpu_is_no_gpu(repository):
     run = run_benchmark(repository, "gpu_train.py", "--tiny", "--device", "cpu", "--no_compile", "--steps", 1)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("NO GPU FIGURE") == 2 and "goal" not in run.stdout
-    rows = [line.split("|")[1:-1] for line in run.stdout.splitlines() if line.startswith("| ours")
-            or line.startswith("| slow")]
+    rows = [
+        line.split("|")[1:-1]
+        for line in run.stdout.splitlines()
+        if line.startswith("| ours") or line.startswith("| slow")
+    ]
     assert [(int(r[1]), r[2].strip(), r[4].strip()) for r in rows] == [
-        (2, "yes", "kept"), (2, "no", "kept"), (4, "yes", "kept"), (4, "no", "kept"), (8, "yes", "kept"),
-        (8, "no", "kept"), (8, "yes", "recomputed"), (8, "no", "recomputed"), (2, "yes", "kept"), (4, "yes", "kept")]
+        (2, "yes", "kept"),
+        (2, "no", "kept"),
+        (4, "yes", "kept"),
+        (4, "no", "kept"),
+        (8, "yes", "kept"),
+        (8, "no", "kept"),
+        (8, "yes", "recomputed"),
+        (8, "no", "recomputed"),
+        (2, "yes", "kept"),
+        (4, "yes", "kept"),
+    ]
     assert all(float(r[5]) > 0 and float(r[6]) > 0 for r in rows)
     late = run_benchmark(repository, "gpu_train.py", "--tiny", "--device", "cpu", "--minutes", 0)
     assert late.returncode == 0 and late.stdout.count("the time is up") == 16  # with the compiled rows
@@ -109,12 +131,15 @@ def test_without_a_gpu_it_says_what_to_do(repository, name):
 
 def test_gpu_train_judges_by_the_goals():
     import gpu_train
+
     sizes = gpu_train.SIZES["full"]
-    results = {("ours", 16, True, False, False, False): {"seconds": 0.2, "peak_gb": 30.0},
-               ("ours", 64, True, False, True, False): {"seconds": 0.5, "peak_gb": 41.0},
-               ("ours", 64, False, False, True, False): {"seconds": 0.1, "peak_gb": 1.0},  # without the Eikonal term
-               ("ours", 64, True, False, False, False): None,
-               ("slow twin", 16, True, False, False, True): {"seconds": 1.0, "peak_gb": 60.0}}
+    results = {
+        ("ours", 16, True, False, False, False): {"seconds": 0.2, "peak_gb": 30.0},
+        ("ours", 64, True, False, True, False): {"seconds": 0.5, "peak_gb": 41.0},
+        ("ours", 64, False, False, True, False): {"seconds": 0.1, "peak_gb": 1.0},  # without the Eikonal term
+        ("ours", 64, True, False, False, False): None,
+        ("slow twin", 16, True, False, False, True): {"seconds": 1.0, "peak_gb": 60.0},
+    }
     lines = gpu_train.verdict(sizes, results)
     assert "cases per second: 128.0 (goal >= 100: met)" in lines[0] and "0.69 h (goal < 1 h: met)" in lines[1]
     assert "41.0 GB (goal <= 40 GB: NOT met)" in lines[2] and "5.0 times the time, 2.0 times the memory" in lines[3]
@@ -122,17 +147,37 @@ def test_gpu_train_judges_by_the_goals():
 
 @pytest.mark.slow
 def test_train_step_prints_its_tables(repository):
-    run = run_benchmark(repository, "train_step.py", "--model", "learnable_vec16x8_dim64_depth1_nb", "--surface", 256,
-                        "--queries", 96, "--eikonal", 32, "--steps", 1, "--only", "twin", "Q", "--small")
+    run = run_benchmark(
+        repository,
+        "train_step.py",
+        "--model",
+        "learnable_vec16x8_dim64_depth1_nb",
+        "--surface",
+        256,
+        "--queries",
+        96,
+        "--eikonal",
+        32,
+        "--steps",
+        1,
+        "--only",
+        "twin",
+        "Q",
+        "--small",
+    )
     assert run.returncode == 0, run.stderr
-    losses = [line.split("|")[6].strip() for line in run.stdout.splitlines() if "at the same 32" in line
-              or line.startswith("| fused")]
+    losses = [
+        line.split("|")[6].strip()
+        for line in run.stdout.splitlines()
+        if "at the same 32" in line or line.startswith("| fused")
+    ]
     assert len(losses) == 2 and float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-5)
     assert run.stdout.count("\n| 384 |") == run.stdout.count("\n| 1536 |") == 1
 
 
 def test_mapped_members_are_those_of_the_file_and_the_benchmark_runs(repository, tmp_path):
     import data_loading
+
     data_loading.write_ball(tmp_path / "a.npz", 200, 0)
     with np.load(tmp_path / "a.npz") as members:
         assert json.loads(str(members["meta"]))["classes"] == 10
@@ -141,11 +186,31 @@ def test_mapped_members_are_those_of_the_file_and_the_benchmark_runs(repository,
             assert isinstance(mapped, np.memmap) and np.array_equal(mapped, members[name])
     entry = data_loading.CaseEntry("a", tmp_path / "a.npz", tuple("abcdefghij"), (True,) * 10)
     counts = {"surface": 50, "queries": 60, "eikonal": 5}
-    items = [data_loading.make_dataset(way, [entry], counts)[3, 0] for way in ("memory cache", "memory-mapped",
-                                                                             "plain reads")]
+    items = [
+        data_loading.make_dataset(way, [entry], counts)[3, 0]
+        for way in ("memory cache", "memory-mapped", "plain reads")
+    ]
     for name in items[0]:
         assert np.array_equal(items[0][name], items[1][name]) and np.array_equal(items[0][name], items[2][name])
-    run = run_benchmark(repository, "data_loading.py", "--cases", 3, "--rows", 300, "--surface", 100, "--queries", 60,
-                        "--eikonal", 20, "--batch_size", 2, "--repeat", 1, "--epochs", 2)
+    run = run_benchmark(
+        repository,
+        "data_loading.py",
+        "--cases",
+        3,
+        "--rows",
+        300,
+        "--surface",
+        100,
+        "--queries",
+        60,
+        "--eikonal",
+        20,
+        "--batch_size",
+        2,
+        "--repeat",
+        1,
+        "--epochs",
+        2,
+    )
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("| memory-mapped |") == 2

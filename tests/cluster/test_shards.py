@@ -22,8 +22,9 @@ def test_summary_names_what_is_missing_and_the_command_for_just_that(tmp_path):
     names = [f"{i}.nii.gz" for i in range(6)]
     for i in (0, 1, 3, 5):
         (tmp_path / f"{i}.npz").touch()
-    (tmp_path / "task-1.log").write_text("files:  50%  error: /x/2.nii.gz: expected a whole NIfTI image, found half\n"
-                                         "not made: 2.nii.gz\n")
+    (tmp_path / "task-1.log").write_text(
+        "files:  50%  error: /x/2.nii.gz: expected a whole NIfTI image, found half\nnot made: 2.nii.gz\n"
+    )
     (tmp_path / "options").write_text("--classes 7 \n")
     lines, missing = summary_lines(names, tmp_path, 3, tmp_path, ("/repo/run_data_sbatch.sh", "/in put"))
     text = "\n".join(lines)
@@ -38,8 +39,7 @@ def test_hearts_left_out_on_request_are_not_missing(tmp_path):
     (tmp_path / "0.npz").touch()
     (tmp_path / "task-0.log").write_text("prepare: 50%\rexcluded: 1.nrrd: the scan border cuts PA\n")
     lines, missing = summary_lines(["0.nii", "1.nrrd"], tmp_path, 1, tmp_path, ("s", "i"))
-    assert missing == 0 and lines == ["1 of 2 case files are there, 1 left out on request "
-                                      "(--exclude_border_cut)"]
+    assert missing == 0 and lines == ["1 of 2 case files are there, 1 left out on request (--exclude_border_cut)"]
 
 
 def test_summary_of_a_whole_folder_asks_for_nothing(tmp_path):

@@ -17,8 +17,14 @@ def test_stream_depends_on_each_part_of_its_key():
 
 def test_seed_is_the_same_in_another_process(repository):
     code = "from vecset.common.draws import stable_seed; print(stable_seed(3, 'x', 7))"
-    run = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True,
-                         env={"PYTHONHASHSEED": "77"})
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "77"},
+    )
     assert int(run.stdout) == stable_seed(3, "x", 7)
 
 

@@ -29,6 +29,18 @@ def test_what_is_no_package_that_lacks_is_a_defect(name):
 def test_reconstruct_asks_for_its_packages_before_it_begins(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     (tmp_path / "checkpoint.pth").write_bytes(b"is not even read")
-    assert run_command(reconstruct.main, ["--checkpoint", str(tmp_path / "checkpoint.pth"), "--input", str(tmp_path),
-                                          "--output_dir", str(tmp_path / "out")]) == 2
+    assert (
+        run_command(
+            reconstruct.main,
+            [
+                "--checkpoint",
+                str(tmp_path / "checkpoint.pth"),
+                "--input",
+                str(tmp_path),
+                "--output_dir",
+                str(tmp_path / "out"),
+            ],
+        )
+        == 2
+    )
     assert "package SimpleITK, found none" in capsys.readouterr().err and not (tmp_path / "out").exists()

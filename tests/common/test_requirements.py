@@ -26,8 +26,11 @@ def test_release_compares_numbers_not_letters():
 
 
 def test_both_lists_name_the_same_packages_and_every_pin_satisfies(repository):
-    pins = dict(line.split("==") for name in ("requirements.txt", "requirements-test.txt")
-                for line in pinned((repository / name).read_text()))
+    pins = dict(
+        line.split("==")
+        for name in ("requirements.txt", "requirements-test.txt")
+        for line in pinned((repository / name).read_text())
+    )
     lowest = minimum_versions((repository / "pyproject.toml").read_text())
     assert {name.lower() for name in pins} == set(lowest)
     assert all(release(version) >= lowest[name.lower()] for name, version in pins.items())

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+
 from tests.data.test_prepare_data import make_maps
 from tests.data.test_prepare_survives import children, command
 
@@ -49,13 +50,15 @@ def all_gone(pids, seconds=20):
 
 
 @pytest.mark.parametrize("start", ["spawn", "fork"])
-@pytest.mark.parametrize("number, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130),
-                                          (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130), (signal.SIGINT, 130)]
+)
 def test_workers_end_with_their_parent(repository, tmp_path, start, number, code):
     script = tmp_path / "holder.py"
     script.write_text(HOLDER.format(root=str(repository), start=start))
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         workers = [int(process.stdout.readline()) for _ in range(2)]
         os.kill(process.pid, number)
         assert process.wait(timeout=30) == code
@@ -68,8 +71,9 @@ def test_workers_end_with_their_parent(repository, tmp_path, start, number, code
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_prepare_data_leaves_no_workers(repository, tmp_path, number):
     source, out = make_maps(tmp_path / "in", [f"{n}.nii.gz" for n in range(24)]), tmp_path / "out"
-    process = subprocess.Popen(command(repository, source, out, 2), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               text=True)
+    process = subprocess.Popen(
+        command(repository, source, out, 2), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.time() + 60
     while len(children(process.pid)) < 2 and time.time() < deadline and process.poll() is None:
         time.sleep(0.005)

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from vecset.common.errors import InputError
 from vecset.data.case_file import Case, read_case, read_meta, write_case
 from vecset.imaging.frame import Frame
-from vecset.common.errors import InputError
 
 
 def tiny_case(rng, classes=3):
@@ -15,16 +15,29 @@ def tiny_case(rng, classes=3):
         return rng.uniform(-1, 1, (n, 3)).astype(np.float32)
 
     arrays = {
-        "surface_points": points(5), "surface_normals": points(5).astype(np.float16),
-        "surface_labels": np.array([1, 2, 3, 1, 2], np.uint8), "surface_sdf": np.zeros(5, np.float32),
-        "surface_cap": np.zeros(5, bool), "vol_points": points(4), "vol_sdf": np.ones(4, np.float32),
-        "vol_labels": np.zeros(4, np.uint8), "near_points": points(6), "near_sdf": np.ones(6, np.float32),
-        "near_labels": np.zeros(6, np.uint8), "near_source": np.ones(6, np.uint8)}
+        "surface_points": points(5),
+        "surface_normals": points(5).astype(np.float16),
+        "surface_labels": np.array([1, 2, 3, 1, 2], np.uint8),
+        "surface_sdf": np.zeros(5, np.float32),
+        "surface_cap": np.zeros(5, bool),
+        "vol_points": points(4),
+        "vol_sdf": np.ones(4, np.float32),
+        "vol_labels": np.zeros(4, np.uint8),
+        "near_points": points(6),
+        "near_sdf": np.ones(6, np.float32),
+        "near_labels": np.zeros(6, np.uint8),
+        "near_source": np.ones(6, np.uint8),
+    }
     meta = {"classes": classes, "class_names": list("abc")[:classes], "annotated_classes": [1, 3]}
     crop = np.zeros((2, 3, 4), np.uint8)
     crop[1, 1, 1] = 2
-    return Case(arrays=arrays, frame=Frame(np.diag([1, 2, 3, 1.0]), (5, 6, 7), (1, 2, 3), 0.01),
-                truth_crop=crop, truth_origin=np.array([1, 2, 3]), meta=meta)
+    return Case(
+        arrays=arrays,
+        frame=Frame(np.diag([1, 2, 3, 1.0]), (5, 6, 7), (1, 2, 3), 0.01),
+        truth_crop=crop,
+        truth_origin=np.array([1, 2, 3]),
+        meta=meta,
+    )
 
 
 def test_round_trip_and_same_bytes(tmp_path):
@@ -54,8 +67,11 @@ def test_optional_near_other(tmp_path):
     case.arrays["near_other"] = np.array([0, 0, 2, 3, 0, 0], np.uint8)
     write_case(tmp_path / "b.npz", case)
     np.testing.assert_array_equal(read_case(tmp_path / "b.npz").near_other, case.arrays["near_other"])
-    for wrong, words in ((np.zeros(5, np.uint8), "row counts differ"), (np.full(6, 4, np.uint8), "class 4"),
-                         (np.zeros(6, np.float32), "want kind 'u'")):
+    for wrong, words in (
+        (np.zeros(5, np.uint8), "row counts differ"),
+        (np.full(6, 4, np.uint8), "class 4"),
+        (np.zeros(6, np.float32), "want kind 'u'"),
+    ):
         case.arrays["near_other"] = wrong
         with pytest.raises(ValueError, match=words):
             write_case(tmp_path / "c.npz", case)
@@ -63,11 +79,18 @@ def test_optional_near_other(tmp_path):
 
 def test_older_form(tmp_path):
     one_hot = np.eye(10, dtype=np.float32)[[0, 2, 2]]
-    np.savez(tmp_path / "old.npz", surface_points=np.zeros((3, 3), np.float32), surface_labels=one_hot,
-             surface_normals=np.zeros((3, 3), np.float32), vol_points=np.zeros((2, 3), np.float32),
-             vol_sdf=np.ones((2, 1), np.float32), vol_labels=np.eye(10, dtype=np.float32)[[4, 4]] * [[1], [0]],
-             near_points=np.zeros((2, 3), np.float32), near_sdf=np.ones((2, 1), np.float32),
-             near_labels=np.zeros((2, 10), np.float32))
+    np.savez(
+        tmp_path / "old.npz",
+        surface_points=np.zeros((3, 3), np.float32),
+        surface_labels=one_hot,
+        surface_normals=np.zeros((3, 3), np.float32),
+        vol_points=np.zeros((2, 3), np.float32),
+        vol_sdf=np.ones((2, 1), np.float32),
+        vol_labels=np.eye(10, dtype=np.float32)[[4, 4]] * [[1], [0]],
+        near_points=np.zeros((2, 3), np.float32),
+        near_sdf=np.ones((2, 1), np.float32),
+        near_labels=np.zeros((2, 10), np.float32),
+    )
     case = read_case(tmp_path / "old.npz")
     assert case.surface_labels.tolist() == [1, 3, 3] and case.vol_labels.tolist() == [5, 0]
     assert case.vol_sdf.shape == (2,) and case.num_classes == 10 and case.meta["present_classes"] == [1, 3]
@@ -92,8 +115,13 @@ def test_wrong_files_are_named(tmp_path):
     members = dict(np.load(path))
     members["meta"] = np.array(json.dumps({"schema": "vecsetx-heart/99", "classes": 3}))
     np.savez(tmp_path / "schema.npz", **members)
-    for name, words in (("cut", "whole case file"), ("text", "case file.*no npz archive"), ("other", "surface_points"),
-                        ("schema", "vecsetx-heart/99"), ("none", "no such file")):
+    for name, words in (
+        ("cut", "whole case file"),
+        ("text", "case file.*no npz archive"),
+        ("other", "surface_points"),
+        ("schema", "vecsetx-heart/99"),
+        ("none", "no such file"),
+    ):
         with pytest.raises(InputError, match=words) as caught:
             read_case(tmp_path / f"{name}.npz")
         assert f"{name}.npz" in str(caught.value) and "\n" not in str(caught.value)

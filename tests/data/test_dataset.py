@@ -3,11 +3,19 @@ import pytest
 import torch
 from helpers.ball_cases import RADIUS, ball_case, ball_labels, write_ball_cases, write_csv
 
+from vecset.common.errors import InputError
 from vecset.data.case_file import write_case
 from vecset.data.dataset import (
-    QUERY_GROUPS, CaseDataset, check_disjoint, collate, grid_points_unit, grid_truth, iterate_batches, read_split)
+    QUERY_GROUPS,
+    CaseDataset,
+    check_disjoint,
+    collate,
+    grid_points_unit,
+    grid_truth,
+    iterate_batches,
+    read_split,
+)
 from vecset.engines.losses import decoded_points
-from vecset.common.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +39,19 @@ def same(a, b):
 
 def test_item_has_the_keys_of_the_design_and_agrees_with_the_field(entries):
     batch = collate([dataset(entries)[0, i] for i in range(2)])
-    expected = {"surface_points": (50, 3), "surface_labels": (50,), "surface_sdf": (50,), "surface_normals": (50, 3),
-                "query_points": (90, 3), "query_sdf": (90,), "query_labels": (90,), "query_group": (90,),
-                "eikonal_points": (8, 3), "annotated": (3,), "case_index": ()}
+    expected = {
+        "surface_points": (50, 3),
+        "surface_labels": (50,),
+        "surface_sdf": (50,),
+        "surface_normals": (50, 3),
+        "query_points": (90, 3),
+        "query_sdf": (90,),
+        "query_labels": (90,),
+        "query_group": (90,),
+        "eikonal_points": (8, 3),
+        "annotated": (3,),
+        "case_index": (),
+    }
     assert {k: tuple(v.shape[1:]) for k, v in batch.items()} == expected
     for name, value in batch.items():
         integer = name in ("surface_labels", "query_labels", "query_group", "case_index")
@@ -164,14 +182,17 @@ def write_lines(path, text):
     return path
 
 
-@pytest.mark.parametrize("text, message", [
-    ("case_id,file\nx,x.npz\n", "the file of case x"),
-    ("case_id,file\na,ball00.npz\na,ball01.npz\n", "'a' more than once"),
-    ("case_id,file\na,ball00.npz\nb,ball00.npz\n", "'ball00.npz' more than once"),
-    ("ball00,ball00.npz\n", "a header with case_id and file"),
-    ("", "an empty file"),
-    ("case_id,file\n", "at least one case, found none"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("case_id,file\nx,x.npz\n", "the file of case x"),
+        ("case_id,file\na,ball00.npz\na,ball01.npz\n", "'a' more than once"),
+        ("case_id,file\na,ball00.npz\nb,ball00.npz\n", "'ball00.npz' more than once"),
+        ("ball00,ball00.npz\n", "a header with case_id and file"),
+        ("", "an empty file"),
+        ("case_id,file\n", "at least one case, found none"),
+    ],
+)
 def test_bad_splits_are_refused(folder, tmp_path, text, message):
     with pytest.raises(InputError, match=message):
         read_split(write_lines(tmp_path / "train.csv", text), folder)

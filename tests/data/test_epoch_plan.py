@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from vecset.data.epoch_plan import EpochPlan
 from vecset.common.errors import InputError
+from vecset.data.epoch_plan import EpochPlan
 
 
 @pytest.mark.parametrize("cases, batch, accumulation, ranks", [(7, 2, 1, 1), (8, 2, 2, 2), (13, 2, 2, 3), (9, 1, 2, 4)])
@@ -42,7 +42,7 @@ def test_keys_go_on_where_they_were_left():
     whole = list(plan.keys(0, 0, 3))
     assert len(whole) == 3 * 4  # 2 passes, then one of 2 and one of 1 case
     first = list(itertools.chain.from_iterable(plan.micro_batches(0, s) for s in range(1)))
-    assert list(EpochPlan(7, 2, 2, seed=1).keys(0, 1, 3)) == whole[len(first):]
+    assert list(EpochPlan(7, 2, 2, seed=1).keys(0, 1, 3)) == whole[len(first) :]
 
 
 def test_order_changes_with_epoch_and_seed():

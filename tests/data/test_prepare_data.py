@@ -13,12 +13,12 @@ import pytest
 import SimpleITK as sitk
 
 import prepare_data
+from vecset.common.errors import InputError, run_command
 from vecset.data import preparation
 from vecset.data.case_file import read_case, read_meta
-from vecset.imaging.label_map import write_label_map
 from vecset.data.preparation import CRUMB_SHARE, warnings_of
+from vecset.imaging.label_map import write_label_map
 from vecset.quality.case_checks import check_file
-from vecset.common.errors import InputError, run_command
 
 SMALL = ["--num_surface_points", "300", "--num_vol_points", "300", "--num_near_points", "300", "--classes", "3"]
 
@@ -34,8 +34,10 @@ def make_maps(folder, names, seed=0):
 
 
 def run(source, target, *more, workers=0):
-    return run_command(prepare_data.main, ["--input_dir", str(source), "--output_dir", str(target), *SMALL,
-                                           "--file_workers", str(workers), *more])
+    return run_command(
+        prepare_data.main,
+        ["--input_dir", str(source), "--output_dir", str(target), *SMALL, "--file_workers", str(workers), *more],
+    )
 
 
 def contents(folder):
@@ -113,8 +115,12 @@ class Killer:
 def test_a_killed_worker_costs_its_own_file_only(tmp_path, capsys, workers):
     paths = [tmp_path / f"{n}.nii.gz" for n in (1, 2, 3, 4)]
     results = prepare_data._run_all(Killer(), paths, workers)
-    assert {p.name: results[p][0] for p in paths} == {"1.nii.gz": "made", "2.nii.gz": "failed", "3.nii.gz": "made",
-                                                      "4.nii.gz": "made"}
+    assert {p.name: results[p][0] for p in paths} == {
+        "1.nii.gz": "made",
+        "2.nii.gz": "failed",
+        "3.nii.gz": "made",
+        "4.nii.gz": "made",
+    }
     assert "killed" in results[paths[1]][1][0]
 
 
@@ -156,8 +162,9 @@ def test_stale_case_files_and_those_made_again_are_named(tmp_path, capsys):
     told = capsys.readouterr()
     assert "1 made, 0 skipped, 1 failed; 1 made again: options or label map changed" in told.out
     assert [line for line in told.err.splitlines() if line.startswith("note: ") and ".npz" in line] == [
-        "note: a.npz: old case file of a label map that failed", "note: b.npz: case file without a label map in "
-        "--input_dir"]
+        "note: a.npz: old case file of a label map that failed",
+        "note: b.npz: case file without a label map in --input_dir",
+    ]
     for n in range(20):
         (out / f"x{n}.npz").write_bytes(b"")
     assert run(source, out) == 1
@@ -239,8 +246,10 @@ def test_crumbs_are_dropped_on_request_alone(tmp_path, capsys):
 def cut_maps(folder):
     """b: whole; a: the scan border cuts classes 2 and 3; c: it cuts class 1, and a crumb of class 2 lies on it."""
     make_maps(folder, ["a.nii.gz", "b.nii.gz", "c.nii.gz"])
-    for name, change in (("a", [(slice(8, 12), slice(8, 12), slice(12, 24), 2), (10, 11, slice(19, 24), 3)]),
-                         ("c", [(slice(8, 12), slice(8, 12), slice(0, 12), 1), (0, 0, 20, 2)])):
+    for name, change in (
+        ("a", [(slice(8, 12), slice(8, 12), slice(12, 24), 2), (10, 11, slice(19, 24), 3)]),
+        ("c", [(slice(8, 12), slice(8, 12), slice(0, 12), 1), (0, 0, 20, 2)]),
+    ):
         image = nib.load(folder / f"{name}.nii.gz")
         labels = np.asarray(image.dataobj).copy()
         for i, j, k, label in change:
@@ -268,8 +277,10 @@ def test_hearts_that_the_border_cuts_are_excluded_on_request(tmp_path, capsys, m
     # made without the option: the case files of cut hearts go, the others are not made again
     when = (out / "b.npz").stat().st_mtime_ns
     lines = left_out("--exclude_border_cut", "3,2")
-    assert lines == {"a.nii.gz": "the scan border cuts LA, LV; a.npz of an earlier run is removed",
-                     "c.nii.gz": "the scan border cuts LA; c.npz of an earlier run is removed"}
+    assert lines == {
+        "a.nii.gz": "the scan border cuts LA, LV; a.npz of an earlier run is removed",
+        "c.nii.gz": "the scan border cuts LA; c.npz of an earlier run is removed",
+    }
     assert set(contents(out)) == {"b.npz"} and (out / "b.npz").stat().st_mtime_ns == when
     # run again: said again, nothing removed, and no surface made
     with monkeypatch.context() as patch:
@@ -281,13 +292,24 @@ def test_hearts_that_the_border_cuts_are_excluded_on_request(tmp_path, capsys, m
     assert (out / "b.npz").stat().st_mtime_ns == when and left_out() == {} and contents(out) == whole
     # a crumb that is dropped is not cut
     assert left_out("--exclude_border_cut", "2", "--drop_crumbs", "0.01") == {
-        "a.nii.gz": "the scan border cuts LA; a.npz of an earlier run is removed"}
+        "a.nii.gz": "the scan border cuts LA; a.npz of an earlier run is removed"
+    }
 
 
-@pytest.mark.parametrize("flags", [["--drop_crumbs", "1.5"], ["--exclude_border_cut", "4"],
-                                   ["--exclude_border_cut", "PA"],
-                                   ["--classes", "0"], ["--num_vol_points", "0"], ["--class_floor", "2"],
-                                   ["--annotated", "1,9"], ["--annotated", "x"], ["--seed", "-1"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--drop_crumbs", "1.5"],
+        ["--exclude_border_cut", "4"],
+        ["--exclude_border_cut", "PA"],
+        ["--classes", "0"],
+        ["--num_vol_points", "0"],
+        ["--class_floor", "2"],
+        ["--annotated", "1,9"],
+        ["--annotated", "x"],
+        ["--seed", "-1"],
+    ],
+)
 def test_wrong_flags_are_refused(tmp_path, flags):
     with pytest.raises(InputError, match=flags[0]):
         prepare_data.main(["--input_dir", str(tmp_path), "--output_dir", str(tmp_path / "o"), *SMALL, *flags])
@@ -299,8 +321,12 @@ def test_help_and_works_from_any_folder(repository, tmp_path):
     told = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert told.returncode == 0 and "--spacing_from" in told.stdout and "default: 50000" in told.stdout
     assert f"reported below {CRUMB_SHARE}" in " ".join(told.stdout.split()) and ".mha" in told.stdout
-    told = subprocess.run([sys.executable, script, "--input_dir", "no", "--output_dir", "out"], cwd=tmp_path,
-                          capture_output=True, text=True)
+    told = subprocess.run(
+        [sys.executable, script, "--input_dir", "no", "--output_dir", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert told.returncode == 2 and told.stderr.count("\n") == 1 and "error: no: expected" in told.stderr
     assert not list(tmp_path.iterdir())
     code = "import prepare_data, vecset.data.preparation, sys; assert 'torch' not in sys.modules"
@@ -313,8 +339,13 @@ def test_the_real_heart(real_heart, tmp_path):
     source = tmp_path / "in"
     source.mkdir()
     (source / "heart.nii.gz").symlink_to(real_heart)
-    assert run_command(prepare_data.main, ["--input_dir", str(source), "--output_dir", str(tmp_path / "out"),
-                                           "--file_workers", "0"]) == 0
+    assert (
+        run_command(
+            prepare_data.main,
+            ["--input_dir", str(source), "--output_dir", str(tmp_path / "out"), "--file_workers", "0"],
+        )
+        == 0
+    )
     case = read_case(tmp_path / "out" / "heart.npz")
     assert case.meta["border_classes"] == [6] and case.meta["missing_classes"] == [8, 9, 10]
     truth = case.truth_labels()

@@ -12,16 +12,26 @@ import time
 
 import numpy as np
 import pytest
-from tests.data.test_prepare_data import SMALL, Killer, contents, make_maps, run
 
 import prepare_data
 import vecset.data.case_file as case_file
+from tests.data.test_prepare_data import SMALL, Killer, contents, make_maps, run
 from vecset.data.case_file import read_case
 
 
 def command(repository, source, out, workers, *before):
-    return [*before, sys.executable, str(repository / "prepare_data.py"), "--input_dir", str(source), "--output_dir",
-            str(out), *SMALL, "--file_workers", str(workers)]
+    return [
+        *before,
+        sys.executable,
+        str(repository / "prepare_data.py"),
+        "--input_dir",
+        str(source),
+        "--output_dir",
+        str(out),
+        *SMALL,
+        "--file_workers",
+        str(workers),
+    ]
 
 
 def times(folder):
@@ -65,12 +75,15 @@ def test_a_disk_that_is_really_full(repository, tmp_path):
     kept.mkdir()
     size = 4096 + sum(len(d) for d in one_case(source, tmp_path).values())
     prepare = shlex.join(command(repository, source, room, 2))
-    script = (f"mount -t tmpfs -o size={3 * size + 8192} none {room} || exit 77\n"
-              f"{prepare}; echo code $?; cp -p {room}/*.npz {kept}; ls -A {room} > {kept}/list\n"
-              f"mount -o remount,size=100m {room}\n{prepare}; echo code $?\n"
-              f"mkdir {kept}/all; cp -p {room}/*.npz {kept}/all")
-    done = subprocess.run(["unshare", "--mount", "--map-root-user", "bash", "-c", script], capture_output=True,
-                          text=True)
+    script = (
+        f"mount -t tmpfs -o size={3 * size + 8192} none {room} || exit 77\n"
+        f"{prepare}; echo code $?; cp -p {room}/*.npz {kept}; ls -A {room} > {kept}/list\n"
+        f"mount -o remount,size=100m {room}\n{prepare}; echo code $?\n"
+        f"mkdir {kept}/all; cp -p {room}/*.npz {kept}/all"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "bash", "-c", script], capture_output=True, text=True
+    )
     if "code" not in done.stdout:
         pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
     assert [line for line in done.stdout.splitlines() if line.startswith("code")] == ["code 1", "code 0"]
@@ -110,9 +123,16 @@ def test_files_that_cannot_be_read(tmp_path, capsys, monkeypatch):
     assert "1 made, 0 skipped, 5 failed" in told.out and set(contents(out)) == {"0.npz"}
     errors = [line for line in told.err.splitlines() if line.startswith("error:")]
     errors = {line.split(": ")[1].rsplit("/", 1)[1]: line for line in errors}
-    assert {name: words in errors[name] for name, words in {
-        "1.nii.gz": "no permission", "2.nii.gz": "Input/output error", "3.nii.gz": "Is a directory",
-        "4.mha": "no such file", "5.nrrd": "broken or truncated"}.items()} == dict.fromkeys(errors, True)
+    assert {
+        name: words in errors[name]
+        for name, words in {
+            "1.nii.gz": "no permission",
+            "2.nii.gz": "Input/output error",
+            "3.nii.gz": "Is a directory",
+            "4.mha": "no such file",
+            "5.nrrd": "broken or truncated",
+        }.items()
+    } == dict.fromkeys(errors, True)
     assert "not made: 1.nii.gz, 2.nii.gz, 3.nii.gz, 4.mha, 5.nrrd" in told.err
 
 
@@ -143,8 +163,9 @@ def children(pid):
 def test_a_worker_killed_once_costs_nothing(repository, tmp_path):
     """The system takes one worker; those in work then are made in the end, and the exit code is 0."""
     source, out = make_maps(tmp_path / "in", [f"{n}.nii.gz" for n in range(24)]), tmp_path / "out"
-    process = subprocess.Popen(command(repository, source, out, 2), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True)
+    process = subprocess.Popen(
+        command(repository, source, out, 2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.time() + 120
     while not times(out) and time.time() < deadline and process.poll() is None:
         time.sleep(0.002)
@@ -182,8 +203,9 @@ sys.exit(prepare_data.main({words!r}))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place, when, finished", [("write", 25, 1), ("sync", 3, 1), ("before rename", 2, 1),
-                                                   ("after rename", 2, 2)])
+@pytest.mark.parametrize(
+    "place, when, finished", [("write", 25, 1), ("sync", 3, 1), ("before rename", 2, 1), ("after rename", 2, 2)]
+)
 def test_killed_at_each_step_of_a_write(repository, tmp_path, place, when, finished):
     """kill -9 in the second file: in the midst of its bytes, before they are flushed, before and after the rename."""
     source, out = make_maps(tmp_path / "in", [f"{n}.nii.gz" for n in range(3)]), tmp_path / "out"
@@ -207,8 +229,12 @@ def test_killed_again_and_again(repository, tmp_path):
     source, out = make_maps(tmp_path / "in", [f"{n}.nii.gz" for n in range(24)]), tmp_path / "out"
     done = {}
     for more in (0, 1, 3, 4, 1, 2):
-        process = subprocess.Popen(command(repository, source, out, 2), start_new_session=True,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(repository, source, out, 2),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         deadline = time.time() + 120
         while (not out.exists() or len(times(out)) < len(done) + more) and time.time() < deadline:
             time.sleep(0.001)

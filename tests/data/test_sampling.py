@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from vecset.geometry.distance_field import nearest_class
-from vecset.imaging.frame import UNIT_RADIUS
-from vecset.imaging.label_map import LabelMap
 from vecset.data.preparation import Options, build_case, case_rng, crumbs, describe
 from vecset.data.sampling import MAX_OFFSET_UNIT, WALL_SHARE, allocate
+from vecset.geometry.distance_field import nearest_class
 from vecset.geometry.surface import crop_foreground
+from vecset.imaging.frame import UNIT_RADIUS
+from vecset.imaging.label_map import LabelMap
 
 SPACING = np.array([1.0, 1.3, 0.9])
 
@@ -29,9 +29,17 @@ def small_heart():
 
 def label_map(labels, affine=None, name="heart.nii.gz", classes=5):
     from pathlib import Path
+
     affine = np.diag([*SPACING, 1.0]) if affine is None else affine
-    return LabelMap(labels, affine, Path(name), "0" * 64, [f"c{c}" for c in range(1, classes + 1)],
-                    list(range(1, classes + 1)), affine)
+    return LabelMap(
+        labels,
+        affine,
+        Path(name),
+        "0" * 64,
+        [f"c{c}" for c in range(1, classes + 1)],
+        list(range(1, classes + 1)),
+        affine,
+    )
 
 
 OPTIONS = Options(num_surface_points=6001, num_vol_points=5001, num_near_points=6003)

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 
 import create_csv
+from vecset.common.errors import InputError, run_command
 from vecset.data import splits
 from vecset.data.case_file import Case, write_case
-from vecset.imaging.frame import Frame
 from vecset.data.splits import Entry
-from vecset.common.errors import InputError, run_command
+from vecset.imaging.frame import Frame
 
 
 def entries_of(count, missing_every=0, group=lambda i: f"p{i}"):
-    return [Entry(f"case_{i}", f"case_{i}.npz", group(i), (9,) if missing_every and i % missing_every == 0 else ())
-            for i in range(count)]
+    return [
+        Entry(f"case_{i}", f"case_{i}.npz", group(i), (9,) if missing_every and i % missing_every == 0 else ())
+        for i in range(count)
+    ]
 
 
 def ids(entries):
@@ -33,10 +35,23 @@ def write_tiny(path, missing=(), sha="", seed=0):
     for group in ("surface", "vol", "near"):
         arrays[f"{group}_points"] = rng.uniform(-0.5, 0.5, (4, 3)).astype(np.float32)
         arrays[f"{group}_labels"] = np.ones(4, np.uint8)
-    write_case(path, Case(arrays=arrays, frame=Frame(np.eye(4), (5, 5, 5), (2, 2, 2), 0.3),
-                          truth_crop=np.ones((2, 2, 2), np.uint8), truth_origin=np.array([1, 1, 1]),
-                          meta={"classes": 3, "class_names": list("abc"), "annotated_classes": [1, 2, 3],
-                                "missing_classes": list(missing), "border_classes": [2], "source_sha256": sha}))
+    write_case(
+        path,
+        Case(
+            arrays=arrays,
+            frame=Frame(np.eye(4), (5, 5, 5), (2, 2, 2), 0.3),
+            truth_crop=np.ones((2, 2, 2), np.uint8),
+            truth_origin=np.array([1, 1, 1]),
+            meta={
+                "classes": 3,
+                "class_names": list("abc"),
+                "annotated_classes": [1, 2, 3],
+                "missing_classes": list(missing),
+                "border_classes": [2],
+                "source_sha256": sha,
+            },
+        ),
+    )
 
 
 def test_same_seed_same_split_whatever_the_order():
@@ -74,8 +89,15 @@ def test_998_hearts_with_missing_classes_come_out_even(scans_per_patient):
     hearts to within two."""
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        entries = [Entry(f"case_{i}", f"case_{i}.npz", f"p{int(i / scans_per_patient)}",
-                         tuple(c for c, share in MISSING_SHARES.items() if rng.random() < share)) for i in range(998)]
+        entries = [
+            Entry(
+                f"case_{i}",
+                f"case_{i}.npz",
+                f"p{int(i / scans_per_patient)}",
+                tuple(c for c, share in MISSING_SHARES.items() if rng.random() < share),
+            )
+            for i in range(998)
+        ]
         folds = splits.split_folds(entries, 5, seed)
         for train, val in [*folds, splits.split_train_val(entries, 0.2, seed)]:
             assert abs(len(val) - 998 / 5) < 2 and len(train) + len(val) == 998
@@ -166,7 +188,14 @@ def test_command(tmp_path, capsys):
     assert create_csv.main([*flags, "--val_ratio", "0.25", "--folds", "2"]) == 1
     assert "p7_1.npz" in capsys.readouterr().err and before
     assert sorted(p.name for p in out.iterdir()) == [
-        "splits.json", "train.csv", "train_fold0.csv", "train_fold1.csv", "val.csv", "val_fold0.csv", "val_fold1.csv"]
+        "splits.json",
+        "train.csv",
+        "train_fold0.csv",
+        "train_fold1.csv",
+        "val.csv",
+        "val_fold0.csv",
+        "val_fold1.csv",
+    ]
     assert json.loads((out / "splits.json").read_text())["broken_files"] == ["p7_1.npz"]
 
     assert run_command(create_csv.main, ["--data_dir", str(tmp_path / "none")]) == 2
@@ -182,8 +211,23 @@ def test_no_patient_is_in_two_of_the_written_sets_and_training_reads_the_folds(t
     for i in range(24):
         write_tiny(tmp_path / f"p{i // 2}_{i}.npz", missing=(3,) if i % 3 == 0 else (), sha=f"sha{i}", seed=i)
     (tmp_path / "test.txt").write_text("p0_0\np0_1\np5_10\np5_11\n")
-    assert create_csv.main(["--data_dir", str(tmp_path), "--group_regex", r"^(p\d+)_", "--folds", "4", "--seed", "7",
-                            "--holdout", str(tmp_path / "test.txt")]) == 0
+    assert (
+        create_csv.main(
+            [
+                "--data_dir",
+                str(tmp_path),
+                "--group_regex",
+                r"^(p\d+)_",
+                "--folds",
+                "4",
+                "--seed",
+                "7",
+                "--holdout",
+                str(tmp_path / "test.txt"),
+            ]
+        )
+        == 0
+    )
 
     def patients(name):
         with open(tmp_path / name, newline="") as handle:
@@ -196,9 +240,15 @@ def test_no_patient_is_in_two_of_the_written_sets_and_training_reads_the_folds(t
         assert not set(train) & set(val) and not set(train + val) & set(test) and len(train + val + test) == 24
     record = json.loads((tmp_path / "splits.json").read_text())
     assert (record["seed"], record["folds"], record["group_regex"], record["holdout"], record["val_ratio"]) == (
-        7, 4, r"^(p\d+)_", "test.txt", 0.2)
+        7,
+        4,
+        r"^(p\d+)_",
+        "test.txt",
+        0.2,
+    )
     assert sum(record["sets"][f"val_fold{k}.csv"]["missing"].get("3", 0) for k in range(4)) == sum(
-        i % 3 == 0 for i in range(24) if i not in (0, 1, 10, 11))
+        i % 3 == 0 for i in range(24) if i not in (0, 1, 10, 11)
+    )
 
     args = argparse.Namespace(data_path=str(tmp_path), csv_dir=None, fold=2, classes=3)
     train, val = read_splits(args)
@@ -218,6 +268,11 @@ def test_copies_are_said(tmp_path, capsys):
 
 
 def test_help_from_any_folder(repository, tmp_path):
-    done = subprocess.run([sys.executable, str(repository / "create_csv.py"), "--help"], cwd=tmp_path,
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(repository / "create_csv.py"), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "--group_regex" in done.stdout

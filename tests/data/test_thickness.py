@@ -39,8 +39,22 @@ def test_auto_is_found_at_the_start_and_kept_when_a_run_goes_on(tmp_path):
     cases = read_split(data / "train.csv", data)
     told = latent_density(cases, 5)
     assert {part.split(":")[0] for part in told.split(",")} == {"1", "5"}, "the ball's two caps are the thinnest"
-    words = [w.replace("learnable", "point") for w in tiny_arguments(
-        data, tmp_path / "run", "--anchors", "--class_gap", 2, "--latent_density", "auto", "--warmup_epochs", 0, "--epochs", 1)]
+    words = [
+        w.replace("learnable", "point")
+        for w in tiny_arguments(
+            data,
+            tmp_path / "run",
+            "--anchors",
+            "--class_gap",
+            2,
+            "--latent_density",
+            "auto",
+            "--warmup_epochs",
+            0,
+            "--epochs",
+            1,
+        )
+    ]
     assert main(words) == 0
     assert load_checkpoint(tmp_path / "run" / "checkpoint-last.pth")["model_config"]["latent_density"] == told
     for entry in cases:  # other hearts, of another thickness

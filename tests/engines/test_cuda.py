@@ -11,26 +11,45 @@ import numpy as np
 import pytest
 import torch
 from helpers.ball_cases import tiny_arguments, write_ball_cases
-from tests.models.test_autoencoder import VARIANTS, batch, randomised
 
+from tests.models.test_autoencoder import VARIANTS, batch, randomised
 from vecset.data.epoch_plan import MicroBatch
+from vecset.engines.distributed import Ranks
 from vecset.engines.loop import StepOptions, forward_losses, new_monitor, train_one_epoch
 from vecset.engines.losses import DEFAULT_WEIGHTS
-from vecset.models.double_backward import check_double_backward
-from vecset.engines.distributed import Ranks
 from vecset.engines.optimizer import build_optimizer
+from vecset.models.double_backward import check_double_backward
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.5, "class": 1.0, "kl": 0.1}
-POINT_RUN = ("--model point_vec8x4_dim64_depth1_nb --anchors --rotary --class_gap 2 --latent_density 1:2 "
-             "--decoder_layers 1 --early_latents 4 --early_share 0.5 --class_loss softmax").split()
+POINT_RUN = [
+    "--model",
+    "point_vec8x4_dim64_depth1_nb",
+    "--anchors",
+    "--rotary",
+    "--class_gap",
+    "2",
+    "--latent_density",
+    "1:2",
+    "--decoder_layers",
+    "1",
+    "--early_latents",
+    "4",
+    "--early_share",
+    "0.5",
+    "--class_loss",
+    "softmax",
+]
 
 
 def step_batch(dtype=torch.float32, device="cpu"):
     items = batch(dtype=dtype)
-    items |= {"eikonal_points": items["query_points"][:, :11], "case_index": torch.arange(2),
-              "code_noise": torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(2))}
+    items |= {
+        "eikonal_points": items["query_points"][:, :11],
+        "case_index": torch.arange(2),
+        "code_noise": torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(2)),
+    }
     return {name: value.to(device) for name, value in items.items()}
 
 
@@ -84,9 +103,19 @@ def test_no_step_waits_for_the_gpu(name, options):
         return False
 
     try:
-        done = train_one_epoch(model, itertools.repeat(step_batch(device=device)), Steps(), optimizer, lambda e: 1e-3,
-                               StepOptions({**DEFAULT_WEIGHTS, "eikonal": 0.1}, bf16=True, clip_grad=1.0), 10, 0, 0,
-                               new_monitor(Ranks(0, 1, device)), after_step)
+        done = train_one_epoch(
+            model,
+            itertools.repeat(step_batch(device=device)),
+            Steps(),
+            optimizer,
+            lambda e: 1e-3,
+            StepOptions({**DEFAULT_WEIGHTS, "eikonal": 0.1}, bf16=True, clip_grad=1.0),
+            10,
+            0,
+            0,
+            new_monitor(Ranks(0, 1, device)),
+            after_step,
+        )
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert done == 4
@@ -100,8 +129,12 @@ def data(tmp_path_factory):
 def train(data, output, *more, launcher=()):
     words = [w for w in tiny_arguments(data, output, "--epochs", 3, *more)]
     at = words.index("--device")
-    done = subprocess.run([sys.executable, *launcher, str(ROOT / "vecset" / "main_ae.py"), *words[:at], *words[at + 2:]],
-                          capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, *launcher, str(ROOT / "vecset" / "main_ae.py"), *words[:at], *words[at + 2 :]],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -114,9 +147,23 @@ def test_a_run_and_its_reconstruction(data, tmp_path, more):
     labels = {}
     for device in ("cuda", "cpu"):
         done = subprocess.run(
-            [sys.executable, str(ROOT / "reconstruct.py"), "--checkpoint", str(tmp_path / "train/checkpoint-last.pth"),
-             "--input", str(data / "val.csv"), "--output_dir", str(tmp_path / device), "--device", device, "--no_meshes"],
-            capture_output=True, text=True, cwd=ROOT)
+            [
+                sys.executable,
+                str(ROOT / "reconstruct.py"),
+                "--checkpoint",
+                str(tmp_path / "train/checkpoint-last.pth"),
+                "--input",
+                str(data / "val.csv"),
+                "--output_dir",
+                str(tmp_path / device),
+                "--device",
+                device,
+                "--no_meshes",
+            ],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
         assert done.returncode == 0, done.stderr
         labels[device] = [np.asarray(nib.load(p).dataobj) for p in sorted((tmp_path / device).glob("*/labels.nii.gz"))]
     assert len(labels["cuda"]) == len(labels["cpu"]) == 2

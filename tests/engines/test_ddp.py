@@ -47,8 +47,19 @@ def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-KL_AND_MORE = ("--model", "point_vec8x4_dim32_depth1_kl", "--normal_weight", "0.3", "--normal_points", "8",
-               "--balanced_weight", "0.5", "--truncated_weight", "2", "--checkpoint_activations")
+KL_AND_MORE = (
+    "--model",
+    "point_vec8x4_dim32_depth1_kl",
+    "--normal_weight",
+    "0.3",
+    "--normal_points",
+    "8",
+    "--balanced_weight",
+    "0.5",
+    "--truncated_weight",
+    "2",
+    "--checkpoint_activations",
+)
 
 
 def run_ranks(words):
@@ -69,8 +80,18 @@ def test_two_ranks_have_the_gradient_and_the_metrics_of_one(data, repository, tm
     other."""
     script = tmp_path / "ranks.py"
     script.write_text(RANK_SCRIPT)
-    run_ranks([str(script), str(repository), str(repository / "tests"), str(data), str(tmp_path), str(batch),
-               str(accumulation), *more])
+    run_ranks(
+        [
+            str(script),
+            str(repository),
+            str(repository / "tests"),
+            str(data),
+            str(tmp_path),
+            str(batch),
+            str(accumulation),
+            *more,
+        ]
+    )
     ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
     one = make_run(data, tmp_path, "--batch_size", 2 * batch, "--accum_iter", accumulation, *more)
     monitor = new_monitor(one.ranks)
@@ -119,8 +140,9 @@ def train_words(repository, data, output, *more):
 @pytest.mark.slow
 def test_ranks_stop_together_save_and_go_on_with_another_number_of_ranks(data, repository, tmp_path):
     words = train_words(repository, data, tmp_path, "--epochs", 100_000, "--eval_every", 100_000)
-    run = subprocess.Popen([*TORCHRUN, *words], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                           text=True)
+    run = subprocess.Popen(
+        [*TORCHRUN, *words], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     for line in run.stdout:
         if line.startswith("epoch 3/"):
             break
@@ -132,8 +154,13 @@ def test_ranks_stop_together_save_and_go_on_with_another_number_of_ranks(data, r
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "stopped"
     state = load_checkpoint(tmp_path / "checkpoint-last.pth")
     assert state["status"] == "stopped" and state["global_step"] >= 4
-    alone = subprocess.run([sys.executable, *words, "--max_steps", str(state["global_step"] + 1)], env=environment(),
-                           capture_output=True, text=True, timeout=300)
+    alone = subprocess.run(
+        [sys.executable, *words, "--max_steps", str(state["global_step"] + 1)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert alone.returncode == 0 and f"global step {state['global_step']}\n" in alone.stdout, alone.stderr
 
 
@@ -153,10 +180,12 @@ def rank_processes(launcher):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_crashes_leaves_a_whole_checkpoint_and_the_run_goes_on(data, repository, tmp_path, victim):
     """Saved after every step; killed without a warning, while it saves or not."""
-    words = train_words(repository, data, tmp_path, "--epochs", 100_000, "--eval_every", 100_000,
-                        "--save_every_minutes", 0)
-    run = subprocess.Popen([*TORCHRUN, *words], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                           text=True)
+    words = train_words(
+        repository, data, tmp_path, "--epochs", 100_000, "--eval_every", 100_000, "--save_every_minutes", 0
+    )
+    run = subprocess.Popen(
+        [*TORCHRUN, *words], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     for line in run.stdout:
         if line.startswith("epoch 3/"):
             break
@@ -165,8 +194,13 @@ def test_a_rank_that_crashes_leaves_a_whole_checkpoint_and_the_run_goes_on(data,
     assert run.returncode != 0
     state = load_checkpoint(tmp_path / "checkpoint-last.pth")
     assert state["global_step"] >= 3 and all(torch.isfinite(v).all() for v in state["model"].values())
-    again = subprocess.run([*TORCHRUN, *words, "--max_steps", str(state["global_step"] + 1)], env=environment(),
-                           capture_output=True, text=True, timeout=300)
+    again = subprocess.run(
+        [*TORCHRUN, *words, "--max_steps", str(state["global_step"] + 1)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert again.returncode == 0 and f"global step {state['global_step']}\n" in again.stdout, again.stderr
     assert not list(tmp_path.glob(".tmp-*"))
 

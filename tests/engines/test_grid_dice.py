@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from vecset.data.dataset import grid_points_unit
-from vecset.engines.grid_dice import GridDice, decode_grid
 from vecset.engines.distributed import Ranks
+from vecset.engines.grid_dice import GridDice, decode_grid
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -35,7 +35,7 @@ def test_decode_grid_follows_the_label_rule(monkeypatch):
 def test_dice_and_its_counts_against_the_obvious_way():
     rng = np.random.default_rng(0)
     truth, predicted = rng.integers(0, 4, (2, 5, 60)).astype(np.uint8)  # classes 1..3; 4 and 5 follow
-    truth[0][truth[0] == 3] = 0        # invented in case 0
+    truth[0][truth[0] == 3] = 0  # invented in case 0
     predicted[1][predicted[1] == 3] = 0  # missed in case 1
     annotated = np.ones((5, 5), bool)
     annotated[2, 0] = False

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 from helpers.ball_cases import tiny_arguments, write_ball_cases
-from tests.engines.test_loop import assert_same_state, records
 
+from tests.engines.test_loop import assert_same_state, records
 from vecset.models.checkpoint import load_checkpoint
 
 NURSERY = """
@@ -64,15 +64,31 @@ def test_a_run_killed_thirty_times_while_saving_ends_with_the_same_losses(reposi
     """Saved after every step, so in mid-epoch too: 5 cases, batch 2, 3 steps per epoch. A code that is drawn at random
     (KL) and augmentation: both must go on as they were."""
     data = write_ball_cases(tmp_path / "data", train=5, val=2)
-    words = ("--model", "learnable_vec8x4_dim128_depth2_kl", "--augment_rotation", 20, "--epochs", 20, "--eval_every",
-             7, "--print_every", 1, "--save_every_minutes", 0)
+    words = (
+        "--model",
+        "learnable_vec8x4_dim128_depth2_kl",
+        "--augment_rotation",
+        20,
+        "--epochs",
+        20,
+        "--eval_every",
+        7,
+        "--print_every",
+        1,
+        "--save_every_minutes",
+        0,
+    )
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
     def nursery(folder):
-        return subprocess.Popen([sys.executable, "-c", NURSERY, str(repository), str(folder),
-                                 *tiny_arguments(data, folder, *words)], env=environment, stdin=subprocess.PIPE,
-                                stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", NURSERY, str(repository), str(folder), *tiny_arguments(data, folder, *words)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def live(process, how):
         process.stdin.write(f"{how}\n")

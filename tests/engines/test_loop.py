@@ -10,12 +10,12 @@ from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.engine_parts import epoch_gradients, make_run
 
 from vecset.data.dataset import collate, grid_truth, iterate_batches
-from vecset.engines.loop import forward_losses, new_monitor, train_one_epoch
 from vecset.engines.grid_dice import decode_grid
+from vecset.engines.loop import forward_losses, new_monitor, train_one_epoch
 from vecset.engines.run import TrainingRun
 from vecset.main_ae import main
-from vecset.models.embedding import surface_features
 from vecset.models.checkpoint import load_checkpoint
+from vecset.models.embedding import surface_features
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,11 @@ def test_resume_in_mid_epoch_equals_not_stopping(data, whole, tmp_path, capsys):
     (tmp_path / "log.txt").open("a").write('{"global_step": 5, "kind": "train"}\n{"half a li')  # of a killed run
     assert train(data, tmp_path) == 0
     # --max_steps evaluates where it stops, and that may be the best there is
-    assert_same_state(load_checkpoint(tmp_path / "checkpoint-last.pth"), load_checkpoint(whole / "checkpoint-last.pth"),
-                      but=("best_metric", "best_epoch"))
+    assert_same_state(
+        load_checkpoint(tmp_path / "checkpoint-last.pth"),
+        load_checkpoint(whole / "checkpoint-last.pth"),
+        but=("best_metric", "best_epoch"),
+    )
     trained = [[r for r in records(o) if r["kind"] == "train"] for o in (tmp_path, whole)]
     assert trained[0] == trained[1]
     capsys.readouterr()
@@ -139,21 +142,52 @@ def test_timed_saving_in_mid_epoch(data, tmp_path, monkeypatch):
 def test_a_line_tells_what_a_watcher_wants_to_know(data, tmp_path, capsys):
     assert train(data, tmp_path, "--max_steps", 1, "--normal_weight", "0.1", "--normal_points", 8) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("epoch 1/3 step 1/3"))
-    for word in ("loss ", "vol ", "near ", "surface ", "eikonal ", "class ", "normal ", "lr ", "s/step", "cases/s", "GB",
-                 "left"):
+    for word in (
+        "loss ",
+        "vol ",
+        "near ",
+        "surface ",
+        "eikonal ",
+        "class ",
+        "normal ",
+        "lr ",
+        "s/step",
+        "cases/s",
+        "GB",
+        "left",
+    ):
         assert word in line, word
 
 
-OPTIONAL = ("--normal_weight", "0.3", "--normal_points", 8, "--balanced_weight", "0.5", "--truncated_weight", 2,
-            "--truncation", "0.2")
+OPTIONAL = (
+    "--normal_weight",
+    "0.3",
+    "--normal_points",
+    8,
+    "--balanced_weight",
+    "0.5",
+    "--truncated_weight",
+    2,
+    "--truncation",
+    "0.2",
+)
 
 
 def test_optional_losses_are_logged_raw_and_weighted_and_kept_over_a_stop(data, tmp_path):
     words = (*OPTIONAL, "--epochs", 2, "--augment_rotation", 20, "--model", "learnable_vec8x4_dim32_depth1_kl")
     assert train(data, tmp_path / "whole", *words) == 0
     lines = [r for r in records(tmp_path / "whole")]
-    weights = {"vol": 1, "near": 10, "surface": 10, "eikonal": 0.001, "class": 1, "kl": 0.001, "normal": 0.3,
-               "balanced": 0.5, "truncated": 2}
+    weights = {
+        "vol": 1,
+        "near": 10,
+        "surface": 10,
+        "eikonal": 0.001,
+        "class": 1,
+        "kl": 0.001,
+        "normal": 0.3,
+        "balanced": 0.5,
+        "truncated": 2,
+    }
     assert {line["kind"] for line in lines} == {"train", "val"}
     for line in lines:
         assert line["loss"] == pytest.approx(sum(w * line[name] for name, w in weights.items()), rel=1e-5)
@@ -221,8 +255,12 @@ def test_evaluation_is_a_mean_over_cases_and_dice_that_of_the_grid(data, tmp_pat
             surface = surface_features(batch["surface_points"], batch["surface_labels"], 3)
             predicted = decode_grid(run.model, surface, 8)[0].numpy()
         truth = grid_truth(entry, 8)
-        dice.append([2 * ((truth == c) & (predicted == c)).sum() / ((truth == c).sum() + (predicted == c).sum())
-                     for c in (1, 2, 3)])
+        dice.append(
+            [
+                2 * ((truth == c) & (predicted == c)).sum() / ((truth == c).sum() + (predicted == c).sum())
+                for c in (1, 2, 3)
+            ]
+        )
     assert whole["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
     assert [c["dice"] for c in whole["per_class"].values()] == pytest.approx(list(np.mean(dice, 0)))
 
@@ -248,10 +286,25 @@ def test_early_epochs_take_fewer_latents_and_validation_all(data, tmp_path, monk
     from vecset.models.autoencoder import VecSetAutoencoder
 
     seen, expand = [], VecSetAutoencoder.expand
-    monkeypatch.setattr(VecSetAutoencoder, "expand", lambda self, code: seen.append(
-        (self.training, code.shape[1])) or expand(self, code))
-    words = tiny_arguments(data, tmp_path, "--model", f"point_vec8x4_dim32_depth1_{bottleneck}", "--early_latents", 3,
-                           "--early_share", 0.5, "--epochs", 4, "--eval_every", 1)
+    monkeypatch.setattr(
+        VecSetAutoencoder,
+        "expand",
+        lambda self, code: seen.append((self.training, code.shape[1])) or expand(self, code),
+    )
+    words = tiny_arguments(
+        data,
+        tmp_path,
+        "--model",
+        f"point_vec8x4_dim32_depth1_{bottleneck}",
+        "--early_latents",
+        3,
+        "--early_share",
+        0.5,
+        "--epochs",
+        4,
+        "--eval_every",
+        1,
+    )
     assert main([*words, "--max_steps", "4"]) == 0  # stopped in the second epoch of three steps each
     assert main(words) == 0
     training = [count for trains, count in seen if trains]
@@ -264,6 +317,7 @@ def test_early_epochs_take_fewer_latents_and_validation_all(data, tmp_path, monk
 
 def poison(monkeypatch, case_id, epoch):
     from vecset.data.dataset import CaseDataset
+
     read = CaseDataset.__getitem__
 
     def poisoned(dataset, key):
@@ -283,8 +337,19 @@ def test_a_step_that_is_not_finite_changes_no_weight(data, tmp_path, monkeypatch
     batches = iterate_batches(run.dataset, run.plan.keys(0, 0, 1))
     monitor = new_monitor(run.ranks)
     start = [p.detach().clone() for p in run.model.parameters()]
-    train_one_epoch(run.wrapped, batches, run.plan, run.optimizer, lambda e: 1e-3, run.step_options, 3, 0, 0, monitor,
-                    lambda *p: states.append([p.detach().clone() for p in run.model.parameters()]) and False)
+    train_one_epoch(
+        run.wrapped,
+        batches,
+        run.plan,
+        run.optimizer,
+        lambda e: 1e-3,
+        run.step_options,
+        3,
+        0,
+        0,
+        monitor,
+        lambda *p: states.append([p.detach().clone() for p in run.model.parameters()]) and False,
+    )
     assert monitor[1].first_bad_step() == bad
     for step, (before, after) in enumerate(itertools.pairwise([start, *states])):
         same = all(torch.equal(a, b) for a, b in zip(before, after))
@@ -325,9 +390,12 @@ def test_a_validation_that_is_not_finite_ends_the_run_with_its_case(tmp_path, ca
 
 def test_options_that_make_it_another_run_are_refused(data, tmp_path, capsys):
     from vecset.common.errors import InputError
+
     assert train(data, tmp_path, "--max_steps", 4) == 0
-    for more, message in ((("--model", "learnable_vec8x4_dim32_depth2_nb"), "model_config"),
-                          (("--seed", "3"), "--seed: expected 0")):
+    for more, message in (
+        (("--model", "learnable_vec8x4_dim32_depth2_nb"), "model_config"),
+        (("--seed", "3"), "--seed: expected 0"),
+    ):
         with pytest.raises(InputError, match=message):
             train(data, tmp_path, *more)
     capsys.readouterr()

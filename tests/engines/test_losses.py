@@ -17,8 +17,11 @@ def hand_made():
     sdf = torch.tensor([[0.1, -0.2, 0.3, 0.0, -0.5]])
     labels = torch.tensor([[0, 2, 0, 1, 2]])
     group = torch.tensor([[0, 1, 2, 3, 3]])  # near, inside, outside, surface on the outside, surface on an inner wall
-    outputs = {"sdf_BQ": torch.tensor([[0.2, -0.5, 0.2, 0.1, -0.1]]), "logits_BQC": torch.randn(1, 5, 2),
-               "gradient_BE3": torch.tensor([[[2.0, 0, 0], [0, 0, 0]]])}
+    outputs = {
+        "sdf_BQ": torch.tensor([[0.2, -0.5, 0.2, 0.1, -0.1]]),
+        "logits_BQC": torch.randn(1, 5, 2),
+        "gradient_BE3": torch.tensor([[[2.0, 0, 0], [0, 0, 0]]]),
+    }
     return outputs, (sdf, labels, group)
 
 
@@ -64,10 +67,20 @@ def test_class_loss_masks_what_was_not_annotated_and_only_that(name):
     torch.testing.assert_close(CLASS_LOSSES[name](other, labels, annotated), loss)
     # absent from the heart but annotated: it is still pushed down
     assert CLASS_LOSSES[name](other, labels, torch.ones_like(annotated)) > CLASS_LOSSES[name](
-        logits, labels, torch.ones_like(annotated))
+        logits, labels, torch.ones_like(annotated)
+    )
     if name == "bce":
-        per = [[[math.log1p(math.exp(-x if labels[b, t] == c + 1 else x)) for c, x in enumerate(logits[b, t].tolist())
-                 if c != 1] for t in range(6)] for b in range(2)]
+        per = [
+            [
+                [
+                    math.log1p(math.exp(-x if labels[b, t] == c + 1 else x))
+                    for c, x in enumerate(logits[b, t].tolist())
+                    if c != 1
+                ]
+                for t in range(6)
+            ]
+            for b in range(2)
+        ]
         slow = sum(sum(sum(p) for p in row) / 12 for row in per) / 2
     else:
         slow = 0
@@ -107,8 +120,13 @@ def test_truncated_loss_against_the_obvious_way_and_its_gradient():
             both_beyond = (truth >= band and guess >= band) or (truth <= -band and guess <= -band)
             errors.append(0.0 if both_beyond else abs(guess - target))
         slow.append(sum(errors) / len(errors))
-    total, raw = compute_losses({"sdf_BQ": predicted}, (sdf, torch.zeros_like(group), group),
-                                torch.ones(2, 2, dtype=torch.bool), {"truncated": 3.0}, truncation=band)
+    total, raw = compute_losses(
+        {"sdf_BQ": predicted},
+        (sdf, torch.zeros_like(group), group),
+        torch.ones(2, 2, dtype=torch.bool),
+        {"truncated": 3.0},
+        truncation=band,
+    )
     assert math.isclose(raw["truncated"].item(), sum(slow) / 2, rel_tol=1e-5) and set(raw) == {"truncated"}
     assert math.isclose(total.item(), 3 * raw["truncated"].item(), rel_tol=1e-6)
     total.backward()
@@ -138,13 +156,15 @@ def test_balanced_class_loss_against_the_obvious_way():
             classes.append(sum(kinds) / len(kinds))
         cases.append(sum(classes) / len(classes))
     outputs = {"sdf_BQ": torch.zeros(2, 50), "logits_BQC": logits}
-    total, raw = compute_losses(outputs, (torch.zeros(2, 50), labels, torch.zeros_like(labels)), annotated,
-                                {"balanced": 2.0})
+    total, raw = compute_losses(
+        outputs, (torch.zeros(2, 50), labels, torch.zeros_like(labels)), annotated, {"balanced": 2.0}
+    )
     assert math.isclose(raw["balanced"], sum(cases) / 2, rel_tol=1e-5)
     assert math.isclose(total, 2 * raw["balanced"], rel_tol=1e-6)
     twice = {"sdf_BQ": torch.zeros(2, 100), "logits_BQC": logits.repeat(1, 2, 1)}
-    _, again = compute_losses(twice, (torch.zeros(2, 100), labels.repeat(1, 2), torch.zeros(2, 100)), annotated,
-                              {"balanced": 2.0})
+    _, again = compute_losses(
+        twice, (torch.zeros(2, 100), labels.repeat(1, 2), torch.zeros(2, 100)), annotated, {"balanced": 2.0}
+    )
     assert math.isclose(raw["balanced"], again["balanced"], rel_tol=1e-5)
 
 
@@ -153,8 +173,9 @@ def test_normal_loss_against_the_obvious_way():
     normals = torch.tensor([[[1.0, 0, 0], [0, 1.0, 0]], [[0, 0, 1.0], [0, 1.0, 0]]])
     outputs = {"sdf_BQ": torch.zeros(2, 3), "normal_gradient_BS3": gradient}
     targets = (torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3, dtype=torch.long))
-    total, raw = compute_losses(outputs, targets, torch.ones(2, 2, dtype=torch.bool), {"normal": 0.5},
-                                normals_BS3=normals)
+    total, raw = compute_losses(
+        outputs, targets, torch.ones(2, 2, dtype=torch.bool), {"normal": 0.5}, normals_BS3=normals
+    )
     assert math.isclose(raw["normal"].item(), ((0 + 0.25) / 2 + (4 + 1) / 2) / 2, rel_tol=1e-6)
     total.backward()
     assert torch.isfinite(gradient.grad).all()  # also where the slope is zero, as at the start

@@ -9,11 +9,11 @@ import torch
 from helpers.ball_cases import ball_case, tiny_arguments, write_ball_cases, write_csv
 from helpers.engine_parts import epoch_gradients, make_run
 
-from vecset.data.case_file import write_case
-from vecset.engines.losses import DEFAULT_WEIGHTS
 from vecset.common.errors import EXIT_BAD_INPUT, InputError, run_command
-from vecset.main_ae import main
+from vecset.data.case_file import write_case
 from vecset.engines.arguments import build_parser, parse_arguments
+from vecset.engines.losses import DEFAULT_WEIGHTS
+from vecset.main_ae import main
 from vecset.models.checkpoint import load_checkpoint, model_from_checkpoint
 
 
@@ -28,10 +28,23 @@ def environment():
 
 def test_defaults_are_those_of_the_phase_1_recipe():
     args = parse_arguments(["--data_path", "x", "--output_dir", "y"])
-    expected = {"vol_weight": 1, "near_weight": 10, "surface_weight": 10, "eikonal_weight": 0.001, "blr": 1e-3,
-                "warmup_epochs": 20, "epochs": 400, "point_cloud_size": 8192, "near_points": 1024,
-                "inside_points": 1024, "outside_points": 1024, "eval_every": 5, "eikonal_points": 1024, "grid_size": 64,
-                "model": "learnable_vec1024x16_dim1024_depth24_nb"}
+    expected = {
+        "vol_weight": 1,
+        "near_weight": 10,
+        "surface_weight": 10,
+        "eikonal_weight": 0.001,
+        "blr": 1e-3,
+        "warmup_epochs": 20,
+        "epochs": 400,
+        "point_cloud_size": 8192,
+        "near_points": 1024,
+        "inside_points": 1024,
+        "outside_points": 1024,
+        "eval_every": 5,
+        "eikonal_points": 1024,
+        "grid_size": 64,
+        "model": "learnable_vec1024x16_dim1024_depth24_nb",
+    }
     assert {name: getattr(args, name) for name in expected} == expected
     assert all(hasattr(args, f"{name}_weight") for name in DEFAULT_WEIGHTS)
     short = parse_arguments(["--data_path", "x", "--output_dir", "y", "--epochs", "10"])
@@ -42,20 +55,33 @@ def test_defaults_are_those_of_the_phase_1_recipe():
 def test_both_ways_to_start_work_from_another_folder(data, repository, tmp_path, launcher):
     (tmp_path / "data").mkdir()  # would shadow nothing, and must not be taken for vecset/data
     words = [str(repository / "vecset" / "main_ae.py"), *tiny_arguments(data, tmp_path / "out", "--epochs", 2)]
-    start = [sys.executable] if launcher == "python" else [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    start = (
+        [sys.executable]
+        if launcher == "python"
+        else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    )
     run = subprocess.run([*start, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert json.loads((tmp_path / "out" / "status.json").read_text())["status"] == "finished"
     found = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert found == [".lock", "checkpoint-best.json", "checkpoint-best.pth", "checkpoint-last.json", "checkpoint-last.pth",
-                     "log.txt", "status.json"]
+    assert found == [
+        ".lock",
+        "checkpoint-best.json",
+        "checkpoint-best.pth",
+        "checkpoint-last.json",
+        "checkpoint-last.pth",
+        "log.txt",
+        "status.json",
+    ]
 
 
 def test_a_second_run_in_the_same_folder_is_refused(data, repository, tmp_path, capsys):
     """Two runs would overwrite each other's checkpoints in turn; the lock ends with the process that had it."""
-    words = [sys.executable, str(repository / "vecset" / "main_ae.py"), *tiny_arguments(
-        data, tmp_path / "out", "--epochs", 100000, "--num_workers", 1, "--print_every", 1)]
+    words = [
+        sys.executable,
+        str(repository / "vecset" / "main_ae.py"),
+        *tiny_arguments(data, tmp_path / "out", "--epochs", 100000, "--num_workers", 1, "--print_every", 1),
+    ]
     first = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert any(line.startswith("epoch ") for line in first.stdout)
@@ -76,11 +102,13 @@ def test_an_output_folder_that_is_a_file_is_one_line(data, tmp_path, capsys):
 
 
 def test_help_tells_every_flag_and_needs_nothing_but_torch_and_numpy(repository, tmp_path):
-    code = ("import runpy, sys; sys.argv = ['main_ae.py', '--help']\n"
-            "try: runpy.run_path(sys.argv.pop(0) and path, run_name='__main__')\n"
-            "except SystemExit as end: assert not end.code\n"
-            "heavy = {'scipy', 'skimage', 'nibabel', 'trimesh', 'numba', 'matplotlib', 'wandb', 'tensorboardX'}\n"
-            "print('HEAVY', heavy & set(sys.modules))")
+    code = (
+        "import runpy, sys; sys.argv = ['main_ae.py', '--help']\n"
+        "try: runpy.run_path(sys.argv.pop(0) and path, run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'scipy', 'skimage', 'nibabel', 'trimesh', 'numba', 'matplotlib', 'wandb', 'tensorboardX'}\n"
+        "print('HEAVY', heavy & set(sys.modules))"
+    )
     code = f"path = {str(repository / 'vecset' / 'main_ae.py')!r}\n" + code.replace("sys.argv.pop(0) and path", "path")
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -94,8 +122,25 @@ def test_log_tensorboard_and_wandb(data, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     pytest.importorskip("wandb")
     output = tmp_path / "out"
-    assert main(tiny_arguments(data, output, "--epochs", 2, "--print_every", 1, "--eval_every", 1, "--log_dir",
-                               tmp_path / "curves", "--wandb", "offline")) == 0
+    assert (
+        main(
+            tiny_arguments(
+                data,
+                output,
+                "--epochs",
+                2,
+                "--print_every",
+                1,
+                "--eval_every",
+                1,
+                "--log_dir",
+                tmp_path / "curves",
+                "--wandb",
+                "offline",
+            )
+        )
+        == 0
+    )
     lines = [json.loads(line) for line in (output / "log.txt").read_text().splitlines()]
     train, val = ([line for line in lines if line["kind"] == kind] for kind in ("train", "val"))
     assert [line["global_step"] for line in train] == [1, 2, 3, 4] and len(val) == 2
@@ -108,7 +153,7 @@ def test_log_tensorboard_and_wandb(data, tmp_path, monkeypatch):
     curves = b"".join(p.read_bytes() for p in (tmp_path / "curves").iterdir())
     for tag in (b"train/loss", b"train/lr", b"val/mean_dice", b"val/dice_c1", b"val/slices"):
         assert tag in curves
-    run, = (output / "wandb").glob("offline-run-*")
+    (run,) = (output / "wandb").glob("offline-run-*")
     for _ in range(300):  # its service process writes behind
         written = b"".join(p.read_bytes() for p in run.glob("run-*.wandb"))
         if b"val/slices" in written:
@@ -167,30 +212,50 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
     assert "comes before --resume" in out and "finished" in out
 
 
-@pytest.mark.parametrize("more, message", [
-    (("--model", "learnable_vec8_dim32_depth1_nb"), "--model: expected {learnable|point}_vec{M}"),
-    (("--classes", "10"), "expected 10 classes, as --classes says, found 3"),
-    (("--batch_size", "5"), "5 x 1 x 1 = 5 cases, found 4"),
-    (("--eikonal_points", "49"), "at most the number of query points, found 49 of 48"),
-    (("--inside_points", "0", "--outside_points", "0"), "--vol_weight"),
-    (("--warmup_epochs", "400"), "--warmup_epochs: expected fewer than --epochs"),
-    (("--precision", "bf16"), "--precision: expected auto or fp32 on a CPU"),
-    (("--normal_weight", "1", "--normal_points", "65"), "expected at most --point_cloud_size, found 65 of 64"),
-    (("--surface_loss_points", "65"), "expected at most --point_cloud_size, found 65 of 64"),
-    (("--model", "point_vec65x4_dim32_depth1_nb"), "--point_cloud_size: expected at least the 65 latents"),
-    (("--rotary",), "--rotary: expected --anchors beside it"),
-    (("--class_gap", "1"), "--class_gap: expected a model with point queries"),
-    (("--latent_density", "4:2"), "--latent_density: expected CLASS:FACTOR,... with classes 1..3"),
-    (("--early_latents", "4"), "--early_latents: expected a model with point queries"),
-    (("--early_latents", "9", "--model", "point_vec8x4_dim32_depth1_nb"), "of at least so many latents, found 9"),
-    (("--near_points", "0", "--inside_points", "0", "--outside_points", "0", "--vol_weight", "0", "--near_weight", "0",
-      "--eikonal_weight", "0", "--truncated_weight", "1"), "--truncated_weight: expected points"),
-    (("--init_from", "nowhere.pth"), "nowhere.pth: expected a checkpoint, found no such file"),
-    (("--device", "tpu"), "--device"),
-    (("--fold", "3"), "train_fold3.csv"),
-    (("--resume", "nowhere.pth"), "nowhere.pth: expected a checkpoint, found no such file"),
-    (("--eval",), "--eval"),
-])
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (("--model", "learnable_vec8_dim32_depth1_nb"), "--model: expected {learnable|point}_vec{M}"),
+        (("--classes", "10"), "expected 10 classes, as --classes says, found 3"),
+        (("--batch_size", "5"), "5 x 1 x 1 = 5 cases, found 4"),
+        (("--eikonal_points", "49"), "at most the number of query points, found 49 of 48"),
+        (("--inside_points", "0", "--outside_points", "0"), "--vol_weight"),
+        (("--warmup_epochs", "400"), "--warmup_epochs: expected fewer than --epochs"),
+        (("--precision", "bf16"), "--precision: expected auto or fp32 on a CPU"),
+        (("--normal_weight", "1", "--normal_points", "65"), "expected at most --point_cloud_size, found 65 of 64"),
+        (("--surface_loss_points", "65"), "expected at most --point_cloud_size, found 65 of 64"),
+        (("--model", "point_vec65x4_dim32_depth1_nb"), "--point_cloud_size: expected at least the 65 latents"),
+        (("--rotary",), "--rotary: expected --anchors beside it"),
+        (("--class_gap", "1"), "--class_gap: expected a model with point queries"),
+        (("--latent_density", "4:2"), "--latent_density: expected CLASS:FACTOR,... with classes 1..3"),
+        (("--early_latents", "4"), "--early_latents: expected a model with point queries"),
+        (("--early_latents", "9", "--model", "point_vec8x4_dim32_depth1_nb"), "of at least so many latents, found 9"),
+        (
+            (
+                "--near_points",
+                "0",
+                "--inside_points",
+                "0",
+                "--outside_points",
+                "0",
+                "--vol_weight",
+                "0",
+                "--near_weight",
+                "0",
+                "--eikonal_weight",
+                "0",
+                "--truncated_weight",
+                "1",
+            ),
+            "--truncated_weight: expected points",
+        ),
+        (("--init_from", "nowhere.pth"), "nowhere.pth: expected a checkpoint, found no such file"),
+        (("--device", "tpu"), "--device"),
+        (("--fold", "3"), "train_fold3.csv"),
+        (("--resume", "nowhere.pth"), "nowhere.pth: expected a checkpoint, found no such file"),
+        (("--eval",), "--eval"),
+    ],
+)
 def test_bad_input_is_one_line_and_nothing_is_written(data, tmp_path, capsys, more, message):
     assert run_command(main, tiny_arguments(data, tmp_path / "out", *more)) == EXIT_BAD_INPUT
     error = capsys.readouterr().err

@@ -9,17 +9,17 @@ import itertools
 
 import pytest
 import torch
-from tests.models.test_autoencoder import VARIANTS, batch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.models.test_autoencoder import VARIANTS, batch
 from vecset.data.epoch_plan import MicroBatch
 from vecset.engines import loop as engine_ae
+from vecset.engines.distributed import Ranks
 from vecset.engines.loop import StepOptions, forward_losses, new_monitor, train_one_epoch
 from vecset.engines.losses import DEFAULT_WEIGHTS
-from vecset.models.autoencoder import build_model
-from vecset.engines.distributed import Ranks
 from vecset.engines.optimizer import build_optimizer
+from vecset.models.autoencoder import build_model
 
 EVERYTHING = {name: weight or 0.5 for name, weight in DEFAULT_WEIGHTS.items()}
 
@@ -47,15 +47,29 @@ def three_steps(name, options, class_loss="bce", recompute=False):
     model = build_model(name, 10, **options)
     model.checkpoint_activations(recompute)
     data = batch()
-    data |= {"eikonal_points": data["query_points"][:, :7], "normal_points": data["surface_points"][:, :5],
-             "normal_vectors": data["surface_points"][:, 5:10], "case_index": torch.arange(2),
-             "code_noise": torch.randn(2, 8, 4)}
+    data |= {
+        "eikonal_points": data["query_points"][:, :7],
+        "normal_points": data["surface_points"][:, :5],
+        "normal_vectors": data["surface_points"][:, 5:10],
+        "case_index": torch.arange(2),
+        "code_noise": torch.randn(2, 8, 4),
+    }
     optimizer = build_optimizer(model, 1e-3, 0.05, 0.99)
     monitor = new_monitor(Ranks(0, 1, torch.device("cpu")))
     with FromTheHost():
-        done = train_one_epoch(model, itertools.repeat(data), Steps(), optimizer, lambda epoch: 1e-3,
-                               StepOptions(EVERYTHING, {"class_loss": class_loss}, clip_grad=1.0), 10, 0, 0, monitor,
-                               lambda *position: False)
+        done = train_one_epoch(
+            model,
+            itertools.repeat(data),
+            Steps(),
+            optimizer,
+            lambda epoch: 1e-3,
+            StepOptions(EVERYTHING, {"class_loss": class_loss}, clip_grad=1.0),
+            10,
+            0,
+            0,
+            monitor,
+            lambda *position: False,
+        )
     assert done == 3
     return monitor
 
@@ -71,8 +85,12 @@ def test_no_value_is_asked_for_inside_a_step(name, options, class_loss, recomput
 
 
 def test_the_test_sees_a_host_that_looks(monkeypatch):
-    for spoil in (lambda total: float(total.detach()), lambda total: total if total > 0 else total,
-                  lambda total: torch.tensor([1.0])):
+    for spoil in (
+        lambda total: float(total.detach()),
+        lambda total: total if total > 0 else total,
+        lambda total: torch.tensor([1.0]),
+    ):
+
         def looking(*arguments, spoil=spoil):
             total, values, surface = forward_losses(*arguments)
             spoil(total)

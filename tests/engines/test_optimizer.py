@@ -1,7 +1,7 @@
 import torch
 
-from vecset.models.autoencoder import build_model
 from vecset.engines.optimizer import build_optimizer, gradient_norm, masked_step, parameter_groups
+from vecset.models.autoencoder import build_model
 
 
 def test_only_matrices_decay():

@@ -22,8 +22,12 @@ def data(tmp_path_factory):
 def train(repository, data, output, ranks, *more):
     """A run of 2 epochs on `ranks` processes. -> (losses of its steps, last checkpoint)"""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-    words = [sys.executable, *launcher, str(repository / "vecset" / "main_ae.py"),
-             *tiny_arguments(data, output, *STEPS, *more)]
+    words = [
+        sys.executable,
+        *launcher,
+        str(repository / "vecset" / "main_ae.py"),
+        *tiny_arguments(data, output, *STEPS, *more),
+    ]
     run = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout + run.stderr
     return losses(output), load_checkpoint(output / "checkpoint-last.pth")
@@ -60,8 +64,19 @@ def test_a_checkpoint_of_shards_loads_on_any_number_of_ranks_and_back(data, repo
     cases_per_rank = {1: 6, 2: 3, 3: 2}
 
     def go_on(output, ranks, until, *more):
-        return train(repository, data, output, ranks, "--batch_size", cases_per_rank[ranks], "--epochs", 6,
-                     "--max_steps", until, *more)
+        return train(
+            repository,
+            data,
+            output,
+            ranks,
+            "--batch_size",
+            cases_per_rank[ranks],
+            "--epochs",
+            6,
+            "--max_steps",
+            until,
+            *more,
+        )
 
     wanted, alone = go_on(tmp_path / "alone", 1, 6)
     for until, ranks in ((2, 2), (3, 1), (4, 3), (5, 2), (6, 1)):
@@ -91,9 +106,25 @@ def test_tasks_that_srun_starts_find_each_other(data, repository, tmp_path):
     script = str(repository / "vecset" / "main_ae.py")
     words = [sys.executable, script, *tiny_arguments(data, tmp_path / "srun", *STEPS)]
     job = str(os.getpid())
-    tasks = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={
-        **os.environ, "OMP_NUM_THREADS": "1", "SLURM_JOB_ID": job, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2",
-        "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i), "SLURM_STEP_NUM_NODES": "1"}) for i in range(2)]
+    tasks = [
+        subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "SLURM_JOB_ID": job,
+                "SLURM_STEP_ID": "0",
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_PROCID": str(i),
+                "SLURM_LOCALID": str(i),
+                "SLURM_STEP_NUM_NODES": "1",
+            },
+        )
+        for i in range(2)
+    ]
     said = [task.communicate(timeout=600)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], said
     assert losses(tmp_path / "srun") == wanted

@@ -6,15 +6,15 @@ import pytest
 import torch
 from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.engine_parts import make_run
-from tests.models.test_autoencoder import VARIANTS, batch, randomised
 
+from tests.models.test_autoencoder import VARIANTS, batch, randomised
 from vecset.data.dataset import collate
+from vecset.engines.arguments import parse_arguments
 from vecset.engines.loop import StepOptions, forward_losses
 from vecset.main_ae import main, step_options
 from vecset.models import attention_slope
-from vecset.models.embedding import surface_features
-from vecset.engines.arguments import parse_arguments
 from vecset.models.checkpoint import load_checkpoint
+from vecset.models.embedding import surface_features
 
 WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.5, "class": 1.0, "kl": 0.1}
 
@@ -137,9 +137,17 @@ def test_under_bf16_the_eikonal_decode_and_the_losses_are_float32(name, options)
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-@pytest.mark.parametrize("device, wanted, bf16, tf32", [
-    ("cuda", "auto", True, False), ("cuda", "bf16", True, False), ("cuda", "tf32", False, True),
-    ("cuda", "fp32", False, False), ("cpu", "auto", False, False), ("cpu", "fp32", False, False)])
+@pytest.mark.parametrize(
+    "device, wanted, bf16, tf32",
+    [
+        ("cuda", "auto", True, False),
+        ("cuda", "bf16", True, False),
+        ("cuda", "tf32", False, True),
+        ("cuda", "fp32", False, False),
+        ("cpu", "auto", False, False),
+        ("cpu", "fp32", False, False),
+    ],
+)
 def test_precision_sets_autocast_and_tf32(device, wanted, bf16, tf32):
     args = parse_arguments(["--data_path", "x", "--output_dir", "y", "--precision", wanted])
     before = torch.backends.cuda.matmul.allow_tf32

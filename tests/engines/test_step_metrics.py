@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from vecset.engines.step_metrics import FiniteGuard, MetricSums, point_metrics
 from vecset.engines.distributed import Ranks
+from vecset.engines.step_metrics import FiniteGuard, MetricSums, point_metrics
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -35,8 +35,11 @@ def test_point_metrics_against_the_obvious_way():
     labels = np.where(sdf < 0, rng.integers(1, C + 1, (B, T)), 0)
     logits = rng.normal(size=(B, T, C)).astype(np.float32)
     annotated = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 1, 1]], bool)
-    found = point_metrics({"sdf_BQ": torch.tensor(predicted), "logits_BQC": torch.tensor(logits)},
-                          [torch.tensor(sdf), torch.tensor(labels), torch.tensor(group)], torch.tensor(annotated))
+    found = point_metrics(
+        {"sdf_BQ": torch.tensor(predicted), "logits_BQC": torch.tensor(logits)},
+        [torch.tensor(sdf), torch.tensor(labels), torch.tensor(group)],
+        torch.tensor(annotated),
+    )
     iou = {"iou_near": [], "iou_vol": []}
     accuracy = []
     for b in range(B):

@@ -6,12 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vecset.geometry.distance_field import (BAND_VOXELS, METHODS, UnionField, VoxelField, half_extent_mm, in_mask,
-                                        nearest_class)
+from vecset.geometry.distance_field import (
+    BAND_VOXELS,
+    METHODS,
+    UnionField,
+    VoxelField,
+    half_extent_mm,
+    in_mask,
+    nearest_class,
+)
 from vecset.geometry.surface import crop_foreground, union_mesh
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import sdf_accuracy  # noqa: E402
+import sdf_accuracy
 
 
 def field_of(labels, spacing, method="mesh"):
@@ -22,8 +29,13 @@ def field_of(labels, spacing, method="mesh"):
 @pytest.mark.parametrize("name", list(sdf_accuracy.BODIES))
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 1.0), (1.0, 0.6, 0.6)])
 def test_accuracy_on_analytic_bodies(name, spacing):
-    mean, p99, signs = np.mean([sdf_accuracy.errors(sdf_accuracy.BODIES[name], "mesh", spacing,
-                                                    np.random.default_rng([1, pose]), 4000) for pose in range(3)], 0)
+    mean, p99, signs = np.mean(
+        [
+            sdf_accuracy.errors(sdf_accuracy.BODIES[name], "mesh", spacing, np.random.default_rng([1, pose]), 4000)
+            for pose in range(3)
+        ],
+        0,
+    )
     limits = sdf_accuracy.LIMITS[name]
     assert mean < limits[0] * 1.1 and signs < limits[2] * 1.2
     assert p99 < (0.6 if name == "box" else limits[1] * 1.1)  # sharp edges are below what voxels can show
@@ -43,8 +55,9 @@ def test_no_half_voxel_bias_and_slope_one(method):
     points = centre + direction * radius - field.crop.origin
     error = field.query(points)[0] - (radius[:, 0] - 15.3)
     assert abs(error.mean()) < 0.06
-    rise = np.linalg.norm([(field.query(points + 0.3 * e)[0] - field.query(points - 0.3 * e)[0]) / 0.6
-                           for e in np.eye(3)], axis=0)
+    rise = np.linalg.norm(
+        [(field.query(points + 0.3 * e)[0] - field.query(points - 0.3 * e)[0]) / 0.6 for e in np.eye(3)], axis=0
+    )
     assert (np.abs(rise - 1) < (0.1 if method == "mesh" else 0.35)).mean() > 0.95
 
 
@@ -76,6 +89,7 @@ def test_mesh_and_mask_signs_agree_where_they_meet():
     rng = np.random.default_rng(2)
     blurred = rng.normal(size=(40, 40, 40))
     from scipy.ndimage import gaussian_filter
+
     labels = np.pad(gaussian_filter(blurred, 3) > 0.02, 3)
     for spacing in ((1.0, 1.0, 1.0), (0.7, 0.7, 2.0)):
         field = field_of(labels, spacing)
@@ -89,13 +103,15 @@ def test_mesh_and_mask_signs_agree_where_they_meet():
 def test_thick_slices_against_brute_force():
     """1 x 1 x 10 mm, triangles of 10 mm: exact all the same."""
     from tests.geometry.test_mesh_distance import brute_force
+
     grid = np.indices((40, 40, 10)).transpose(1, 2, 3, 0) * [1, 1, 10.0]
     field = field_of(np.linalg.norm((grid - [20, 20, 45]) / [1, 1, 2], axis=-1) < 14, (1.0, 1.0, 10.0))
     rng = np.random.default_rng(3)
     points = rng.uniform([0, 0, 0], [30, 30, 70], (150, 3))
     mesh = field.mesh
-    np.testing.assert_allclose(np.abs(field.query(points)[0]), brute_force(points, mesh.vertices_local_mm, mesh.faces),
-                               atol=1e-3)
+    np.testing.assert_allclose(
+        np.abs(field.query(points)[0]), brute_force(points, mesh.vertices_local_mm, mesh.faces), atol=1e-3
+    )
 
 
 def test_nearest_class_against_brute_force_and_ties_to_the_lower_id():

@@ -52,8 +52,12 @@ def test_equals_brute_force_and_winding_number(name):
     vertices, faces = np.asarray(body.vertices, np.float32), np.asarray(body.faces)
     rng = np.random.default_rng(0)
     extent = np.abs(vertices).max(0) * 1.5
-    points = np.concatenate([rng.uniform(-1, 1, (250, 3)) * extent,
-                             vertices[rng.integers(0, len(vertices), 150)] + rng.normal(0, 0.3, (150, 3))])
+    points = np.concatenate(
+        [
+            rng.uniform(-1, 1, (250, 3)) * extent,
+            vertices[rng.integers(0, len(vertices), 150)] + rng.normal(0, 0.3, (150, 3)),
+        ]
+    )
     mesh = MeshDistance(vertices, faces)
     distance, inside, face = mesh.query(points)
     truth = brute_force(points, vertices, faces)
@@ -84,8 +88,10 @@ def test_far_points_and_order():
 
 def test_sign_at_edges_and_corners():
     """Nearest to an edge or a corner, the face's own normal tells the wrong side; the pseudonormal does not."""
-    wedge = trimesh.Trimesh([[0, 0, 0], [10, 0, 0], [0, 0.6, 10], [0, -0.6, 10], [-10, 0, 0]],
-                            [[0, 1, 2], [0, 2, 4], [0, 4, 3], [0, 3, 1], [1, 3, 2], [4, 2, 3]])
+    wedge = trimesh.Trimesh(
+        [[0, 0, 0], [10, 0, 0], [0, 0.6, 10], [0, -0.6, 10], [-10, 0, 0]],
+        [[0, 1, 2], [0, 2, 4], [0, 4, 3], [0, 3, 1], [1, 3, 2], [4, 2, 3]],
+    )
     assert wedge.is_watertight
     wedge.fix_normals()
     rng = np.random.default_rng(2)

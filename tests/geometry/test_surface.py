@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from skimage.measure import marching_cubes
 
-from vecset.geometry.surface import (class_boxes, crop_foreground, foreground_box, inner_walls, mask_mesh, signed_volume,
-                                 union_mesh)
+from vecset.geometry.surface import (
+    class_boxes,
+    crop_foreground,
+    foreground_box,
+    inner_walls,
+    mask_mesh,
+    signed_volume,
+    union_mesh,
+)
 
 
 def ball(shape, centre, radius):

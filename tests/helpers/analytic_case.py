@@ -79,8 +79,12 @@ def analytic_case(rows=6000, spacing_mm=(1.0, 1.0, 1.0), seed=0, flip=False):
     def surface(n):
         (po, no, lo), (pi, ni, li, other) = outer(2 * n), inner(n // 7)
         m = n - len(pi)
-        return (np.concatenate([po[:m], pi]), np.concatenate([no[:m], ni]), np.concatenate([lo[:m], li]),
-                np.concatenate([np.zeros(m), other]))
+        return (
+            np.concatenate([po[:m], pi]),
+            np.concatenate([no[:m], ni]),
+            np.concatenate([lo[:m], li]),
+            np.concatenate([np.zeros(m), other]),
+        )
 
     surface_mm, normals, surface_labels, _ = surface(rows)
     source_mm, source_normals, near_source, near_other = surface(rows)
@@ -108,12 +112,27 @@ def analytic_case(rows=6000, spacing_mm=(1.0, 1.0, 1.0), seed=0, flip=False):
     near_unit, near_sdf, near_labels = stored(near_mm)
     vol_unit, vol_sdf, vol_labels = stored(vol_mm)
     arrays = {
-        "surface_points": surface_unit, "surface_normals": normals.astype(np.float16),
-        "surface_labels": surface_labels.astype(np.uint8), "surface_sdf": surface_sdf,
-        "surface_cap": np.zeros(rows, bool), "near_points": near_unit, "near_sdf": near_sdf,
-        "near_labels": near_labels, "near_source": near_source.astype(np.uint8),
+        "surface_points": surface_unit,
+        "surface_normals": normals.astype(np.float16),
+        "surface_labels": surface_labels.astype(np.uint8),
+        "surface_sdf": surface_sdf,
+        "surface_cap": np.zeros(rows, bool),
+        "near_points": near_unit,
+        "near_sdf": near_sdf,
+        "near_labels": near_labels,
+        "near_source": near_source.astype(np.uint8),
         "near_other": near_other.astype(np.uint8),
-        "vol_points": vol_unit, "vol_sdf": vol_sdf, "vol_labels": vol_labels}
-    meta = {"classes": 4, "class_names": NAMES, "annotated_classes": [1, 2, 3, 4], "present_classes": [1, 2, 3, 4],
-            "missing_classes": [], "border_classes": [], "source_sha256": f"sha-{seed}-{spacing_mm.tolist()}"}
+        "vol_points": vol_unit,
+        "vol_sdf": vol_sdf,
+        "vol_labels": vol_labels,
+    }
+    meta = {
+        "classes": 4,
+        "class_names": NAMES,
+        "annotated_classes": [1, 2, 3, 4],
+        "present_classes": [1, 2, 3, 4],
+        "missing_classes": [],
+        "border_classes": [],
+        "source_sha256": f"sha-{seed}-{spacing_mm.tolist()}",
+    }
     return Case(arrays=arrays, frame=frame, truth_crop=crop, truth_origin=low, meta=meta)

@@ -26,12 +26,21 @@ def ball_case(seed=0, num_classes=3, rows=600, missing=(), annotated=None):
     near = direction * (RADIUS + rng.normal(size=(rows, 1)) * 0.05)
     vol = rng.uniform(-1, 1, (rows, 3))
     labels = ball_labels(surface, num_classes, missing)
-    arrays = {"surface_points": surface, "surface_normals": direction, "surface_labels": labels,
-              "surface_sdf": np.zeros(rows), "surface_cap": np.zeros(rows, bool), "near_source": labels}
+    arrays = {
+        "surface_points": surface,
+        "surface_normals": direction,
+        "surface_labels": labels,
+        "surface_sdf": np.zeros(rows),
+        "surface_cap": np.zeros(rows, bool),
+        "near_source": labels,
+    }
     for group, points in (("vol", vol), ("near", near)):
         sdf = (np.linalg.norm(points, axis=1) - RADIUS).astype(np.float32)
-        arrays |= {f"{group}_points": points, f"{group}_sdf": sdf,
-                   f"{group}_labels": np.where(sdf < 0, ball_labels(points, num_classes, missing), 0).astype(np.uint8)}
+        arrays |= {
+            f"{group}_points": points,
+            f"{group}_sdf": sdf,
+            f"{group}_labels": np.where(sdf < 0, ball_labels(points, num_classes, missing), 0).astype(np.uint8),
+        }
     arrays = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in arrays.items()}
     spacing = 2 / SIZE * 50  # mm: unit = mm / 50
     affine = np.diag([spacing, spacing, spacing, 1.0])
@@ -41,9 +50,17 @@ def ball_case(seed=0, num_classes=3, rows=600, missing=(), annotated=None):
     centres = frame.voxel_to_unit(index)
     truth = np.where(np.linalg.norm(centres, axis=1) < RADIUS, ball_labels(centres, num_classes, missing), 0)
     truth = truth.astype(np.uint8).reshape((SIZE,) * 3)
-    return Case(arrays=arrays, frame=frame, truth_crop=truth[1:-1, 1:-1, 1:-1], truth_origin=np.array([1, 1, 1]),
-                meta={"classes": num_classes, "class_names": [f"c{i}" for i in range(1, num_classes + 1)],
-                      "annotated_classes": list(annotated or range(1, num_classes + 1))})
+    return Case(
+        arrays=arrays,
+        frame=frame,
+        truth_crop=truth[1:-1, 1:-1, 1:-1],
+        truth_origin=np.array([1, 1, 1]),
+        meta={
+            "classes": num_classes,
+            "class_names": [f"c{i}" for i in range(1, num_classes + 1)],
+            "annotated_classes": list(annotated or range(1, num_classes + 1)),
+        },
+    )
 
 
 def write_ball_cases(folder, train=4, val=3, **options):
@@ -65,9 +82,32 @@ def write_csv(path, names):
         writer.writerows([name, f"{name}.npz"] for name in names)
 
 
-TINY = ("--model learnable_vec8x4_dim32_depth1_nb --point_cloud_size 64 --near_points 16 --inside_points 16 "
-        "--outside_points 16 --eikonal_points 8 --batch_size 2 --warmup_epochs 1 --lr 1e-3 --num_workers 0 "
-        "--grid_size 8 --device cpu").split()
+TINY = [
+    "--model",
+    "learnable_vec8x4_dim32_depth1_nb",
+    "--point_cloud_size",
+    "64",
+    "--near_points",
+    "16",
+    "--inside_points",
+    "16",
+    "--outside_points",
+    "16",
+    "--eikonal_points",
+    "8",
+    "--batch_size",
+    "2",
+    "--warmup_epochs",
+    "1",
+    "--lr",
+    "1e-3",
+    "--num_workers",
+    "0",
+    "--grid_size",
+    "8",
+    "--device",
+    "cpu",
+]
 
 
 def tiny_arguments(data, output, *more):

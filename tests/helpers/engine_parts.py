@@ -1,14 +1,14 @@
 """What the engine's tests share: a run without a command, and an optimizer that only looks at gradients."""
 
 import torch
-from helpers.ball_cases import tiny_arguments
 
+from helpers.ball_cases import tiny_arguments
 from vecset.data.dataset import iterate_batches
-from vecset.engines.loop import new_monitor, train_one_epoch
-from vecset.main_ae import set_up
 from vecset.engines.arguments import build_parser
 from vecset.engines.distributed import Ranks
+from vecset.engines.loop import new_monitor, train_one_epoch
 from vecset.engines.stop import StopRequest
+from vecset.main_ae import set_up
 
 torch.set_num_threads(1)  # these models are so small that a second thread only waits, most of all on a busy machine
 
@@ -48,6 +48,17 @@ def epoch_gradients(run, epoch=0, monitor=None):
     watcher = GradientWatcher(run.model)
     run.step_options.clip_grad = 0
     batches = iterate_batches(run.dataset, run.plan.keys(epoch, 0, epoch + 1))
-    train_one_epoch(run.wrapped, batches, run.plan, watcher, lambda e: 1e-3, run.step_options, len(run.class_names),
-                    epoch, 0, monitor or new_monitor(run.ranks), lambda *position: False)
+    train_one_epoch(
+        run.wrapped,
+        batches,
+        run.plan,
+        watcher,
+        lambda e: 1e-3,
+        run.step_options,
+        len(run.class_names),
+        epoch,
+        0,
+        monitor or new_monitor(run.ranks),
+        lambda *position: False,
+    )
     return watcher.steps

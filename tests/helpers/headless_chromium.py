@@ -22,9 +22,17 @@ from pathlib import Path
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 MISSING = None if CHROMIUM and DRIVER else "no chromium and chromedriver (apt-get install chromium chromium-driver)"
-_SWITCHES = ("--headless=new", "--disable-dev-shm-usage", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-             "--hide-scrollbars", "--disable-background-networking", "--no-first-run", "--force-device-scale-factor=1",
-             "--host-resolver-rules=MAP * ~NOTFOUND")
+_SWITCHES = (
+    "--headless=new",
+    "--disable-dev-shm-usage",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--hide-scrollbars",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--force-device-scale-factor=1",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)
 
 
 class Browser:
@@ -35,17 +43,31 @@ class Browser:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self.driver = subprocess.Popen([DRIVER, f"--port={self.port}", "--log-level=SEVERE"], stdin=subprocess.DEVNULL,
-                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.driver = subprocess.Popen(
+            [DRIVER, f"--port={self.port}", "--log-level=SEVERE"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         self.session = None
 
     def __enter__(self):
         try:
             self._wait_for_driver()
             switches = [*_SWITCHES, f"--user-data-dir={self.profile.name}"] + ["--no-sandbox"] * (os.geteuid() == 0)
-            made = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": {
-                "browserName": "chrome", "goog:chromeOptions": {"binary": CHROMIUM, "args": switches},
-                "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}}})
+            made = self._ask(
+                "POST",
+                "/session",
+                {
+                    "capabilities": {
+                        "alwaysMatch": {
+                            "browserName": "chrome",
+                            "goog:chromeOptions": {"binary": CHROMIUM, "args": switches},
+                            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+                        }
+                    }
+                },
+            )
             self.session = f"/session/{made['sessionId']}"
             self._ask("POST", self.session + "/timeouts", {"script": 60_000, "pageLoad": 120_000})
             self._ask("POST", self.session + "/url", {"url": "about:blank"})
@@ -73,9 +95,12 @@ class Browser:
         raise TimeoutError("chromedriver did not answer within a minute")
 
     def _ask(self, method, path, content=None):
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method,
-                                         data=None if content is None else json.dumps(content).encode(),
-                                         headers={"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}",
+            method=method,
+            data=None if content is None else json.dumps(content).encode(),
+            headers={"Content-Type": "application/json"},
+        )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=180) as answer:
@@ -101,15 +126,31 @@ class Browser:
 
     def size(self, width, height):
         """Of the page's area, in CSS pixels (a window cannot be made narrower than 500)."""
-        self._command("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
-                      mobile=False)
+        self._command(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
 
     def screenshot(self, path, whole=False):
         """PNG of what is seen, or of the whole page."""
-        taken = self._command("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **(
-            {"clip": {"x": 0, "y": 0, "scale": 1, **self.run(
-                "const e = document.documentElement; return {width: e.clientWidth, height: e.scrollHeight}")}}
-            if whole else {}))
+        taken = self._command(
+            "Page.captureScreenshot",
+            format="png",
+            captureBeyondViewport=whole,
+            **(
+                {
+                    "clip": {
+                        "x": 0,
+                        "y": 0,
+                        "scale": 1,
+                        **self.run(
+                            "const e = document.documentElement; return {width: e.clientWidth, height: e.scrollHeight}"
+                        ),
+                    }
+                }
+                if whole
+                else {}
+            ),
+        )
         Path(path).write_bytes(base64.b64decode(taken["data"]))
 
     def move(self, x, y, down=False):
@@ -117,8 +158,11 @@ class Browser:
         steps = [{"type": "pointerDown", "button": 0}] if down else []
         steps += [{"type": "pointerMove", "x": x, "y": y, "duration": 30}]
         steps += [{"type": "pointerUp", "button": 0}] if down else []
-        self._ask("POST", self.session + "/actions", {"actions": [
-            {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": steps}]})
+        self._ask(
+            "POST",
+            self.session + "/actions",
+            {"actions": [{"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": steps}]},
+        )
 
     def console(self):
         """What the page has said on the console since the last call: [text], errors and warnings only."""
@@ -127,10 +171,16 @@ class Browser:
 
     def requests(self):
         """Addresses of all that was asked for since the last call, but for what the page itself carries."""
-        events = [json.loads(e["message"])["message"]
-                  for e in self._ask("POST", self.session + "/se/log", {"type": "performance"})]
-        return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
-                and not e["params"]["request"]["url"].startswith(("data:", "blob:", "about:"))]
+        events = [
+            json.loads(e["message"])["message"]
+            for e in self._ask("POST", self.session + "/se/log", {"type": "performance"})
+        ]
+        return [
+            e["params"]["request"]["url"]
+            for e in events
+            if e["method"] == "Network.requestWillBeSent"
+            and not e["params"]["request"]["url"].startswith(("data:", "blob:", "about:"))
+        ]
 
     def _command(self, name, **parameters):
         return self._ask("POST", self.session + "/goog/cdp/execute", {"cmd": name, "params": parameters})

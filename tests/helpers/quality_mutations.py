@@ -28,6 +28,7 @@ def keep(case, group, rows):
 
 # ---- signs
 
+
 def sign_flipped(case):
     for group in QUERIES:
         set_distance(case, group, -case.arrays[f"{group}_sdf"])
@@ -55,6 +56,7 @@ def five_percent_of_near_signs(case):
 
 
 # ---- distances
+
 
 def at_points(field_voxel, case, points_unit):
     """The field on the truth's own voxels (padded by 40), linear between them, at `points_unit`."""
@@ -106,6 +108,7 @@ def inner_walls_at_zero(case):
 
 
 # ---- frame and axes
+
 
 def with_affine(case, affine, centre_mm=None):
     frame = case.frame
@@ -200,6 +203,7 @@ def mirrored_as_a_whole_in_z(case):
 
 # ---- labels
 
+
 def labels_shuffled(case):
     rng = np.random.default_rng(0)
     for group in QUERIES:
@@ -250,6 +254,7 @@ def labels_by_floor(case):
 
 # ---- points
 
+
 def near_on_one_side(case, c, outside):
     """Of the near points round class c's outer surface, those of one side alone."""
     a = case.arrays
@@ -268,8 +273,9 @@ def class_removed(case, c, group):
     a = case.arrays
     if group == "inside":  # each is replaced, so that half of the volume points stay inside
         mine = np.flatnonzero(a["vol_labels"] == c)
-        others = np.random.default_rng(0).choice(np.flatnonzero((a["vol_labels"] > 0) & (a["vol_labels"] != c)),
-                                                 len(mine))
+        others = np.random.default_rng(0).choice(
+            np.flatnonzero((a["vol_labels"] > 0) & (a["vol_labels"] != c)), len(mine)
+        )
         for name in ("vol_points", "vol_sdf", "vol_labels"):
             a[name] = a[name].copy()
             a[name][mine] = a[name][others]
@@ -300,8 +306,11 @@ def points_of(case, other, groups):
 
 
 def truth_of(case, other):
-    case.truth_crop, case.truth_origin, case.frame = other.truth_crop, other.truth_origin, Frame(
-        other.frame.affine, other.frame.shape, case.frame.centre_mm, case.frame.scale)
+    case.truth_crop, case.truth_origin, case.frame = (
+        other.truth_crop,
+        other.truth_origin,
+        Frame(other.frame.affine, other.frame.shape, case.frame.centre_mm, case.frame.scale),
+    )
 
 
 def normals_inward(case):

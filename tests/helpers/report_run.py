@@ -5,8 +5,8 @@ import json
 import numpy as np
 
 from vecset.imaging.label_map import write_label_map
-from vecset.report import tables as report
 from vecset.metrics.overlap import mean_over_classes, score
+from vecset.report import tables as report
 
 SPACING_MM = (1.5, 1.2, 2.0)
 
@@ -57,8 +57,18 @@ def make_training_log(folder, num_classes=10):
     lines = []
     for step in range(10, 2010, 10):
         loss = "nan" if step == 500 else 5 / step
-        lines.append({"kind": "train", "global_step": step, "loss": loss, "vol": 1 / step, "near": 2 / step, "lr": 1e-3,
-                      "epoch": 0, "step": step})
+        lines.append(
+            {
+                "kind": "train",
+                "global_step": step,
+                "loss": loss,
+                "vol": 1 / step,
+                "near": 2 / step,
+                "lr": 1e-3,
+                "epoch": 0,
+                "step": step,
+            }
+        )
         if step % 200 == 0:
             dice = {f"dice_structure {c}": step / 2500 for c in range(1, num_classes + 1)}
             lines.append({"kind": "val", "global_step": step, "loss": 6 / step, "mean_dice": step / 2400, **dice})

@@ -19,10 +19,31 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "tests" / "integration" / "slurm_lab"
 MACHINE_FOR_IT = (ROOT.parent / "shared" / "slurm_lab").is_dir()
-TINY = ("--device cpu --model learnable_vec16x8_dim32_depth1_nb --batch_size 1 --point_cloud_size 256 "
-        "--near_points 128 --inside_points 128 --outside_points 128 --eikonal_points 32 "
-        "--warmup_epochs 1 --num_workers 0 --grid_size 8").split()
-FEW_POINTS = "--num_surface_points 2000 --num_vol_points 2000 --num_near_points 2000".split()
+TINY = [
+    "--device",
+    "cpu",
+    "--model",
+    "learnable_vec16x8_dim32_depth1_nb",
+    "--batch_size",
+    "1",
+    "--point_cloud_size",
+    "256",
+    "--near_points",
+    "128",
+    "--inside_points",
+    "128",
+    "--outside_points",
+    "128",
+    "--eikonal_points",
+    "32",
+    "--warmup_epochs",
+    "1",
+    "--num_workers",
+    "0",
+    "--grid_size",
+    "8",
+]
+FEW_POINTS = ["--num_surface_points", "2000", "--num_vol_points", "2000", "--num_near_points", "2000"]
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
 
 
@@ -32,14 +53,26 @@ class Lab:
     def __init__(self, state, namespaces=False):
         self.state = state
         cleared = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
-        self.environment = {**cleared, "SLURM_LAB_STATE": str(state), "SLURM_LAB_HOSTS": "0", "PYTHON": sys.executable,
-                            "VENV": "/no/such/venv",  # as CI's: the interpreter that is named goes before it
-                            "SLURM_LAB_NETNS": str(int(namespaces)), "OMP_NUM_THREADS": "1",
-                            "SLURM_LAB_PORT": str(21000 + (2 * os.getpid() + 5 * namespaces) % 10000)}
+        self.environment = {
+            **cleared,
+            "SLURM_LAB_STATE": str(state),
+            "SLURM_LAB_HOSTS": "0",
+            "PYTHON": sys.executable,
+            "VENV": "/no/such/venv",  # as CI's: the interpreter that is named goes before it
+            "SLURM_LAB_NETNS": str(int(namespaces)),
+            "OMP_NUM_THREADS": "1",
+            "SLURM_LAB_PORT": str(21000 + (2 * os.getpid() + 5 * namespaces) % 10000),
+        }
 
     def run(self, *words, cwd=None, check=True):
-        answer = subprocess.run(["bash", str(LAB / "in_lab.sh"), *(str(w) for w in words)], cwd=cwd, text=True,
-                                capture_output=True, env=self.environment, check=False)
+        answer = subprocess.run(
+            ["bash", str(LAB / "in_lab.sh"), *(str(w) for w in words)],
+            cwd=cwd,
+            text=True,
+            capture_output=True,
+            env=self.environment,
+            check=False,
+        )
         if check:
             assert answer.returncode == 0, answer.stdout + answer.stderr
         return answer
@@ -63,8 +96,20 @@ class Lab:
 
     def train(self, cases, run, *more, cwd, sbatch=(), gpus=1):
         """Submits run_phase1_sbatch.sh on the tiny model, `gpus` processes per node. -> (job, its log)"""
-        job = self.submit("--cpus-per-task=1", *sbatch, ROOT / "run_phase1_sbatch.sh", "--data_path", cases,
-                          "--output_dir", run, "--gpus", gpus, *TINY, *more, cwd=cwd)
+        job = self.submit(
+            "--cpus-per-task=1",
+            *sbatch,
+            ROOT / "run_phase1_sbatch.sh",
+            "--data_path",
+            cases,
+            "--output_dir",
+            run,
+            "--gpus",
+            gpus,
+            *TINY,
+            *more,
+            cwd=cwd,
+        )
         return job, Path(cwd) / f"heart-phase1-{job}.log"
 
 
@@ -84,8 +129,9 @@ def running_lab(namespaces=False):
     if namespaces and not can_make_namespaces(lab.environment):
         skip("this machine lets nobody make network namespaces (root and iproute2 are needed)")
     try:
-        answer = subprocess.run(["bash", str(LAB / "start_slurm.sh")], capture_output=True, text=True, check=False,
-                                env=lab.environment)
+        answer = subprocess.run(
+            ["bash", str(LAB / "start_slurm.sh")], capture_output=True, text=True, check=False, env=lab.environment
+        )
         assert answer.returncode == 0, answer.stdout + answer.stderr
         yield lab
     finally:
@@ -99,13 +145,19 @@ def can_make_namespaces(environment):
         return False
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     if shutil.which("ip", path=path) is None and shutil.which("apt-get"):
-        words = ("apt-get update -qq; "  # another apt-get is waited for, not failed on
-                 "apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends iproute2")
+        words = (
+            "apt-get update -qq; "  # another apt-get is waited for, not failed on
+            "apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends iproute2"
+        )
         subprocess.run(["sh", "-c", words], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if shutil.which("ip", path=path) is None:
         return False
-    return subprocess.run(["unshare", "--net", "--uts", "--mount", "true"], env=environment, capture_output=True,
-                          check=False).returncode == 0
+    return (
+        subprocess.run(
+            ["unshare", "--net", "--uts", "--mount", "true"], env=environment, capture_output=True, check=False
+        ).returncode
+        == 0
+    )
 
 
 def copy_repository(folder):
@@ -123,8 +175,12 @@ def environment_of(process):
 
 
 def command(name, *words):
-    subprocess.run([sys.executable, str(ROOT / name), *(str(w) for w in words)], check=True, capture_output=True,
-                   env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, str(ROOT / name), *(str(w) for w in words)],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def make_labels(folder, num=5, size=80):

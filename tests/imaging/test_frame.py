@@ -3,15 +3,19 @@
 import numpy as np
 import pytest
 
-from vecset.imaging.frame import UNIT_RADIUS, Frame, check_affine
 from vecset.common.errors import InputError
+from vecset.imaging.frame import UNIT_RADIUS, Frame, check_affine
 
 
 def affines():
     rng = np.random.default_rng(0)
     spin, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-    for name, axes in (("plain", np.eye(3)), ("flipped", np.diag([-1, 1, 1])), ("permuted", np.eye(3)[[2, 0, 1]]),
-                       ("oblique", spin)):
+    for name, axes in (
+        ("plain", np.eye(3)),
+        ("flipped", np.diag([-1, 1, 1])),
+        ("permuted", np.eye(3)[[2, 0, 1]]),
+        ("oblique", spin),
+    ):
         affine = np.eye(4)
         affine[:3, :3] = axes @ np.diag([0.4, 0.7, 10.0])
         affine[:3, 3] = (-30, 55, 7)

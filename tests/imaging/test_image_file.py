@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from vecset.common.errors import InputError
+from vecset.data.preparation import Options, build_case
 from vecset.imaging import image_file
 from vecset.imaging.image_file import GEOMETRY_FIELDS, nifti_geometry, read_image
 from vecset.imaging.label_map import read_label_map, write_label_map
-from vecset.data.preparation import Options, build_case
-from vecset.common.errors import InputError
 
 
 def turn(axis, degrees):
@@ -60,8 +60,10 @@ def save(path, image, compress=True):
 def test_the_same_image_in_every_format(tmp_path, grid):
     labels, image = heart_labels(), itk_image(heart_labels(), *GRIDS[grid])
     # the affine by its meaning: where ITK puts a voxel, with left and back turned to right and front
-    corner, *ends = [np.array(image.TransformIndexToPhysicalPoint(n)) * [-1, -1, 1]
-                     for n in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    corner, *ends = [
+        np.array(image.TransformIndexToPhysicalPoint(n)) * [-1, -1, 1]
+        for n in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
     affine = np.eye(4)
     affine[:3] = np.column_stack([*(end - corner for end in ends), corner])
     options, cases = Options(400, 400, 400), {}
@@ -107,19 +109,31 @@ def nrrd(path, *lines, data=None):
     return path
 
 
-@pytest.mark.parametrize("space, signs", [
-    ("right-anterior-superior", (1, 1, 1)), ("left-anterior-superior", (-1, 1, 1)),
-    ("left-posterior-superior", (-1, -1, 1))])
+@pytest.mark.parametrize(
+    "space, signs",
+    [
+        ("right-anterior-superior", (1, 1, 1)),
+        ("left-anterior-superior", (-1, 1, 1)),
+        ("left-posterior-superior", (-1, -1, 1)),
+    ],
+)
 def test_the_space_of_a_nrrd_header_decides(tmp_path, space, signs):
-    path = nrrd(tmp_path / "x.nrrd", f"space: {space}", "space directions: (2,0,0) (0,3,0) (0,0,4)",
-                "space origin: (10,20,30)")
-    np.testing.assert_array_equal(read_label_map(path, 3).affine,
-                                  np.diag([*signs, 1]) @ [[2, 0, 0, 10], [0, 3, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]])
+    path = nrrd(
+        tmp_path / "x.nrrd", f"space: {space}", "space directions: (2,0,0) (0,3,0) (0,0,4)", "space origin: (10,20,30)"
+    )
+    np.testing.assert_array_equal(
+        read_label_map(path, 3).affine,
+        np.diag([*signs, 1]) @ [[2, 0, 0, 10], [0, 3, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]],
+    )
 
 
 def test_shear_of_a_nrrd_header_is_refused(tmp_path):
-    path = nrrd(tmp_path / "x.nrrd", "space: left-posterior-superior", "space directions: (2,0,0) (1,3,0) (0,0,4)",
-                "space origin: (0,0,0)")
+    path = nrrd(
+        tmp_path / "x.nrrd",
+        "space: left-posterior-superior",
+        "space directions: (2,0,0) (1,3,0) (0,0,4)",
+        "space origin: (0,0,0)",
+    )
     with pytest.raises(InputError, match="shear"):
         read_label_map(path, 3)
 
@@ -141,8 +155,9 @@ def test_what_is_no_3d_label_map_in_one_file_is_refused(tmp_path, capfd):
     layers = sitk.GetImageFromArray(np.stack([labels, labels], -1).transpose(2, 1, 0, 3), isVector=True)
     (tmp_path / "text.nrrd").write_text("not an image")
     (tmp_path / "text.mha").write_text("not an image")
-    (tmp_path / "outside.mha").write_text("ObjectType = Image\nNDims = 3\nDimSize = 22 20 18\n"
-                                          "ElementType = MET_UCHAR\nElementDataFile = x.raw\n")
+    (tmp_path / "outside.mha").write_text(
+        "ObjectType = Image\nNDims = 3\nDimSize = 22 20 18\nElementType = MET_UCHAR\nElementDataFile = x.raw\n"
+    )
     (tmp_path / "x.raw").write_bytes(labels.T.tobytes())
     (tmp_path / "folder.mha").mkdir()
     for suffix in ("nrrd", "mha"):
@@ -150,15 +165,30 @@ def test_what_is_no_3d_label_map_in_one_file_is_refused(tmp_path, capfd):
         save(tmp_path / f"flat.{suffix}", sitk.GetImageFromArray(labels[0]))
         save(tmp_path / f"frames.{suffix}", sitk.JoinSeries([itk_image(labels), itk_image(labels)]))
     nrrd(tmp_path / "list.nrrd", data=labels.T.tobytes())
-    list_header = (tmp_path / "list.nrrd").read_bytes().replace(b"dimension: 3", b"dimension: 4").replace(
-        b"sizes: 22 20 18", b"sizes: 2 22 20 9\nkinds: list domain domain domain")
+    list_header = (
+        (tmp_path / "list.nrrd")
+        .read_bytes()
+        .replace(b"dimension: 3", b"dimension: 4")
+        .replace(b"sizes: 22 20 18", b"sizes: 2 22 20 9\nkinds: list domain domain domain")
+    )
     (tmp_path / "list.nrrd").write_bytes(list_header)
     nrrd(tmp_path / "outside.nrrd", "data file: x.raw")
-    for name, words in {"text.nrrd": "whole NRRD", "text.mha": "whole MetaImage", "outside.mha": "another file",
-                        "outside.nrrd": "another file", "layers.nrrd": "one number per voxel",
-                        "layers.mha": "one number per voxel", "flat.nrrd": "3D", "flat.mha": "3D", "frames.nrrd": "3D",
-                        "frames.mha": "3D", "list.nrrd": "3D", "no.mha": "no such file",
-                        "folder.mha": "directory", "x.raw": "another kind"}.items():
+    for name, words in {
+        "text.nrrd": "whole NRRD",
+        "text.mha": "whole MetaImage",
+        "outside.mha": "another file",
+        "outside.nrrd": "another file",
+        "layers.nrrd": "one number per voxel",
+        "layers.mha": "one number per voxel",
+        "flat.nrrd": "3D",
+        "flat.mha": "3D",
+        "frames.nrrd": "3D",
+        "frames.mha": "3D",
+        "list.nrrd": "3D",
+        "no.mha": "no such file",
+        "folder.mha": "directory",
+        "x.raw": "another kind",
+    }.items():
         with pytest.raises(InputError, match=words) as error:
             read_label_map(tmp_path / name, 3)
         assert "\n" not in str(error.value) and name in str(error.value)
@@ -180,8 +210,10 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name):
 
 def test_nifti_users_do_not_wait_for_simpleitk(tmp_path, repository):
     write_label_map(tmp_path / "x.nii.gz", heart_labels(), np.eye(4))
-    code = ("import sys; from vecset.imaging.label_map import read_label_map; "
-            f"read_label_map({str(tmp_path / 'x.nii.gz')!r}, 3); assert 'SimpleITK' not in sys.modules")
+    code = (
+        "import sys; from vecset.imaging.label_map import read_label_map; "
+        f"read_label_map({str(tmp_path / 'x.nii.gz')!r}, 3); assert 'SimpleITK' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=repository, check=True)
 
 
@@ -191,8 +223,9 @@ AFFINE = np.array([[0, -1.2, 0, 30.3], [1.1, 0, 0, -47.7], [0, 0, 2.5, 15.9], [0
 def nifti_sources():
     """name -> NIfTI image whose header says its geometry in one of the ways seen in the wild"""
     labels = heart_labels()
-    found = {name: nib.Nifti1Image(labels, AFFINE)
-             for name in ("both", "sform only", "qform only", "neither", "contrary")}
+    found = {
+        name: nib.Nifti1Image(labels, AFFINE) for name in ("both", "sform only", "qform only", "neither", "contrary")
+    }
     found["both"].set_qform(AFFINE, code=1)
     found["sform only"].set_qform(None, code=0)
     found["qform only"].set_sform(None, code=0)

@@ -7,10 +7,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from vecset.common.errors import InputError
 from vecset.imaging.classes import HEART_CLASSES
 from vecset.imaging.label_map import case_name, find_label_maps, read_label_map, write_label_map
 from vecset.imaging.label_presets import LabelMapping, preset_names
-from vecset.common.errors import InputError
 
 
 def labels():
@@ -82,7 +82,8 @@ def bad_files(folder):
     sheared = np.eye(4)
     sheared[0, 1] = 0.2
     found = {
-        "truncated": (folder / "truncated.nii.gz", "truncated"), "cut": (folder / "cut.nii", "truncated"),
+        "truncated": (folder / "truncated.nii.gz", "truncated"),
+        "cut": (folder / "cut.nii", "truncated"),
         "text": (folder / "text.nii.gz", "NIfTI"),
         "4D": (save(folder / "4d.nii.gz", np.stack([array, array], -1)), "3D"),
         "above": (save(folder / "above.nii.gz", array * 7), "labels 7, 14"),
@@ -91,15 +92,19 @@ def bad_files(folder):
         "nan": (save(folder / "nan.nii.gz", nan), "finite"),
         "empty": (save(folder / "empty.nii.gz", array * 0), "empty mask"),
         "sheared": (save(folder / "sheared.nii.gz", array, sheared, qform=False), "shear"),
-        "spacing": (save(folder / "spacing.nii.gz", array, np.eye(4), zooms=(1.56, 1.56, 10)),
-                    "1 x 1 x 1 mm.*1.56 x 1.56 x 10 mm.*spacing_from"),
+        "spacing": (
+            save(folder / "spacing.nii.gz", array, np.eye(4), zooms=(1.56, 1.56, 10)),
+            "1 x 1 x 1 mm.*1.56 x 1.56 x 10 mm.*spacing_from",
+        ),
         "missing": (folder / "no.nii.gz", "no such file"),
     }
     return found
 
 
-@pytest.mark.parametrize("kind", ["truncated", "cut", "text", "4D", "above", "negative", "half", "nan", "empty",
-                                  "sheared", "spacing", "missing"])
+@pytest.mark.parametrize(
+    "kind",
+    ["truncated", "cut", "text", "4D", "above", "negative", "half", "nan", "empty", "sheared", "spacing", "missing"],
+)
 def test_bad_input_is_refused_in_one_line(tmp_path, kind):
     path, words = bad_files(tmp_path)[kind]
     with pytest.raises(InputError, match=f"(?i){words}") as error:
@@ -187,9 +192,19 @@ def test_own_mapping_files(tmp_path):
     assert found.value_to_class == {7: 3, -2: 1, 900000: 2} and found.class_names == ["wall", "LA", "LV"]
     assert found.apply(np.array([0, 7, -2, 900000]), "x").tolist() == [0, 3, 1, 2]
     assert mapping({"values": {"1": 1}, "annotated": [1, 3]}).annotated == [1, 3]
-    for wrong in ("{", [1], {"values": {}}, {"x": 1}, {"1": 4}, {"1": "spleen"}, {"0": 1}, {"1": True},
-                  {"values": {"1": 1}, "others": "keep"}, {"values": {"1": 1}, "annotated": [9]},
-                  {"values": {"1": 1}, "extra": 1}):
+    for wrong in (
+        "{",
+        [1],
+        {"values": {}},
+        {"x": 1},
+        {"1": 4},
+        {"1": "spleen"},
+        {"0": 1},
+        {"1": True},
+        {"values": {"1": 1}, "others": "keep"},
+        {"values": {"1": 1}, "annotated": [9]},
+        {"values": {"1": 1}, "extra": 1},
+    ):
         with pytest.raises(InputError, match="m.json"):
             mapping(wrong)
     with pytest.raises(InputError, match="presets mmwhs"):

@@ -6,8 +6,19 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from vecset.imaging.classes import class_colours
-from vecset.imaging.pictures import (DIFFERENCE, PLANES, draw_difference, draw_slices, foreground_box, fullest_index,
-                                       in_plane_mm, save_figure, spacing_of, to_ras, write_overview)
+from vecset.imaging.pictures import (
+    DIFFERENCE,
+    PLANES,
+    draw_difference,
+    draw_slices,
+    foreground_box,
+    fullest_index,
+    in_plane_mm,
+    save_figure,
+    spacing_of,
+    to_ras,
+    write_overview,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -44,9 +55,14 @@ def is_colour(pixel, colour):
     return tuple(pixel) == tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
-@pytest.mark.parametrize("plane, left, right, upper", [
-    ("axial", (8, 5, 5), (2, 5, 5), (5, 8, 5)), ("coronal", (8, 5, 5), (2, 5, 5), (5, 5, 8)),
-    ("sagittal", (5, 8, 5), (5, 2, 5), (5, 5, 8))])
+@pytest.mark.parametrize(
+    "plane, left, right, upper",
+    [
+        ("axial", (8, 5, 5), (2, 5, 5), (5, 8, 5)),
+        ("coronal", (8, 5, 5), (2, 5, 5), (5, 5, 8)),
+        ("sagittal", (5, 8, 5), (5, 2, 5), (5, 5, 8)),
+    ],
+)
 def test_the_patients_right_or_front_is_on_the_left_and_up_is_up(tmp_path, plane, left, right, upper):
     labels = np.zeros((11, 11, 11), np.uint8)
     labels[left], labels[right], labels[upper] = 1, 2, 3
@@ -96,9 +112,10 @@ def test_the_fullest_slice_and_the_box():
 @pytest.mark.parametrize("classes, hearts", [(3, 3), (10, 1), (41, 2)])
 def test_overview_is_written_whole(tmp_path, classes, hearts):
     labels = RNG.integers(0, classes + 1, (20, 24, 10)).astype(np.uint8)
-    maps = [{"title": f"heart {k}", "truth": labels, "prediction": np.roll(labels, k, 0),
-             "affine": np.diag([1, 1, 2, 1])}
-            for k in range(hearts)]
+    maps = [
+        {"title": f"heart {k}", "truth": labels, "prediction": np.roll(labels, k, 0), "affine": np.diag([1, 1, 2, 1])}
+        for k in range(hearts)
+    ]
     write_overview(tmp_path / "overview.png", maps, [f"class_{c}" for c in range(classes)], class_colours(classes))
     assert [p.name for p in tmp_path.iterdir()] == ["overview.png"]
     picture = imread(tmp_path / "overview.png")

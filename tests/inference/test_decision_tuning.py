@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 import torch
 from helpers.fake_model import FormulaModel
-from tests.inference.test_decoding import FRAMES
 
+from tests.inference.test_decoding import FRAMES
 from vecset.common.draws import random_stream
 from vecset.common.errors import InputError
 from vecset.inference.decision_tuning import (
-    Calibration, Sample, dice_per_class, draw_voxels, fit, read_calibration, slopes, write_calibration)
+    Calibration,
+    Sample,
+    dice_per_class,
+    draw_voxels,
+    fit,
+    read_calibration,
+    slopes,
+    write_calibration,
+)
 from vecset.inference.decoding import HeartField, decode_field
 from vecset.inference.meshes import class_meshes
 
@@ -25,16 +33,20 @@ def ball_distance(points):
 
 def rod_distance(points):
     """A rod of radius 0.05 beside the ball."""
-    nearest = torch.stack([torch.full_like(points[:, 0], 0.75), torch.zeros_like(points[:, 0]),
-                           points[:, 2].clamp(-0.4, 0.4)], 1)
+    nearest = torch.stack(
+        [torch.full_like(points[:, 0], 0.75), torch.zeros_like(points[:, 0]), points[:, 2].clamp(-0.4, 0.4)], 1
+    )
     return (points - nearest).norm(dim=1) - 0.05
 
 
 def timid_model():
     """What a distance learned by L1 does to a thin rod whose place is not certain: it is not there at all. The logits
     know of it, and call too much of its surroundings by its name."""
-    return FormulaModel(lambda p: torch.minimum(ball_distance(p), rod_distance(p) + 0.06),
-                        lambda p: torch.stack([-20 * ball_distance(p), -20 * rod_distance(p) + 1.0], 1), 2)
+    return FormulaModel(
+        lambda p: torch.minimum(ball_distance(p), rod_distance(p) + 0.06),
+        lambda p: torch.stack([-20 * ball_distance(p), -20 * rod_distance(p) + 1.0], 1),
+        2,
+    )
 
 
 def truth_on(frame):
@@ -67,8 +79,9 @@ def test_what_is_applied_is_the_formula_point_by_point():
 
 def test_without_offsets_and_slopes_nothing_changes_and_one_class_works():
     sdf, logits = torch.tensor([-1.0, 0.5]), torch.tensor([[1.0], [2.0]])
-    for found, given in zip(Calibration(np.zeros(1, np.float32), np.zeros(1, np.float32)).apply(sdf, logits),
-                            (sdf, logits)):
+    for found, given in zip(
+        Calibration(np.zeros(1, np.float32), np.zeros(1, np.float32)).apply(sdf, logits), (sdf, logits)
+    ):
         assert torch.equal(found, given)
     assert Calibration(np.zeros(1, np.float32), np.ones(1, np.float32)).apply(sdf, logits)[0].tolist() == [-1.0, -2.0]
 
@@ -126,8 +139,11 @@ def test_meshes_follow_the_calibration():
 
 
 def test_what_needs_no_mending_and_what_was_not_annotated_is_left_alone():
-    right = FormulaModel(lambda p: torch.minimum(ball_distance(p), rod_distance(p)),
-                         lambda p: torch.stack([-20 * ball_distance(p), -20 * rod_distance(p)], 1), 2)
+    right = FormulaModel(
+        lambda p: torch.minimum(ball_distance(p), rod_distance(p)),
+        lambda p: torch.stack([-20 * ball_distance(p), -20 * rod_distance(p)], 1),
+        2,
+    )
     frame = FRAMES["isotropic"]
     truth = truth_on(frame)
     offset, deciding = fit([sample_of(HeartField(right, CODE), frame, truth)[0]], [[True, True]])
@@ -146,8 +162,15 @@ def test_the_file_comes_back_and_one_of_another_checkpoint_is_refused(tmp_path):
         read_calibration(path, names, "abd")
     with pytest.raises(InputError, match="for a, c"):
         read_calibration(path, ["a", "c"], "abc")
-    for text in ("", "[]", "{}", '{"format": 1}', path.read_text().replace("-1.0", '"x"'),
-                 path.read_text().replace("20.0", "-20.0"), path.read_text().replace("20.0", "NaN")):
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '{"format": 1}',
+        path.read_text().replace("-1.0", '"x"'),
+        path.read_text().replace("20.0", "-20.0"),
+        path.read_text().replace("20.0", "NaN"),
+    ):
         bad = tmp_path / "bad.json"
         bad.write_text(text)
         with pytest.raises(InputError, match="bad.json"):

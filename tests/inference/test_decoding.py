@@ -61,11 +61,13 @@ def test_asks_far_less_than_every_voxel():
 
 def test_a_thin_tube_survives():
     """A vessel of radius 0.6 voxel, far thinner than a coarse cell, in a field of slope 1."""
+
     def tube(points):
         return torch.linalg.norm(points[:, :2] - torch.tensor([0.313, -0.271]), dim=1) - 0.6 / 42
 
-    model = FormulaModel(lambda p: torch.minimum(p.norm(dim=1) - 0.2, tube(p)),
-                         lambda p: 30 * torch.stack([-tube(p), tube(p)], 1), 2)
+    model = FormulaModel(
+        lambda p: torch.minimum(p.norm(dim=1) - 0.2, tube(p)), lambda p: 30 * torch.stack([-tube(p), tube(p)], 1), 2
+    )
     frame = FRAMES["isotropic"]
     decoded = decode_label_map(model, CODE, frame)
     np.testing.assert_array_equal(decoded.labels, dense_twin(model, frame))
@@ -76,7 +78,7 @@ def hidden_spots(points):
     """1 at the corners of the coarse cells of FRAMES["isotropic"], 0 at their centres: a coarse grid sees nothing."""
     cell = 4 * 0.95 / 40
     offset = (points + 0.95) / cell - 0.5
-    return torch.exp(-(((offset - offset.round()) * cell).norm(dim=1) / 0.02) ** 2)
+    return torch.exp(-((((offset - offset.round()) * cell).norm(dim=1) / 0.02) ** 2))
 
 
 def test_a_field_that_breaks_the_bounds_is_decoded_densely_and_that_is_said():
@@ -88,8 +90,9 @@ def test_a_field_that_breaks_the_bounds_is_decoded_densely_and_that_is_said():
 
 def test_a_class_that_the_coarse_grid_cannot_see_is_found_by_the_check():
     """A class buried in another, where neither distance nor logits announce it."""
-    model = FormulaModel(lambda p: p.norm(dim=1) - 0.9,
-                         lambda p: torch.stack([torch.full((len(p),), 5.0), 15 * hidden_spots(p)], 1), 2)
+    model = FormulaModel(
+        lambda p: p.norm(dim=1) - 0.9, lambda p: torch.stack([torch.full((len(p),), 5.0), 15 * hidden_spots(p)], 1), 2
+    )
     decoded = decode_label_map(model, CODE, FRAMES["isotropic"])
     assert decoded.dense and (decoded.labels == 2).sum() > 1000
     np.testing.assert_array_equal(decoded.labels, dense_twin(model, FRAMES["isotropic"]))

@@ -11,13 +11,22 @@ import SimpleITK as sitk
 import torch
 import trimesh
 from helpers.fake_model import FormulaModel
-from tests.inference.test_reconstruct import CLASSES, NAMES, RADIUS_MM, make_case, make_heart, nine_class_ball, run, write_checkpoint
 
 import reconstruct
+from tests.inference.test_reconstruct import (
+    CLASSES,
+    NAMES,
+    RADIUS_MM,
+    make_case,
+    make_heart,
+    nine_class_ball,
+    run,
+    write_checkpoint,
+)
+from vecset.common.errors import run_command
 from vecset.imaging.classes import class_colours
 from vecset.imaging.label_map import write_label_map
 from vecset.imaging.label_names import read_names
-from vecset.common.errors import run_command
 from vecset.inference.decoding import with_spacing
 from vecset.inference.latents import read_latents
 from vecset.models import checkpoint as checkpoint_file
@@ -166,11 +175,14 @@ def test_codes_are_decoded_again_to_the_same_heart(room, capsys):
             assert (out / "a" / name).read_bytes() == (first / name).read_bytes()
     assert "no figures" in capsys.readouterr().out
     write_checkpoint(room / "checkpoint.pth", seed=8)
-    assert run_command(reconstruct.main, [*again, "--latents", str(first), "--output_dir",
-                                                        str(room / "other")]) == 1
+    assert run_command(reconstruct.main, [*again, "--latents", str(first), "--output_dir", str(room / "other")]) == 1
     assert "codes that another one made" in capsys.readouterr().err
-    assert run_command(reconstruct.main, [*again, "--latents", str(room / "checkpoint.pth"),
-                                                        "--output_dir", str(room / "other")]) == 2
+    assert (
+        run_command(
+            reconstruct.main, [*again, "--latents", str(room / "checkpoint.pth"), "--output_dir", str(room / "other")]
+        )
+        == 2
+    )
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
@@ -182,9 +194,12 @@ def sphere_points(count=400):
 
 
 def write_ply(path, points, labels, name="label"):
-    path.write_text(f"ply\nformat ascii 1.0\nelement vertex {len(points)}\n"
-                    + "".join(f"property float {axis}\n" for axis in "xyz") + f"property uchar {name}\nend_header\n"
-                    + "".join("%f %f %f %d\n" % (*p, c) for p, c in zip(points, labels)))
+    path.write_text(
+        f"ply\nformat ascii 1.0\nelement vertex {len(points)}\n"
+        + "".join(f"property float {axis}\n" for axis in "xyz")
+        + f"property uchar {name}\nend_header\n"
+        + "".join("%f %f %f %d\n" % (*p, c) for p, c in zip(points, labels))
+    )
 
 
 @pytest.mark.parametrize("kind", ["ply", "npz"])
@@ -202,8 +217,9 @@ def test_a_point_cloud_is_enough(room, kind):
     # the formula's ball has radius 0.7 of the unit, the cloud 0.95
     radius_mm = RADIUS_MM * 0.7 / 0.95
     assert (labels > 0).sum() * 0.8**3 == pytest.approx(4 / 3 * np.pi * radius_mm**3, rel=0.04)
-    np.testing.assert_allclose(nib.affines.apply_affine(image.affine, np.argwhere(labels).mean(0)), (5, -20, 60),
-                               atol=0.3)
+    np.testing.assert_allclose(
+        nib.affines.apply_affine(image.affine, np.argwhere(labels).mean(0)), (5, -20, 60), atol=0.3
+    )
 
 
 def test_bad_input_is_one_clear_line(room, capsys):
@@ -216,11 +232,15 @@ def test_bad_input_is_one_clear_line(room, capsys):
     write_label_map(room / "empty.nii.gz", np.zeros_like(empty), np.eye(4))
     write_label_map(room / "unknown.nii.gz", np.full((8, 8, 8), 40, np.uint8), np.eye(4))
     np.savez(room / "noframe.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
-    for name, word in (("nolabel.ply", "label"), ("class99.ply", "1..9"), ("broken.ply", "PLY"),
-                       ("few.npz", "4 points"),
-                       ("empty.nii.gz", "empty mask"),
-                       ("unknown.nii.gz", "labels 0..9, the checkpoint's classes, found labels 40"),
-                       ("noframe.npz", "frame")):
+    for name, word in (
+        ("nolabel.ply", "label"),
+        ("class99.ply", "1..9"),
+        ("broken.ply", "PLY"),
+        ("few.npz", "4 points"),
+        ("empty.nii.gz", "empty mask"),
+        ("unknown.nii.gz", "labels 0..9, the checkpoint's classes, found labels 40"),
+        ("noframe.npz", "frame"),
+    ):
         assert run(room, source=name) == 1, name
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed:")]
         assert len(lines) == 1 and word in lines[0] and "Traceback" not in lines[0], (name, lines)

@@ -55,11 +55,15 @@ def test_octants_fill_the_ball_and_meet_without_gaps():
 
 def test_rough_fields_still_give_closed_surfaces():
     """Islands, holes, saddles, and values of exactly zero at grid points."""
+
     def distance(p):
         return torch.sin(19 * p[:, 0]) + torch.sin(23 * p[:, 1]) + torch.sin(17 * p[:, 2]) - 0.3
 
-    rough = FormulaModel(distance, lambda p: torch.stack([torch.sin(31 * p[:, 0]), torch.cos(29 * p[:, 1]),
-                                                          torch.sin(37 * p[:, 2])], 1), 3)
+    rough = FormulaModel(
+        distance,
+        lambda p: torch.stack([torch.sin(31 * p[:, 0]), torch.cos(29 * p[:, 1]), torch.sin(37 * p[:, 2])], 1),
+        3,
+    )
     steps = FormulaModel(lambda p: (4 * p.abs().amax(1)).floor() - 2, lambda p: p.sign(), 3)
     for model in (rough, steps):
         for mesh in meshes_of(model, cells=40).values():

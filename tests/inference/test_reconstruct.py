@@ -13,14 +13,14 @@ import trimesh
 from helpers.fake_model import ball
 
 import reconstruct
+from vecset.common.errors import run_command
 from vecset.data.case_file import Case, read_case, write_case
 from vecset.imaging.frame import Frame
 from vecset.imaging.label_map import write_label_map
-from vecset.common.errors import run_command
 from vecset.inference import inputs
 from vecset.inference.decoding import CHUNK
-from vecset.models.autoencoder import build_model
 from vecset.models import checkpoint as checkpoint_file
+from vecset.models.autoencoder import build_model
 
 CLASSES = 9  # eight octants and one that no heart has
 NAMES = [f"class_{c}" for c in range(1, CLASSES + 1)]
@@ -40,10 +40,17 @@ def nine_class_ball():
 def write_checkpoint(path, seed=0, classes=CLASSES, names=None, model_name=MODEL, **options):
     torch.manual_seed(seed)
     model = build_model(model_name, classes, **options)
-    checkpoint_file.save_checkpoint(path, {
-        "model": model.state_dict(), "model_config": {"name": model_name, "num_classes": classes, **options},
-        "class_names": names or [f"class_{c}" for c in range(1, classes + 1)], "epoch": 3, "step": 0,
-        "args": {"point_cloud_size": 64, "balance": 0.5}})
+    checkpoint_file.save_checkpoint(
+        path,
+        {
+            "model": model.state_dict(),
+            "model_config": {"name": model_name, "num_classes": classes, **options},
+            "class_names": names or [f"class_{c}" for c in range(1, classes + 1)],
+            "epoch": 3,
+            "step": 0,
+            "args": {"point_cloud_size": 64, "balance": 0.5},
+        },
+    )
     return path
 
 
@@ -52,7 +59,8 @@ def make_heart(spacing_mm=1.0, turn_deg=0.0, flip=(1, 1, 1), radius_mm=RADIUS_MM
     a = np.deg2rad(turn_deg)
     affine = np.eye(4)
     affine[:3, :3] = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) @ np.diag(
-        np.array(flip, float) * spacing_mm)
+        np.array(flip, float) * spacing_mm
+    )
     shape = np.array([30, 32, 28])
     affine[:3, 3] = np.array([5.0, -20.0, 60.0]) - affine[:3, :3] @ ((shape - 1) / 2 + 0.2)
     frame = Frame(affine, shape, (5, -20, 60), 0.7 / radius_mm)
@@ -69,32 +77,56 @@ def make_case(path, annotated=range(1, CLASSES + 1), names=NAMES, **grid):
     points = np.concatenate([axis, -axis]).astype(np.float32) * np.float32(0.7)
     ids = np.tile(np.arange(1, 9, dtype=np.uint8), 75)
     meta = {"classes": len(names), "class_names": list(names), "annotated_classes": list(annotated)}
-    write_case(path, Case(arrays={"surface_points": points, "surface_labels": ids}, frame=frame, truth_crop=labels,
-                          truth_origin=np.zeros(3, int), meta=meta))
+    write_case(
+        path,
+        Case(
+            arrays={"surface_points": points, "surface_labels": ids},
+            frame=frame,
+            truth_crop=labels,
+            truth_origin=np.zeros(3, int),
+            meta=meta,
+        ),
+    )
     return path
 
 
 @pytest.fixture
 def room(tmp_path, monkeypatch):
     """A checkpoint whose model is replaced by the formula, a data folder, an output folder."""
+
     class Centred(torch.nn.Module):
         """The formula, whatever the points drawn: the heart lies in the middle of its frame."""
+
         def __new__(cls):
             model = nine_class_ball()
             model.encode = lambda surface_BNF: torch.zeros(len(surface_BNF), 1, 3)
             return model
 
-    monkeypatch.setattr(checkpoint_file, "model_from_checkpoint",
-                        lambda checkpoint, device, where: Centred().to(device))
+    monkeypatch.setattr(
+        checkpoint_file, "model_from_checkpoint", lambda checkpoint, device, where: Centred().to(device)
+    )
     (tmp_path / "data").mkdir()
     write_checkpoint(tmp_path / "checkpoint.pth")
     return tmp_path
 
 
 def run(room, *extra, source="data", cells=24):
-    return run_command(reconstruct.main, [
-        "--checkpoint", str(room / "checkpoint.pth"), "--input", str(room / source), "--output_dir", str(room / "out"),
-        "--mesh_cells", str(cells), "--device", "cpu", *map(str, extra)])
+    return run_command(
+        reconstruct.main,
+        [
+            "--checkpoint",
+            str(room / "checkpoint.pth"),
+            "--input",
+            str(room / source),
+            "--output_dir",
+            str(room / "out"),
+            "--mesh_cells",
+            str(cells),
+            "--device",
+            "cpu",
+            *map(str, extra),
+        ],
+    )
 
 
 def metrics(room):
@@ -155,9 +187,12 @@ def test_a_second_run_does_only_what_changed(room, capsys):
     make_case(room / "data" / "b.npz", spacing_mm=0.8)  # another heart under the same name
     assert run(room) == 0 and "1 of 2" in capsys.readouterr().out
 
-    for change in (lambda: run(room, "--seed", 1), lambda: run(room, "--overwrite"),
-                   lambda: write_checkpoint(room / "checkpoint.pth", seed=5) and run(room),
-                   lambda: run(room, "--no_meshes")):
+    for change in (
+        lambda: run(room, "--seed", 1),
+        lambda: run(room, "--overwrite"),
+        lambda: write_checkpoint(room / "checkpoint.pth", seed=5) and run(room),
+        lambda: run(room, "--no_meshes"),
+    ):
         before = made.stat().st_mtime_ns
         assert change() == 0 and made.stat().st_mtime_ns > before
     assert not (room / "out" / "a" / "meshes").exists()  # nothing of an earlier run stays behind
@@ -181,6 +216,7 @@ def test_a_heart_that_fails_is_one_line_and_the_others_go_on(room, capsys):
 
 def test_a_run_stopped_half_way_is_made_again(room, monkeypatch):
     make_case(room / "data" / "a.npz")
+
     def stop(path, mesh):
         raise KeyboardInterrupt
 
@@ -227,11 +263,15 @@ def header_of_one_form(form):
         image.set_qform(affine, code=1)
         getattr(image, f"set_{form}")(None, code=0)
         nib.save(image, path)
+
     return save
 
 
-HEADERS = {"acdc": header_like_acdc, "sform only": header_of_one_form("qform"),
-           "qform only": header_of_one_form("sform")}
+HEADERS = {
+    "acdc": header_like_acdc,
+    "sform only": header_of_one_form("qform"),
+    "qform only": header_of_one_form("sform"),
+}
 
 
 @pytest.mark.parametrize("kind", HEADERS)
@@ -248,10 +288,29 @@ def test_outputs_keep_the_header_of_the_source(room, kind):
     if kind == "acdc":
         np.testing.assert_allclose(nib.affines.voxel_sizes(source.affine), 1, rtol=1e-6)
         assert run(room, "--no_meshes", source="labels") == 1  # a header that contradicts itself is refused
-    assert run_command(prepare_data.main, [
-        "--input_dir", str(room / "labels"), "--output_dir", str(room / "data"), "--classes", str(CLASSES),
-        "--num_surface_points", "500", "--num_vol_points", "500", "--num_near_points", "500", "--file_workers", "0",
-        *options]) == 0
+    assert (
+        run_command(
+            prepare_data.main,
+            [
+                "--input_dir",
+                str(room / "labels"),
+                "--output_dir",
+                str(room / "data"),
+                "--classes",
+                str(CLASSES),
+                "--num_surface_points",
+                "500",
+                "--num_vol_points",
+                "500",
+                "--num_near_points",
+                "500",
+                "--file_workers",
+                "0",
+                *options,
+            ],
+        )
+        == 0
+    )
     np.testing.assert_allclose(read_case(room / "data" / "h.npz").frame.spacing_mm, (0.95, 0.95, 1.9), rtol=1e-6)
     for given, more in (("data", []), ("labels", options)):
         names = NAMES if given == "labels" else read_case(room / "data" / "h.npz").class_names
@@ -260,8 +319,21 @@ def test_outputs_keep_the_header_of_the_source(room, kind):
         made = nib.load(room / "out" / "h" / "labels.nii.gz")
         np.testing.assert_array_equal(made.affine, source.affine)
         assert made.header.get_zooms() == source.header.get_zooms()
-        for field in ("sform_code", "qform_code", "pixdim", "xyzt_units", "srow_x", "srow_y", "srow_z", "quatern_b",
-                      "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"):
+        for field in (
+            "sform_code",
+            "qform_code",
+            "pixdim",
+            "xyzt_units",
+            "srow_x",
+            "srow_y",
+            "srow_z",
+            "quatern_b",
+            "quatern_c",
+            "quatern_d",
+            "qoffset_x",
+            "qoffset_y",
+            "qoffset_z",
+        ):
             np.testing.assert_array_equal(made.header[field], source.header[field], err_msg=field)
         # the ball of the formula, as large as the preparation makes the heart: 0.7 / 0.95 of its radius, and round
         decoded = np.asanyarray(made.dataobj)
@@ -308,20 +380,23 @@ def test_baselines_stand_beside_the_model(room, capsys):
     assert "the baselines would know the answer" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments, complaint", [
-    (["--input", "nowhere"], "nothing there"),
-    (["--input", "checkpoint.pth"], "a name ending in .npz"),
-    (["--input", "empty"], "neither"),
-    (["--input", "missing.csv"], "no file"),
-    (["--checkpoint", "nowhere.pth"], "no such file"),
-    (["--checkpoint", "data/a.npz"], "checkpoint"),
-    (["--checkpoint", "four.pth"], "9"),
-    (["--device", "abacus"], "--device"),
-    (["--chunk", "0"], "at least 1"),
-    (["--checkpoint", "points.pth", "--num_surface_points", "3"], "at least the 4 latents"),
-    (["--checkpoint", "points.pth", "--num_latents", "65"], "at least the 65 latents"),
-    (["--output_dir", "checkpoint.pth"], "checkpoint.pth"),
-])
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["--input", "nowhere"], "nothing there"),
+        (["--input", "checkpoint.pth"], "a name ending in .npz"),
+        (["--input", "empty"], "neither"),
+        (["--input", "missing.csv"], "no file"),
+        (["--checkpoint", "nowhere.pth"], "no such file"),
+        (["--checkpoint", "data/a.npz"], "checkpoint"),
+        (["--checkpoint", "four.pth"], "9"),
+        (["--device", "abacus"], "--device"),
+        (["--chunk", "0"], "at least 1"),
+        (["--checkpoint", "points.pth", "--num_surface_points", "3"], "at least the 4 latents"),
+        (["--checkpoint", "points.pth", "--num_latents", "65"], "at least the 65 latents"),
+        (["--output_dir", "checkpoint.pth"], "checkpoint.pth"),
+    ],
+)
 def test_bad_input_is_one_clear_line(room, capsys, monkeypatch, arguments, complaint):
     make_case(room / "data" / "a.npz")
     (room / "empty").mkdir()
@@ -330,8 +405,11 @@ def test_bad_input_is_one_clear_line(room, capsys, monkeypatch, arguments, compl
     write_checkpoint(room / "points.pth", model_name=MODEL.replace("learnable", "point"))
     monkeypatch.chdir(room)
     assert run(room, *arguments) in (1, 2)
-    errors = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines()
-              if line.startswith(("error:", "failed:"))]
+    errors = [
+        line
+        for line in capsys.readouterr().err.replace("\r", "\n").splitlines()
+        if line.startswith(("error:", "failed:"))
+    ]
     assert len(errors) == 1 and complaint in errors[0]
     assert not (room / "out").exists() or not list((room / "out").rglob("*.nii.gz"))
 
@@ -349,15 +427,33 @@ def test_points_are_drawn_as_in_training(room):
     assert len(inputs.draw_surface(case, "a", 1000)[0]) == 1000  # more than there are
 
 
-@pytest.mark.parametrize("name, options", [
-    (MODEL, {}), (MODEL.replace("learnable", "point"), dict(anchors=True, rotary=True, class_gap=2.0))])
+@pytest.mark.parametrize(
+    "name, options",
+    [(MODEL, {}), (MODEL.replace("learnable", "point"), dict(anchors=True, rotary=True, class_gap=2.0))],
+)
 def test_with_a_real_model_from_another_folder(tmp_path, repository, name, options):
     """The command as a user starts it, with an untrained network."""
     make_case(tmp_path / "a.npz")
     write_checkpoint(tmp_path / "c.pth", model_name=name, **options)
-    done = subprocess.run([sys.executable, repository / "reconstruct.py", "--checkpoint", "c.pth", "--input", "a.npz",
-                           "--output_dir", "out", "--mesh_cells", "16", "--device", "cpu"], cwd=tmp_path,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            repository / "reconstruct.py",
+            "--checkpoint",
+            "c.pth",
+            "--input",
+            "a.npz",
+            "--output_dir",
+            "out",
+            "--mesh_cells",
+            "16",
+            "--device",
+            "cpu",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "a" / "labels.nii.gz").is_file() and "union" in done.stdout
 
@@ -392,8 +488,16 @@ def test_calibration_from_training_hearts_to_the_label_map(room, capsys, monkeyp
         (room / "data" / f"{split}.csv").write_text(f"case_id,file\n{name},{name}.npz\n")
     assert run(room, source="data/val.csv") == 0
     before = next(float(r["dice"]) for r in metrics(room) if r["class_name"] == "class_2")
-    words = ["--checkpoint", str(room / "checkpoint.pth"), "--csv", str(room / "data" / "train.csv"), "--output",
-             str(room / "calibration.json"), "--device", "cpu"]
+    words = [
+        "--checkpoint",
+        str(room / "checkpoint.pth"),
+        "--csv",
+        str(room / "data" / "train.csv"),
+        "--output",
+        str(room / "calibration.json"),
+        "--device",
+        "cpu",
+    ]
     assert run_command(calibrate.main, words) == 0
     assert "class_2" in capsys.readouterr().out
     content = json.loads((room / "calibration.json").read_text())
@@ -409,8 +513,9 @@ def test_calibration_from_training_hearts_to_the_label_map(room, capsys, monkeyp
 
 
 def test_help_names_every_flag(repository):
-    done = subprocess.run([sys.executable, repository / "reconstruct.py", "--help"], capture_output=True, text=True,
-                          cwd="/")
+    done = subprocess.run(
+        [sys.executable, repository / "reconstruct.py", "--help"], capture_output=True, text=True, cwd="/"
+    )
     assert done.returncode == 0 and "--mesh_cells" in done.stdout and f"default: {CHUNK}" in done.stdout
 
 
@@ -428,11 +533,13 @@ def test_the_independent_scorer_agrees(room, repository):
         return subprocess.run([sys.executable, script, *map(str, paths)], capture_output=True, text=True)
 
     from vecset.metrics.overlap import mean_over_classes, score
+
     expected = mean_over_classes(score(changed, truth, NAMES))
     for pair in ((room / "truths", room / "out"), (room / "truths/a.nii.gz", room / "out/a/labels.nii.gz")):
         done = scored(*pair)
         assert done.returncode == 0 and f"mean Dice {expected:.4f} over 8 classes" in done.stdout
     import SimpleITK as sitk
+
     sitk.WriteImage(sitk.ReadImage(str(room / "truths/a.nii.gz")), str(room / "truths/a.nrrd"))
     (room / "truths" / "a.nii.gz").unlink()
     assert f"mean Dice {expected:.4f} over 8 classes" in scored(room / "truths", room / "out").stdout

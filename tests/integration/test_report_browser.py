@@ -5,12 +5,12 @@ import base64
 import numpy as np
 import pytest
 from helpers.headless_chromium import MISSING, Browser
-from PIL import Image
 from helpers.report_run import make_run, make_training_log
+from PIL import Image
 
 from vecset.imaging.classes import class_colours
-from vecset.report.page import write_html_report
 from vecset.report.compare import write_comparison
+from vecset.report.page import write_html_report
 
 pytestmark = [pytest.mark.skipif(MISSING is not None, reason=MISSING or ""), pytest.mark.slow]
 READY = "!['', 'no', undefined].includes(document.documentElement.dataset.ready)"
@@ -125,8 +125,10 @@ def test_other_hearts_other_slices_and_the_pointer(browser, report):
     load(browser, path)
     slice_of = "return document.querySelector('.plane[data-plane=axial] canvas').toDataURL()"
     first, scene = browser.run(slice_of), scene_pixels(browser)
-    browser.run("const s = document.querySelector('.plane[data-plane=axial] input[type=range]');"
-                "s.value = 3; s.dispatchEvent(new Event('input'))")
+    browser.run(
+        "const s = document.querySelector('.plane[data-plane=axial] input[type=range]');"
+        "s.value = 3; s.dispatchEvent(new Event('input'))"
+    )
     assert browser.run(slice_of) != first
     marks = browser.run("return [...document.querySelectorAll('.slice span')].map(e => e.textContent)")
     assert "1" in marks or classes == 41
@@ -138,8 +140,10 @@ def test_other_hearts_other_slices_and_the_pointer(browser, report):
     browser.wait(f"document.documentElement.dataset.ready === '{worst}'")
     assert (scene_pixels(browser) != scene).any()
 
-    place = ("const r = document.querySelector(arguments[0]); r.scrollIntoView({block: 'center'});"
-             "const b = r.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]")
+    place = (
+        "const r = document.querySelector(arguments[0]); r.scrollIntoView({block: 'center'});"
+        "const b = r.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]"
+    )
     tip = "return document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent"
     x, y, width, height = browser.run(place, ".view")
     browser.move(int(x + 0.25 * width), int(y + 0.5 * height))
@@ -178,8 +182,9 @@ def test_two_runs_side_by_side(browser, tmp_path):
     row = "return [...document.querySelector('#comparison tbody tr').cells].map(e => e.textContent)"
     dice = browser.run(row)
     assert dice[3].startswith("−")  # all of B's hearts are moved by a voxel more
-    browser.run("const s = document.querySelector('#table select'); s.value = 'hd95_mm';"
-                "s.dispatchEvent(new Event('change'))")
+    browser.run(
+        "const s = document.querySelector('#table select'); s.value = 'hd95_mm';s.dispatchEvent(new Event('change'))"
+    )
     assert browser.run(row) != dice
     names = "return [...document.querySelectorAll('.view .name')].map(e => e.textContent)"
     assert browser.run(names) == ["truth", "A: first", "B: second"]

@@ -25,9 +25,14 @@ def environment():
 
 
 def job(*words, check=True):
-    answer = subprocess.run(["bash", str(ROOT / "run_train.sh"), "--recipe", "tiny", "--file_workers", "1",
-                             *(str(w) for w in words)],
-                            capture_output=True, text=True, env=environment(), cwd="/", check=False)
+    answer = subprocess.run(
+        ["bash", str(ROOT / "run_train.sh"), "--recipe", "tiny", "--file_workers", "1", *(str(w) for w in words)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd="/",
+        check=False,
+    )
     if check:
         assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer
@@ -54,9 +59,17 @@ def test_all_ten_classes_are_in_the_table_and_each_stage_left_its_files(finished
     assert "mean shape Dice" in answer.stdout and "nearest training heart Dice" in answer.stdout
     assert "never seen in training" in answer.stdout
     assert len(list((out / "labels").glob("*.nii.gz"))) == len(list((out / "cases").glob("*.npz"))) == 6
-    for name in ("cases/train.csv", "cases/val.csv", "quality/report.json", "train/checkpoint-best.pth",
-                 "train/checkpoint-last.pth", "train/log.txt", "reconstruction/metrics.csv",
-                 "reconstruction/metrics.json", "reconstruction/overview.png"):
+    for name in (
+        "cases/train.csv",
+        "cases/val.csv",
+        "quality/report.json",
+        "train/checkpoint-best.pth",
+        "train/checkpoint-last.pth",
+        "train/log.txt",
+        "reconstruction/metrics.csv",
+        "reconstruction/metrics.json",
+        "reconstruction/overview.png",
+    ):
         assert (out / name).stat().st_size > 0, name
 
 
@@ -134,12 +147,26 @@ def test_a_broken_label_map_stops_the_job_with_its_name_unless_told_to_go_on(fin
 
 def test_stopped_in_training_it_goes_on_where_it_was(copy):
     """SIGTERM to the job in mid-training: saved, said, and finished by the same command."""
-    words = ["bash", str(ROOT / "run_train.sh"), "--recipe", "tiny", "--file_workers", "1", "--output_dir", str(copy),
-             "--", "--epochs", "60", "--eval_every", "60"]
+    words = [
+        "bash",
+        str(ROOT / "run_train.sh"),
+        "--recipe",
+        "tiny",
+        "--file_workers",
+        "1",
+        "--output_dir",
+        str(copy),
+        "--",
+        "--epochs",
+        "60",
+        "--eval_every",
+        "60",
+    ]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
     deadline = time.time() + 120
-    while time.time() < deadline and not ((copy / "train.old-1").exists()
-                                          and (copy / "train" / "checkpoint-last.pth").is_file()):
+    while time.time() < deadline and not (
+        (copy / "train.old-1").exists() and (copy / "train" / "checkpoint-last.pth").is_file()
+    ):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
@@ -158,9 +185,13 @@ def test_sigterm_in_any_stage_says_that_it_was_stopped_and_how_to_go_on(finished
     stage = {"[2/7]": "prepare", "[7/7]": "reconstruct"}[moment]
     stamp = copy / "stages" / f"{stage}.json"
     stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "state": "running"}))
-    process = subprocess.Popen(["bash", str(ROOT / "run_train.sh"), "--recipe", "tiny", "--file_workers", "1",
-                                "--output_dir", str(copy)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=environment())
+    process = subprocess.Popen(
+        ["bash", str(ROOT / "run_train.sh"), "--recipe", "tiny", "--file_workers", "1", "--output_dir", str(copy)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
     for line in process.stdout:
         if line.startswith(moment):
             break

@@ -11,19 +11,28 @@ import pytest
 from helpers.ball_cases import write_ball_cases
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted([*ROOT.glob("*.sh"), ROOT / ".ci" / "run", *(ROOT / "tests" / "integration" / "slurm_lab").glob("*.sh")])
+SCRIPTS = sorted(
+    [*ROOT.glob("*.sh"), ROOT / ".ci" / "run", *(ROOT / "tests" / "integration" / "slurm_lab").glob("*.sh")]
+)
 SBATCH = ("run_data_sbatch.sh", "run_phase1_sbatch.sh")
-COMMANDS = {"make_phantoms.py": "--spacing", "prepare_data.py": "--label_map", "create_csv.py": "--group_regex",
-            "check_data_quality.py": "--report", "reconstruct.py": "--checkpoint", "vecset/main_ae.py": "--resume",
-            "vecset/pipeline/main.py": "--keep_going"}
+COMMANDS = {
+    "make_phantoms.py": "--spacing",
+    "prepare_data.py": "--label_map",
+    "create_csv.py": "--group_regex",
+    "check_data_quality.py": "--report",
+    "reconstruct.py": "--checkpoint",
+    "vecset/main_ae.py": "--resume",
+    "vecset/pipeline/main.py": "--keep_going",
+}
 
 
 def run(*words, cwd=None, **environment):
     cleared = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
     for name in ("VENV", "PYTHON", "TRAINING_OPTIONS"):
         cleared.pop(name, None)
-    return subprocess.run([str(w) for w in words], cwd=cwd, capture_output=True, text=True,
-                          env={**cleared, **environment}, check=False)
+    return subprocess.run(
+        [str(w) for w in words], cwd=cwd, capture_output=True, text=True, env={**cleared, **environment}, check=False
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
@@ -68,9 +77,16 @@ def test_help_of_every_command_works_from_any_folder(command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("script", "word"), [
-    ("run_train.sh", "--input_dir LABELS"), ("run_tests.sh", "--fast"), ("run_data_sbatch.sh", "--tasks N"),
-    ("run_phase1_sbatch.sh", "--stage_dir FOLDER"), ("submit_phase1.sh", "--gpu_sbatch")])
+@pytest.mark.parametrize(
+    ("script", "word"),
+    [
+        ("run_train.sh", "--input_dir LABELS"),
+        ("run_tests.sh", "--fast"),
+        ("run_data_sbatch.sh", "--tasks N"),
+        ("run_phase1_sbatch.sh", "--stage_dir FOLDER"),
+        ("submit_phase1.sh", "--gpu_sbatch"),
+    ],
+)
 def test_help_of_every_script(script, word, tmp_path):
     answer = run("bash", ROOT / script, "--help", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
@@ -79,20 +95,32 @@ def test_help_of_every_script(script, word, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["run_train.sh", "--input_dir", "/no/such/folder"], "/no/such/folder: expected a folder"),
-    (["run_train.sh", "--output_dir", "x", "--", "--data_path=y"], "--data_path=y: expected a training option that is"),
-    (["run_data_sbatch.sh", "--output_dir", "x"], "--input_dir: the folder of label maps is not named"),
-    (["run_data_sbatch.sh", "--input_dir", "/no/such", "--output_dir", "x"], "found no folder /no/such"),
-    (["run_data_sbatch.sh", "--input_dir"], "--input_dir needs a value"),
-    (["run_phase1_sbatch.sh", "--data_path", "/no/such", "--output_dir", "x"], "found no folder /no/such"),
-    (["run_phase1_sbatch.sh", "--output_dir", "x"], "--data_path: the folder of case files is not named"),
-    (["run_phase1_sbatch.sh", "--data_path", ".", "--output_dir", "x"], "train.csv: no such file"),
-    (["submit_phase1.sh", "--input_dir", "/no/such", "--output_dir", "x"], "found '/no/such'"),
-    (["submit_phase1.sh", "--what"], "--what: not an option"),
-    (["run_data_sbatch.sh", "--input_dir", ".", "--output_dir=/dev/null/x"], "--output_dir: cannot create directory"),
-    (["submit_phase1.sh", "--input_dir", ".", "--output_dir", "/dev/null/x"], "--output_dir: cannot create directory"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run_train.sh", "--input_dir", "/no/such/folder"], "/no/such/folder: expected a folder"),
+        (
+            ["run_train.sh", "--output_dir", "x", "--", "--data_path=y"],
+            "--data_path=y: expected a training option that is",
+        ),
+        (["run_data_sbatch.sh", "--output_dir", "x"], "--input_dir: the folder of label maps is not named"),
+        (["run_data_sbatch.sh", "--input_dir", "/no/such", "--output_dir", "x"], "found no folder /no/such"),
+        (["run_data_sbatch.sh", "--input_dir"], "--input_dir needs a value"),
+        (["run_phase1_sbatch.sh", "--data_path", "/no/such", "--output_dir", "x"], "found no folder /no/such"),
+        (["run_phase1_sbatch.sh", "--output_dir", "x"], "--data_path: the folder of case files is not named"),
+        (["run_phase1_sbatch.sh", "--data_path", ".", "--output_dir", "x"], "train.csv: no such file"),
+        (["submit_phase1.sh", "--input_dir", "/no/such", "--output_dir", "x"], "found '/no/such'"),
+        (["submit_phase1.sh", "--what"], "--what: not an option"),
+        (
+            ["run_data_sbatch.sh", "--input_dir", ".", "--output_dir=/dev/null/x"],
+            "--output_dir: cannot create directory",
+        ),
+        (
+            ["submit_phase1.sh", "--input_dir", ".", "--output_dir", "/dev/null/x"],
+            "--output_dir: cannot create directory",
+        ),
+    ],
+)
 def test_wrong_paths_are_refused_in_one_line(words, message, tmp_path):
     answer = run("bash", ROOT / words[0], *words[1:], cwd=tmp_path, PYTHON=sys.executable)
     assert answer.returncode == 2
@@ -103,8 +131,17 @@ def test_wrong_paths_are_refused_in_one_line(words, message, tmp_path):
 def test_a_missing_checkpoint_is_refused_before_anything_starts(tmp_path):
     for name in ("train.csv", "val.csv"):
         (tmp_path / name).write_text("case_id,file\na,a.npz\n")
-    answer = run("bash", ROOT / "run_phase1_sbatch.sh", "--dry_run", "--data_path", tmp_path,
-                 "--output_dir", tmp_path / "run", "--init_from=/no/such.pth", PYTHON=sys.executable)
+    answer = run(
+        "bash",
+        ROOT / "run_phase1_sbatch.sh",
+        "--dry_run",
+        "--data_path",
+        tmp_path,
+        "--output_dir",
+        tmp_path / "run",
+        "--init_from=/no/such.pth",
+        PYTHON=sys.executable,
+    )
     assert answer.returncode == 2 and "--init_from: no such checkpoint: /no/such.pth" in answer.stderr
 
 
@@ -114,8 +151,19 @@ def data(tmp_path_factory):
 
 
 def dry_run(data, run_folder, *more, **environment):
-    return run("bash", ROOT / "run_phase1_sbatch.sh", "--dry_run", "--data_path", data, "--output_dir", run_folder,
-               "--gpus", "2", *more, **{"PYTHON": sys.executable, **environment})
+    return run(
+        "bash",
+        ROOT / "run_phase1_sbatch.sh",
+        "--dry_run",
+        "--data_path",
+        data,
+        "--output_dir",
+        run_folder,
+        "--gpus",
+        "2",
+        *more,
+        **{"PYTHON": sys.executable, **environment},
+    )
 
 
 @pytest.mark.slow
@@ -124,10 +172,12 @@ def test_dry_run_prints_the_configuration_and_the_command(data, tmp_path):
     assert answer.returncode == 0, answer.stderr
     assert "torch 2" in answer.stdout and "dry run: all checks passed" in answer.stdout
     assert "2 training and 1 validation cases, 3 classes" in answer.stdout
-    words = answer.stdout[answer.stdout.index("configuration:"):].split()
+    words = answer.stdout[answer.stdout.index("configuration:") :].split()
     assert {"epochs=7", "batch_size=2", "warmup_epochs=0.35", "shard=none"} <= set(words), "defaults and what follows"
-    told = [answer.stdout.index(f"\n{word}") for word in ("host ", "repository ", "data ", "Python 3", "configuration:",
-                                                          "command:")]
+    told = [
+        answer.stdout.index(f"\n{word}")
+        for word in ("host ", "repository ", "data ", "Python 3", "configuration:", "command:")
+    ]
     assert answer.stdout.startswith("== run_phase1_sbatch.sh") and told == sorted(told)
     command = next(line for line in answer.stdout.splitlines() if line.startswith("command:"))
     assert "--standalone" in command and "--nproc_per_node=2" in command and command.endswith("--device cpu --epochs 7")
@@ -135,11 +185,20 @@ def test_dry_run_prints_the_configuration_and_the_command(data, tmp_path):
 
 @pytest.mark.slow
 def test_paths_and_training_options_may_come_from_the_environment(data, tmp_path):
-    answer = run("bash", ROOT / "run_phase1_sbatch.sh", "--dry_run", "--epochs", "7", PYTHON=sys.executable,
-                 DATA_PATH=str(data), OUTPUT_DIR=str(tmp_path / "run"), TRAINING_OPTIONS="--epochs 9 --batch_size 3")
+    answer = run(
+        "bash",
+        ROOT / "run_phase1_sbatch.sh",
+        "--dry_run",
+        "--epochs",
+        "7",
+        PYTHON=sys.executable,
+        DATA_PATH=str(data),
+        OUTPUT_DIR=str(tmp_path / "run"),
+        TRAINING_OPTIONS="--epochs 9 --batch_size 3",
+    )
     assert answer.returncode == 0, answer.stderr
     assert f"data {data} -> run {tmp_path}/run" in answer.stdout
-    words = set(answer.stdout[answer.stdout.index("configuration:"):].split())
+    words = set(answer.stdout[answer.stdout.index("configuration:") :].split())
     assert {"batch_size=3", "epochs=7"} <= words, "the command line comes last"
 
 
@@ -151,11 +210,12 @@ def test_a_dry_run_refuses_what_training_would_refuse_later(data, tmp_path):
     shutil.copytree(data, lacking)
     (lacking / "ball01.npz").unlink()
     for where, words, message in [
-            (data, ["--bacth_size", "4"], "unrecognized arguments: --bacth_size 4"),
-            (data, ["--eikonal_points", "99999"], "--eikonal_points: expected at most the number of query points"),
-            (data, ["--resume", torn], "torn.pth: expected a whole checkpoint"),
-            (data, ["--model", "huge"], "huge"),
-            (lacking, [], "train.csv: expected the file of case ball01, found no file")]:
+        (data, ["--bacth_size", "4"], "unrecognized arguments: --bacth_size 4"),
+        (data, ["--eikonal_points", "99999"], "--eikonal_points: expected at most the number of query points"),
+        (data, ["--resume", torn], "torn.pth: expected a whole checkpoint"),
+        (data, ["--model", "huge"], "huge"),
+        (lacking, [], "train.csv: expected the file of case ball01, found no file"),
+    ]:
         answer = dry_run(where, tmp_path / "run", *words)
         assert answer.returncode == 2 and message in answer.stderr.splitlines()[-1], answer.stderr
         assert "command:" not in answer.stdout
@@ -226,6 +286,13 @@ def test_a_second_set_up_installs_nothing(tmp_path):
     answer = run("bash", ROOT / "environment.sh", VENV=str(venv))
     assert answer.returncode == 0 and answer.stdout == f"ready: {venv}/bin/python\n"
     (venv / "vecsetx-heart.stamp").write_text("other lists")
-    answer = run("bash", ROOT / "environment.sh", VENV=str(venv), PIP_NO_INDEX="1", PIP_FIND_LINKS="/no/such",
-                 PIP_EXTRA_INDEX_URL="", PIP_CONFIG_FILE="/dev/null")
+    answer = run(
+        "bash",
+        ROOT / "environment.sh",
+        VENV=str(venv),
+        PIP_NO_INDEX="1",
+        PIP_FIND_LINKS="/no/such",
+        PIP_EXTRA_INDEX_URL="",
+        PIP_CONFIG_FILE="/dev/null",
+    )
     assert answer.returncode == 2 and "pip could not install" in answer.stderr, "changed lists are installed again"

@@ -5,7 +5,16 @@ import shutil
 
 import pytest
 from helpers.slurm_cluster import (
-    FEW_POINTS, ROOT, copy_repository, last_state, make_cases, make_labels, running_lab, text, wait_for)
+    FEW_POINTS,
+    ROOT,
+    copy_repository,
+    last_state,
+    make_cases,
+    make_labels,
+    running_lab,
+    text,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -34,9 +43,13 @@ def test_slurm_accepts_the_scripts_as_they_are(lab, name, tmp_path):
     assert answer.returncode != 0
 
 
-@pytest.mark.parametrize(("name", "wanted"), [
-    ("run_phase1_sbatch.sh", {"NumCPUs": "32", "TimeLimit": "1-12:00:00", "TresPerNode": "gres:gpu:a100:4"}),
-    ("run_data_sbatch.sh", {"NumCPUs": "8", "ArrayTaskId": "0-49"})])
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("run_phase1_sbatch.sh", {"NumCPUs": "32", "TimeLimit": "1-12:00:00", "TresPerNode": "gres:gpu:a100:4"}),
+        ("run_data_sbatch.sh", {"NumCPUs": "8", "ArrayTaskId": "0-49"}),
+    ],
+)
 def test_what_the_scripts_ask_for_by_default(lab, name, wanted, tmp_path):
     job = lab.submit("--hold", ROOT / name, cwd=tmp_path)
     facts = lab.facts(job)[0]
@@ -53,8 +66,11 @@ def test_from_whatever_folder_and_by_whatever_path_the_repository_is_found(lab, 
     (submit / "link").symlink_to(repository)
     for path, cwd in ((name, repository), (f"../a r\u00e9po/./{name}", submit), (f"link/{name}", submit)):
         job = lab.submit("--array=0-2" if "data" in name else "--nodes=1", path, "--help", cwd=cwd)
-        logs = [cwd / f"heart-data-{job}_{i}.log" for i in range(3)] if "data" in name else [
-            cwd / f"heart-phase1-{job}.log"]
+        logs = (
+            [cwd / f"heart-data-{job}_{i}.log" for i in range(3)]
+            if "data" in name
+            else [cwd / f"heart-phase1-{job}.log"]
+        )
         assert {f["JobState"] for f in lab.wait(job)} == {"COMPLETED"}, [text(log) for log in logs]
         assert all(f"{name} --" in text(log) for log in logs), "its --help"
 
@@ -98,8 +114,16 @@ def test_data_array_makes_every_case_and_names_what_is_missing(lab, labels, tmp_
 
 
 def test_an_array_with_gaps_needs_to_know_the_number_of_shares(lab, labels, tmp_path):
-    job = lab.submit("--array=1,3", "--cpus-per-task=1", ROOT / "run_data_sbatch.sh", "--input_dir", labels,
-                     "--output_dir", tmp_path / "cases", cwd=tmp_path)
+    job = lab.submit(
+        "--array=1,3",
+        "--cpus-per-task=1",
+        ROOT / "run_data_sbatch.sh",
+        "--input_dir",
+        labels,
+        "--output_dir",
+        tmp_path / "cases",
+        cwd=tmp_path,
+    )
     assert {f["JobState"] for f in lab.wait(job)} == {"FAILED"}
     assert "--tasks: the array has gaps" in (tmp_path / f"heart-data-{job}_1.log").read_text()
 
@@ -123,15 +147,33 @@ def test_usr1_in_mid_epoch_saves_requeues_and_ends_with_the_losses_of_an_undistu
 
 
 def test_wrong_paths_fail_before_any_training_with_their_names_in_the_log(lab, cases, tmp_path):
-    job = lab.submit(ROOT / "run_phase1_sbatch.sh", "--data_path", tmp_path, "--output_dir", tmp_path / "run",
-                     cwd=tmp_path)
+    job = lab.submit(
+        ROOT / "run_phase1_sbatch.sh", "--data_path", tmp_path, "--output_dir", tmp_path / "run", cwd=tmp_path
+    )
     assert lab.wait(job)[0]["JobState"] == "FAILED"
     assert "train.csv: no such file" in (tmp_path / f"heart-phase1-{job}.log").read_text()
-    job = lab.submit("--export=ALL,PYTHON=/no/such/python", ROOT / "run_phase1_sbatch.sh", "--data_path", cases,
-                     "--output_dir", tmp_path / "run", cwd=tmp_path)
+    job = lab.submit(
+        "--export=ALL,PYTHON=/no/such/python",
+        ROOT / "run_phase1_sbatch.sh",
+        "--data_path",
+        cases,
+        "--output_dir",
+        tmp_path / "run",
+        cwd=tmp_path,
+    )
     assert lab.wait(job)[0]["JobState"] == "FAILED"
     assert "expected Python 3.11 or newer, found none" in (tmp_path / f"heart-phase1-{job}.log").read_text()
-    answer = lab.run("bash", ROOT / "run_phase1_sbatch.sh", "--dry_run", "--data_path", cases, "--output_dir",
-                     tmp_path / "run", "--venv", tmp_path / "venv", check=False)
+    answer = lab.run(
+        "bash",
+        ROOT / "run_phase1_sbatch.sh",
+        "--dry_run",
+        "--data_path",
+        cases,
+        "--output_dir",
+        tmp_path / "run",
+        "--venv",
+        tmp_path / "venv",
+        check=False,
+    )
     assert answer.returncode == 2
     assert f"--venv: expected a virtual environment, found no {tmp_path}/venv/bin/python" in answer.stderr

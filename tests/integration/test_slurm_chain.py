@@ -8,8 +8,20 @@ import subprocess
 import pytest
 from helpers.quality_mutations import sign_flipped
 from helpers.slurm_cluster import (
-    FEW_POINTS, LAB, ROOT, TINY, command, copy_repository, environment_of, make_cases, make_labels, processes_of,
-    running_lab, text, wait_for)
+    FEW_POINTS,
+    LAB,
+    ROOT,
+    TINY,
+    command,
+    copy_repository,
+    environment_of,
+    make_cases,
+    make_labels,
+    processes_of,
+    running_lab,
+    text,
+    wait_for,
+)
 
 from vecset.data.case_file import read_case, read_meta, write_case
 
@@ -30,8 +42,24 @@ def labels(tmp_path_factory):
 
 def chain_words(labels, out, *more, training=("--epochs", "2", "--eval_every", "2"), repository=ROOT):
     one_cpu = "--cpus-per-task=1"
-    return ["bash", str(repository / "submit_phase1.sh"), "--input_dir", str(labels), "--output_dir", str(out),
-            *map(str, more), "--cpu_sbatch", one_cpu, "--gpu_sbatch", one_cpu, "--", "--gpus", "1", *TINY, *training]
+    return [
+        "bash",
+        str(repository / "submit_phase1.sh"),
+        "--input_dir",
+        str(labels),
+        "--output_dir",
+        str(out),
+        *map(str, more),
+        "--cpu_sbatch",
+        one_cpu,
+        "--gpu_sbatch",
+        one_cpu,
+        "--",
+        "--gpus",
+        "1",
+        *TINY,
+        *training,
+    ]
 
 
 def jobs_of(out):
@@ -54,9 +82,18 @@ def test_the_whole_chain_runs_from_odd_folders_and_goes_on_after_a_stop(lab, tmp
     submit.mkdir()
     command("make_phantoms.py", "--output_dir", labels, "--num", "3", "--size", "112")
     (submit / "my map.json").write_text(json.dumps({"values": {str(i): i for i in range(1, 11)}}))
-    words = chain_words(labels, out, "--tasks", "2", "--sbatch", "--export=SLURM_CONF,PATH,HOME", "--prepare_options",
-                        "--drop_crumbs 0.0001 --label_map 'my map.json'", repository=repository,
-                        training=("--epochs", "60", "--eval_every", "30", "--print_every", "1"))
+    words = chain_words(
+        labels,
+        out,
+        "--tasks",
+        "2",
+        "--sbatch",
+        "--export=SLURM_CONF,PATH,HOME",
+        "--prepare_options",
+        "--drop_crumbs 0.0001 --label_map 'my map.json'",
+        repository=repository,
+        training=("--epochs", "60", "--eval_every", "30", "--print_every", "1"),
+    )
     first = lab.run(*words, cwd=submit).stdout
     assert [line.split()[0] for line in first.splitlines()[:5]] == PARTS
     again = lab.run(*words, cwd=submit).stdout
@@ -86,8 +123,12 @@ def test_998_hearts_are_50_tasks_and_two_submissions_at_once_are_one(lab, labels
     for i in range(998):
         (many / f"heart{i:03d}.nii.gz").hardlink_to(labels / "phantom_0000.nii.gz")
     words = ["bash", str(LAB / "in_lab.sh"), *chain_words(many, out, "--sbatch", "--hold")]
-    both = [subprocess.Popen(words, cwd=tmp_path, env=lab.environment, text=True, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT) for _ in range(2)]
+    both = [
+        subprocess.Popen(
+            words, cwd=tmp_path, env=lab.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for _ in range(2)
+    ]
     said = sorted((process.communicate()[0] for process in both), key=lambda answer: "998 label maps" in answer)
     assert "nothing submitted" in said[0] or "is submitting for" in said[0], said
     assert "998 label maps in 50 shares" in said[1], said
@@ -101,9 +142,11 @@ def test_998_hearts_are_50_tasks_and_two_submissions_at_once_are_one(lab, labels
 
 
 def test_what_cannot_work_is_refused_before_anything_is_submitted(lab, labels, tmp_path):
-    refused = [(("--bacth_size", "4"), "training options: unrecognized arguments: --bacth_size 4"),
-               (("--init_from", "/no/such.pth"), "--init_from: no such checkpoint: /no/such.pth"),
-               (("--output_dir", "x"), "--output_dir: not a training option here")]
+    refused = [
+        (("--bacth_size", "4"), "training options: unrecognized arguments: --bacth_size 4"),
+        (("--init_from", "/no/such.pth"), "--init_from: no such checkpoint: /no/such.pth"),
+        (("--output_dir", "x"), "--output_dir: not a training option here"),
+    ]
     for training, message in refused:
         answer = lab.run(*chain_words(labels, tmp_path / "out", training=training), cwd=tmp_path, check=False)
         assert answer.returncode == 2 and message in answer.stderr, answer.stderr
@@ -128,9 +171,13 @@ def test_a_submission_that_is_cut_off_leaves_no_half_chain(lab, labels, tmp_path
     program.write_text(SLOW_SBATCH.format(shutil.which("sbatch")))
     program.chmod(0o755)
     environment = {**lab.environment, "PATH": f"{program.parent}:{lab.environment['PATH']}"}
-    process = subprocess.Popen(["bash", str(LAB / "in_lab.sh"), *chain_words(labels, tmp_path / "out", "--sbatch",
-                                                                            "--hold")],
-                               cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        ["bash", str(LAB / "in_lab.sh"), *chain_words(labels, tmp_path / "out", "--sbatch", "--hold")],
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+    )
     assert process.stdout.readline().startswith("data ")
     process.terminate()  # the second job is just being submitted
     assert process.wait(60) == 130
@@ -170,6 +217,11 @@ def test_no_training_where_the_quality_check_does_not_pass(lab, labels, tmp_path
         write_case(path, case)
     lab.run(*chain_words(labels, out, "--tasks", "1", "--prepare_options", " ".join(FEW_POINTS)), cwd=tmp_path)
     ended = states(lab, jobs_of(out))
-    assert ended == {"data": {"COMPLETED"}, "summary": {"COMPLETED"}, "check": {"FAILED"}, "train": {"CANCELLED"},
-                     "reconstruct": {"CANCELLED"}}
+    assert ended == {
+        "data": {"COMPLETED"},
+        "summary": {"COMPLETED"},
+        "check": {"FAILED"},
+        "train": {"CANCELLED"},
+        "reconstruct": {"CANCELLED"},
+    }
     assert not (out / "train").exists()

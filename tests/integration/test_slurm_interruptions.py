@@ -9,7 +9,18 @@ import sys
 
 import pytest
 from helpers.slurm_cluster import (
-    FEW_POINTS, ROOT, last_state, make_cases, make_labels, processes_of, running_lab, skip, text, undisturbed, wait_for)
+    FEW_POINTS,
+    ROOT,
+    last_state,
+    make_cases,
+    make_labels,
+    processes_of,
+    running_lab,
+    skip,
+    text,
+    undisturbed,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 EPOCHS = ("--epochs", "120", "--eval_every", "120", "--print_every", "5")
@@ -50,8 +61,9 @@ def assert_finished_as_if_undisturbed(lab, job, log, run, calm, restarts=1):
 def test_preempted_by_a_higher_partition_it_saves_makes_way_and_goes_on(lab, cases, calm, tmp_path):
     job, log = lab.train(cases, tmp_path / "run", *EPOCHS, cwd=tmp_path, sbatch=("--partition=gpumedium",))
     in_training(log)
-    urgent = lab.submit("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 3",
-                        cwd=tmp_path)
+    urgent = lab.submit(
+        "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 3", cwd=tmp_path
+    )
     assert lab.wait(urgent)[0]["JobState"] == "COMPLETED"
     assert_finished_as_if_undisturbed(lab, job, log, tmp_path / "run", calm)
     assert "asked to stop: saving" in text(log)
@@ -75,8 +87,9 @@ def small_disk(tmp_path):
     """A file system of its own with 2 MiB, as a quota would leave them."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True,
-                             check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
     if mounted.returncode:
         skip("no file system can be mounted here")
     yield folder
@@ -87,10 +100,9 @@ def test_a_full_disk_ends_the_job_by_name_and_leaves_a_checkpoint_to_go_on_from(
     words = (*EPOCHS, "--save_every_minutes", "0")
     job, log = lab.train(cases, small_disk / "run", *words, cwd=tmp_path)
     in_training(log)
-    with (small_disk / "other").open("wb", buffering=0) as other:
-        with pytest.raises(OSError):
-            while True:
-                other.write(b"0" * 4096)
+    with (small_disk / "other").open("wb", buffering=0) as other, pytest.raises(OSError):
+        while True:
+            other.write(b"0" * 4096)
     facts = lab.wait(job)[0]
     assert facts["JobState"] == "FAILED", text(log)
     assert "no space left on the device or quota used up" in text(log) and "not requeued" in text(log)
@@ -139,15 +151,24 @@ def test_a_job_that_is_ended_again_and_again_before_its_first_step_stops(lab, ca
 
 def test_before_its_time_limit_a_job_saves_and_goes_on_in_a_new_one(lab, cases, tmp_path):
     """The signal that Slurm itself sends. The shortest limit is one minute."""
-    job, log = lab.train(cases, tmp_path / "run", "--epochs", "100000", "--eval_every", "100000", cwd=tmp_path,
-                         sbatch=("--time=1", "--signal=B:USR1@20"))
+    job, log = lab.train(
+        cases,
+        tmp_path / "run",
+        "--epochs",
+        "100000",
+        "--eval_every",
+        "100000",
+        cwd=tmp_path,
+        sbatch=("--time=1", "--signal=B:USR1@20"),
+    )
     wait_for(lambda: "going on from" in text(log), 240)
     facts = lab.facts(job)[0]
     lab.run("scancel", job)
     assert facts["Restarts"] == "1" and "asking Slurm to requeue the job" in text(log)
     position = re.search(r"state stopped, at epoch (\d+), step (\d+)", text(log)).groups()
     assert "going on from {}/checkpoint-last.pth: epoch {}, step {},".format(
-        tmp_path / "run", int(position[0]) + 1, position[1]) in text(log)
+        tmp_path / "run", int(position[0]) + 1, position[1]
+    ) in text(log)
     lab.wait(job, 90)
 
 
@@ -193,8 +214,9 @@ def test_scancel_ends_a_job_for_good(lab, cases, tmp_path):
 
 def test_a_killed_array_task_is_found_missing_and_just_its_share_made_again(lab, labels, tmp_path):
     options = ["--input_dir", labels, "--output_dir", tmp_path / "cases"]
-    job = lab.submit("--array=0-1", "--cpus-per-task=1", ROOT / "run_data_sbatch.sh", *options, *FEW_POINTS,
-                     cwd=tmp_path)
+    job = lab.submit(
+        "--array=0-1", "--cpus-per-task=1", ROOT / "run_data_sbatch.sh", *options, *FEW_POINTS, cwd=tmp_path
+    )
     wait_for(lambda: "label maps 2 to 4" in text(tmp_path / f"heart-data-{job}_1.log"))
     lab.run("scancel", "--signal=KILL", "--full", f"{job}_1")
     states = {f["ArrayTaskId"]: f["JobState"] for f in lab.wait(job)}

@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 from helpers.slurm_cluster import (
-    ROOT, TINY, command, last_state, make_cases, make_labels, processes_of, running_lab, text, wait_for)
+    ROOT,
+    TINY,
+    command,
+    last_state,
+    make_cases,
+    make_labels,
+    processes_of,
+    running_lab,
+    text,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 EPOCHS = ("--epochs", "30", "--eval_every", "30", "--print_every", "1")
@@ -55,8 +65,9 @@ def srun(lab, cases, run, *more, cwd, sbatch):
 def on_node(lab, number, *words):
     """Runs `words` where node `number`'s own mounts are. -> what it prints"""
     process = (lab.state / "pids" / f"slurmd-node{number}").read_text().split()[0]
-    return subprocess.run(["nsenter", "--mount", "--target", process, *map(str, words)], check=True, text=True,
-                          capture_output=True).stdout
+    return subprocess.run(
+        ["nsenter", "--mount", "--target", process, *map(str, words)], check=True, text=True, capture_output=True
+    ).stdout
 
 
 def test_two_nodes_learn_what_one_node_learns_and_jobs_do_not_meet(lab, cases, one_node, tmp_path):
@@ -66,11 +77,22 @@ def test_two_nodes_learn_what_one_node_learns_and_jobs_do_not_meet(lab, cases, o
     disk.mkdir()
     for node in (1, 2):
         on_node(lab, node, "mount", "-t", "tmpfs", "tmpfs", disk)
-    ways = {"plain": ("--stage_dir", "$NODE_DISK"), "shared": ("--shard", "optimizer"),
-            "rounded": ("--compress_gradients", "bf16")}
-    jobs = {name: lab.train(cases, tmp_path / name, *EPOCHS, *more, cwd=tmp_path,
-                            sbatch=(*TWO_NODES, "--gres=gpu:a100:1", f"--export=ALL,NODE_DISK={disk}"))
-            for name, more in ways.items()}
+    ways = {
+        "plain": ("--stage_dir", "$NODE_DISK"),
+        "shared": ("--shard", "optimizer"),
+        "rounded": ("--compress_gradients", "bf16"),
+    }
+    jobs = {
+        name: lab.train(
+            cases,
+            tmp_path / name,
+            *EPOCHS,
+            *more,
+            cwd=tmp_path,
+            sbatch=(*TWO_NODES, "--gres=gpu:a100:1", f"--export=ALL,NODE_DISK={disk}"),
+        )
+        for name, more in ways.items()
+    }
     wait_for(lambda: all(lab.facts(job)[0]["JobState"] == "RUNNING" for job, _ in jobs.values()))
     staged = f"{disk}/heart-{jobs['plain'][0]}"
     wait_for(lambda: "epoch 1/30" in text(jobs["plain"][1]))
@@ -86,8 +108,20 @@ def test_two_nodes_learn_what_one_node_learns_and_jobs_do_not_meet(lab, cases, o
     rounded = losses(tmp_path / "rounded")
     assert rounded != one_node[0] and rounded == pytest.approx(one_node[0], rel=0.02)
 
-    command("vecset/main_ae.py", "--data_path", cases, "--output_dir", tmp_path / "shared", *TINY, "--batch_size", 2,
-            "--epochs", 31, "--print_every", 1)
+    command(
+        "vecset/main_ae.py",
+        "--data_path",
+        cases,
+        "--output_dir",
+        tmp_path / "shared",
+        *TINY,
+        "--batch_size",
+        2,
+        "--epochs",
+        31,
+        "--print_every",
+        1,
+    )
     assert last_state(tmp_path / "shared")[0] == "finished", "one process goes on with what two nodes shared out"
     assert max(losses(tmp_path / "shared")) == max(one_node[0]) * 31 // 30
 
@@ -102,8 +136,17 @@ def test_srun_python_learns_what_torchrun_learns(lab, cases, one_node, tmp_path,
 
 
 def test_a_batch_shell_that_forgets_srun_trains_alone_instead_of_waiting(lab, cases, tmp_path):
-    words = [sys.executable, ROOT / "vecset" / "main_ae.py", "--data_path", cases, "--output_dir", tmp_path / "run",
-             *TINY, "--epochs", "2"]
+    words = [
+        sys.executable,
+        ROOT / "vecset" / "main_ae.py",
+        "--data_path",
+        cases,
+        "--output_dir",
+        tmp_path / "run",
+        *TINY,
+        "--epochs",
+        "2",
+    ]
     job = lab.submit("--ntasks=2", "--output=alone-%j.log", "--wrap", " ".join(str(w) for w in words), cwd=tmp_path)
     assert lab.wait(job)[0]["JobState"] == "COMPLETED"
     assert "1 x cpu" in text(tmp_path / f"alone-{job}.log")
@@ -111,18 +154,33 @@ def test_a_batch_shell_that_forgets_srun_trains_alone_instead_of_waiting(lab, ca
 
 def test_a_rendezvous_at_localhost_fails(lab, cases, tmp_path):
     """The trap that one machine hides: every node would meet itself."""
-    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d",
-             "--rdzv_endpoint=localhost:29411", "--rdzv_conf=join_timeout=10", ROOT / "vecset" / "main_ae.py",
-             "--data_path", cases, "--output_dir", tmp_path / "run", *TINY, "--epochs", "2"]
-    job = lab.submit(*TWO_NODES, "--output=local-%j.log", "--wrap", "srun " + " ".join(str(w) for w in words),
-                     cwd=tmp_path)
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=2",
+        "--nproc_per_node=1",
+        "--rdzv_backend=c10d",
+        "--rdzv_endpoint=localhost:29411",
+        "--rdzv_conf=join_timeout=10",
+        ROOT / "vecset" / "main_ae.py",
+        "--data_path",
+        cases,
+        "--output_dir",
+        tmp_path / "run",
+        *TINY,
+        "--epochs",
+        "2",
+    ]
+    job = lab.submit(
+        *TWO_NODES, "--output=local-%j.log", "--wrap", "srun " + " ".join(str(w) for w in words), cwd=tmp_path
+    )
     assert lab.wait(job)[0]["JobState"] == "FAILED"
     assert "Rendezvous" in text(tmp_path / f"local-{job}.log") and not (tmp_path / "run").exists()
 
 
 def test_a_killed_process_ends_both_nodes_with_the_cause_and_the_requeued_job_goes_on(lab, cases, one_node, tmp_path):
-    job, log = lab.train(cases, tmp_path / "run", *EPOCHS, "--save_every_minutes", "0", cwd=tmp_path,
-                         sbatch=TWO_NODES)
+    job, log = lab.train(cases, tmp_path / "run", *EPOCHS, "--save_every_minutes", "0", cwd=tmp_path, sbatch=TWO_NODES)
     wait_for(lambda: re.search(r"epoch ([2-9]|\d\d)/30", text(log)))
     os.kill(processes_of(job, rank=1)[0], signal.SIGKILL)
     began = time.monotonic()

@@ -36,12 +36,33 @@ def data(tmp_path_factory):
 
 def phase1(data, run, *words, **environment):
     """run_phase1_sbatch.sh outside Slurm, on one process and a CPU."""
-    cleared = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))
-               and k not in ("VENV", "PYTHON", "MODULES", "CONTAINER", "STAGE_DIR")}
-    return subprocess.run(["bash", str(ROOT / "run_phase1_sbatch.sh"), "--data_path", str(data), "--output_dir",
-                           str(run), "--gpus", "1", *TINY, "--epochs", "1", "--warmup_epochs", "0",
-                           *(str(w) for w in words)],
-                          capture_output=True, text=True, check=False, env={**cleared, **environment})
+    cleared = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("SLURM_", "SBATCH_")) and k not in ("VENV", "PYTHON", "MODULES", "CONTAINER", "STAGE_DIR")
+    }
+    return subprocess.run(
+        [
+            "bash",
+            str(ROOT / "run_phase1_sbatch.sh"),
+            "--data_path",
+            str(data),
+            "--output_dir",
+            str(run),
+            "--gpus",
+            "1",
+            *TINY,
+            "--epochs",
+            "1",
+            "--warmup_epochs",
+            "0",
+            *(str(w) for w in words),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**cleared, **environment},
+    )
 
 
 @pytest.fixture
@@ -57,16 +78,18 @@ def apptainer(tmp_path):
 def test_modules_are_loaded_in_order_before_python_is_looked_for(data, tmp_path):
     notes = tmp_path / "notes"
     module = f'() {{ echo "$*$unset_by_the_site" >>{notes}; false; if [ "$2" = python/3.12 ]; then PYTHON={sys.executable}; fi; }}'
-    answer = phase1(data, tmp_path / "run", "--dry_run", "--modules", "gcc/13 python/3.12",
-                    **{"BASH_FUNC_module%%": module})
+    answer = phase1(
+        data, tmp_path / "run", "--dry_run", "--modules", "gcc/13 python/3.12", **{"BASH_FUNC_module%%": module}
+    )
     assert answer.returncode == 0, answer.stderr
     assert notes.read_text() == "load gcc/13\nload python/3.12\n"
     assert f"Python {sys.executable}" in answer.stdout
 
 
 def test_a_module_that_is_not_there_or_no_module_command_is_named(data, tmp_path):
-    answer = phase1(data, tmp_path / "run", "--dry_run", "--modules", "nonsense",
-                    **{"BASH_FUNC_module%%": "() { return 1; }"})
+    answer = phase1(
+        data, tmp_path / "run", "--dry_run", "--modules", "nonsense", **{"BASH_FUNC_module%%": "() { return 1; }"}
+    )
     assert answer.returncode == 2 and "module load nonsense failed" in answer.stderr
     answer = phase1(data, tmp_path / "run", "--dry_run", "--modules", "python")
     assert answer.returncode == 2 and "this node has no 'module' command" in answer.stderr
@@ -89,11 +112,21 @@ def test_a_driver_too_old_for_the_pinned_torch_is_told_what_to_install(data, tmp
         folder.mkdir()
         (folder / name).write_text(words)
         (folder / name).chmod(0o755)
-    answer = phase1(data, tmp_path / "run", "--dry_run", "--device", "auto", PYTHON=sys.executable,
-                    PYTHONPATH=str(packages), PATH=f"{programs}:{os.environ['PATH']}")
+    answer = phase1(
+        data,
+        tmp_path / "run",
+        "--dry_run",
+        "--device",
+        "auto",
+        PYTHON=sys.executable,
+        PYTHONPATH=str(packages),
+        PATH=f"{programs}:{os.environ['PATH']}",
+    )
     assert answer.returncode == 2 and "driver 470.82.01, 0 GPU(s)" in answer.stdout
     last = answer.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: expected driver 580 or newer for a torch built for CUDA 13.0, found driver 470.82.01")
+    assert last.startswith(
+        "error: expected driver 580 or newer for a torch built for CUDA 13.0, found driver 470.82.01"
+    )
     assert "pip install --force-reinstall 'torch>=2.6' --index-url https://download.pytorch.org/whl/cu118" in last
 
 
@@ -115,8 +148,9 @@ def test_a_container_that_is_not_there_is_named(data, tmp_path, apptainer):
 def test_training_in_a_container_sees_repository_data_results_and_stage(data, tmp_path, apptainer):
     image, run, stage = tmp_path / "image.sif", tmp_path / "run", tmp_path / "stage"
     image.touch()
-    answer = phase1(data, run, "--container", image, "--stage_dir", stage, CONTAINER_ARGS="--env=IN_CONTAINER=1",
-                    **apptainer)
+    answer = phase1(
+        data, run, "--container", image, "--stage_dir", stage, CONTAINER_ARGS="--env=IN_CONTAINER=1", **apptainer
+    )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     words = next(line for line in (tmp_path / "notes").read_text().splitlines() if "torch.distributed.run" in line)
     binds = " ".join(f"--bind {folder}" for folder in (ROOT, data, run, stage))
@@ -164,15 +198,41 @@ def test_a_container_sees_checkpoints_splits_and_label_map_files_elsewhere(data,
     (weights / "w.pth").touch()
     for name in ("train.csv", "val.csv"):
         shutil.copy2(data / name, splits)
-    phase1(data, tmp_path / "run", "--dry_run", "--container", image, "--init_from", weights / "w.pth", "--csv_dir",
-           splits, **apptainer)
+    phase1(
+        data,
+        tmp_path / "run",
+        "--dry_run",
+        "--container",
+        image,
+        "--init_from",
+        weights / "w.pth",
+        "--csv_dir",
+        splits,
+        **apptainer,
+    )
     (maps / "map.json").write_text("{}")
     (labels / "heart.nii.gz").touch()
-    subprocess.run(["bash", str(ROOT / "run_data_sbatch.sh"), "--input_dir", str(labels), "--output_dir",
-                    str(tmp_path / "cases"), "--container", str(image), "--label_map", str(maps / "map.json")],
-                   capture_output=True, check=False, env={**os.environ, **apptainer})
-    preflight, prepare = ([line for line in (tmp_path / "notes").read_text().splitlines() if script in line][-1]
-                          for script in ("preflight.py", "prepare_data.py"))
+    subprocess.run(
+        [
+            "bash",
+            str(ROOT / "run_data_sbatch.sh"),
+            "--input_dir",
+            str(labels),
+            "--output_dir",
+            str(tmp_path / "cases"),
+            "--container",
+            str(image),
+            "--label_map",
+            str(maps / "map.json"),
+        ],
+        capture_output=True,
+        check=False,
+        env={**os.environ, **apptainer},
+    )
+    preflight, prepare = (
+        [line for line in (tmp_path / "notes").read_text().splitlines() if script in line][-1]
+        for script in ("preflight.py", "prepare_data.py")
+    )
     assert all(f"--bind {folder} " in preflight for folder in (data, tmp_path / "run", weights, splits)), preflight
     assert all(f"--bind {folder} " in prepare for folder in (labels, tmp_path / "cases", maps)), prepare
 

@@ -5,17 +5,28 @@ import time
 import numpy as np
 import pytest
 
+from vecset.common.errors import InputError
 from vecset.data.case_file import Case, write_case
 from vecset.imaging.frame import Frame
-from vecset.common.errors import InputError
 from vecset.metrics import baselines
 from vecset.metrics.overlap import mean_over_classes
 
 NAMES = ["inner", "outer", "rare"]
 
 
-def make_case(folder, name, radius_mm=20.0, inner=0.5, rare=False, size=48, spacing=1.0, turn_deg=0.0, order=(0, 1, 2),
-              flip=(1, 1, 1), annotated=(1, 2, 3)):
+def make_case(
+    folder,
+    name,
+    radius_mm=20.0,
+    inner=0.5,
+    rare=False,
+    size=48,
+    spacing=1.0,
+    turn_deg=0.0,
+    order=(0, 1, 2),
+    flip=(1, 1, 1),
+    annotated=(1, 2, 3),
+):
     """A ball in a shell round (7, -3, 40) mm, on any grid; `rare`: a third class in one quarter."""
     a = np.deg2rad(turn_deg)
     turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
@@ -31,9 +42,13 @@ def make_case(folder, name, radius_mm=20.0, inner=0.5, rare=False, size=48, spac
     labels = np.select([distance_mm < inner * radius_mm, distance_mm < radius_mm], [1, 2], 0).astype(np.uint8)
     if rare:
         labels[(labels == 2) & (away_mm[..., 0] > 0) & (away_mm[..., 1] > 0)] = 3
-    case = Case(arrays={"surface_points": np.zeros((1, 3), np.float32), "surface_labels": np.ones(1, np.uint8)},
-                frame=frame, truth_crop=labels, truth_origin=np.zeros(3, int),
-                meta={"classes": 3, "class_names": NAMES, "annotated_classes": list(annotated)})
+    case = Case(
+        arrays={"surface_points": np.zeros((1, 3), np.float32), "surface_labels": np.ones(1, np.uint8)},
+        frame=frame,
+        truth_crop=labels,
+        truth_origin=np.zeros(3, int),
+        meta={"classes": 3, "class_names": NAMES, "annotated_classes": list(annotated)},
+    )
     path = folder / f"{name}.npz"
     write_case(path, case)
     return path
@@ -94,6 +109,7 @@ def test_nearest_on_the_search_grid_equals_scoring_each(tmp_path):
     truths = baselines.read_truths(paths, 3)
     labels = baselines._on_unit_grid(baselines.read_truth(make_case(tmp_path, "v", inner=0.52)), baselines.SEARCH_GRID)
     from vecset.metrics.overlap import score
+
     slow = [mean_over_classes(score(labels, row, NAMES)) for row in truths.search]
     np.testing.assert_allclose(baselines._mean_dice(truths, labels, [1, 2, 3]), slow, atol=1e-12)
 

@@ -90,8 +90,10 @@ def heart_rows(values):
     """Rows of hearts with (Dice of a, Dice of b) each; None: absent."""
     rows = []
     for n, pair in enumerate(values):
-        rows += [{"case_id": str(n), "class_name": name, "status": "absent" if dice is None else "ok", "dice": dice}
-                 for name, dice in zip("ab", pair)]
+        rows += [
+            {"case_id": str(n), "class_name": name, "status": "absent" if dice is None else "ok", "dice": dice}
+            for name, dice in zip("ab", pair)
+        ]
     return rows
 
 
@@ -132,8 +134,11 @@ def test_no_average_improves_by_missing_a_structure():
     inventing[0, 0, 0] = 3
     names, made = list("abc"), {}
     for what, prediction in (("bad", bad), ("missing", missing), ("inventing", inventing)):
-        rows = [{"case_id": case, **row} for case, p in (("1", good), ("2", prediction))
-                for row in score(truth, p, names, spacing_mm=(1, 1, 1))]
+        rows = [
+            {"case_id": case, **row}
+            for case, p in (("1", good), ("2", prediction))
+            for row in score(truth, p, names, spacing_mm=(1, 1, 1))
+        ]
         made[what] = summarise(rows)
     bad, missing = made["bad"]["b"], made["missing"]["b"]
     assert missing["n"] == bad["n"] == 2 and missing["missed"] == 1

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from vecset.imaging.label_map import LabelMap
-from vecset.phantom.phantom import PhantomOptions, make_phantom
 from vecset.data.preparation import Options, build_case
-from vecset.metrics.resampling_limit import revoxelised
+from vecset.imaging.label_map import LabelMap
 from vecset.metrics.overlap import score
+from vecset.metrics.resampling_limit import revoxelised
+from vecset.phantom.phantom import PhantomOptions, make_phantom
 
 
 def case_of(labels, affine, tmp_path):

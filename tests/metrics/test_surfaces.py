@@ -21,9 +21,9 @@ from scipy.spatial import cKDTree
 from skimage.measure import euler_number as skimage_euler_number
 from skimage.measure import marching_cubes, mesh_surface_area
 
-from vecset.phantom.phantom import PhantomOptions, make_phantom
 from vecset.metrics.overlap import NSDS, score
 from vecset.metrics.surfaces import TOLERANCES_MM, block_codes, element_areas_mm2, euler_number, surface_metrics
+from vecset.phantom.phantom import PhantomOptions, make_phantom
 
 
 def metrics_of(truth, prediction, spacing_mm):
@@ -62,8 +62,11 @@ def _pairs():
             yield heart[around] == c, moved[around] == c, spacing_mm
         yield heart > 0, moved > 0, spacing_mm
     for spacing_mm in ((1.0, 1.0, 1.0), (0.7, 0.7, 5.0)):
-        yield (ball((60, 60, 24), (20, 21, 12), 11, spacing_mm), ball((60, 60, 24), (22, 20, 13), 9, spacing_mm),
-               spacing_mm)
+        yield (
+            ball((60, 60, 24), (20, 21, 12), 11, spacing_mm),
+            ball((60, 60, 24), (22, 20, 13), 9, spacing_mm),
+            spacing_mm,
+        )
     box = np.zeros((12, 20, 20), bool)
     box[:7, 5:15, 5:15] = True
     yield box, np.roll(box, 2, 1), (1.0, 2.0, 1.5)
@@ -80,10 +83,14 @@ def test_equals_the_surface_distance_library_within_1_percent():
         found = surface_distance.compute_surface_distances(truth, prediction, spacing_mm)
         distance = np.concatenate([found["distances_gt_to_pred"], found["distances_pred_to_gt"]])
         area = np.concatenate([found["surfel_areas_gt"], found["surfel_areas_pred"]])
-        theirs = {"hd95_mm": surface_distance.compute_robust_hausdorff(found, 95),
-                  "assd_mm": (distance * area).sum() / area.sum(),
-                  **{name: surface_distance.compute_surface_dice_at_tolerance(found, tolerance_mm)
-                     for name, tolerance_mm in zip(NSDS, TOLERANCES_MM)}}
+        theirs = {
+            "hd95_mm": surface_distance.compute_robust_hausdorff(found, 95),
+            "assd_mm": (distance * area).sum() / area.sum(),
+            **{
+                name: surface_distance.compute_surface_dice_at_tolerance(found, tolerance_mm)
+                for name, tolerance_mm in zip(NSDS, TOLERANCES_MM)
+            },
+        }
         for name, value in theirs.items():
             assert relative(ours[name], value) < 0.01, (name, ours[name], value)
         count += 1
@@ -96,8 +103,10 @@ def as_monai(mask):
 
 def monai_distances(truth, prediction, spacing_mm):
     options = {"include_background": True, "spacing": spacing_mm}
-    return (compute_hausdorff_distance(as_monai(prediction), as_monai(truth), percentile=95, **options).item(),
-            compute_average_surface_distance(as_monai(prediction), as_monai(truth), symmetric=True, **options).item())
+    return (
+        compute_hausdorff_distance(as_monai(prediction), as_monai(truth), percentile=95, **options).item(),
+        compute_average_surface_distance(as_monai(prediction), as_monai(truth), symmetric=True, **options).item(),
+    )
 
 
 def edge_voxels(truth, prediction, spacing_mm):
@@ -111,8 +120,14 @@ def test_equals_monai_within_1_percent_where_the_rule_is_the_same():
     for truth, prediction, spacing_mm in pairs():
         ours = metrics_of(truth, prediction, spacing_mm)
         for name, tolerance_mm in zip(NSDS, TOLERANCES_MM):
-            theirs = compute_surface_dice(as_monai(prediction), as_monai(truth), [tolerance_mm], spacing=spacing_mm,
-                                          include_background=True, use_subvoxels=True).item()
+            theirs = compute_surface_dice(
+                as_monai(prediction),
+                as_monai(truth),
+                [tolerance_mm],
+                spacing=spacing_mm,
+                include_background=True,
+                use_subvoxels=True,
+            ).item()
             assert relative(ours[name], theirs) < 0.01, (name, ours[name], theirs)
 
 
@@ -175,8 +190,10 @@ def test_equals_a_slow_twin():
                 code = sum(int(v) << bit for bit, v in enumerate(block.ravel()))
                 elements.append(((i * 1.2, j * 0.8, k * 2.1), element_areas_mm2(spacing_mm)[code]))
         surfaces.append(elements)
-    ways = [[(min(np.linalg.norm(np.subtract(a, b)) for b, _ in other), area)
-             for a, area in own] for own, other in (surfaces, surfaces[::-1])]
+    ways = [
+        [(min(np.linalg.norm(np.subtract(a, b)) for b, _ in other), area) for a, area in own]
+        for own, other in (surfaces, surfaces[::-1])
+    ]
     every = [pair for way in ways for pair in way]
     whole = sum(area for _, area in every)
     hd95 = 0.0
@@ -190,7 +207,8 @@ def test_equals_a_slow_twin():
                 break
     ours = metrics_of(truth, prediction, spacing_mm)
     assert ours["hd95_mm"] == pytest.approx(hd95) and ours["assd_mm"] == pytest.approx(
-        sum(d * a for d, a in every) / whole)
+        sum(d * a for d, a in every) / whole
+    )
     assert ours["nsd_1mm"] == pytest.approx(sum(a for d, a in every if d <= 1) / whole)
 
 

@@ -10,8 +10,10 @@ from vecset.models.double_backward import slope_by_autograd
 
 def leaves(dtype, B=2, H=3, Q=23, K=17, d=8):
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(B, H, n, d, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(True)
-            for n in (Q, K, K, Q)]
+    return [
+        torch.randn(B, H, n, d, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(True)
+        for n in (Q, K, K, Q)
+    ]
 
 
 @pytest.mark.parametrize("block", [1, 5, 23])
@@ -23,7 +25,7 @@ def test_value_and_gradients_are_those_of_autograd(dtype, close, block, monkeypa
     for kernel in (attention_slope, slope_by_autograd):
         slope = kernel(*inputs, 0.3)
         found.append([slope, *torch.autograd.grad((slope * weight).sum(), inputs)])
-    for what, one, other in zip("slope q k v r".split(), *found):
+    for what, one, other in zip(["slope", "q", "k", "v", "r"], *found):
         assert other.norm() > 0 and (one - other).norm() <= close * other.norm(), what
 
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from vecset.engines.losses import compute_losses, decoded_points
 from vecset.common.errors import InputError
+from vecset.engines.losses import compute_losses, decoded_points
 from vecset.models import attention
 from vecset.models.autoencoder import build_model, parse_model_name, spread_in_ball
 from vecset.models.embedding import PointEmbed, farthest_point_sampling, surface_features
@@ -28,10 +28,16 @@ def batch(B=2, N=40, Q=30, C=10, dtype=torch.float32):
     def uniform(*shape):  # drawn in float32, so that the numbers are the same in every dtype
         return (torch.rand(*shape, generator=generator) * 2 - 1).to(dtype)
 
-    return {"surface_points": uniform(B, N, 3), "surface_labels": torch.randint(1, C + 1, (B, N), generator=generator),
-            "surface_sdf": -uniform(B, N).abs(), "query_points": uniform(B, Q, 3), "query_sdf": uniform(B, Q),
-            "query_labels": torch.randint(0, C + 1, (B, Q), generator=generator),
-            "query_group": torch.arange(Q).remainder(3).expand(B, Q), "annotated": torch.ones(B, C, dtype=torch.bool)}
+    return {
+        "surface_points": uniform(B, N, 3),
+        "surface_labels": torch.randint(1, C + 1, (B, N), generator=generator),
+        "surface_sdf": -uniform(B, N).abs(),
+        "query_points": uniform(B, Q, 3),
+        "query_sdf": uniform(B, Q),
+        "query_labels": torch.randint(0, C + 1, (B, Q), generator=generator),
+        "query_group": torch.arange(Q).remainder(3).expand(B, Q),
+        "annotated": torch.ones(B, C, dtype=torch.bool),
+    }
 
 
 def randomised(name, options, dtype=torch.float32, seed=0):
@@ -47,7 +53,12 @@ def randomised(name, options, dtype=torch.float32, seed=0):
 
 WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.5, "class": 1.0, "kl": 0.1}
 # constants added to the distance have no slope; in eval the mean is decoded
-OUT_OF_REACH = ("to_outputs.0.bias", "to_outputs.1.bias", "bottleneck.logvar_proj.weight", "bottleneck.logvar_proj.bias")
+OUT_OF_REACH = (
+    "to_outputs.0.bias",
+    "to_outputs.1.bias",
+    "bottleneck.logvar_proj.weight",
+    "bottleneck.logvar_proj.bias",
+)
 
 
 def loss_of(model, data, eikonal=None, weights=WEIGHTS):
@@ -98,7 +109,7 @@ def test_eikonal_gradient_is_that_of_plain_attention(name, options, dtype, weigh
             surface = surface_features(data["surface_points"], data["surface_labels"], 10)
             leaf = eikonal.clone().requires_grad_(True)
             outputs = model(surface, torch.cat([points, leaf], 1))
-            sdf_E = outputs["sdf_BQ"][:, points.shape[1]:]
+            sdf_E = outputs["sdf_BQ"][:, points.shape[1] :]
             outputs["gradient_BE3"] = torch.autograd.grad(sdf_E.sum(), leaf, create_graph=True)[0]
             outputs["sdf_BQ"] = outputs["sdf_BQ"][:, : points.shape[1]]
             outputs["logits_BQC"] = outputs["logits_BQC"][:, : points.shape[1]]
@@ -242,11 +253,17 @@ def test_a_class_that_nobody_annotated_never_wins():
 
 def test_names_are_parsed_not_listed():
     assert parse_model_name("learnable_vec1024x16_dim1024_depth24_sdf_nb") == dict(
-        query_type="learnable", num_latents=1024, dim=1024, depth=24, code_dim=16, bottleneck="nb")
+        query_type="learnable", num_latents=1024, dim=1024, depth=24, code_dim=16, bottleneck="nb"
+    )
     assert parse_model_name("point_vec256_dim128_depth0")["code_dim"] == 128
-    for wrong in ("learnable_vec64x8_dim128_depth4", "learnable_vec64_dim128_depth4_nb",
-                  "point_vec8x4_dim100_depth1_kl", "learned_vec8_dim64_depth1", "learnable_vec0_dim64_depth1",
-                  "learnable_vec8_dim64_depth1_xx"):
+    for wrong in (
+        "learnable_vec64x8_dim128_depth4",
+        "learnable_vec64_dim128_depth4_nb",
+        "point_vec8x4_dim100_depth1_kl",
+        "learned_vec8_dim64_depth1",
+        "learnable_vec0_dim64_depth1",
+        "learnable_vec8_dim64_depth1_xx",
+    ):
         with pytest.raises(InputError, match="learnable.point") as caught:
             parse_model_name(wrong)
         assert wrong in str(caught.value)

@@ -19,9 +19,17 @@ CONFIG = {"name": "learnable_vec4x2_dim8_depth1_nb", "num_classes": 3, "anchors"
 
 def checkpoint(number=0, payload=0):
     torch.manual_seed(number)
-    return {"model": build_model(**CONFIG).state_dict(), "model_config": CONFIG, "class_names": ["a", "b", "c"],
-            "optimizer": {"payload": torch.full((payload,), float(number))}, "random_state": torch.get_rng_state(),
-            "epoch": number, "step": 2, "args": {"lr": 1e-3}, "best_metric": None}
+    return {
+        "model": build_model(**CONFIG).state_dict(),
+        "model_config": CONFIG,
+        "class_names": ["a", "b", "c"],
+        "optimizer": {"payload": torch.full((payload,), float(number))},
+        "random_state": torch.get_rng_state(),
+        "epoch": number,
+        "step": 2,
+        "args": {"lr": 1e-3},
+        "best_metric": None,
+    }
 
 
 def test_a_checkpoint_alone_makes_the_model(tmp_path):

@@ -15,6 +15,7 @@ from vecset.models.double_backward import check_double_backward, slope_by_autogr
 
 def slope_of(kernel):
     """The slope as a first backward of `kernel`, under its name."""
+
     @functools.wraps(kernel)
     def slope(q, k, v, r, scale):
         return torch.autograd.grad(kernel(q, k, v, scale), q, r, create_graph=True)[0]

@@ -13,11 +13,16 @@ import torch
 
 from vecset.models import embedding
 
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None,
-                                  reason="the kernel needs Triton, which comes with PyTorch's CUDA builds")
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="the kernel needs Triton, which comes with PyTorch's CUDA builds"
+)
 
 CASES = [  # points, samples, classes (0: no labels), gap, densities
-    (37, 37, 0, 0.0, None), (300, 64, 3, 2.0, None), (1000, 128, 3, 2.0, (1.0, 4.0, 1.5)), (129, 40, 2, 0.3, (1.0, 2.0))]
+    (37, 37, 0, 0.0, None),
+    (300, 64, 3, 2.0, None),
+    (1000, 128, 3, 2.0, (1.0, 4.0, 1.5)),
+    (129, 40, 2, 0.3, (1.0, 2.0)),
+]
 
 
 def check(device):
@@ -45,8 +50,13 @@ def test_on_the_gpu():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU itself is asked")
 def test_in_tritons_interpreter():
     code = "from tests.test_farthest_points_cuda import check; check('cpu')"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"}, text=True,
-                          capture_output=True, cwd=Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        text=True,
+        capture_output=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
     assert done.returncode == 0, done.stderr
 
 

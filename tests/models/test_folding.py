@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.models.test_autoencoder import VARIANTS, batch, randomised
 
+from tests.models.test_autoencoder import VARIANTS, batch, randomised
 from vecset.models.embedding import surface_features
 
 MORE = [*VARIANTS, ("learnable_vec8x4_dim192_depth1_nb", {}), ("learnable_vec8_dim32_depth0", dict(anchors=True))]
@@ -14,12 +14,15 @@ def outputs_and_gradients(model, data, dtype):
     surface = surface_features(data["surface_points"], data["surface_labels"], 10)
     outputs = model(surface, data["query_points"], data["query_points"][:, ::3])
     generator = torch.Generator().manual_seed(4)
-    total = sum((v * torch.randn(v.shape, generator=generator, dtype=torch.float64).to(dtype)).sum()
-                for v in outputs.values())
+    total = sum(
+        (v * torch.randn(v.shape, generator=generator, dtype=torch.float64).to(dtype)).sum() for v in outputs.values()
+    )
     model.zero_grad()
     total.backward()
-    return ({name: v.detach() for name, v in outputs.items()},
-            {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    return (
+        {name: v.detach() for name, v in outputs.items()},
+        {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
+    )
 
 
 @pytest.mark.parametrize("dtype, close", [(torch.float64, 1e-10), (torch.float32, 1e-5)])

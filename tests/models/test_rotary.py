@@ -50,7 +50,12 @@ def test_attention_is_that_of_complex_numbers_pair_by_pair():
     """The slow twin: one query and one head at a time, channel pairs as complex numbers, places only as differences."""
     torch.manual_seed(0)
     layer = Attention(128, 128, rotary=True).double()
-    x, context, at, to = uniform(1, 4, 128), uniform(1, 6, 128, seed=1), uniform(1, 4, 3, seed=2), uniform(1, 6, 3, seed=3)
+    x, context, at, to = (
+        uniform(1, 4, 128),
+        uniform(1, 6, 128, seed=1),
+        uniform(1, 4, 3, seed=2),
+        uniform(1, 6, 3, seed=3),
+    )
     gain = torch.tensor([2.0, 7.0], dtype=torch.float64)
     found = layer(x, context=context, places=Places(at, to, gain))
     q = layer.to_q(x)[0].view(4, 2, 64)
@@ -71,7 +76,12 @@ def test_attention_is_that_of_complex_numbers_pair_by_pair():
 def test_moving_queries_and_keys_together_changes_nothing():
     torch.manual_seed(0)
     layer = Attention(128, 128, rotary=True).double()
-    x, context, at, to = uniform(2, 4, 128), uniform(2, 6, 128, seed=1), uniform(2, 4, 3, seed=2), uniform(2, 6, 3, seed=3)
+    x, context, at, to = (
+        uniform(2, 4, 128),
+        uniform(2, 6, 128, seed=1),
+        uniform(2, 4, 3, seed=2),
+        uniform(2, 6, 3, seed=3),
+    )
     move = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
     here = layer(x, context=context, places=Places(at, to))
     torch.testing.assert_close(layer(x, context=context, places=Places(at + move, to + move)), here)
@@ -108,8 +118,16 @@ def test_density_is_farthest_point_sampling_of_each_class_stretched():
     chosen = farthest_point_sampling(points, 12, labels, gap, density)[0].tolist()
     expected = [int((points[0] - points[0].mean(0)).norm(dim=-1).argmax())]
     while len(expected) < 12:
-        nearest = [min(math.hypot(float(density[labels[0, i]]) * math.dist(points[0, i], points[0, j]),
-                                  gap * float(labels[0, i] != labels[0, j])) for j in expected) for i in range(60)]
+        nearest = [
+            min(
+                math.hypot(
+                    float(density[labels[0, i]]) * math.dist(points[0, i], points[0, j]),
+                    gap * float(labels[0, i] != labels[0, j]),
+                )
+                for j in expected
+            )
+            for i in range(60)
+        ]
         expected.append(max(range(60), key=nearest.__getitem__))
     assert chosen == expected
 

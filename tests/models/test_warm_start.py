@@ -11,12 +11,18 @@ from helpers.ball_cases import tiny_arguments, write_ball_cases
 from vecset.common.errors import EXIT_BAD_INPUT, InputError, run_command
 from vecset.main_ae import main
 from vecset.models.autoencoder import build_model, parse_model_name
-from vecset.models.embedding import farthest_point_sampling, surface_features
 from vecset.models.checkpoint import load_checkpoint
+from vecset.models.embedding import farthest_point_sampling, surface_features
 from vecset.models.warm_start import load_initial_weights, model_name
 
-NAMES = ["learnable_vec8x4_dim128_depth2_nb", "point_vec8x4_dim128_depth1_nb", "learnable_vec6_dim64_depth1",
-         "point_vec6_dim128_depth2", "learnable_vec8x4_dim64_depth1_kl", "point_vec8x4_dim64_depth0_kl"]
+NAMES = [
+    "learnable_vec8x4_dim128_depth2_nb",
+    "point_vec8x4_dim128_depth1_nb",
+    "learnable_vec6_dim64_depth1",
+    "point_vec6_dim128_depth2",
+    "learnable_vec8x4_dim64_depth1_kl",
+    "point_vec8x4_dim64_depth0_kl",
+]
 HEAD = 64
 
 
@@ -82,6 +88,7 @@ def published_state(name, seed=0):
 
 def published_distance(state, surface_BN3, queries_BQ3, chosen_BM=None):
     """(B, Q) distances. `chosen_BM`: which surface points ask, where the queries are not learnable."""
+
     def linear(key, x):
         y = x @ state[f"{key}.weight"].T
         return y + state[f"{key}.bias"] if f"{key}.bias" in state else y
@@ -94,7 +101,7 @@ def published_distance(state, surface_BN3, queries_BQ3, chosen_BM=None):
         return standard(x, 1e-5) * state[f"{key}.weight"] + state[f"{key}.bias"]
 
     def embed(points):
-        phases = [points[..., axis:axis + 1] * 2**k * math.pi for axis in range(3) for k in range(8)]
+        phases = [points[..., axis : axis + 1] * 2**k * math.pi for axis in range(3) for k in range(8)]
         sines, cosines = torch.cat([p.sin() for p in phases], -1), torch.cat([p.cos() for p in phases], -1)
         return linear("point_embed.mlp", torch.cat([sines, cosines, points], -1))
 
@@ -106,14 +113,14 @@ def published_distance(state, surface_BN3, queries_BQ3, chosen_BM=None):
         k, v = kv[..., :D], kv[..., D:]
         heads = []
         for h in range(0, D, HEAD):
-            logits = torch.einsum("bid,bjd->bij", q[..., h:h + HEAD], k[..., h:h + HEAD]) / math.sqrt(HEAD)
+            logits = torch.einsum("bid,bjd->bij", q[..., h : h + HEAD], k[..., h : h + HEAD]) / math.sqrt(HEAD)
             weights = (logits - logits.max(-1, keepdim=True).values).exp()
-            heads.append(torch.einsum("bij,bjd->bid", weights / weights.sum(-1, keepdim=True), v[..., h:h + HEAD]))
+            heads.append(torch.einsum("bij,bjd->bid", weights / weights.sum(-1, keepdim=True), v[..., h : h + HEAD]))
         return linear(f"{key}.fn.to_out", torch.cat(heads, -1))
 
     def feed_forward(key, x):
         wide = linear(f"{key}.fn.net.0", norm(f"{key}.norm", x))
-        value, gate = wide[..., :wide.shape[-1] // 2], wide[..., wide.shape[-1] // 2:]
+        value, gate = wide[..., : wide.shape[-1] // 2], wide[..., wide.shape[-1] // 2 :]
         return linear(f"{key}.fn.net.2", value * gate * 0.5 * (1 + torch.erf(gate / math.sqrt(2))))
 
     tokens = embed(surface_BN3)
@@ -141,8 +148,11 @@ def published_distance(state, surface_BN3, queries_BQ3, chosen_BM=None):
 
 def points(seed=1, B=2, N=50, Q=30):
     generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(B, N, 3, generator=generator) * 2 - 1, torch.randint(1, 11, (B, N), generator=generator),
-            torch.rand(B, Q, 3, generator=generator) * 2 - 1)
+    return (
+        torch.rand(B, N, 3, generator=generator) * 2 - 1,
+        torch.randint(1, 11, (B, N), generator=generator),
+        torch.rand(B, Q, 3, generator=generator) * 2 - 1,
+    )
 
 
 def warm(name, state, path, classes=10):
@@ -176,9 +186,15 @@ def test_warm_start_computes_the_published_distance(name, wrapped, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_with_3_numbers_in_and_1_out_it_is_the_published_network(name, tmp_path):
     model, state = build_model(name, 0).eval(), published_state(name)
-    model.load_state_dict({**state, "query_embed.mlp.weight": state["point_embed.mlp.weight"],
-                           "query_embed.mlp.bias": state["point_embed.mlp.bias"],
-                           "query_embed.basis": state["point_embed.basis"], "known_classes": torch.ones(0).bool()})
+    model.load_state_dict(
+        {
+            **state,
+            "query_embed.mlp.weight": state["point_embed.mlp.weight"],
+            "query_embed.mlp.bias": state["point_embed.mlp.bias"],
+            "query_embed.basis": state["point_embed.basis"],
+            "known_classes": torch.ones(0).bool(),
+        }
+    )
     surface, _, queries = points(2)
     chosen = farthest_point_sampling(surface, parse_model_name(name)["num_latents"])
     with torch.no_grad():
@@ -201,23 +217,33 @@ def without(key):
     return lambda state: {k: v for k, v in state.items() if k != key}
 
 
-@pytest.mark.parametrize("change, model, message", [
-    (without("layers.1.0.fn.to_q.weight"), None, "missing: layers.1.0.fn.to_q.weight"),
-    (without("to_outputs.1.weight"), None, "missing: to_outputs.1.weight"),
-    (without("cross_attend_blocks.0.norm.bias"), None, "missing: cross_attend_blocks.0.norm.bias"),
-    (lambda state: {**state, "extra.weight": torch.zeros(2)}, None, "not known here: extra.weight"),
-    (lambda state: {**state, "layers.0.0.fn.to_q.weight": torch.zeros(3, 3)}, None, "fn.to_q.weight of shape"),
-    (lambda state: {**state, "point_embed.basis": state["point_embed.basis"] * 2}, None, "another point_embed.basis"),
-    (lambda state: {**state, "to_outputs.1.weight": torch.zeros(4, 128)}, None, "3 in and 4 out"),
-    (lambda state: {"epoch": 3}, None, "weights of a VecSet autoencoder, found a dict of epoch"),
-    (lambda state: torch.zeros(3), None, "weights of a VecSet autoencoder, found Tensor"),
-    (lambda state: state, "learnable_vec8x4_dim64_depth2_nb", "width 128, depth 2, codes of 4, 8 latents; give --model "
-                                                              "learnable_vec8x4_dim128_depth2_nb"),
-    (lambda state: state, "learnable_vec8x4_dim128_depth3_nb", "give --model learnable_vec8x4_dim128_depth2_nb"),
-    (lambda state: state, "point_vec8x4_dim128_depth2_nb", "learnable queries"),
-    (lambda state: state, "learnable_vec8x4_dim128_depth2_kl", "give --model learnable_vec8x4_dim128_depth2_nb"),
-    (lambda state: state, "learnable_vec16_dim128_depth2", "give --model learnable_vec8x4_dim128_depth2_nb"),
-])
+@pytest.mark.parametrize(
+    "change, model, message",
+    [
+        (without("layers.1.0.fn.to_q.weight"), None, "missing: layers.1.0.fn.to_q.weight"),
+        (without("to_outputs.1.weight"), None, "missing: to_outputs.1.weight"),
+        (without("cross_attend_blocks.0.norm.bias"), None, "missing: cross_attend_blocks.0.norm.bias"),
+        (lambda state: {**state, "extra.weight": torch.zeros(2)}, None, "not known here: extra.weight"),
+        (lambda state: {**state, "layers.0.0.fn.to_q.weight": torch.zeros(3, 3)}, None, "fn.to_q.weight of shape"),
+        (
+            lambda state: {**state, "point_embed.basis": state["point_embed.basis"] * 2},
+            None,
+            "another point_embed.basis",
+        ),
+        (lambda state: {**state, "to_outputs.1.weight": torch.zeros(4, 128)}, None, "3 in and 4 out"),
+        (lambda state: {"epoch": 3}, None, "weights of a VecSet autoencoder, found a dict of epoch"),
+        (lambda state: torch.zeros(3), None, "weights of a VecSet autoencoder, found Tensor"),
+        (
+            lambda state: state,
+            "learnable_vec8x4_dim64_depth2_nb",
+            "width 128, depth 2, codes of 4, 8 latents; give --model learnable_vec8x4_dim128_depth2_nb",
+        ),
+        (lambda state: state, "learnable_vec8x4_dim128_depth3_nb", "give --model learnable_vec8x4_dim128_depth2_nb"),
+        (lambda state: state, "point_vec8x4_dim128_depth2_nb", "learnable queries"),
+        (lambda state: state, "learnable_vec8x4_dim128_depth2_kl", "give --model learnable_vec8x4_dim128_depth2_nb"),
+        (lambda state: state, "learnable_vec16_dim128_depth2", "give --model learnable_vec8x4_dim128_depth2_nb"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(change, model, message, tmp_path):
     state = change(published_state("learnable_vec8x4_dim128_depth2_nb"))
     with pytest.raises(InputError) as caught:
@@ -286,9 +312,11 @@ def test_a_checkpoint_of_this_software_gives_its_weights_alone(data, tmp_path, c
     one, two = load_checkpoint(last), load_checkpoint(tmp_path / "two" / "checkpoint-last.pth")
     assert two["global_step"] == 1 and all(torch.equal(one["model"][k], v) for k, v in two["model"].items())
     capsys.readouterr()
-    for more, message in (((), "anchors False, found True"),
-                          ((*options, "--model", "learnable_vec8x4_dim32_depth2_nb"), "name learnable_vec8x4_dim32"),
-                          ((*options, "--resume", last), "no --resume beside it")):
+    for more, message in (
+        ((), "anchors False, found True"),
+        ((*options, "--model", "learnable_vec8x4_dim32_depth2_nb"), "name learnable_vec8x4_dim32"),
+        ((*options, "--resume", last), "no --resume beside it"),
+    ):
         words = tiny_arguments(data, tmp_path / "three", *more, "--init_from", last)
         assert run_command(main, words) == EXIT_BAD_INPUT
         error = capsys.readouterr().err

@@ -9,11 +9,11 @@ import pytest
 from scipy import ndimage
 
 import make_phantoms
-from vecset.phantom import field as pf
-from vecset.imaging.classes import HEART_CLASSES
-from vecset.phantom.phantom import PhantomOptions, encode_nifti, heart_of, make_phantom
-from vecset.phantom.anatomy import MAX_EXTENT_MM, PARAMETERS, build_heart, draw_parameters
 from vecset.common.errors import InputError, run_command
+from vecset.imaging.classes import HEART_CLASSES
+from vecset.phantom import field as pf
+from vecset.phantom.anatomy import MAX_EXTENT_MM, PARAMETERS, build_heart, draw_parameters
+from vecset.phantom.phantom import PhantomOptions, encode_nifti, heart_of, make_phantom
 
 CLASS = {name: c for c, name in enumerate(HEART_CLASSES, start=1)}
 EVERYWHERE = np.ones((3, 3, 3))
@@ -63,9 +63,18 @@ def test_soundness_over_many_seeds():
 
 
 def test_structures_that_belong_together_touch(hearts):
-    wanted = {("LV", "Myocardium"): 8000, ("LV", "LA"): 350, ("RV", "RA"): 300, ("RV", "PA"): 200, ("LV", "Aorta"): 250,
-              ("RV", "Myocardium"): 3000, ("LA", "PV"): 800, ("LA", "LAA"): 150, ("Aorta", "Coronary"): 20,
-              ("Myocardium", "Coronary"): 300}
+    wanted = {
+        ("LV", "Myocardium"): 8000,
+        ("LV", "LA"): 350,
+        ("RV", "RA"): 300,
+        ("RV", "PA"): 200,
+        ("LV", "Aorta"): 250,
+        ("RV", "Myocardium"): 3000,
+        ("LA", "PV"): 800,
+        ("LA", "LAA"): 150,
+        ("Aorta", "Coronary"): 20,
+        ("Myocardium", "Coronary"): 300,
+    }
     for labels, affine in hearts:
         for pair, least in wanted.items():
             assert contact_mm2(labels, affine, *pair) > least, pair
@@ -81,8 +90,18 @@ def test_muscle_closes_the_left_ventricle_but_for_its_two_valves(hearts):
 
 
 def test_volumes_are_those_of_adults(hearts):
-    limits = {"Myocardium": (60, 190), "LA": (35, 140), "LV": (60, 190), "RA": (45, 150), "RV": (65, 210),
-              "Aorta": (50, 170), "PA": (20, 80), "LAA": (3, 16), "Coronary": (2, 7), "PV": (6, 30)}
+    limits = {
+        "Myocardium": (60, 190),
+        "LA": (35, 140),
+        "LV": (60, 190),
+        "RA": (45, 150),
+        "RV": (65, 210),
+        "Aorta": (50, 170),
+        "PA": (20, 80),
+        "LAA": (3, 16),
+        "Coronary": (2, 7),
+        "PV": (6, 30),
+    }
     for labels, affine in hearts:
         ml = np.bincount(labels.ravel(), minlength=11) * voxel_ml(affine)
         for name, (low, high) in limits.items():
@@ -140,8 +159,13 @@ def test_the_grid_is_the_definition_at_the_voxel_centres():
     shape = np.array((96, 110, 64))
     affine[:3, 3] = (heart.extent_mm.min(0) + heart.extent_mm.max(0)) / 2 - affine[:3, :3] @ (shape / 2)
     labels = pf.rasterise(heart.geometry, affine, tuple(shape))
-    index = np.concatenate([rng.integers(0, shape, (4000, 3)), rng.permutation(np.argwhere(labels))[:6000],
-                            rng.permutation(np.argwhere(labels == CLASS["Coronary"]))[:300]])
+    index = np.concatenate(
+        [
+            rng.integers(0, shape, (4000, 3)),
+            rng.permutation(np.argwhere(labels))[:6000],
+            rng.permutation(np.argwhere(labels == CLASS["Coronary"]))[:300],
+        ]
+    )
     expected = pf.labels_at(index @ affine[:3, :3].T + affine[:3, 3], heart.geometry)
     assert (labels[tuple(index.T)] != expected).mean() < 1e-3  # float32 on the very surface
     assert set(np.unique(expected)) == set(range(11))
@@ -150,9 +174,13 @@ def test_the_grid_is_the_definition_at_the_voxel_centres():
 def test_a_segment_is_a_cone_with_round_ends_cut_flat():
     segment = np.zeros((1, pf.SEGMENT_COLUMNS))
     segment[0, :9] = [0, 0, 0, 10, 0, 0, 3.0, 3.0, pf.AORTA]
-    geometry = (np.concatenate([np.eye(3).ravel(), [1e4, 0, 0, 150.0]]), np.zeros((3, 2, 3)),
-                np.tile(np.concatenate([np.eye(3).ravel(), np.zeros(3), np.ones(3)]), (5, 1)),
-                np.array([[1.0, 0, 0, 0], [1.0, 0, 0, 0]]), segment)
+    geometry = (
+        np.concatenate([np.eye(3).ravel(), [1e4, 0, 0, 150.0]]),
+        np.zeros((3, 2, 3)),
+        np.tile(np.concatenate([np.eye(3).ravel(), np.zeros(3), np.ones(3)]), (5, 1)),
+        np.array([[1.0, 0, 0, 0], [1.0, 0, 0, 0]]),
+        segment,
+    )
     points = np.array([[5.0, 5, 0], [-5, 0, 0], [5, 0, 0], [13, 4, 0]])
     assert np.allclose(pf.fields_at(points, geometry)[:, pf.AORTA], [2, 2, -3, 2])
     segment[0, 9:15] = [1, 0, -1, 0, 0, 0]  # the start is cut: background where x < 0
@@ -169,8 +197,10 @@ def test_the_warp_is_inverted_and_never_folds():
         anatomy = rng.uniform(-90, 90, (300, 3))
         world = pf.world_of(anatomy, pose, waves)
         assert np.allclose(pf.anatomy_of(world, pose, waves), anatomy, atol=1e-4)
-        columns = [(pf.anatomy_of(world + d, pose, waves) - pf.anatomy_of(world - d, pose, waves)) / 0.02
-                   for d in 0.01 * np.eye(3)]
+        columns = [
+            (pf.anatomy_of(world + d, pose, waves) - pf.anatomy_of(world - d, pose, waves)) / 0.02
+            for d in 0.01 * np.eye(3)
+        ]
         stretch = np.linalg.det(np.stack(columns, -1))
         assert stretch.min() > 0.2
 
@@ -201,12 +231,15 @@ def test_command_writes_the_same_bytes_with_any_number_of_workers(tmp_path):
         assert content == (tmp_path / "two" / name).read_bytes()
         assert content[4:8] == bytes(4)  # no time stamp
     assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
-        *(f"phantom_{i:04d}.nii.gz" for i in range(3)), "phantoms.json"]
+        *(f"phantom_{i:04d}.nii.gz" for i in range(3)),
+        "phantoms.json",
+    ]
 
 
 def test_header_is_complete(tmp_path):
-    make_phantoms.main(["--output_dir", str(tmp_path), "--num", "1", "--spacing", "3", "4", "5", "--oblique", "20",
-                        "--flip", "0"])
+    make_phantoms.main(
+        ["--output_dir", str(tmp_path), "--num", "1", "--spacing", "3", "4", "5", "--oblique", "20", "--flip", "0"]
+    )
     image = nib.load(tmp_path / "phantom_0000.nii.gz")
     assert image.get_data_dtype() == np.uint8 and image.header.get_xyzt_units()[0] == "mm"
     assert int(image.header["qform_code"]) > 0 and int(image.header["sform_code"]) > 0
@@ -265,12 +298,20 @@ def test_label_noise_moves_outlines_by_about_as_much_as_asked():
     assert 0 < changed[0] < changed[1]
 
 
-@pytest.mark.parametrize("flags, word", [
-    (["--missing", "Spleen"], "Spleen"), (["--missing", "LA:2"], "LA:2"), (["--missing", "11"], "11"),
-    (["--cut", "1.5"], "--cut"), (["--size", "10", "20"], "--size"), (["--spacing", "0"], "--spacing"),
-    (["--num", "0"], "--num"), (["--size", "32", "--spacing", "1"], "field of view"),
-    (["--oblique", "nan"], "--oblique"),
-])
+@pytest.mark.parametrize(
+    "flags, word",
+    [
+        (["--missing", "Spleen"], "Spleen"),
+        (["--missing", "LA:2"], "LA:2"),
+        (["--missing", "11"], "11"),
+        (["--cut", "1.5"], "--cut"),
+        (["--size", "10", "20"], "--size"),
+        (["--spacing", "0"], "--spacing"),
+        (["--num", "0"], "--num"),
+        (["--size", "32", "--spacing", "1"], "field of view"),
+        (["--oblique", "nan"], "--oblique"),
+    ],
+)
 def test_bad_flags_are_one_line(tmp_path, capsys, flags, word):
     code = run_command(make_phantoms.main, ["--output_dir", str(tmp_path / "out"), "--num", "1", *flags])
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]

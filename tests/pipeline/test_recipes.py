@@ -33,11 +33,13 @@ def test_training_takes_every_flag(name):
     assert parsed.model == RECIPES[name].train["model"]
 
 
-@pytest.mark.parametrize(("command", "part"), [("make_phantoms", "phantoms"), ("prepare_data", "prepare"),
-                                               ("reconstruct", "reconstruct")])
+@pytest.mark.parametrize(
+    ("command", "part"), [("make_phantoms", "phantoms"), ("prepare_data", "prepare"), ("reconstruct", "reconstruct")]
+)
 def test_the_other_commands_take_theirs(command, part, repository):
-    text = subprocess.run([sys.executable, str(repository / f"{command}.py"), "--help"], capture_output=True, text=True,
-                          check=True).stdout
+    text = subprocess.run(
+        [sys.executable, str(repository / f"{command}.py"), "--help"], capture_output=True, text=True, check=True
+    ).stdout
     for recipe in RECIPES.values():
         for flag in getattr(recipe, part):
             assert f"--{flag}" in text

@@ -22,7 +22,8 @@ class Bench:
 
     def stage(self, body="", **changes):
         script = self.folder / "script.py"
-        script.write_text(textwrap.dedent(f"""
+        script.write_text(
+            textwrap.dedent(f"""
             import sys
             from pathlib import Path
             here = Path({str(self.folder)!r})
@@ -30,12 +31,18 @@ class Bench:
                 handle.write("x")
             {body}
             (here / "out" / "result.txt").write_text((here / "input.txt").read_text())
-        """))
-        stage = Stage("copy", "a copy", script,
-                      inputs=lambda: contents([self.folder / "input.txt"], self.folder), options=self.options,
-                      outputs=lambda: [p for p in [self.out / "result.txt"] if p.exists()],
-                      put_away=lambda old, wanted: self.put_away_calls.append(old.get("state")),
-                      command=lambda resumed: [sys.executable, script])
+        """)
+        )
+        stage = Stage(
+            "copy",
+            "a copy",
+            script,
+            inputs=lambda: contents([self.folder / "input.txt"], self.folder),
+            options=self.options,
+            outputs=lambda: [p for p in [self.out / "result.txt"] if p.exists()],
+            put_away=lambda old, wanted: self.put_away_calls.append(old.get("state")),
+            command=lambda resumed: [sys.executable, script],
+        )
         for name, value in changes.items():
             setattr(stage, name, value)
         return stage
@@ -120,13 +127,15 @@ def test_a_stopped_child_stops_the_pipeline(exit_code):
 
 def test_sigterm_reaches_the_child_and_ends_the_pipeline(tmp_path):
     script, heard = tmp_path / "child.py", tmp_path / "heard"
-    script.write_text("import os, pathlib, signal, sys, time\n"
-                      "def leave(number, frame):\n"
-                      f"    pathlib.Path({str(heard)!r}).touch()\n"
-                      "    sys.exit(9)\n"
-                      "signal.signal(signal.SIGTERM, leave)\n"
-                      "os.kill(os.getppid(), signal.SIGTERM)\n"
-                      "time.sleep(30)\n")
+    script.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        "def leave(number, frame):\n"
+        f"    pathlib.Path({str(heard)!r}).touch()\n"
+        "    sys.exit(9)\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(30)\n"
+    )
     with pytest.raises(KeyboardInterrupt):
         run_child([sys.executable, script], {}, lambda line, quiet: None)
     assert heard.exists()
@@ -135,14 +144,26 @@ def test_sigterm_reaches_the_child_and_ends_the_pipeline(tmp_path):
 def test_imported_files_follows_imports_inside_the_repository(tmp_path):
     package = tmp_path / "vecset"
     (package / "data").mkdir(parents=True)
-    for name, text in {"__init__.py": "", "errors.py": "", "data/__init__.py": "", "data/frame.py": "import numpy\n",
-                       "data/field.py": "from vecset.data import frame\n", "other.py": ""}.items():
+    for name, text in {
+        "__init__.py": "",
+        "errors.py": "",
+        "data/__init__.py": "",
+        "data/frame.py": "import numpy\n",
+        "data/field.py": "from vecset.data import frame\n",
+        "other.py": "",
+    }.items():
         (package / name).write_text(text)
     script = tmp_path / "command.py"
     script.write_text("def main():\n    from vecset.data.field import f\nfrom vecset import errors\n")
     found = {str(p.relative_to(tmp_path)) for p in imported_files(script, tmp_path)}
-    assert found == {"command.py", "vecset/__init__.py", "vecset/common/errors.py", "vecset/data/__init__.py",
-                     "vecset/data/field.py", "vecset/imaging/frame.py"}
+    assert found == {
+        "command.py",
+        "vecset/__init__.py",
+        "vecset/common/errors.py",
+        "vecset/data/__init__.py",
+        "vecset/data/field.py",
+        "vecset/imaging/frame.py",
+    }
 
 
 def test_listing_sees_a_rewritten_file_and_contents_does_not_mind_an_equal_one(tmp_path):

@@ -6,17 +6,27 @@ import numpy as np
 import pytest
 from helpers.analytic_case import BUD, CORE, RADIUS, analytic_case, union_sdf_mm
 
-from vecset.quality import case_checks as quality
 from vecset.data.case_file import write_case
 from vecset.imaging.frame import Frame
+from vecset.quality import case_checks as quality
+from vecset.quality import thresholds
 from vecset.quality.population import check_population
 
-
-EVERY_FILE = {name for name, c in quality.CHECKS.items() if c.level == "fail"} - {
-    name for name in quality.CHECKS if name.startswith(("exact", "source", "handedness"))} - {
-    "copies", "same_source", "name"}
-BY_FLAG = {"outer_outside", "outer_outside_class", "wall_share", "wall_sides", "wall_crossed", "near_flag",
-           "near_flag_class", "near_flag_wrong"}  # judged where the file has near_other
+EVERY_FILE = (
+    {name for name, c in thresholds.CHECKS.items() if c.level == "fail"}
+    - {name for name in thresholds.CHECKS if name.startswith(("exact", "source", "handedness"))}
+    - {"copies", "same_source", "name"}
+)
+BY_FLAG = {
+    "outer_outside",
+    "outer_outside_class",
+    "wall_share",
+    "wall_sides",
+    "wall_crossed",
+    "near_flag",
+    "near_flag_class",
+    "near_flag_wrong",
+}  # judged where the file has near_other
 BY_ESTIMATE = {"near_outside", "near_outside_class", "near_inner_walls"}  # where it has not
 
 
@@ -30,9 +40,16 @@ def report_of(case, tmp_path, name="case.npz"):
     return quality.check_file(tmp_path / name, sample=2000)
 
 
-@pytest.mark.parametrize("spacing_mm, flip, seed", [((1, 1, 1), False, 0), ((1, 1, 1.6), True, 1),
-                                                    ((0.7, 0.7, 0.7), False, 2), ((1, 1, 5), False, 3),
-                                                    ((1.2, 0.8, 1), True, 4)])
+@pytest.mark.parametrize(
+    "spacing_mm, flip, seed",
+    [
+        ((1, 1, 1), False, 0),
+        ((1, 1, 1.6), True, 1),
+        ((0.7, 0.7, 0.7), False, 2),
+        ((1, 1, 5), False, 3),
+        ((1.2, 0.8, 1), True, 4),
+    ],
+)
 def test_good_case_passes(spacing_mm, flip, seed, tmp_path):
     case = analytic_case(rows=16000, spacing_mm=spacing_mm, flip=flip, seed=seed)
     for other_way in (BY_ESTIMATE, BY_FLAG):
@@ -45,6 +62,7 @@ def test_good_case_passes(spacing_mm, flip, seed, tmp_path):
 
 
 # ---- corruptions: each changes `case` in place; named with the checks of which at least one must fail
+
 
 def relabel(case, group, sdf):
     """Distances with the labels that go with them, so that the two agree and only the truth can tell."""
@@ -187,7 +205,8 @@ def labels_by_floor(case):
 def one_side_for_one_class(case):
     mine = case.arrays["near_source"] == 4
     case.arrays["near_points"], case.arrays["near_sdf"], case.arrays["near_labels"] = (
-        _moved_inside(case, mine)[k] for k in range(3))
+        _moved_inside(case, mine)[k] for k in range(3)
+    )
 
 
 def _moved_inside(case, mine):
@@ -270,7 +289,10 @@ def another_heart(case):
 
 def truth_of_another_heart(case):
     other = analytic_case(seed=99)
-    case.truth_crop, case.truth_origin, = other.truth_crop, other.truth_origin
+    (
+        case.truth_crop,
+        case.truth_origin,
+    ) = other.truth_crop, other.truth_origin
 
 
 def normals_inward(case):
@@ -330,23 +352,50 @@ def too_many_wall_points(case):
 
 
 CORRUPTIONS = [
-    (sign_flipped, "sign"), (sign_of_labels_only, "label_distance"), (five_percent_of_signs, "sign"),
-    (all_inside, "vol_inside"), (min_over_classes, "distance_mean"), (inner_walls_at_zero, "surface_distance"),
-    (spacing_ignored, "slope"), (half_voxel_bias, "bias"), (plain_edt, "jump"), (frame_shifted, "shift"),
-    (frame_shifted_a_lot, "frame_centre"), (frame_scaled, "frame_radius"), (frame_sheared, "frame"),
-    (truth_outside_grid, "frame"), (mirrored_points, "label"), (swapped_axes, "label"), (labels_shuffled, "label"),
-    (surface_labels_shuffled, "surface_class"), (two_classes_exchanged, "label_class"),
-    (labels_from_voxel_space, "label"), (labels_by_floor, "label_exact"),
-    (one_side_for_one_class, "outer_outside_class"), (near_all_outside, "outer_outside"),
-    (near_source_wrong, "near_reach"), (vol_mostly_outside, "vol_inside"),
-    (not_a_number, "non_finite"), (infinite, "non_finite"), (outside_the_cube, "outside_cube"),
-    (class_without_points, "class_surface"), (class_not_in_truth, "class_stranger"),
-    (meta_says_missing, "meta_classes"), (meta_says_whole, "meta_border"),
-    (another_heart, "label"), (truth_of_another_heart, "shift"), (normals_inward, "normals_outward"),
-    (normals_long, "normals_unit"), (surface_pushed_in, "surface_class"),
-    (flag_all_outer, "near_flag"), (flag_shuffled, "near_flag"), (flag_five_percent_wrong, "near_flag"),
-    (flag_of_the_class_itself, "near_flag_wrong"), (walls_of_one_side, "wall_sides"),
-    (walls_not_crossed, "wall_crossed"), (too_many_wall_points, "wall_share"),
+    (sign_flipped, "sign"),
+    (sign_of_labels_only, "label_distance"),
+    (five_percent_of_signs, "sign"),
+    (all_inside, "vol_inside"),
+    (min_over_classes, "distance_mean"),
+    (inner_walls_at_zero, "surface_distance"),
+    (spacing_ignored, "slope"),
+    (half_voxel_bias, "bias"),
+    (plain_edt, "jump"),
+    (frame_shifted, "shift"),
+    (frame_shifted_a_lot, "frame_centre"),
+    (frame_scaled, "frame_radius"),
+    (frame_sheared, "frame"),
+    (truth_outside_grid, "frame"),
+    (mirrored_points, "label"),
+    (swapped_axes, "label"),
+    (labels_shuffled, "label"),
+    (surface_labels_shuffled, "surface_class"),
+    (two_classes_exchanged, "label_class"),
+    (labels_from_voxel_space, "label"),
+    (labels_by_floor, "label_exact"),
+    (one_side_for_one_class, "outer_outside_class"),
+    (near_all_outside, "outer_outside"),
+    (near_source_wrong, "near_reach"),
+    (vol_mostly_outside, "vol_inside"),
+    (not_a_number, "non_finite"),
+    (infinite, "non_finite"),
+    (outside_the_cube, "outside_cube"),
+    (class_without_points, "class_surface"),
+    (class_not_in_truth, "class_stranger"),
+    (meta_says_missing, "meta_classes"),
+    (meta_says_whole, "meta_border"),
+    (another_heart, "label"),
+    (truth_of_another_heart, "shift"),
+    (normals_inward, "normals_outward"),
+    (normals_long, "normals_unit"),
+    (surface_pushed_in, "surface_class"),
+    (flag_all_outer, "near_flag"),
+    (flag_shuffled, "near_flag"),
+    (flag_five_percent_wrong, "near_flag"),
+    (flag_of_the_class_itself, "near_flag_wrong"),
+    (walls_of_one_side, "wall_sides"),
+    (walls_not_crossed, "wall_crossed"),
+    (too_many_wall_points, "wall_share"),
 ]
 
 
@@ -358,8 +407,9 @@ def test_corruption_is_caught(good, corrupt, check, tmp_path):
     assert check in {f["check"] for f in report.failed()}, report.failed()
 
 
-@pytest.mark.parametrize("corrupt, check", [(one_side_for_one_class, "near_outside_class"),
-                                            (near_all_outside, "near_outside")])
+@pytest.mark.parametrize(
+    "corrupt, check", [(one_side_for_one_class, "near_outside_class"), (near_all_outside, "near_outside")]
+)
 def test_one_sided_near_points_are_caught_without_the_flag(good, corrupt, check, tmp_path):
     case = copy.deepcopy(good)
     del case.arrays["near_other"]
@@ -371,8 +421,12 @@ def test_frame_or_truth_missing(good, tmp_path):
     write_case(tmp_path / "a.npz", good)
     with np.load(tmp_path / "a.npz") as archive:
         members = {n: archive[n] for n in archive.files}
-    for gone, check in (("frame_centre", "frame"), ("label_crop", "members"), ("near_source", "members"),
-                        ("surface_sdf", "members")):
+    for gone, check in (
+        ("frame_centre", "frame"),
+        ("label_crop", "members"),
+        ("near_source", "members"),
+        ("surface_sdf", "members"),
+    ):
         np.savez(tmp_path / "b.npz", **{n: a for n, a in members.items() if n != gone})
         report = quality.check_file(tmp_path / "b.npz")
         assert check in {f["check"] for f in report.failed()}, gone
@@ -397,8 +451,10 @@ def test_copies_are_found(good, tmp_path):
     renamed.meta = {**good.meta, "source_sha256": "other"}
     same_source = analytic_case(seed=5)
     same_source.meta = {**same_source.meta, "source_sha256": good.meta["source_sha256"]}
-    reports = [report_of(c, tmp_path, f"{n}.npz") for n, c in
-               (("a", good), ("b", renamed), ("c", same_source), ("d", analytic_case(seed=6)))]
+    reports = [
+        report_of(c, tmp_path, f"{n}.npz")
+        for n, c in (("a", good), ("b", renamed), ("c", same_source), ("d", analytic_case(seed=6)))
+    ]
     check_population(reports)
     failed = [{f["check"] for f in r.failed()} for r in reports]
     assert failed == [{"copies", "same_source"}, {"copies"}, {"same_source"}, set()]

@@ -14,12 +14,13 @@ import pytest
 from helpers.analytic_case import NAMES, analytic_case
 
 import check_data_quality
-from vecset.quality import case_checks as quality
-from vecset.report import quality_page as quality_report
-from vecset.data.case_file import write_case
-from vecset.report.quality_pictures import contradicts, source_slice
 from vecset.common.errors import run_command
+from vecset.data.case_file import write_case
 from vecset.imaging.pictures import to_ras
+from vecset.quality import case_checks as quality
+from vecset.quality import thresholds
+from vecset.report import quality_page as quality_report
+from vecset.report.quality_pictures import contradicts, source_slice
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +103,9 @@ def test_single_file_in_detail(cases, tmp_path, capsys):
 def test_a_killed_worker_costs_its_own_file_only(cases, tmp_path, monkeypatch):
     paths = sorted(write_all(tmp_path / "cases", cases).iterdir())
     monkeypatch.setattr(quality, "check_file", killed_by_heart_1)  # workers are forked and take it with them
-    monkeypatch.setattr(check_data_quality, "ProcessPoolExecutor",
-                        partial(ProcessPoolExecutor, mp_context=get_context("fork")))
+    monkeypatch.setattr(
+        check_data_quality, "ProcessPoolExecutor", partial(ProcessPoolExecutor, mp_context=get_context("fork"))
+    )
     reports = check_data_quality.check_files(paths, 2, sample=500)
     assert [r.passed for r in reports] == [True, False, True]
     assert reports[1].failed()[0]["check"] == "readable" and "killed" in reports[1].failed()[0]["note"]
@@ -114,9 +116,18 @@ def test_the_older_form_fails_in_words(tmp_path, capsys):
     one_hot = np.eye(10, dtype=np.float32)[rng.integers(0, 10, 300)]
     points = rng.uniform(-0.9, 0.9, (300, 3)).astype(np.float32)
     sdf = np.linspace(-0.1, 0.1, 300, dtype=np.float32)[:, None]
-    np.savez(tmp_path / "old.npz", surface_points=points, surface_labels=one_hot, surface_normals=points,
-             vol_points=points, vol_sdf=sdf, vol_labels=one_hot * (sdf < 0), near_points=points, near_sdf=sdf,
-             near_labels=one_hot * (sdf < 0))
+    np.savez(
+        tmp_path / "old.npz",
+        surface_points=points,
+        surface_labels=one_hot,
+        surface_normals=points,
+        vol_points=points,
+        vol_sdf=sdf,
+        vol_labels=one_hot * (sdf < 0),
+        near_points=points,
+        near_sdf=sdf,
+        near_labels=one_hot * (sdf < 0),
+    )
     assert check_data_quality.main([str(tmp_path), "--report", str(tmp_path / "report")]) == 1
     text = capsys.readouterr().out
     assert "FAIL old.npz: frame = 0" in text and "no frame in the file" in text and "label_crop" in text
@@ -131,10 +142,15 @@ def test_bad_input_and_help(repository, tmp_path, capsys):
     (tmp_path / "text.npz").write_text("hello")
     assert check_data_quality.main([str(tmp_path / "text.npz"), "--report", str(tmp_path / "r")]) == 1
     assert (tmp_path / "r" / "report.json").is_file()
-    done = subprocess.run([sys.executable, str(repository / "check_data_quality.py"), "--help"], cwd=tmp_path,
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(repository / "check_data_quality.py"), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "--file_workers" in done.stdout and "distance_p99         at most 1.2 voxels" in done.stdout
-    assert all(f"  {name} " in done.stdout for name in quality.CHECKS)
+    assert all(f"  {name} " in done.stdout for name in thresholds.CHECKS)
 
 
 def test_a_label_map_is_told_once_and_without_numpys_advice(tmp_path, capsys):
@@ -150,8 +166,11 @@ def test_notes_are_not_failures_and_integers_are_whole():
     report.add("points", 4500000)
     lines = quality_report.summary_lines([report])
     assert lines[0].split()[-4:] == ["failed", "noted", "worst", "file"]
-    assert any(line.split() == ["crumb_class", "12", "at", "least", "30", "voxels", "1", "a.npz"]
-               and line.index(" 1 ") > lines[0].index("failed") + 6 for line in lines)
+    assert any(
+        line.split() == ["crumb_class", "12", "at", "least", "30", "voxels", "1", "a.npz"]
+        and line.index(" 1 ") > lines[0].index("failed") + 6
+        for line in lines
+    )
     assert any(line.startswith("points") and " 4500000 " in line for line in lines)
     assert quality_report.verdict([report]) == "PASS: 1 case file, 1 note"
 
@@ -189,5 +208,4 @@ def test_points_that_contradict_the_truth_are_told():
     points = np.array([[2, 4, 4], [2, 4, 4], [2, 4, 4], [7, 4, 4], [0, 4, 4], [30, 4, 4], [30, 4, 4], [2.2, 4, 4]])
     labels = np.array([1, 2, 0, 2, 0, 0, 1, 1])
     sdf = np.array([-1, -1, 0.1, -1, 0.01, 3, -1, 1.0])
-    assert contradicts(labels, sdf, points, padded).tolist() == [
-        False, True, True, False, False, False, True, True]
+    assert contradicts(labels, sdf, points, padded).tolist() == [False, True, True, False, False, False, True, True]

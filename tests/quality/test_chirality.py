@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from vecset.quality import chirality
 from vecset.imaging.classes import HEART_CLASSES
 from vecset.phantom.phantom import make_phantom
+from vecset.quality import chirality
 from vecset.quality.case_checks import FileReport
 from vecset.quality.population import check_population
 
@@ -25,8 +25,10 @@ def centroids(places):
 
 def phantom_centroids(seed, index):
     labels, affine = make_phantom(seed, index)
-    return {name: np.argwhere(labels == c).mean(0) @ affine[:3, :3].T + affine[:3, 3]
-            for c, name in enumerate(HEART_CLASSES, 1)}
+    return {
+        name: np.argwhere(labels == c).mean(0) @ affine[:3, :3].T + affine[:3, 3]
+        for c, name in enumerate(HEART_CLASSES, 1)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,8 @@ def test_against_the_slow_twin():
             points, reference = rng.normal(size=(2, n, 3)) * 30
             weights = rng.uniform(0.2, 1, n)
             assert chirality.handedness(points, reference, weights) == pytest.approx(
-                slow_handedness(points, reference, weights), abs=1e-6)
+                slow_handedness(points, reference, weights), abs=1e-6
+            )
             # turned, shifted, scaled: the same; mirrored: the negative
             turn = Rotation.random(rng=rng).as_matrix()
             first = chirality.handedness(points, reference, weights)
@@ -90,8 +93,12 @@ def reports_of(hearts, names):
     reports = []
     for i, heart in enumerate(hearts):
         report = FileReport(f"{i}", f"{i}.npz", class_names=names)
-        report.facts = {"centroids_mm": {str(c): list(p) for c, p in enumerate(heart.values(), 1)}, "volumes_ml": {},
-                        "rows": {"vol": 1}, "radius_mm": 90.0}
+        report.facts = {
+            "centroids_mm": {str(c): list(p) for c, p in enumerate(heart.values(), 1)},
+            "volumes_ml": {},
+            "rows": {"vol": 1},
+            "radius_mm": 90.0,
+        }
         reports.append(report)
     return reports
 

@@ -10,10 +10,10 @@ from helpers.analytic_case import analytic_case
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
+from vecset.data.case_file import write_case
 from vecset.quality import case_checks as quality
 from vecset.quality import exact as quality_exact
 from vecset.report import quality_page as quality_report
-from vecset.data.case_file import write_case
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,9 @@ def test_exact_distance_is_that_to_all_triangles():
     rng = np.random.default_rng(0)
     triangles = rng.normal(size=(40, 1, 3)) * 3 + rng.normal(size=(40, 3, 3)) * rng.uniform(0.1, 3, (40, 1, 1))
     points = rng.normal(size=(25, 3)) * 4
-    np.testing.assert_allclose(quality_exact.exact_distance(points, triangles),
-                               [distance_to_all(p, triangles) for p in points], atol=1e-9)
+    np.testing.assert_allclose(
+        quality_exact.exact_distance(points, triangles), [distance_to_all(p, triangles) for p in points], atol=1e-9
+    )
 
 
 def test_sides_are_those_of_the_winding_number(case):
@@ -121,7 +122,7 @@ def test_source_is_compared(case, tmp_path):
     sitk.WriteImage(image, str(source / "case.mha"), True)
     assert failed(case, tmp_path, source_dir=source) == {"source_points"}
     case.meta["source_name"] = "case.nii.gz"
-    mapped = {**case.meta, "request": {"label_map": "[[[205, 1], [420, 2], [500, 3], [600, 4]], \"refuse\", [], []]"}}
+    mapped = {**case.meta, "request": {"label_map": '[[[205, 1], [420, 2], [500, 3], [600, 4]], "refuse", [], []]'}}
     case.meta = mapped
     write(np.array([0, 205, 420, 500, 600], np.int16)[labels])
     assert failed(case, tmp_path, source_dir=source) == set()

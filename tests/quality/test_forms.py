@@ -7,11 +7,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import quality_mutations as mutations
-from tests.quality.test_on_prepared import failed_after, prepare
 
-from vecset.quality import case_checks as quality
+from tests.quality.test_on_prepared import failed_after, prepare
 from vecset.data.case_file import read_case
 from vecset.phantom.phantom import PhantomOptions, make_phantom
+from vecset.quality import case_checks as quality
 from vecset.quality.population import check_population
 
 PLAIN = {"size": (88, 88, 88)}
@@ -40,8 +40,9 @@ def short_axis(labels, affine):
     """Ten slices of 1.5 x 1.5 x 10 mm through the ventricles, by nearest neighbour; nothing but cuts above and below."""
     spacing, new, shape = np.linalg.norm(affine[:3, :3], axis=0), np.array([1.5, 1.5, 10]), (140, 140, 10)
     middle = np.argwhere(np.isin(labels, (1, 3, 5))).mean(0)
-    index = [np.rint(middle[a] + (np.arange(n) - (n - 1) / 2) * new[a] / spacing[a]).astype(int)
-             for a, n in enumerate(shape)]
+    index = [
+        np.rint(middle[a] + (np.arange(n) - (n - 1) / 2) * new[a] / spacing[a]).astype(int) for a, n in enumerate(shape)
+    ]
     padded = np.pad(labels, 140)
     turned = np.eye(4)
     turned[:3, :3] = affine[:3, :3] / spacing * new
@@ -53,14 +54,20 @@ def permuted(labels, affine):
 
 
 FORMS = {  # options of the phantom, what is done to it, number of classes
-    "3 classes": (PLAIN, [ventricles], 3), "12 classes": (PLAIN, [lambda *m: split(*m, 12)], 12),
+    "3 classes": (PLAIN, [ventricles], 3),
+    "12 classes": (PLAIN, [lambda *m: split(*m, 12)], 12),
     "41 classes": ({"size": (112, 112, 112)}, [lambda *m: split(*m, 41)], 41),
-    "41 classes, odd grid": ({"size": None, "spacing_mm": (1.2, 1.2, 3.0), "oblique_deg": 25.0, "flip": (0, 2)},
-                             [lambda *m: split(*m, 41)], 41),
+    "41 classes, odd grid": (
+        {"size": None, "spacing_mm": (1.2, 1.2, 3.0), "oblique_deg": 25.0, "flip": (0, 2)},
+        [lambda *m: split(*m, 41)],
+        41,
+    ),
     "10 slices": ({"size": (128, 128, 128), "oblique_deg": 20.0}, [short_axis], 10),
     "10 slices, 3 classes": ({"size": (128, 128, 128), "oblique_deg": 20.0}, [ventricles, short_axis], 3),
-    "oblique": ({**PLAIN, "oblique_deg": 40.0}, [], 10), "flipped": ({**PLAIN, "flip": (0,)}, [], 10),
-    "permuted": ({**PLAIN, "flip": (1,)}, [permuted], 10)}
+    "oblique": ({**PLAIN, "oblique_deg": 40.0}, [], 10),
+    "flipped": ({**PLAIN, "flip": (0,)}, [], 10),
+    "permuted": ({**PLAIN, "flip": (1,)}, [permuted], 10),
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -78,7 +85,12 @@ def test_good_label_maps_pass_and_bad_ones_fail(form, tmp_path):
     check_population(reports)
     assert all(r.passed for r in reports), [r.failed() for r in reports]
     case = read_case(paths[0])
-    for mutation, check in ((mutations.frame_shifted, "shift"), (mutations.five_percent_of_signs, "sign"),
-                            (mutations.half_voxel_bias, "bias"), (mutations.half_voxel_jump, "jump"),
-                            (mutations.labels_shuffled, "label_exact"), (mutations.normals_inward, "normals_outward")):
+    for mutation, check in (
+        (mutations.frame_shifted, "shift"),
+        (mutations.five_percent_of_signs, "sign"),
+        (mutations.half_voxel_bias, "bias"),
+        (mutations.half_voxel_jump, "jump"),
+        (mutations.labels_shuffled, "label_exact"),
+        (mutations.normals_inward, "normals_outward"),
+    ):
         assert check in failed_after(mutation, copy.deepcopy(case), tmp_path), mutation.__name__

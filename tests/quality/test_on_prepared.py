@@ -10,9 +10,9 @@ from helpers import quality_mutations as mutations
 import check_data_quality
 import make_phantoms
 import prepare_data
-from vecset.quality import case_checks as quality
 from vecset.data.case_file import read_case, write_case
 from vecset.imaging.classes import HEART_CLASSES
+from vecset.quality import case_checks as quality
 from vecset.quality.population import check_population
 
 POINTS = ["--num_surface_points", "15000", "--num_vol_points", "6000", "--num_near_points", "20000"]
@@ -20,8 +20,21 @@ POINTS = ["--num_surface_points", "15000", "--num_vol_points", "6000", "--num_ne
 
 def prepare(folder, *flags):
     """Case files of the label maps in folder/labels."""
-    assert prepare_data.main(["--input_dir", str(folder / "labels"), "--output_dir", str(folder / "cases"), *POINTS,
-                              "--file_workers", "0", *flags]) == 0
+    assert (
+        prepare_data.main(
+            [
+                "--input_dir",
+                str(folder / "labels"),
+                "--output_dir",
+                str(folder / "cases"),
+                *POINTS,
+                "--file_workers",
+                "0",
+                *flags,
+            ]
+        )
+        == 0
+    )
     return sorted((folder / "cases").glob("*.npz"))
 
 
@@ -41,16 +54,21 @@ def hearts(tmp_path_factory):
 @pytest.fixture(scope="module")
 def odd_heart(tmp_path_factory):
     """A heart on 1.2 x 1.0 x 1.8 mm, oblique and flipped."""
-    flags = "--spacing 1.2 1.0 1.8 --oblique 25 --flip 0 2 --seed 1".split()
+    flags = ["--spacing", "1.2", "1.0", "1.8", "--oblique", "25", "--flip", "0", "2", "--seed", "1"]
     return read_case(prepared(tmp_path_factory.mktemp("odd"), *flags)[0])
 
 
-@pytest.mark.parametrize("phantom_flags, prepare_flags", [
-    (("--size", "80"), ()), (("--size", "80"), ("--sdf", "edt")),
-    (("--spacing", "1.2", "1.0", "1.8", "--oblique", "25", "--flip", "0", "2", "--cut", "0.2"), ()),
-    (("--size", "80", "--missing", "Coronary", "LAA", "--label_noise", "0.5"), ()),
-    (("--spacing", "1.5", "1.5", "8", "--oblique", "15"), ())],
-    ids=["plain", "edt", "odd grid, cut", "missing, noise", "thick slices"])
+@pytest.mark.parametrize(
+    "phantom_flags, prepare_flags",
+    [
+        (("--size", "80"), ()),
+        (("--size", "80"), ("--sdf", "edt")),
+        (("--spacing", "1.2", "1.0", "1.8", "--oblique", "25", "--flip", "0", "2", "--cut", "0.2"), ()),
+        (("--size", "80", "--missing", "Coronary", "LAA", "--label_noise", "0.5"), ()),
+        (("--spacing", "1.5", "1.5", "8", "--oblique", "15"), ()),
+    ],
+    ids=["plain", "edt", "odd grid, cut", "missing, noise", "thick slices"],
+)
 def test_prepared_phantoms_pass(phantom_flags, prepare_flags, tmp_path):
     paths = prepared(tmp_path, *phantom_flags, "--seed", "1", prepare_flags=prepare_flags)
     report = quality.check_file(paths[0], exact=40, source_dir=tmp_path / "labels")
@@ -83,20 +101,46 @@ def test_unchanged_they_pass(hearts, odd_heart, tmp_path):
 
 
 MUTATIONS = {  # the check that must fail
-    "sign_flipped": "sign", "sign_flipped_in_distances_only": "label_distance", "all_inside": "vol_inside",
-    "five_percent_of_signs": "sign", "five_percent_of_near_signs": "sign",
-    "min_over_classes": "distance_mean", "spacing_ignored": "slope", "half_voxel_bias": "bias",
-    "half_voxel_bias_inwards": "bias", "half_voxel_jump": "jump", "inner_walls_at_zero": "surface_distance",
-    "frame_missing": "frame", "frame_shifted": "shift", "frame_shifted_along_j": "shift",
-    "frame_shifted_along_k": "shift", "frame_shifted_by_half_a_voxel": "shift", "frame_shifted_far": "frame_centre",
-    "near_points_shifted_by_a_voxel": "shift", "all_points_shifted_by_a_voxel": "shift", "frame_scaled": "frame_radius",
-    "frame_sheared": "frame", "points_mirrored": "sign", "points_mirrored_in_y": "sign",
-    "points_mirrored_in_z": "sign", "truth_mirrored": "label", "axes_swapped": "label",
-    "mirrored_as_a_whole": "handedness", "mirrored_as_a_whole_in_z": "handedness",
-    "labels_shuffled": "label", "labels_renumbered": "label", "two_classes_exchanged": "label_class",
-    "surface_labels_shuffled": "surface_class", "labels_from_another_space": "label", "labels_by_floor": "label_exact",
-    "near_all_outside": "near_outside", "infinite": "non_finite", "outside_the_cube": "outside_cube",
-    "normals_inward": "normals_outward", "surface_pushed_in": "surface_class"}
+    "sign_flipped": "sign",
+    "sign_flipped_in_distances_only": "label_distance",
+    "all_inside": "vol_inside",
+    "five_percent_of_signs": "sign",
+    "five_percent_of_near_signs": "sign",
+    "min_over_classes": "distance_mean",
+    "spacing_ignored": "slope",
+    "half_voxel_bias": "bias",
+    "half_voxel_bias_inwards": "bias",
+    "half_voxel_jump": "jump",
+    "inner_walls_at_zero": "surface_distance",
+    "frame_missing": "frame",
+    "frame_shifted": "shift",
+    "frame_shifted_along_j": "shift",
+    "frame_shifted_along_k": "shift",
+    "frame_shifted_by_half_a_voxel": "shift",
+    "frame_shifted_far": "frame_centre",
+    "near_points_shifted_by_a_voxel": "shift",
+    "all_points_shifted_by_a_voxel": "shift",
+    "frame_scaled": "frame_radius",
+    "frame_sheared": "frame",
+    "points_mirrored": "sign",
+    "points_mirrored_in_y": "sign",
+    "points_mirrored_in_z": "sign",
+    "truth_mirrored": "label",
+    "axes_swapped": "label",
+    "mirrored_as_a_whole": "handedness",
+    "mirrored_as_a_whole_in_z": "handedness",
+    "labels_shuffled": "label",
+    "labels_renumbered": "label",
+    "two_classes_exchanged": "label_class",
+    "surface_labels_shuffled": "surface_class",
+    "labels_from_another_space": "label",
+    "labels_by_floor": "label_exact",
+    "near_all_outside": "near_outside",
+    "infinite": "non_finite",
+    "outside_the_cube": "outside_cube",
+    "normals_inward": "normals_outward",
+    "surface_pushed_in": "surface_class",
+}
 
 
 @pytest.mark.parametrize("grid", ["plain", "odd"])
@@ -137,8 +181,10 @@ def test_not_a_number_in_any_member(hearts, tmp_path):
         assert "non_finite" in failed_after(mutations.not_a_number, hearts[0], tmp_path, name), name
 
 
-@pytest.mark.parametrize("groups, check", [(("near",), "label"), (("vol",), "label"), (("surface",), "surface_class"),
-                                           (("near", "vol", "surface"), "sign")])
+@pytest.mark.parametrize(
+    "groups, check",
+    [(("near",), "label"), (("vol",), "label"), (("surface",), "surface_class"), (("near", "vol", "surface"), "sign")],
+)
 def test_points_of_another_heart(hearts, groups, check, tmp_path):
     assert check in failed_after(mutations.points_of, hearts[0], tmp_path, hearts[1], groups)
 
@@ -155,7 +201,7 @@ def test_spacing_ignored_from_the_start_is_told_by_the_source(hearts, odd_heart,
     (tmp_path / "true").mkdir()
     truth = odd_heart.truth_labels()
     nib.save(nib.Nifti1Image(truth, np.eye(4)), tmp_path / "labels" / "heart.nii.gz")
-    path, = prepare(tmp_path)
+    (path,) = prepare(tmp_path)
     nib.save(nib.Nifti1Image(truth, odd_heart.frame.affine), tmp_path / "true" / "heart.nii.gz")
     assert quality.check_file(path, source_dir=tmp_path / "labels").passed
     failed = {f["check"] for f in quality.check_file(path, source_dir=tmp_path / "true").failed()}

@@ -7,43 +7,51 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
 from helpers.report_run import SPACING_MM, heart_labels, make_run, make_training_log, page_data, spoiled
+from PIL import Image
 from skimage.color import rgb2lab
 
 import reconstruct
+from vecset.common.errors import InputError, run_command
 from vecset.imaging.classes import class_colours
 from vecset.imaging.label_map import write_label_map
-from vecset.common.errors import InputError, run_command
+from vecset.imaging.pictures import to_ras
+from vecset.imaging.slice_picture import BACKGROUND, DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
+from vecset.metrics.overlap import score
 from vecset.report import hearts as hearts_module
 from vecset.report import tables as report
-from vecset.report.page import REPORT, best_median_worst, read_reconstruction, resampled, write_html_report
 from vecset.report.compare import bootstrap_interval, paired, write_comparison
 from vecset.report.figures import better, metric_words, read_figures, training_curves
-from vecset.report.hearts import (MAX_TRIANGLES, class_surfaces, heart_content, pack, slices_shown,
-                                                 thin_out, triangle_shares)
-from vecset.imaging.pictures import to_ras
-from vecset.metrics.overlap import score
-from vecset.imaging.slice_picture import BACKGROUND, DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
+from vecset.report.hearts import (
+    MAX_TRIANGLES,
+    class_surfaces,
+    heart_content,
+    pack,
+    slices_shown,
+    thin_out,
+    triangle_shares,
+)
+from vecset.report.page import REPORT, best_median_worst, read_reconstruction, resampled, write_html_report
 
 RNG = np.random.default_rng(0)
 
 
 # Machado and others 2009, "A Physiologically-based Model for Simulation of Color Vision Deficiency": linear RGB seen
 # without the first, second, third kind of cone
-NO_CONE = {"none": np.eye(3),
-           "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-                          [-0.003882, -0.048116, 1.051998]],
-           "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-                            [-0.011820, 0.042940, 0.968881]],
-           "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
-                          [0.004733, 0.691367, 0.303900]]}
+NO_CONE = {
+    "none": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
 
 
 @pytest.mark.parametrize("lacks", NO_CONE)
-@pytest.mark.parametrize("colours, least", [
-    (class_colours(3), 20), (class_colours(7), 15), (class_colours(10), 10), ([BACKGROUND, *DIFFERENCE.values()], 13)],
-    ids=["3 classes", "7 classes", "10 classes", "differences"])
+@pytest.mark.parametrize(
+    "colours, least",
+    [(class_colours(3), 20), (class_colours(7), 15), (class_colours(10), 10), ([BACKGROUND, *DIFFERENCE.values()], 13)],
+    ids=["3 classes", "7 classes", "10 classes", "differences"],
+)
 def test_colour_blind_people_tell_the_colours_apart(lacks, colours, least):
     """The smallest distance between two of the colours in Lab (about 2.3 is just noticed by the normal eye)."""
     light = colour_table(colours[1:], colours[0]) / 255
@@ -83,7 +91,7 @@ def ball(radius_mm, spacing_mm=SPACING_MM, centre_mm=(5, -8, 30), flip=-1):
 @pytest.mark.parametrize("flip", [1, -1])
 def test_surfaces_lie_in_the_patient_and_face_outward(flip):
     labels, affine = ball(15, flip=flip)
-    (c, (vertices, faces)), = class_surfaces(labels, affine).items()
+    ((c, (vertices, faces)),) = class_surfaces(labels, affine).items()
     assert c == 1
     radius_mm = np.linalg.norm(vertices - (5, -8, 30), axis=1)
     assert abs(radius_mm.mean() - 15) < 0.2 and radius_mm.std() < 0.4
@@ -153,11 +161,19 @@ def test_strips_are_the_slices_of_the_label_maps():
         whole = [np.stack([plane_image(v, plane["name"], k) for k in range(v.shape[axis])]) for v in volumes]
         expected = [tables[0][whole[0]], tables[0][whole[1]], tables[1][difference_kinds(*whole)]]
         for k in (0, plane["start"], 23):  # the slice is one of the volume's, with the background round it cut away
-            found = [n for n in range(len(whole[0])) if all(
-                shown[j, k][(shown[j, k] != tables[0][0]).any(-1)].shape
-                == expected[j][n][(expected[j][n] != tables[0][0]).any(-1)].shape
-                and (shown[j, k][(shown[j, k] != tables[0][0]).any(-1)]
-                     == expected[j][n][(expected[j][n] != tables[0][0]).any(-1)]).all() for j in range(3))]
+            found = [
+                n
+                for n in range(len(whole[0]))
+                if all(
+                    shown[j, k][(shown[j, k] != tables[0][0]).any(-1)].shape
+                    == expected[j][n][(expected[j][n] != tables[0][0]).any(-1)].shape
+                    and (
+                        shown[j, k][(shown[j, k] != tables[0][0]).any(-1)]
+                        == expected[j][n][(expected[j][n] != tables[0][0]).any(-1)]
+                    ).all()
+                    for j in range(3)
+                )
+            ]
             assert found
 
 
@@ -211,7 +227,10 @@ def test_a_reconstruction_on_another_grid_is_brought_to_the_truths(tmp_path):
 
 def test_best_median_and_worst():
     assert best_median_worst({"a": 0.1, "b": 0.9, "c": None, "d": 0.5}) == [
-        ("best", "b"), ("median", "a"), ("worst", "c")]
+        ("best", "b"),
+        ("median", "a"),
+        ("worst", "c"),
+    ]
     assert best_median_worst({"a": 0.1, "b": 0.9}) == [("best", "b"), ("worst", "a")]
     assert best_median_worst({"a": 0.1}) == [("heart", "a")]
 
@@ -289,8 +308,9 @@ def test_comparison_pairs_the_hearts(tmp_path):
     assert found["lower"] == sum(y < x for x, y in pairs)
     assert [r["name"] for r in data["comparison"]["rows"]][-2:] == ["mean of classes", "union"]
     mean = data["comparison"]["rows"][-2]["values"]["dice"]
-    assert mean["difference"] == pytest.approx(np.mean([r["values"]["dice"]["difference"]
-                                                       for r in data["comparison"]["rows"][:3]]))
+    assert mean["difference"] == pytest.approx(
+        np.mean([r["values"]["dice"]["difference"] for r in data["comparison"]["rows"][:3]])
+    )
     heart = data["hearts"][0]
     assert heart["sides"] == ["truth", "A: first/out", "B: second/out"] and len(heart["mean_dice"]) == 2
     assert [s["of"] for s in heart["planes"][0]["strips"]] == ["classes"] * 3 + ["difference"] * 2
@@ -361,10 +381,22 @@ def test_the_noise_floor_stands_beside_every_figure(tmp_path):
     (tmp_path / "h").mkdir()
     write_label_map(tmp_path / "h" / "labels.nii.gz", spoiled(truth, 3), affine, names)
     table = page_data(write_html_report(tmp_path, None, lambda case: (truth, affine)))["table"]
-    with_floor = [k for k, c in enumerate(table["columns"]) if not c["name"].startswith("truth_")
-                  and c["name"] != "absolute_volume_error"]
-    assert {table["columns"][k]["name"] for k in with_floor} >= {"dice", "iou", "hd95_mm", "assd_mm", "nsd_1mm",
-                                                                 "nsd_2mm", "volume_ml", "components", "euler_number"}
+    with_floor = [
+        k
+        for k, c in enumerate(table["columns"])
+        if not c["name"].startswith("truth_") and c["name"] != "absolute_volume_error"
+    ]
+    assert {table["columns"][k]["name"] for k in with_floor} >= {
+        "dice",
+        "iou",
+        "hd95_mm",
+        "assd_mm",
+        "nsd_1mm",
+        "nsd_2mm",
+        "volume_ml",
+        "components",
+        "euler_number",
+    }
     for row, expected in zip(table["rows"], floor[:3]):
         for k in with_floor:
             name = table["columns"][k]["name"]
@@ -376,8 +408,8 @@ def test_the_quality_check_draws_with_the_same_code_and_colours():
     """A slice of its pictures, of the overview and of the page: pixel for pixel the same."""
     from matplotlib.figure import Figure
 
-    from vecset.report import quality_pictures
     from vecset.imaging import pictures
+    from vecset.report import quality_pictures
 
     labels, affine = heart_labels(10)
     colours = class_colours(10)

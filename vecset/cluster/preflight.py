@@ -38,13 +38,17 @@ def verdict(built_for, driver, devices, processes, device=""):
     if devices >= processes or (devices == 0 and driver is None and not device.startswith("cuda")):
         return None  # enough of them, or a node without GPUs that trains on its CPUs
     if devices:
-        return (f"expected a GPU for each of {processes} processes, found {devices}; ask Slurm for more, or give "
-                f"--gpus {devices}")
+        return (
+            f"expected a GPU for each of {processes} processes, found {devices}; ask Slurm for more, or give "
+            f"--gpus {devices}"
+        )
     if driver is None:
         return "expected a GPU, found no NVIDIA driver on this node; ask Slurm for one (--gres=gpu:4)"
     if built_for is None:
-        return ("expected a torch built for CUDA, found one for CPUs only; install torch from PyPI (pip install torch) "
-                "into this Python")
+        return (
+            "expected a torch built for CUDA, found one for CPUs only; install torch from PyPI (pip install torch) "
+            "into this Python"
+        )
     return driver_verdict(built_for, driver)
 
 
@@ -55,28 +59,35 @@ def driver_verdict(built_for, driver):
     if number >= oldest:
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         seen = "is not set" if given is None else f"is '{given}'"
-        return (f"expected a GPU that torch can use, found none, although driver {driver} is new enough for CUDA "
-                f"{built_for}; ask Slurm for one (--gres=gpu:4; CUDA_VISIBLE_DEVICES {seen}), and try nvidia-smi there")
+        return (
+            f"expected a GPU that torch can use, found none, although driver {driver} is new enough for CUDA "
+            f"{built_for}; ask Slurm for one (--gres=gpu:4; CUDA_VISIBLE_DEVICES {seen}), and try nvidia-smi there"
+        )
     newest = max((c for c, first in OLDEST_DRIVER.items() if number >= first and c in TORCH_INDEX), default=None)
     to_do = "no torch that this software runs on knows it: ask for a newer driver"
     if newest:
-        to_do = (f"install a torch built for CUDA {newest} into this Python: pip install --force-reinstall "
-                 f"'torch>=2.6' --index-url https://download.pytorch.org/whl/{TORCH_INDEX[newest]}")
-    return (f"expected driver {oldest} or newer for a torch built for CUDA {built_for}, found driver {driver}, which is "
-            f"too old; {to_do}")
+        to_do = (
+            f"install a torch built for CUDA {newest} into this Python: pip install --force-reinstall "
+            f"'torch>=2.6' --index-url https://download.pytorch.org/whl/{TORCH_INDEX[newest]}"
+        )
+    return (
+        f"expected driver {oldest} or newer for a torch built for CUDA {built_for}, found driver {driver}, which is "
+        f"too old; {to_do}"
+    )
 
 
 def check_training(words, with_data):
     """Prints the configuration that main_ae.py makes of `words`; returns its --device. Raises InputError where the
     options contradict each other, a checkpoint is none or, `with_data`, the splits or their files are not there."""
+    from vecset.engines.arguments import parse_arguments
     from vecset.main_ae import check_arguments, read_splits
     from vecset.models.autoencoder import parse_model_name
-    from vecset.engines.arguments import parse_arguments
     from vecset.models.checkpoint import LAST, load_checkpoint, load_safely
 
     args = parse_arguments(words)
-    told = " ".join(f"{name}={f'{value:g}' if isinstance(value, float) else value}"
-                    for name, value in sorted(vars(args).items()))
+    told = " ".join(
+        f"{name}={f'{value:g}' if isinstance(value, float) else value}" for name, value in sorted(vars(args).items())
+    )
     print("\n  ".join(textwrap.wrap(f"configuration: {told}", 118, break_long_words=False, break_on_hyphens=False)))
     check_arguments(args)
     parse_model_name(args.model)
@@ -105,8 +116,10 @@ def main(argv=None):
     if not args.options_only:
         devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
         driver = driver_version()
-        print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, CUDA {torch.version.cuda}, driver {driver}, "
-              f"{devices} GPU(s)")
+        print(
+            f"Python {sys.version.split()[0]}, torch {torch.__version__}, CUDA {torch.version.cuda}, driver {driver}, "
+            f"{devices} GPU(s)"
+        )
         for i in range(devices):
             facts = torch.cuda.get_device_properties(i)
             print(f"  GPU {i}: {facts.name}, {facts.total_memory / 2**30:.0f} GiB", flush=True)

@@ -1,8 +1,8 @@
 """How far a run folder is, from the JSON sidecar of its last checkpoint and status.json. Standard library only.
 
-    python vecset/cluster/run_state.py RUN position     "epoch 12, step 3", or "no checkpoint"
-    python vecset/cluster/run_state.py RUN state        running, stopped, finished, or none
-    python vecset/cluster/run_state.py RUN how          how the last start ended: the same words, or "not finite"
+python vecset/cluster/run_state.py RUN position     "epoch 12, step 3", or "no checkpoint"
+python vecset/cluster/run_state.py RUN state        running, stopped, finished, or none
+python vecset/cluster/run_state.py RUN how          how the last start ended: the same words, or "not finite"
 """
 
 import json

@@ -12,8 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT)] + [p for p in sys.path if p not in (str(ROOT), str(Path(__file__).resolve().parent))]
 
-from vecset.imaging.label_map import case_name, find_label_maps  # noqa: E402
 from vecset.common.errors import run_command  # noqa: E402
+from vecset.imaging.label_map import case_name, find_label_maps  # noqa: E402
 
 
 def share(count, tasks, task):
@@ -34,7 +34,7 @@ def ranges(numbers):
 def reason(name, log_text):
     """The error that a task's log has for the file, or what its absence means."""
     lines = log_text.replace("\r", "\n").splitlines()
-    found = [line[line.index("error:"):].strip() for line in lines if re.search(rf"error:.*{re.escape(name)}", line)]
+    found = [line[line.index("error:") :].strip() for line in lines if re.search(rf"error:.*{re.escape(name)}", line)]
     return found[-1] if found else "the task did not come to it (killed, out of time, or never started)"
 
 
@@ -58,15 +58,21 @@ def summary_lines(names, output_dir, tasks, logs, again):
         left_out -= len(absent)
         missing += [f"  {name} (share {task}): {reason(name, text)}" for name in absent]
         redo |= {task} if absent else set()
-    lines = [f"{len(names) - len(missing) - left_out} of {len(names)} case files are there"
-             + (f", {left_out} left out on request (--exclude_border_cut)" if left_out else "")]
+    lines = [
+        f"{len(names) - len(missing) - left_out} of {len(names)} case files are there"
+        + (f", {left_out} left out on request (--exclude_border_cut)" if left_out else "")
+    ]
     if missing:
         script, input_dir = again
         kept = Path(logs) / "options"
         options = kept.read_text(encoding="utf-8").strip() if kept.is_file() else ""
-        lines += ["missing:", *missing, "to do just these shares again (add your account, partition and the like):",
-                  f"  sbatch --array={ranges(redo)} {shlex.quote(str(script))} --tasks {tasks} "
-                  f"--input_dir {shlex.quote(str(input_dir))} --output_dir {shlex.quote(str(output_dir))} {options}"]
+        lines += [
+            "missing:",
+            *missing,
+            "to do just these shares again (add your account, partition and the like):",
+            f"  sbatch --array={ranges(redo)} {shlex.quote(str(script))} --tasks {tasks} "
+            f"--input_dir {shlex.quote(str(input_dir))} --output_dir {shlex.quote(str(output_dir))} {options}",
+        ]
     return lines, len(missing)
 
 

@@ -60,8 +60,12 @@ def require_writable(folder):
             pass
     except OSError as error:
         found = "a file of that name" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
-        raise InputError(f"--output_dir {folder}", "a folder that can be written to", found,
-                         "give another one, or change its permissions or the disk") from None
+        raise InputError(
+            f"--output_dir {folder}",
+            "a folder that can be written to",
+            found,
+            "give another one, or change its permissions or the disk",
+        ) from None
 
 
 def remove_leftovers(folder):
@@ -72,8 +76,9 @@ def remove_leftovers(folder):
     for path in Path(folder).glob(".tmp-*-*-*"):
         host, pid = path.name.split("-")[1:3]
         with contextlib.suppress(OSError):
-            if not pid.isdigit() or (_runs(int(pid)) if host == HOST
-                                     else time.time() - path.stat().st_mtime < ABANDONED_AFTER_S):
+            if not pid.isdigit() or (
+                _runs(int(pid)) if host == HOST else time.time() - path.stat().st_mtime < ABANDONED_AFTER_S
+            ):
                 continue
             path.unlink()
             removed += 1

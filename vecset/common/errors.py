@@ -39,8 +39,11 @@ def require_package(name):
 def _is_lacking(name):
     """Whether `name` is a package of requirements.txt or requirements-test.txt that is not installed; all else that cannot
     be imported (a module of ours, a part of a package of another version) is a defect."""
-    wanted = {re.split(r"[^\w-]", line, maxsplit=1)[0].lower() for path in _ROOT.glob("requirements*.txt")
-              for line in path.read_text(encoding="utf-8").splitlines()}
+    wanted = {
+        re.split(r"[^\w-]", line, maxsplit=1)[0].lower()
+        for path in _ROOT.glob("requirements*.txt")
+        for line in path.read_text(encoding="utf-8").splitlines()
+    }
     known = _IMPORTED_AS.get(name, name).lower().replace("_", "-")
     return known in wanted and importlib.util.find_spec(name) is None
 

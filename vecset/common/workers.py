@@ -33,6 +33,7 @@ def _leave_with(sentinel):
 @contextlib.contextmanager
 def sigterm_as_interrupt():
     """While it lasts, SIGTERM raises KeyboardInterrupt in the main thread; elsewhere than there it does nothing."""
+
     def interrupt(number, frame):
         raise KeyboardInterrupt
 

@@ -14,18 +14,26 @@ from pathlib import Path
 import numpy as np
 
 from vecset.common.atomic import atomic_path
+from vecset.common.errors import InputError
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import Frame
-from vecset.common.errors import InputError
 
 SCHEMA = "vecsetx-heart/1"
 
 # What each member must look like: dtype kinds allowed, trailing shape. Rows of one group agree.
 POINT_MEMBERS = {
-    "surface_points": ("f", (3,)), "surface_normals": ("f", (3,)), "surface_labels": ("u", ()),
-    "surface_sdf": ("f", ()), "surface_cap": ("b", ()),
-    "vol_points": ("f", (3,)), "vol_sdf": ("f", ()), "vol_labels": ("u", ()),
-    "near_points": ("f", (3,)), "near_sdf": ("f", ()), "near_labels": ("u", ()), "near_source": ("u", ()),
+    "surface_points": ("f", (3,)),
+    "surface_normals": ("f", (3,)),
+    "surface_labels": ("u", ()),
+    "surface_sdf": ("f", ()),
+    "surface_cap": ("b", ()),
+    "vol_points": ("f", (3,)),
+    "vol_sdf": ("f", ()),
+    "vol_labels": ("u", ()),
+    "near_points": ("f", (3,)),
+    "near_sdf": ("f", ()),
+    "near_labels": ("u", ()),
+    "near_source": ("u", ()),
     "near_other": ("u", ()),
 }
 OPTIONAL_MEMBERS = ("near_other",)  # earlier files of this schema lack them; nothing but the quality check reads them
@@ -76,8 +84,12 @@ class Case:
         """Refuses a case without one of `members` (names of attributes), saying what it is needed for."""
         missing = [m for m in members if getattr(self, m) is None]
         if missing:
-            raise InputError(self.path, f"{', '.join(missing)} (needed for {purpose})", "a case file without",
-                             "run prepare_data.py --overwrite on its label map")
+            raise InputError(
+                self.path,
+                f"{', '.join(missing)} (needed for {purpose})",
+                "a case file without",
+                "run prepare_data.py --overwrite on its label map",
+            )
         return self
 
     def truth_labels(self):
@@ -95,9 +107,13 @@ def write_case(path, case):
     does not have its dtype and shape: a wrong case file must never come into being."""
     members = dict(case.arrays)
     members.update(
-        frame_affine=np.asarray(case.frame.affine, np.float64), frame_shape=np.asarray(case.frame.shape, np.int32),
-        frame_centre=np.asarray(case.frame.centre_mm, np.float64), frame_scale=np.float64(case.frame.scale),
-        label_crop=np.asarray(case.truth_crop, np.uint8), label_origin=np.asarray(case.truth_origin, np.int32))
+        frame_affine=np.asarray(case.frame.affine, np.float64),
+        frame_shape=np.asarray(case.frame.shape, np.int32),
+        frame_centre=np.asarray(case.frame.centre_mm, np.float64),
+        frame_scale=np.float64(case.frame.scale),
+        label_crop=np.asarray(case.truth_crop, np.uint8),
+        label_origin=np.asarray(case.truth_origin, np.int32),
+    )
     problem = _problem(members, case.meta.get("classes"))
     if problem:
         raise ValueError(f"{path}: {problem}")
@@ -110,8 +126,9 @@ def write_case(path, case):
                 info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
                 info.compress_type = zipfile.ZIP_DEFLATED if name == "label_crop" else zipfile.ZIP_STORED
                 buffer = io.BytesIO()
-                np.lib.format.write_array(buffer, np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array),
-                                          allow_pickle=False)
+                np.lib.format.write_array(
+                    buffer, np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array), allow_pickle=False
+                )
                 archive.writestr(info, buffer.getvalue(), compresslevel=4)
 
 
@@ -137,14 +154,21 @@ def read_case(path, members=None):
         if not is_zip:  # numpy would take it for a pickle and advise to load that
             from vecset.imaging.image_file import has_suffix  # brings nibabel, which training goes without
 
-            raise InputError(path, "a whole case file (npz)",
-                             "a label map" if has_suffix(path) else "no npz archive", "make it with prepare_data.py")
+            raise InputError(
+                path,
+                "a whole case file (npz)",
+                "a label map" if has_suffix(path) else "no npz archive",
+                "make it with prepare_data.py",
+            )
         with np.load(path, allow_pickle=False) as archive:
             names = set(archive.files)
             if "surface_points" not in names or "surface_labels" not in names:
-                raise InputError(path, "a case file (npz with surface_points, surface_labels, ...)",
-                                 f"an npz with {', '.join(sorted(names)[:6]) or 'nothing'}",
-                                 "make case files with prepare_data.py")
+                raise InputError(
+                    path,
+                    "a case file (npz with surface_points, surface_labels, ...)",
+                    f"an npz with {', '.join(sorted(names)[:6]) or 'nothing'}",
+                    "make case files with prepare_data.py",
+                )
             raw = {n: archive[n] for n in POINT_MEMBERS if n in names and n in wanted}
             meta = json.loads(str(archive["meta"])) if "meta" in names else None
             if meta is None and "surface_labels" not in raw:
@@ -156,32 +180,52 @@ def read_case(path, members=None):
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(path, "a case file", "no such file",
-                         "check the path or make it with prepare_data.py") from None
+        raise InputError(
+            path, "a case file", "no such file", "check the path or make it with prepare_data.py"
+        ) from None
     except PermissionError:
         raise InputError(path, "a file that can be read", "no permission", "change its permissions") from None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(path, "a whole case file (npz)", f"{type(error).__name__}: {error}",
-                         "make it again with prepare_data.py --overwrite") from error
+        raise InputError(
+            path,
+            "a whole case file (npz)",
+            f"{type(error).__name__}: {error}",
+            "make it again with prepare_data.py --overwrite",
+        ) from error
 
     if meta is None:
         raw, meta = _from_older_form(path, raw, raw_labels)
     elif meta.get("schema") != SCHEMA:
-        raise InputError(path, f"a case file of schema {SCHEMA}", f"schema {meta.get('schema')!r}",
-                         "make it again with prepare_data.py --overwrite, or use the version that wrote it")
+        raise InputError(
+            path,
+            f"a case file of schema {SCHEMA}",
+            f"schema {meta.get('schema')!r}",
+            "make it again with prepare_data.py --overwrite, or use the version that wrote it",
+        )
     problem = _problem(raw, meta.get("classes"))
     if problem:
         raise InputError(path, "a consistent case file", problem, "make it again with prepare_data.py --overwrite")
     frame = None
     if len(frame_raw) == len(_FRAME_MEMBERS):
         try:
-            frame = Frame(frame_raw["frame_affine"], frame_raw["frame_shape"], frame_raw["frame_centre"],
-                          float(frame_raw["frame_scale"]))
+            frame = Frame(
+                frame_raw["frame_affine"],
+                frame_raw["frame_shape"],
+                frame_raw["frame_centre"],
+                float(frame_raw["frame_scale"]),
+            )
         except ValueError as error:
-            raise InputError(path, "a sound frame", str(error),
-                             "make it again with prepare_data.py --overwrite") from None
-    return Case(path=path, arrays=raw, frame=frame, truth_crop=truth_raw.get("label_crop"),
-                truth_origin=truth_raw.get("label_origin"), meta=meta)
+            raise InputError(
+                path, "a sound frame", str(error), "make it again with prepare_data.py --overwrite"
+            ) from None
+    return Case(
+        path=path,
+        arrays=raw,
+        frame=frame,
+        truth_crop=truth_raw.get("label_crop"),
+        truth_origin=truth_raw.get("label_origin"),
+        meta=meta,
+    )
 
 
 def _from_older_form(path, raw, labels):
@@ -189,8 +233,12 @@ def _from_older_form(path, raw, labels):
     raw = dict(raw)
     if labels.ndim == 2:
         if not np.isin(labels, (0, 1)).all() or (labels.sum(1) > 1).any():
-            raise InputError(path, "one-hot surface_labels of 0 and 1", "rows that are not one-hot",
-                             "make it again with prepare_data.py")
+            raise InputError(
+                path,
+                "one-hot surface_labels of 0 and 1",
+                "rows that are not one-hot",
+                "make it again with prepare_data.py",
+            )
         classes = labels.shape[1]
     else:
         classes = max(10, int(labels.max(initial=0)))
@@ -204,9 +252,14 @@ def _from_older_form(path, raw, labels):
             raw[f"{group}_sdf"] = raw[f"{group}_sdf"].reshape(len(raw[f"{group}_sdf"]))
     ids = labels.argmax(1) + 1 if labels.ndim == 2 else labels
     present = sorted(int(c) for c in np.unique(ids) if c > 0)
-    meta = {"schema": "older form", "classes": classes, "class_names": default_class_names(classes),
-            "annotated_classes": list(range(1, classes + 1)), "present_classes": present,
-            "missing_classes": [c for c in range(1, classes + 1) if c not in present]}
+    meta = {
+        "schema": "older form",
+        "classes": classes,
+        "class_names": default_class_names(classes),
+        "annotated_classes": list(range(1, classes + 1)),
+        "present_classes": present,
+        "missing_classes": [c for c in range(1, classes + 1) if c not in present],
+    }
     return raw, meta
 
 

@@ -13,13 +13,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vecset.data.case_file import read_case, read_meta
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
-from vecset.engines.losses import QUERY_GROUPS
 from vecset.common.errors import InputError
+from vecset.data.case_file import read_case, read_meta
+from vecset.engines.losses import QUERY_GROUPS
 
-_MEMBERS = ("surface_points", "surface_normals", "surface_labels", "surface_sdf", "vol_points", "vol_sdf", "vol_labels",
-            "near_points", "near_sdf", "near_labels")
+_MEMBERS = (
+    "surface_points",
+    "surface_normals",
+    "surface_labels",
+    "surface_sdf",
+    "vol_points",
+    "vol_sdf",
+    "vol_labels",
+    "near_points",
+    "near_sdf",
+    "near_labels",
+)
 _READERS = 4  # threads that fill the cache: reading waits on the disk and on checksums, both outside the interpreter
 
 
@@ -52,35 +62,52 @@ def read_split(csv_path, data_path, num_classes=None, reason="--classes says"):
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(csv_path, "a CSV in UTF-8", error, "make it with create_csv.py") from None
     if "case_id" not in header or "file" not in header:
-        raise InputError(csv_path, "a header with case_id and file", ",".join(header)[:80] or "an empty file",
-                         "make it with create_csv.py")
+        raise InputError(
+            csv_path,
+            "a header with case_id and file",
+            ",".join(header)[:80] or "an empty file",
+            "make it with create_csv.py",
+        )
     if not lines:
         raise InputError(csv_path, "at least one case", "none", "make it again with create_csv.py")
     for column in ("case_id", "file"):
         values = Counter(line[column] for line in lines)
         repeated = [value for value, times in values.items() if times > 1 or not value]
         if repeated:
-            raise InputError(csv_path, f"a {column} of its own in every line",
-                             f"{repeated[0]!r} more than once or empty", "make it again with create_csv.py")
+            raise InputError(
+                csv_path,
+                f"a {column} of its own in every line",
+                f"{repeated[0]!r} more than once or empty",
+                "make it again with create_csv.py",
+            )
     entries = [_entry(csv_path, data_path, line) for line in sorted(lines, key=lambda line: line["case_id"])]
     expected = num_classes or entries[0].num_classes
     for entry in entries:
         if entry.num_classes != expected:
             told = reason if num_classes else "the others have"
-            raise InputError(entry.path, f"{expected} classes, as {told}", f"{entry.num_classes}",
-                             "prepare all cases with the same --classes, or give --classes")
+            raise InputError(
+                entry.path,
+                f"{expected} classes, as {told}",
+                f"{entry.num_classes}",
+                "prepare all cases with the same --classes, or give --classes",
+            )
     return entries
 
 
 def _entry(csv_path, data_path, line):
     path = data_path / line["file"]
     if not path.is_file():
-        raise InputError(csv_path, f"the file of case {line['case_id']}", f"no file {path}",
-                         "check --data_path, or make the CSV again with create_csv.py")
+        raise InputError(
+            csv_path,
+            f"the file of case {line['case_id']}",
+            f"no file {path}",
+            "check --data_path, or make the CSV again with create_csv.py",
+        )
     meta = read_meta(path)
     annotated = set(meta["annotated_classes"])
-    return CaseEntry(line["case_id"], path, tuple(meta["class_names"]),
-                     tuple(c in annotated for c in range(1, meta["classes"] + 1)))
+    return CaseEntry(
+        line["case_id"], path, tuple(meta["class_names"]), tuple(c in annotated for c in range(1, meta["classes"] + 1))
+    )
 
 
 def check_disjoint(training, validation, where):
@@ -88,9 +115,12 @@ def check_disjoint(training, validation, where):
     for key in (lambda e: e.case_id, lambda e: e.path.resolve()):
         both = {key(e) for e in training} & {key(e) for e in validation}
         if both:
-            raise InputError(where, "no case in both train and val",
-                             f"{sorted(map(str, both))[0]} ({len(both)} in all)",
-                             "make the CSVs again with create_csv.py")
+            raise InputError(
+                where,
+                "no case in both train and val",
+                f"{sorted(map(str, both))[0]} ({len(both)} in all)",
+                "make the CSVs again with create_csv.py",
+            )
 
 
 class CaseDataset(torch.utils.data.Dataset):
@@ -111,9 +141,25 @@ class CaseDataset(torch.utils.data.Dataset):
     num_eikonal, num_normals, noise_shape    E, S and (M, L); 0 and None leave the members out.
     """
 
-    def __init__(self, cases, num_surface_points, num_near, num_inside, num_outside, seed, training, *, num_eikonal=0,
-                 num_decoded_surface=None, num_normals=0, noise_shape=None, balance=0.0, cache="memory",
-                 rotation_deg=0.0, scaling=0.0):
+    def __init__(
+        self,
+        cases,
+        num_surface_points,
+        num_near,
+        num_inside,
+        num_outside,
+        seed,
+        training,
+        *,
+        num_eikonal=0,
+        num_decoded_surface=None,
+        num_normals=0,
+        noise_shape=None,
+        balance=0.0,
+        cache="memory",
+        rotation_deg=0.0,
+        scaling=0.0,
+    ):
         if cache not in ("memory", "none"):
             raise ValueError(f"cache {cache!r}: want 'memory' or 'none'")
         self.cases = list(cases)
@@ -151,8 +197,12 @@ class CaseDataset(torch.utils.data.Dataset):
         members = _MEMBERS + (("near_source",) if self.balance else ())
         case = read_case(self.cases[index].path, members).require(*members, purpose="training")
         arrays = {name: getattr(case, name) for name in members}
-        rows = {"surface": np.arange(len(case.surface_sdf)), "near": np.arange(len(case.near_sdf)),
-                "inside": np.flatnonzero(case.vol_sdf < 0), "outside": np.flatnonzero(case.vol_sdf >= 0)}
+        rows = {
+            "surface": np.arange(len(case.surface_sdf)),
+            "near": np.arange(len(case.near_sdf)),
+            "inside": np.flatnonzero(case.vol_sdf < 0),
+            "outside": np.flatnonzero(case.vol_sdf >= 0),
+        }
         for group, wanted in {"surface": self.num_surface_points, **self.num_queries}.items():
             if wanted and not len(rows[group]):
                 raise InputError(case.path, f"{group} points", "none", "make it again with prepare_data.py --overwrite")
@@ -178,15 +228,20 @@ class CaseDataset(torch.utils.data.Dataset):
             return available[0][draw_rows(rng, len(available[0]), wanted)]
 
         chosen = rows("surface", self.num_surface_points)
-        item = {"surface_points": arrays["surface_points"][chosen].astype(np.float32, copy=False),
-                "surface_labels": arrays["surface_labels"][chosen].astype(np.int64),
-                "surface_sdf": arrays["surface_sdf"][chosen].astype(np.float32, copy=False),
-                "surface_normals": arrays["surface_normals"][chosen].astype(np.float32)}
+        item = {
+            "surface_points": arrays["surface_points"][chosen].astype(np.float32, copy=False),
+            "surface_labels": arrays["surface_labels"][chosen].astype(np.int64),
+            "surface_sdf": arrays["surface_sdf"][chosen].astype(np.float32, copy=False),
+            "surface_normals": arrays["surface_normals"][chosen].astype(np.float32),
+        }
         if self.num_decoded_surface and self.num_decoded_surface < self.num_surface_points:
             rng = random_stream(self.seed, epoch, entry.case_id, f"{kind} decoded surface")
             item["surface_decoded"] = draw_rows(rng, self.num_surface_points, self.num_decoded_surface)
-        parts = [("near" if group == "near" else "vol", rows(group, wanted))
-                 for group, wanted in self.num_queries.items() if wanted]
+        parts = [
+            ("near" if group == "near" else "vol", rows(group, wanted))
+            for group, wanted in self.num_queries.items()
+            if wanted
+        ]
         for name in ("points", "sdf", "labels"):
             item[f"query_{name}"] = np.concatenate([arrays[f"{source}_{name}"][chosen] for source, chosen in parts])
         item["query_labels"] = item["query_labels"].astype(np.int64)
@@ -199,8 +254,12 @@ class CaseDataset(torch.utils.data.Dataset):
         if self.num_normals:
             outer = np.flatnonzero(item["surface_sdf"] == 0)  # on inner walls the union's distance has another slope
             if not len(outer):
-                raise InputError(entry.path, "surface points on the outer surface (surface_sdf 0)", "none",
-                                 "make it again with prepare_data.py, or --normal_weight 0")
+                raise InputError(
+                    entry.path,
+                    "surface points on the outer surface (surface_sdf 0)",
+                    "none",
+                    "make it again with prepare_data.py, or --normal_weight 0",
+                )
             rng = random_stream(self.seed, epoch, entry.case_id, f"{kind} normals")
             chosen = outer[draw_rows(rng, len(outer), self.num_normals)]
             item["normal_points"] = item["surface_points"][chosen]
@@ -259,8 +318,13 @@ def iterate_batches(dataset, keys, num_workers=0, pin_memory=False):
     """Batches for `keys`, an iterable of lists of (epoch, index). Workers are forked, so they share the cache that
     `dataset.load` filled. Raises a case's InputError here, in the training process."""
     loader = torch.utils.data.DataLoader(
-        _ReportingDataset(dataset), batch_sampler=keys, collate_fn=_collate_or_error, num_workers=num_workers,
-        pin_memory=pin_memory, multiprocessing_context="fork" if num_workers else None)
+        _ReportingDataset(dataset),
+        batch_sampler=keys,
+        collate_fn=_collate_or_error,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        multiprocessing_context="fork" if num_workers else None,
+    )
     for batch in loader:
         if isinstance(batch, InputError):
             raise batch
@@ -277,7 +341,8 @@ def grid_truth(entry, grid_size):
     """(grid_size^3,) u8: the true label at each point of `grid_points_unit`, that of the nearest voxel of the case's
     truth crop. Points outside the crop, and outside the image, are background."""
     case = read_case(entry.path, ("frame", "truth")).require(
-        "frame", "truth_crop", "truth_origin", purpose="validation on a grid")
+        "frame", "truth_crop", "truth_origin", purpose="validation on a grid"
+    )
     points_unit = grid_points_unit(grid_size)
     index, _ = case.frame.nearest_voxel(points_unit)
     index -= np.asarray(case.truth_origin, np.int64)

@@ -28,9 +28,13 @@ class EpochPlan:
         self.per_pass = batch_size * ranks  # cases of one micro-batch, all ranks together
         self.per_step = self.per_pass * accum_iter
         if num_cases < self.per_step:
-            raise InputError("train.csv", f"at least batch size x ranks x accumulation = {batch_size} x {ranks} x "
-                             f"{accum_iter} = {self.per_step} cases", f"{num_cases}",
-                             "lower --batch_size or --accum_iter")
+            raise InputError(
+                "train.csv",
+                f"at least batch size x ranks x accumulation = {batch_size} x {ranks} x "
+                f"{accum_iter} = {self.per_step} cases",
+                f"{num_cases}",
+                "lower --batch_size or --accum_iter",
+            )
         self.steps_per_epoch = -(-num_cases // self.per_step)
         self._order = (None, None)
 

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from vecset.data.case_file import Case
-from vecset.imaging.components import components, without_crumbs
-from vecset.geometry.distance_field import METHODS, UnionField
-from vecset.imaging.frame import Frame
-from vecset.data.sampling import NEAR_SCALES_UNIT, Sampler, Triangles
-from vecset.geometry.surface import CROP_PAD, crop_foreground, inner_walls, union_mesh
 from vecset.common.errors import InputError
+from vecset.data.case_file import Case
+from vecset.data.sampling import NEAR_SCALES_UNIT, Sampler, Triangles
+from vecset.geometry.distance_field import METHODS, UnionField
+from vecset.geometry.surface import CROP_PAD, crop_foreground, inner_walls, union_mesh
+from vecset.imaging.components import components, without_crumbs
+from vecset.imaging.frame import Frame
 
 VERSION = 2  # of the method: files made by another one are made again
 CRUMB_SHARE = 0.01  # a component is a crumb where it has less than this share of its class's largest one
@@ -59,27 +59,43 @@ def build_case(label_map, options=Options(), annotated=None):
     strange = [c for c in meta["present_classes"] if c not in annotated]
     if strange:
         names = ", ".join(f"{c} ({label_map.class_names[c - 1]})" for c in strange)
-        raise InputError(label_map.path, f"only classes that are declared annotated ({', '.join(map(str, annotated))})",
-                         f"also class {names}", "add it to --annotated (or to annotated in --label_map)")
+        raise InputError(
+            label_map.path,
+            f"only classes that are declared annotated ({', '.join(map(str, annotated))})",
+            f"also class {names}",
+            "add it to --annotated (or to annotated in --label_map)",
+        )
     mesh = union_mesh(crop)
     if mesh.face_cap.all() and not options.sample_caps:
-        raise InputError(label_map.path, "a surface inside the image", "structures that fill the image to its borders",
-                         "use an image with a larger field of view")
+        raise InputError(
+            label_map.path,
+            "a surface inside the image",
+            "structures that fill the image to its borders",
+            "use an image with a larger field of view",
+        )
     vertices_voxel = crop.local_mm_to_voxel(mesh.vertices_local_mm)
     frame = Frame.from_surface(affine, shape, vertices_voxel @ affine[:3, :3].T + affine[:3, 3])
     field = UnionField(crop, mesh, options.sdf)
     triangles = Triangles.of(mesh, inner_walls(crop), options.sample_caps, field.surface.vertex_normals)
     rng = case_rng(options.seed, label_map.name)
-    sampler = Sampler(field, triangles, frame, rng, options.class_floor,
-                      options.near_scales_unit)
-    arrays = {**sampler.surface(options.num_surface_points), **sampler.volume(options.num_vol_points),
-              **sampler.near(options.num_near_points)}
+    sampler = Sampler(field, triangles, frame, rng, options.class_floor, options.near_scales_unit)
+    arrays = {
+        **sampler.surface(options.num_surface_points),
+        **sampler.volume(options.num_vol_points),
+        **sampler.near(options.num_near_points),
+    }
     origin, truth = _truth(label_map.labels, crop)
-    meta.update(class_names=label_map.class_names, spacing_mm=[float(s) for s in label_map.spacing_mm],
-                annotated_classes=annotated,
-                sampling={**options.as_meta(), "counts": sampler.counts}, seed=options.seed,
-                source_name=label_map.path.name, source_sha256=label_map.sha256,
-                source_geometry=label_map.geometry, dropped_crumbs=label_map.dropped_crumbs)
+    meta.update(
+        class_names=label_map.class_names,
+        spacing_mm=[float(s) for s in label_map.spacing_mm],
+        annotated_classes=annotated,
+        sampling={**options.as_meta(), "counts": sampler.counts},
+        seed=options.seed,
+        source_name=label_map.path.name,
+        source_sha256=label_map.sha256,
+        source_geometry=label_map.geometry,
+        dropped_crumbs=label_map.dropped_crumbs,
+    )
     return Case(arrays=arrays, frame=frame, truth_crop=truth, truth_origin=origin, meta=meta)
 
 
@@ -95,19 +111,27 @@ def describe(crop, num_classes, axes_mm=None):
     `axes_mm` as of `crumbs`."""
     voxels = np.bincount(crop.labels.ravel(), minlength=num_classes + 1)[1 : num_classes + 1]
     present = [int(c) for c in np.flatnonzero(voxels) + 1]
-    return {"classes": num_classes, "present_classes": present,
-            "missing_classes": [c for c in range(1, num_classes + 1) if c not in present],
-            "border_classes": border_classes(crop), "voxels_per_class": [int(v) for v in voxels],
-            "crumbs": crumbs(crop, axes_mm)}
+    return {
+        "classes": num_classes,
+        "present_classes": present,
+        "missing_classes": [c for c in range(1, num_classes + 1) if c not in present],
+        "border_classes": border_classes(crop),
+        "voxels_per_class": [int(v) for v in voxels],
+        "crumbs": crumbs(crop, axes_mm),
+    }
 
 
 def border_classes(crop):
     """Sorted ids of the classes with a voxel on the border of the image: the scan cuts them."""
     border = set()
     for axis in range(3):
-        for side, at in ((CROP_PAD, crop.origin[axis] + CROP_PAD == 0),
-                         (crop.labels.shape[axis] - CROP_PAD - 1,
-                          crop.origin[axis] + crop.labels.shape[axis] - CROP_PAD == crop.image_shape[axis])):
+        for side, at in (
+            (CROP_PAD, crop.origin[axis] + CROP_PAD == 0),
+            (
+                crop.labels.shape[axis] - CROP_PAD - 1,
+                crop.origin[axis] + crop.labels.shape[axis] - CROP_PAD == crop.image_shape[axis],
+            ),
+        ):
             if at:
                 border |= set(np.unique(np.take(crop.labels, side, axis=axis)).tolist()) - {0}
     return sorted(int(c) for c in border)
@@ -152,8 +176,10 @@ def warnings_of(meta):
     if meta["crumbs"]["classes"]:
         line = "crumbs kept: " + _counts(meta, meta["crumbs"]["classes"])
         if meta["crumbs"]["grow_radius"] > FAR_CRUMB:
-            line += (f"; they make the frame's radius {meta['crumbs']['grow_radius']:.0%} larger and so the heart "
-                     f"smaller in it; if they are no anatomy: --drop_crumbs {CRUMB_SHARE}")
+            line += (
+                f"; they make the frame's radius {meta['crumbs']['grow_radius']:.0%} larger and so the heart "
+                f"smaller in it; if they are no anatomy: --drop_crumbs {CRUMB_SHARE}"
+            )
         lines.append(line)
     if meta["sampling"]["counts"].get("near_wrong_side"):
         lines.append(f"{meta['sampling']['counts']['near_wrong_side']} near points could not be put on their side")
@@ -166,5 +192,6 @@ def warnings_of(meta):
 
 
 def _counts(meta, crumbs_of):
-    return ", ".join(f"{number} of {meta['class_names'][int(c) - 1]} ({voxels} voxels)"
-                     for c, (number, voxels) in crumbs_of.items())
+    return ", ".join(
+        f"{number} of {meta['class_names'][int(c) - 1]} ({voxels} voxels)" for c, (number, voxels) in crumbs_of.items()
+    )

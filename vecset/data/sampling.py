@@ -41,12 +41,14 @@ class Triangles:
         keep = np.ones(len(mesh.faces), bool) if with_caps else ~mesh.face_cap
         normals = mesh_normals(mesh.vertices_local_mm, mesh.faces)[1] if vertex_normals is None else vertex_normals
         number = len(mesh.vertices_local_mm)
-        return cls(np.concatenate([mesh.vertices_local_mm, walls.vertices_local_mm]),
-                   np.concatenate([normals, walls.vertex_normals]),
-                   np.concatenate([mesh.faces[keep], walls.faces + number]),
-                   np.concatenate([mesh.face_class[keep], walls.face_class]),
-                   np.concatenate([np.zeros(keep.sum(), np.uint8), walls.face_other]),
-                   np.concatenate([mesh.face_cap[keep], np.zeros(len(walls.faces), bool)]))
+        return cls(
+            np.concatenate([mesh.vertices_local_mm, walls.vertices_local_mm]),
+            np.concatenate([normals, walls.vertex_normals]),
+            np.concatenate([mesh.faces[keep], walls.faces + number]),
+            np.concatenate([mesh.face_class[keep], walls.face_class]),
+            np.concatenate([np.zeros(keep.sum(), np.uint8), walls.face_other]),
+            np.concatenate([mesh.face_cap[keep], np.zeros(len(walls.faces), bool)]),
+        )
 
     def draw(self, rng, chosen, count):
         """`count` points evenly by area from the triangles `chosen` (indices): local_mm (n, 3), outward unit normals
@@ -136,9 +138,13 @@ class Sampler:
         triangle = triangle[order]
         self.counts["surface"] = _count(tri.face_class[triangle])
         self.counts["surface_walls"] = int((tri.face_other[triangle] > 0).sum())
-        return {"surface_points": points[order], "surface_sdf": sdf[order],
-                "surface_normals": self._normals_in_patient(normals[order]).astype(np.float16),
-                "surface_labels": tri.face_class[triangle], "surface_cap": tri.cap[triangle]}
+        return {
+            "surface_points": points[order],
+            "surface_sdf": sdf[order],
+            "surface_normals": self._normals_in_patient(normals[order]).astype(np.float16),
+            "surface_labels": tri.face_class[triangle],
+            "surface_cap": tri.cap[triangle],
+        }
 
     def _on_class(self, c, count):
         tri = self.triangles
@@ -151,8 +157,11 @@ class Sampler:
         for attempt in range(ROUNDS):
             if not len(wrong):
                 break
-            pool = chosen if attempt < ROUNDS // 2 or (tri.face_other[chosen] > 0).all() \
+            pool = (
+                chosen
+                if attempt < ROUNDS // 2 or (tri.face_other[chosen] > 0).all()
                 else chosen[tri.face_other[chosen] == 0]
+            )
             new, new_normals, new_triangle = tri.draw(self.rng, pool, len(wrong))
             points[wrong], normals[wrong], triangle[wrong] = self.to_unit(new), new_normals, new_triangle
             sdf[wrong] = 0
@@ -198,9 +207,14 @@ class Sampler:
         self.counts["near"] = _count(source)
         self.counts["near_walls"] = int((other > 0).sum())
         self.counts["near_outside"] = int((sdf[other == 0] >= 0).sum())
-        self.counts["near_redrawn"], self.counts["near_wrong_side"] = int(redrawn), int(len(todo))
-        return {"near_points": points[order], "near_sdf": sdf[order], "near_labels": labels[order],
-                "near_source": source[order], "near_other": other[order]}
+        self.counts["near_redrawn"], self.counts["near_wrong_side"] = int(redrawn), len(todo)
+        return {
+            "near_points": points[order],
+            "near_sdf": sdf[order],
+            "near_labels": labels[order],
+            "near_source": source[order],
+            "near_other": other[order],
+        }
 
     def _near_groups(self, count):
         """[(triangles, number of points)]: the outer surface of each class, and each inner wall from both sides."""
@@ -338,9 +352,14 @@ def _class_voxels(labels, c):
                     if not own:
                         if labels[i, j, k] != 0:
                             continue
-                        if not ((i > 0 and labels[i - 1, j, k] == c) or (i + 1 < nx and labels[i + 1, j, k] == c)
-                                or (j > 0 and labels[i, j - 1, k] == c) or (j + 1 < ny and labels[i, j + 1, k] == c)
-                                or (k > 0 and labels[i, j, k - 1] == c) or (k + 1 < nz and labels[i, j, k + 1] == c)):
+                        if not (
+                            (i > 0 and labels[i - 1, j, k] == c)
+                            or (i + 1 < nx and labels[i + 1, j, k] == c)
+                            or (j > 0 and labels[i, j - 1, k] == c)
+                            or (j + 1 < ny and labels[i, j + 1, k] == c)
+                            or (k > 0 and labels[i, j, k - 1] == c)
+                            or (k + 1 < nz and labels[i, j, k + 1] == c)
+                        ):
                             continue
                     if final:
                         index[count, 0], index[count, 1], index[count, 2], mine[count] = i, j, k, own

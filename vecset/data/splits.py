@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vecset.common.atomic import write_text
+from vecset.common.errors import InputError
+from vecset.common.natural_order import natural_key
 from vecset.data.case_file import read_meta
 from vecset.imaging.label_map import case_name
-from vecset.common.natural_order import natural_key
-from vecset.common.errors import InputError
 
 FIELDS = ("case_id", "file", "group", "missing_classes", "border_classes")
 SIDECAR = "splits.json"
@@ -53,8 +53,12 @@ def group_of(case_id, group_regex):
         return case_id
     match = group_regex.search(case_id)
     if match is None or (match.re.groups and match.group(1) is None):
-        raise InputError(f"case {case_id}", f"a name that --group_regex {group_regex.pattern!r} matches", "no match",
-                         "give a regex that finds the patient in every case name")
+        raise InputError(
+            f"case {case_id}",
+            f"a name that --group_regex {group_regex.pattern!r} matches",
+            "no match",
+            "give a regex that finds the patient in every case name",
+        )
     return match.group(1) if match.re.groups else match.group(0)
 
 
@@ -72,10 +76,16 @@ def read_entries(data_dir, group_regex=None, progress=None):
         except InputError as error:
             broken.append(error)
             continue
-        entries.append(Entry(case_id, path.relative_to(data_dir).as_posix(), group,
-                             tuple(sorted(int(c) for c in meta.get("missing_classes", ()))),
-                             tuple(sorted(int(c) for c in meta.get("border_classes", ()))),
-                             str(meta.get("source_sha256", ""))))
+        entries.append(
+            Entry(
+                case_id,
+                path.relative_to(data_dir).as_posix(),
+                group,
+                tuple(sorted(int(c) for c in meta.get("missing_classes", ()))),
+                tuple(sorted(int(c) for c in meta.get("border_classes", ()))),
+                str(meta.get("source_sha256", "")),
+            )
+        )
     return entries, broken
 
 
@@ -150,8 +160,10 @@ def split_folds(entries, folds, seed):
     order = sorted(range(len(bundles)), key=lambda i: (-len(bundles[i]), i))
     for i in order:
         missing = _missing_in(bundles[i])
-        k = min(range(folds), key=lambda f: (len(vals[f]), sum(lacking[f].get(c, 0) for c in missing),
-                                             strata[f].get(missing, 0), f))
+        k = min(
+            range(folds),
+            key=lambda f: (len(vals[f]), sum(lacking[f].get(c, 0) for c in missing), strata[f].get(missing, 0), f),
+        )
         vals[k].extend(bundles[i])
         strata[k][missing] = strata[k].get(missing, 0) + len(bundles[i])
         for c in missing:
@@ -171,8 +183,12 @@ def take_holdout(entries, case_ids, where):
     case_ids = [c if c in known else case_name(c.removesuffix(".npz")) for c in case_ids]
     strangers = [c for c in case_ids if c not in known]
     if strangers:
-        raise InputError(where, "case ids of the data folder", f"{len(strangers)} that are not there: "
-                         f"{', '.join(strangers[:5])}", "correct the list")
+        raise InputError(
+            where,
+            "case ids of the data folder",
+            f"{len(strangers)} that are not there: {', '.join(strangers[:5])}",
+            "correct the list",
+        )
     test = set(case_ids)
     if len(test) < len(case_ids):
         raise InputError(where, "each case once", "a case that is named twice", "correct the list")
@@ -180,9 +196,12 @@ def take_holdout(entries, case_ids, where):
         inside = [e.case_id for e in bundle if e.case_id in test]
         if inside and len(inside) < len(bundle):
             left = next(e.case_id for e in bundle if e.case_id not in test)
-            raise InputError(where, "whole groups (patients, and copies of one label map)",
-                             f"case {inside[0]} without {left} of the same group",
-                             f"add {left} to the list or take {inside[0]} away")
+            raise InputError(
+                where,
+                "whole groups (patients, and copies of one label map)",
+                f"case {inside[0]} without {left} of the same group",
+                f"add {left} to the list or take {inside[0]} away",
+            )
     return [e for e in entries if e.case_id not in test], _sorted(e for e in entries if e.case_id in test)
 
 
@@ -199,8 +218,12 @@ def read_holdout(path):
         column = rows[0].index("case_id")
         rows = rows[1:]
     elif rows and (path.suffix.lower() == ".csv" or len(rows[0]) > 1):
-        raise InputError(path, "a CSV with a column case_id", f"the columns {', '.join(rows[0])}",
-                         "name the column, or give a text file with a case id per line")
+        raise InputError(
+            path,
+            "a CSV with a column case_id",
+            f"the columns {', '.join(rows[0])}",
+            "name the column, or give a text file with a case id per line",
+        )
     ids = [row[column] for row in rows if len(row) > column and row[column]]
     if not ids:
         raise InputError(path, "at least one case id", "none")
@@ -227,8 +250,10 @@ def write_splits(output_dir, sets, record):
             row = asdict(entry)
             writer.writerow(row | {k: " ".join(map(str, row[k])) for k in ("missing_classes", "border_classes")})
         write_text(output_dir / name, text.getvalue())
-    counts = {name: {"cases": len(entries), "groups": len({e.group for e in entries}),
-                     "missing": _missing_counts(entries)} for name, entries in sets.items()}
+    counts = {
+        name: {"cases": len(entries), "groups": len({e.group for e in entries}), "missing": _missing_counts(entries)}
+        for name, entries in sets.items()
+    }
     write_text(sidecar, json.dumps({**record, "sets": counts}, indent=1) + "\n")
     for name in stale:
         if re.fullmatch(r"(train|val)(_fold\d+)?\.csv|test\.csv", name):
@@ -243,8 +268,12 @@ def _missing_counts(entries):
 
 def _need_bundles(bundles, least, what):
     if len(bundles) < least:
-        raise InputError("the split", f"at least {least} groups of cases for {what}", f"{len(bundles)}",
-                         "prepare more hearts, or give a --group_regex that tells the patients apart")
+        raise InputError(
+            "the split",
+            f"at least {least} groups of cases for {what}",
+            f"{len(bundles)}",
+            "prepare more hearts, or give a --group_regex that tells the patients apart",
+        )
 
 
 def _sorted(entries):

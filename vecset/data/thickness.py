@@ -18,14 +18,15 @@ def class_thickness_mm(labels, spacing_mm, num_classes):
     smooth surface's, much the same for all shapes). Faces on the border of the array do not count: there a structure is
     cut, not bounded."""
     labels = np.asarray(labels)
-    volume_C = np.bincount(labels.ravel(), minlength=num_classes + 1)[1:num_classes + 1] * np.prod(spacing_mm)
+    volume_C = np.bincount(labels.ravel(), minlength=num_classes + 1)[1 : num_classes + 1] * np.prod(spacing_mm)
     area_C = np.zeros(num_classes + 1)
     for axis in range(3):
         before = np.moveaxis(labels, axis, 0)[:-1].ravel()
         after = np.moveaxis(labels, axis, 0)[1:].ravel()
         face = before != after
-        count = np.bincount(before[face], minlength=num_classes + 1) + np.bincount(after[face],
-                                                                                   minlength=num_classes + 1)
+        count = np.bincount(before[face], minlength=num_classes + 1) + np.bincount(
+            after[face], minlength=num_classes + 1
+        )
         area_C += count[: num_classes + 1] * np.prod(np.delete(spacing_mm, axis))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(volume_C > 0, 2 * volume_C / area_C[1:], np.nan)
@@ -54,5 +55,4 @@ def latent_density(cases, num_classes):
     known = np.isfinite(thickness).any(0)
     median_C = np.full(num_classes, np.nan)
     median_C[known] = np.nanmedian(thickness[:, known], 0)
-    return ",".join(f"{c}:{factor:.1f}" for c, factor in enumerate(density_of_thickness(median_C), 1)
-                    if factor >= 1.05)
+    return ",".join(f"{c}:{factor:.1f}" for c, factor in enumerate(density_of_thickness(median_C), 1) if factor >= 1.05)

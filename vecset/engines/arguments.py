@@ -9,9 +9,22 @@ from vecset.models.autoencoder import DEPARTURES
 MODEL_OPTIONS = tuple(DEPARTURES)
 LOSS_OPTIONS = ("class_loss", "truncation")
 # flags that decide what a validation says
-EVALUATION_OPTIONS = ("model", "point_cloud_size", "surface_loss_points", "near_points", "inside_points", "outside_points",
-                      "eikonal_points", "normal_points", "balance", "grid_size", "seed", "batch_size", *LOSS_OPTIONS,
-                      *(f"{name}_weight" for name in DEFAULT_WEIGHTS))
+EVALUATION_OPTIONS = (
+    "model",
+    "point_cloud_size",
+    "surface_loss_points",
+    "near_points",
+    "inside_points",
+    "outside_points",
+    "eikonal_points",
+    "normal_points",
+    "balance",
+    "grid_size",
+    "seed",
+    "batch_size",
+    *LOSS_OPTIONS,
+    *(f"{name}_weight" for name in DEFAULT_WEIGHTS),
+)
 WARMUP_EPOCHS, WARMUP_SHARE = 20, 0.05  # of Phase 1's 400 epochs these are the same
 
 DESCRIPTION = """Trains the multi-label shape autoencoder on case files.
@@ -33,95 +46,193 @@ def parse_arguments(argv=None, defaults=None):
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(prog="main_ae.py", description=DESCRIPTION,
-                                     formatter_class=_Help)
+    parser = argparse.ArgumentParser(prog="main_ae.py", description=DESCRIPTION, formatter_class=_Help)
     add = parser.add_argument_group("data").add_argument
     add("--data_path", required=True, metavar="DIR", help="folder of the case files")
     add("--csv_dir", metavar="DIR", help="folder of train.csv and val.csv (default: --data_path)")
     add("--fold", type=int, metavar="K", help="read train_foldK.csv and val_foldK.csv (default: train.csv, val.csv)")
-    add("--classes", type=_count(1), metavar="C",
-        help="class count that every case must have (default: as the first case)")
+    add(
+        "--classes",
+        type=_count(1),
+        metavar="C",
+        help="class count that every case must have (default: as the first case)",
+    )
     add("--point_cloud_size", type=_count(1), default=8192, help="surface points per case, the encoder's input")
-    add("--surface_loss_points", type=_count(1), metavar="S",
-        help="of the surface points, those that are decoded for the surface and class losses (default: all)")
+    add(
+        "--surface_loss_points",
+        type=_count(1),
+        metavar="S",
+        help="of the surface points, those that are decoded for the surface and class losses (default: all)",
+    )
     for group in ("near", "inside", "outside"):
         add(f"--{group}_points", type=_count(0), default=1024, help=f"query points per case from the group '{group}'")
-    add("--eikonal_points", type=_count(1), default=1024,
-        help="of the query points, those that the Eikonal loss is taken at")
-    add("--balance", type=_number(0, 1), default=0.0,
-        help="0: points are drawn as the file has them; 1: equal shares of points for every class present; or between")
-    add("--augment_rotation", type=_number(0, 180), default=0.0, metavar="DEG",
-        help="random rotation, up to this many degrees")
-    add("--augment_scale", type=_number(0, 0.5), default=0.0, metavar="FRACTION",
-        help="random scaling by 1 +- this fraction")
-    add("--cache", choices=("memory", "none"), default="memory",
-        help="memory: read every case once (about 3 MB each, shared by the workers of a rank); none: read at every use")
+    add(
+        "--eikonal_points",
+        type=_count(1),
+        default=1024,
+        help="of the query points, those that the Eikonal loss is taken at",
+    )
+    add(
+        "--balance",
+        type=_number(0, 1),
+        default=0.0,
+        help="0: points are drawn as the file has them; 1: equal shares of points for every class present; or between",
+    )
+    add(
+        "--augment_rotation",
+        type=_number(0, 180),
+        default=0.0,
+        metavar="DEG",
+        help="random rotation, up to this many degrees",
+    )
+    add(
+        "--augment_scale",
+        type=_number(0, 0.5),
+        default=0.0,
+        metavar="FRACTION",
+        help="random scaling by 1 +- this fraction",
+    )
+    add(
+        "--cache",
+        choices=("memory", "none"),
+        default="memory",
+        help="memory: read every case once (about 3 MB each, shared by the workers of a rank); none: read at every use",
+    )
     add("--num_workers", type=_count(0), default=2, help="loader processes per rank; 0: load in the training process")
 
     add = parser.add_argument_group("model").add_argument
-    add("--model", default="learnable_vec1024x16_dim1024_depth24_nb",
-        help="{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl]: M latents of L numbers, width D, K layers")
+    add(
+        "--model",
+        default="learnable_vec1024x16_dim1024_depth24_nb",
+        help="{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl]: M latents of L numbers, width D, K layers",
+    )
     add("--anchors", action="store_true", help="latents have a place in space that attention knows of")
-    add("--rotary", action="store_true",
-        help="with --anchors: attention sees places relative to each other, not where they are")
-    add("--class_gap", type=_number(0), default=0.0, metavar="UNIT",
+    add(
+        "--rotary",
+        action="store_true",
+        help="with --anchors: attention sees places relative to each other, not where they are",
+    )
+    add(
+        "--class_gap",
+        type=_number(0),
+        default=0.0,
+        metavar="UNIT",
         help="point queries: points of two classes count as at least so far apart when latents are spread over the "
-        "surface (2: every structure is covered on its own)")
-    add("--latent_density", default="", metavar="CLASS:FACTOR,...",
+        "surface (2: every structure is covered on its own)",
+    )
+    add(
+        "--latent_density",
+        default="",
+        metavar="CLASS:FACTOR,...",
         help="with --class_gap: latents lie FACTOR times as close on this class (thin vessels want more of them); auto: "
-        "by how thick the classes of the training cases are")
-    add("--early_latents", type=_count(1), metavar="M",
-        help="point queries: train with so many latents at first, which makes the steps cheaper (see --early_share)")
-    add("--early_share", type=_number(0, 1), default=0.75, metavar="SHARE",
-        help="share of the epochs that --early_latents is for; all latents are used after it, and for every validation")
+        "by how thick the classes of the training cases are",
+    )
+    add(
+        "--early_latents",
+        type=_count(1),
+        metavar="M",
+        help="point queries: train with so many latents at first, which makes the steps cheaper (see --early_share)",
+    )
+    add(
+        "--early_share",
+        type=_number(0, 1),
+        default=0.75,
+        metavar="SHARE",
+        help="share of the epochs that --early_latents is for; all latents are used after it, and for every validation",
+    )
     add("--decoder_layers", type=_count(0), default=0, help="feed-forward blocks behind the decoder's attention")
 
     add = parser.add_argument_group("losses (weights; 0 leaves a loss out)").add_argument
-    meaning = {"vol": "L1 distance (unit) at inside and outside points", "near": "L1 distance (unit) at near points",
-               "surface": "L1 distance (unit) at surface points", "eikonal": "(|gradient| - 1)^2",
-               "class": "class logits", "kl": "KL divergence, for _kl models",
-               "normal": "|gradient - outward normal|^2 at points of the outer surface (--normal_points)",
-               "balanced": "class-balanced binary cross-entropy: inside and outside of a class weigh a half each",
-               "truncated": "L1 distance (unit) at query points within a band (--truncation)"}
+    meaning = {
+        "vol": "L1 distance (unit) at inside and outside points",
+        "near": "L1 distance (unit) at near points",
+        "surface": "L1 distance (unit) at surface points",
+        "eikonal": "(|gradient| - 1)^2",
+        "class": "class logits",
+        "kl": "KL divergence, for _kl models",
+        "normal": "|gradient - outward normal|^2 at points of the outer surface (--normal_points)",
+        "balanced": "class-balanced binary cross-entropy: inside and outside of a class weigh a half each",
+        "truncated": "L1 distance (unit) at query points within a band (--truncation)",
+    }
     for name, weight in DEFAULT_WEIGHTS.items():
         add(f"--{name}_weight", type=_number(0), default=weight, help=meaning[name])
-    add("--normal_points", type=_count(1), default=512,
-        help="of the surface points, those that the normal loss is taken at")
-    add("--class_loss", choices=tuple(CLASS_LOSSES), default="bce",
-        help="bce: binary cross-entropy per class; softmax: cross-entropy over background and classes")
-    add("--truncation", type=_number(1e-6), default=0.1, metavar="UNIT",
-        help="half width (unit) of the band of the truncated loss")
+    add(
+        "--normal_points",
+        type=_count(1),
+        default=512,
+        help="of the surface points, those that the normal loss is taken at",
+    )
+    add(
+        "--class_loss",
+        choices=tuple(CLASS_LOSSES),
+        default="bce",
+        help="bce: binary cross-entropy per class; softmax: cross-entropy over background and classes",
+    )
+    add(
+        "--truncation",
+        type=_number(1e-6),
+        default=0.1,
+        metavar="UNIT",
+        help="half width (unit) of the band of the truncated loss",
+    )
 
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch_size", type=_count(1), default=2, help="cases per rank and pass")
     add("--accum_iter", type=_count(1), default=1, help="passes per optimizer step")
     add("--epochs", type=_count(1), default=400, help="passes over the training cases")
-    add("--warmup_epochs", type=_number(0), metavar="EPOCHS", help="epochs of linear warm-up, part of --epochs "
-        f"(default: {WARMUP_EPOCHS}, or {WARMUP_SHARE:.0%} of --epochs where that is less)".replace("%", "%%"))
-    add("--blr", type=_number(0), default=1e-3,
-        help="learning rate for 256 cases per step: lr = blr x cases per step / 256")
+    add(
+        "--warmup_epochs",
+        type=_number(0),
+        metavar="EPOCHS",
+        help="epochs of linear warm-up, part of --epochs "
+        f"(default: {WARMUP_EPOCHS}, or {WARMUP_SHARE:.0%} of --epochs where that is less)".replace("%", "%%"),
+    )
+    add(
+        "--blr",
+        type=_number(0),
+        default=1e-3,
+        help="learning rate for 256 cases per step: lr = blr x cases per step / 256",
+    )
     add("--lr", type=_number(0), help="learning rate itself; replaces --blr")
     add("--min_lr", type=_number(0), default=1e-6, help="learning rate at the end of the cosine")
     add("--weight_decay", type=_number(0), default=0.05, help="AdamW, on matrices (not on biases, norms, embeddings)")
     add("--beta2", type=_number(0, 1), default=0.999, help="AdamW's second beta")
     add("--clip_grad", type=_number(0), default=1.0, help="largest gradient norm; 0: no clipping")
-    add("--precision", choices=("auto", "bf16", "tf32", "fp32"), default="auto",
+    add(
+        "--precision",
+        choices=("auto", "bf16", "tf32", "fp32"),
+        default="auto",
         help="of the network on CUDA (auto: bf16); losses and the Eikonal decode are float32 in any case (with tf32 the "
-        "decode's products are rounded as the network's are), a CPU is float32")
-    add("--compile", action="store_true",
-        help="torch.compile the encoder's attention and the latent stack (minutes at the start; wants a C++ compiler)")
-    add("--checkpoint_activations", action="store_true",
-        help="compute activations again in the backward pass: less memory, more time, the same numbers")
+        "decode's products are rounded as the network's are), a CPU is float32",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="torch.compile the encoder's attention and the latent stack (minutes at the start; wants a C++ compiler)",
+    )
+    add(
+        "--checkpoint_activations",
+        action="store_true",
+        help="compute activations again in the backward pass: less memory, more time, the same numbers",
+    )
     add("--seed", type=int, default=0, help="of initial weights and all draws")
     add("--max_steps", type=_count(1), metavar="N", help="stop, evaluate and save after N optimizer steps in all")
     add("--max_minutes", type=_number(0), metavar="MIN", help="stop, evaluate and save after this many minutes")
 
     add = parser.add_argument_group("several processes").add_argument
-    add("--shard", choices=("none", "optimizer"), default="none",
+    add(
+        "--shard",
+        choices=("none", "optimizer"),
+        default="none",
         help="optimizer: AdamW's moments (8 bytes per parameter) are shared out over the ranks (ZeRO stage 1): the "
-        "same numbers, and checkpoints that load on any number of ranks; one rank keeps all")
-    add("--compress_gradients", choices=("none", "bf16"), default="none",
-        help="bf16: gradients travel between ranks in bfloat16, half the bytes, rounded to 3 digits")
+        "same numbers, and checkpoints that load on any number of ranks; one rank keeps all",
+    )
+    add(
+        "--compress_gradients",
+        choices=("none", "bf16"),
+        default="none",
+        help="bf16: gradients travel between ranks in bfloat16, half the bytes, rounded to 3 digits",
+    )
 
     add = parser.add_argument_group("validation").add_argument
     add("--eval_every", type=_count(1), default=5, help="epochs between validations (the last epoch always has one)")
@@ -129,22 +240,44 @@ def build_parser():
 
     add = parser.add_argument_group("run").add_argument
     add("--output_dir", required=True, metavar="DIR", help="checkpoints, log.txt, status.json; given again: go on")
-    add("--resume", metavar="FILE",
-        help="checkpoint to start from (the output folder's own comes first once there is one)")
-    add("--init_from", metavar="FILE",
+    add(
+        "--resume",
+        metavar="FILE",
+        help="checkpoint to start from (the output folder's own comes first once there is one)",
+    )
+    add(
+        "--init_from",
+        metavar="FILE",
         help="weights to start a new run from: a checkpoint of the public VecSetX release (the new inputs and outputs "
-        "start at zero: the same distance), or one of this software; the output folder's own comes first")
-    add("--eval", action="store_true", help="only evaluate --resume, or the best checkpoint of --output_dir; points, losses, grid and seed are those it "
-        "was trained with where no flag says otherwise")
-    add("--dry_run", action="store_true",
-        help="check data, model, memory and one step, write and read one checkpoint, leave nothing")
+        "start at zero: the same distance), or one of this software; the output folder's own comes first",
+    )
+    add(
+        "--eval",
+        action="store_true",
+        help="only evaluate --resume, or the best checkpoint of --output_dir; points, losses, grid and seed are those it "
+        "was trained with where no flag says otherwise",
+    )
+    add(
+        "--dry_run",
+        action="store_true",
+        help="check data, model, memory and one step, write and read one checkpoint, leave nothing",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--save_every_minutes", type=_number(0), default=10.0, metavar="MIN",
-        help="save at least this often, in mid-epoch too (and after an epoch where that costs under 2 %% of the time)")
+    add(
+        "--save_every_minutes",
+        type=_number(0),
+        default=10.0,
+        metavar="MIN",
+        help="save at least this often, in mid-epoch too (and after an epoch where that costs under 2 %% of the time)",
+    )
     add("--print_every", type=_count(1), default=20, help="optimizer steps between lines")
     add("--log_dir", metavar="DIR", help="write tensorboard files there (needs tensorboardX)")
-    add("--wandb", choices=("disabled", "offline", "online"), default="disabled",
-        help="Weights & Biases; its key comes from the environment (WANDB_API_KEY)")
+    add(
+        "--wandb",
+        choices=("disabled", "offline", "online"),
+        default="disabled",
+        help="Weights & Biases; its key comes from the environment (WANDB_API_KEY)",
+    )
     add("--wandb_project", default="vecsetx-heart", help="its project")
     add("--wandb_name", help="the run's name there (default: the output folder's)")
     return parser
@@ -165,6 +298,7 @@ def _count(smallest):
         if value < smallest:
             raise argparse.ArgumentTypeError(f"{value}: want a whole number of at least {smallest}")
         return value
+
     return count
 
 
@@ -174,4 +308,5 @@ def _number(smallest, largest=float("inf")):
         if not smallest <= value <= largest:
             raise argparse.ArgumentTypeError(f"{value:g}: want a number from {smallest:g} to {largest:g}")
         return value
+
     return number

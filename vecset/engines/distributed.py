@@ -50,17 +50,21 @@ def start_ranks(device="auto"):
     if device.split(":")[0] not in ("cpu", "cuda"):
         raise InputError("--device", "auto, cpu, cuda or cuda:N", device)
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("--device", "a CUDA device that torch can use", "none",
-                         "use --device cpu, or repair the driver")
+        raise InputError(
+            "--device", "a CUDA device that torch can use", "none", "use --device cpu, or repair the driver"
+        )
     size = int(os.environ.get("WORLD_SIZE", 1))
     if device == "cuda":
         local = int(os.environ.get("LOCAL_RANK", 0))
         if "SLURM_GPUS_PER_TASK" in os.environ and torch.cuda.device_count() == 1:
             local = 0  # Slurm shows each task its own GPU alone
         if local >= torch.cuda.device_count():
-            raise InputError("processes per node (--nproc_per_node, --ntasks-per-node)",
-                             f"at most one process per GPU ({torch.cuda.device_count()} here)",
-                             f"process {local + 1} on this machine", "start fewer")
+            raise InputError(
+                "processes per node (--nproc_per_node, --ntasks-per-node)",
+                f"at most one process per GPU ({torch.cuda.device_count()} here)",
+                f"process {local + 1} on this machine",
+                "start fewer",
+            )
         device = f"cuda:{local}"
     device = torch.device(device)
     if device.type == "cuda":
@@ -88,8 +92,10 @@ def told_once(rank):
 def lost_contact(error):
     """Whether a RuntimeError says no more than that another process has gone: its cause is the other one's."""
     words = str(error)
-    return dist.is_initialized() and (isinstance(error, dist.DistBackendError) or any(
-        part in words for part in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")))
+    return dist.is_initialized() and (
+        isinstance(error, dist.DistBackendError)
+        or any(part in words for part in ("Connection closed by peer", "Connection reset by peer", "Broken pipe"))
+    )
 
 
 def stop_ranks(ranks):
@@ -111,8 +117,12 @@ def wrap_model(model, ranks, compress="none"):
         try:
             dist.all_reduce(torch.ones(1, dtype=torch.bfloat16, device=ranks.device))
         except RuntimeError as error:
-            raise InputError("--compress_gradients", f"bfloat16 sums by {dist.get_backend()}",
-                             str(error).split("\n")[0], "leave it out, or use a newer torch") from None
+            raise InputError(
+                "--compress_gradients",
+                f"bfloat16 sums by {dist.get_backend()}",
+                str(error).split("\n")[0],
+                "leave it out, or use a newer torch",
+            ) from None
         wrapped.register_comm_hook(None, _bf16_hook)
     return wrapped
 

@@ -44,16 +44,23 @@ class GridDice:
         annotated = annotated_BC.to(both.device)
         defined = annotated & (truth + predicted > 0)
         dice = torch.where(defined, 2 * both / (truth + predicted).clamp_min(1), 0.0)
-        self._sums += torch.stack([dice, defined, annotated & ~defined, defined & (predicted == 0),
-                                   defined & (truth == 0)], -1).sum(0)
+        self._sums += torch.stack(
+            [dice, defined, annotated & ~defined, defined & (predicted == 0), defined & (truth == 0)], -1
+        ).sum(0)
 
     def read(self):
         """-> (mean over the classes that count, or None; per class a dict: dice (None where no case counts), cases,
         absent (in truth and prediction: left out), missed and invented (in only one: Dice 0))."""
         per_class = {}
         for name, (dice, cases, absent, missed, invented) in zip(
-                self.class_names, sum_over_ranks(self._sums, self.ranks).tolist()):
-            per_class[name] = {"dice": dice / cases if cases else None, "cases": int(cases), "absent": int(absent),
-                               "missed": int(missed), "invented": int(invented)}
+            self.class_names, sum_over_ranks(self._sums, self.ranks).tolist()
+        ):
+            per_class[name] = {
+                "dice": dice / cases if cases else None,
+                "cases": int(cases),
+                "absent": int(absent),
+                "missed": int(missed),
+                "invented": int(invented),
+            }
         defined = [c["dice"] for c in per_class.values() if c["dice"] is not None]
         return (float(np.mean(defined)) if defined else None), per_class

@@ -66,8 +66,17 @@ class RunLog:
     its last checkpoint, are taken away, so every step is there once. `validates_first`: the validation of that step is
     still to come, so a record of it goes too."""
 
-    def __init__(self, output_dir, config, first_step=0, log_dir=None, wandb="disabled", project=None, name=None,
-                 validates_first=False):
+    def __init__(
+        self,
+        output_dir,
+        config,
+        first_step=0,
+        log_dir=None,
+        wandb="disabled",
+        project=None,
+        name=None,
+        validates_first=False,
+    ):
         self.path = Path(output_dir) / LOG
         self._drop_from(first_step, validates_first)
         self._tensorboard = self._wandb = None
@@ -79,14 +88,23 @@ class RunLog:
                 write_text(id_file, os.urandom(4).hex())
             try:
                 self._wandb = _import("wandb", "--wandb").init(
-                    project=project, name=name or Path(output_dir).resolve().name, dir=str(output_dir), mode=wandb,
-                    config=config, id=id_file.read_text().strip(), resume="allow")
+                    project=project,
+                    name=name or Path(output_dir).resolve().name,
+                    dir=str(output_dir),
+                    mode=wandb,
+                    config=config,
+                    id=id_file.read_text().strip(),
+                    resume="allow",
+                )
             except InputError:
                 raise
-            except Exception as error:  # noqa: BLE001 - no key, no network, its own errors: none of ours
-                raise InputError(f"--wandb {wandb}", "a run that wandb can start",
-                                 " ".join(f"{type(error).__name__}: {error}".split())[:160],
-                                 "set WANDB_API_KEY, or use --wandb offline") from None
+            except Exception as error:
+                raise InputError(
+                    f"--wandb {wandb}",
+                    "a run that wandb can start",
+                    " ".join(f"{type(error).__name__}: {error}".split())[:160],
+                    "set WANDB_API_KEY, or use --wandb offline",
+                ) from None
 
     def _drop_from(self, first_step, validates_first):
         if not self.path.is_file():

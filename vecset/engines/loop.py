@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import torch
 
 from vecset.data.dataset import grid_truth, iterate_batches
+from vecset.engines.distributed import Ranks, gather_objects
 from vecset.engines.grid_dice import GridDice, decode_grid
+from vecset.engines.logging import format_values
 from vecset.engines.losses import LOSSES, compute_losses, decoded_points
+from vecset.engines.optimizer import gradient_norm, masked_step
 from vecset.engines.step_metrics import FiniteGuard, MetricSums, point_metrics
 from vecset.models.embedding import surface_features
-from vecset.engines.distributed import Ranks, gather_objects
-from vecset.engines.logging import format_values
-from vecset.engines.optimizer import gradient_norm, masked_step
 
 _LOSS_NAMES = ("loss",) + LOSSES
 
@@ -51,8 +51,14 @@ def forward_losses(model, batch, options, num_classes):
         outputs["normal_gradient_BS3"] = slopes_BE3[:, -count:]
         if "eikonal_points" in batch:
             outputs["gradient_BE3"] = slopes_BE3[:, :-count]
-    total, raw = compute_losses(outputs, targets, batch["annotated"], options.loss_weights,
-                                normals_BS3=batch.get("normal_vectors"), **options.loss_options)
+    total, raw = compute_losses(
+        outputs,
+        targets,
+        batch["annotated"],
+        options.loss_weights,
+        normals_BS3=batch.get("normal_vectors"),
+        **options.loss_options,
+    )
     cases = len(points_BT3)
     values = {name: (value.detach() * cases, cases) for name, value in {"loss": total, **raw}.items()}
     return total, {**values, **point_metrics(outputs, targets, batch["annotated"])}, surface_BNF
@@ -64,8 +70,9 @@ def slope_points(batch):
     return torch.cat(parts, 1) if parts else None
 
 
-def train_one_epoch(model, batches, plan, optimizer, rate_at, options, num_classes, epoch, first_step, monitor,
-                    after_step):
+def train_one_epoch(
+    model, batches, plan, optimizer, rate_at, options, num_classes, epoch, first_step, monitor, after_step
+):
     """Optimizer steps `first_step`.. of `epoch`. -> number of steps done (all, unless `after_step` asked to stop).
 
     batches      iterator over this rank's batches in the plan's order (`EpochPlan.keys`)
@@ -132,7 +139,7 @@ class Evaluator:
         guard = FiniteGuard(Ranks(0, 1, self.ranks.device))  # of this rank: ranks have different numbers of batches
         slices, stopped = None, False
         keys = [[(0, i) for i in self.own[s : s + self.batch_size]] for s in range(0, len(self.own), self.batch_size)]
-        for number, batch in enumerate( iterate_batches(self.dataset, keys, num_workers=self.num_workers)):
+        for number, batch in enumerate(iterate_batches(self.dataset, keys, num_workers=self.num_workers)):
             stopped = interrupted()
             if stopped:
                 break

@@ -20,8 +20,17 @@ import torch.nn.functional as F
 
 QUERY_GROUPS = ("near", "inside", "outside")
 POINT_GROUPS = QUERY_GROUPS + ("surface",)
-DEFAULT_WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.001, "class": 1.0, "kl": 0.001,
-                   "normal": 0.0, "balanced": 0.0, "truncated": 0.0}
+DEFAULT_WEIGHTS = {
+    "vol": 1.0,
+    "near": 10.0,
+    "surface": 10.0,
+    "eikonal": 0.001,
+    "class": 1.0,
+    "kl": 0.001,
+    "normal": 0.0,
+    "balanced": 0.0,
+    "truncated": 0.0,
+}
 LOSSES = tuple(DEFAULT_WEIGHTS)
 _DISTANCE_LOSSES = {"vol": ("inside", "outside"), "near": ("near",), "surface": ("surface",)}
 
@@ -35,10 +44,12 @@ def decoded_points(batch):
         points_BN3 = points_BN3.gather(1, index_BS.unsqueeze(-1).expand(-1, -1, 3))
         sdf_BN, labels_BN = sdf_BN.gather(1, index_BS), labels_BN.gather(1, index_BS)
     surface = torch.full_like(labels_BN, POINT_GROUPS.index("surface"))
-    return (torch.cat([batch["query_points"], points_BN3], 1),
-            torch.cat([batch["query_sdf"], sdf_BN], 1),
-            torch.cat([batch["query_labels"], labels_BN], 1).long(),
-            torch.cat([batch["query_group"], surface], 1))
+    return (
+        torch.cat([batch["query_points"], points_BN3], 1),
+        torch.cat([batch["query_sdf"], sdf_BN], 1),
+        torch.cat([batch["query_labels"], labels_BN], 1).long(),
+        torch.cat([batch["query_group"], surface], 1),
+    )
 
 
 def in_groups(group_BT, names):
@@ -129,8 +140,13 @@ def softmax_class_loss(logits_BTC, labels_BT, annotated_BC):
     """Cross-entropy over background (its logit is 0) and the annotated classes, mean over points."""
     logits_BTC = logits_BTC.masked_fill(~annotated_BC.unsqueeze(1), -1e4)
     logits_BTK = torch.cat([torch.zeros_like(logits_BTC[..., :1]), logits_BTC], -1)
-    return F.cross_entropy(logits_BTK.flatten(0, 1), labels_BT.flatten(), reduction="none").view_as(labels_BT).float(
-    ).mean(1).mean()
+    return (
+        F.cross_entropy(logits_BTK.flatten(0, 1), labels_BT.flatten(), reduction="none")
+        .view_as(labels_BT)
+        .float()
+        .mean(1)
+        .mean()
+    )
 
 
 CLASS_LOSSES = {"bce": binary_class_loss, "softmax": softmax_class_loss}

@@ -14,27 +14,61 @@ from pathlib import Path
 import torch
 
 from vecset.common.atomic import write_text
-from vecset.data.dataset import iterate_batches
-from vecset.engines.loop import NotFiniteError, new_monitor, train_one_epoch
 from vecset.common.errors import InputError
+from vecset.data.dataset import iterate_batches
 from vecset.engines import stop as stop_words
-from vecset.models.checkpoint import BEST, LAST, copy_checkpoint, load_checkpoint, save_checkpoint
 from vecset.engines.distributed import Agreement, gather_objects, wait_for_all
 from vecset.engines.logging import format_values, peak_memory_gb, progress_bar, say, short_time
-from vecset.engines.schedule import learning_rate
+from vecset.engines.loop import NotFiniteError, new_monitor, train_one_epoch
 from vecset.engines.optimizer import gather_state, load_state
+from vecset.engines.schedule import learning_rate
 from vecset.imaging.slice_picture import slice_picture
+from vecset.models.checkpoint import BEST, LAST, copy_checkpoint, load_checkpoint, save_checkpoint
 
 SAVING_SHARE = 0.02  # of the time, for checkpoints after an epoch; the timed ones come whatever they cost
 # options that may change between two starts without a word: they do not change what is learned
-_FREE = {"output_dir", "resume", "eval", "device", "num_workers", "print_every", "log_dir", "wandb", "wandb_project",
-         "wandb_name", "save_every_minutes", "max_steps", "max_minutes", "cache", "data_path", "csv_dir", "dry_run",
-         "init_from", "compile", "checkpoint_activations", "shard"}
+_FREE = {
+    "output_dir",
+    "resume",
+    "eval",
+    "device",
+    "num_workers",
+    "print_every",
+    "log_dir",
+    "wandb",
+    "wandb_project",
+    "wandb_name",
+    "save_every_minutes",
+    "max_steps",
+    "max_minutes",
+    "cache",
+    "data_path",
+    "csv_dir",
+    "dry_run",
+    "init_from",
+    "compile",
+    "checkpoint_activations",
+    "shard",
+}
 
 
 class TrainingRun:
-    def __init__(self, args, ranks, stop, model, wrapped, optimizer, dataset, plan, evaluator, step_options,
-                 model_config, class_names, lr):
+    def __init__(
+        self,
+        args,
+        ranks,
+        stop,
+        model,
+        wrapped,
+        optimizer,
+        dataset,
+        plan,
+        evaluator,
+        step_options,
+        model_config,
+        class_names,
+        lr,
+    ):
         self.args, self.ranks, self.stop = args, ranks, stop
         self.model, self.wrapped, self.optimizer = model, wrapped, optimizer
         self.dataset, self.plan, self.evaluator, self.step_options = dataset, plan, evaluator, step_options
@@ -73,12 +107,20 @@ class TrainingRun:
     def _check_same_run(self, checkpoint, path):
         for name, ours in (("model_config", self.model_config), ("class_names", self.class_names)):
             if checkpoint[name] != ours:
-                raise InputError(path, f"a checkpoint of {name} {ours}", f"{checkpoint[name]}",
-                                 "give the options it was trained with, or another --output_dir")
+                raise InputError(
+                    path,
+                    f"a checkpoint of {name} {ours}",
+                    f"{checkpoint[name]}",
+                    "give the options it was trained with, or another --output_dir",
+                )
         before, now = checkpoint["args"], vars(self.args)
         if before["seed"] != now["seed"]:
-            raise InputError("--seed", f"{before['seed']}, which {path} was trained with", now["seed"],
-                             "give that seed, or another --output_dir")
+            raise InputError(
+                "--seed",
+                f"{before['seed']}, which {path} was trained with",
+                now["seed"],
+                "give that seed, or another --output_dir",
+            )
         changed = [f"--{k} {before.get(k)} -> {v}" for k, v in now.items() if k not in _FREE and before.get(k) != v]
         if changed and self.ranks.main:
             say(f"note: options that differ from {path}: {', '.join(changed)}")
@@ -114,13 +156,28 @@ class TrainingRun:
         self._write_status("running")
         steps = args.epochs * self.plan.steps_per_epoch
         self._bar = progress_bar(min(steps, args.max_steps or steps), self.global_step) if self.ranks.main else None
-        batches = iterate_batches(self.dataset, self.plan.keys(self.epoch, self.step, args.epochs), args.num_workers,
-                                  pin_memory=self.ranks.device.type == "cuda")
+        batches = iterate_batches(
+            self.dataset,
+            self.plan.keys(self.epoch, self.step, args.epochs),
+            args.num_workers,
+            pin_memory=self.ranks.device.type == "cuda",
+        )
         while self.epoch < args.epochs and not self.reason:
             early = self.epoch < args.early_share * args.epochs
             self.model.use_latents(args.early_latents if early else None, training_only=True)
-            train_one_epoch(self.wrapped, batches, self.plan, self.optimizer, self._rate, self.step_options,
-                            len(self.class_names), self.epoch, self.step, self.monitor, self._after_step)
+            train_one_epoch(
+                self.wrapped,
+                batches,
+                self.plan,
+                self.optimizer,
+                self._rate,
+                self.step_options,
+                len(self.class_names),
+                self.epoch,
+                self.step,
+                self.monitor,
+                self._after_step,
+            )
             if self.reason:
                 break
             self.step = self.plan.steps_per_epoch
@@ -163,8 +220,9 @@ class TrainingRun:
 
     def _rate(self, epoch):
         args = self.args
-        return learning_rate(epoch, lr=self.lr, min_lr=min(args.min_lr, self.lr), warmup_epochs=args.warmup_epochs,
-                             epochs=args.epochs)
+        return learning_rate(
+            epoch, lr=self.lr, min_lr=min(args.min_lr, self.lr), warmup_epochs=args.warmup_epochs, epochs=args.epochs
+        )
 
     def _after_step(self, epoch, step, lr):
         """Prints, saves and asks whether to stop; true: stop here."""
@@ -175,8 +233,11 @@ class TrainingRun:
         if self.global_step % args.print_every == 0:
             self._print_line(lr)
         # rank 0's clock decides about saving: all ranks take part in it where the optimizer is sharded
-        due = (self.ranks.main and not self._asked_to_save
-               and time.monotonic() - self._saved >= 60 * args.save_every_minutes)
+        due = (
+            self.ranks.main
+            and not self._asked_to_save
+            and time.monotonic() - self._saved >= 60 * args.save_every_minutes
+        )
         self._asked_to_save |= due
         wish = stop_words.SAVE if due else stop_words.GO_ON
         if self.stop.asked:
@@ -203,13 +264,20 @@ class TrainingRun:
         self._printed, self._printed_step = now, self.global_step
         if not self.ranks.main:
             return
-        more = {"lr": lr, "step_seconds": step_seconds, "cases_per_second": self.plan.per_step / step_seconds,
-                "memory_gb": peak_memory_gb(self.ranks.device)}
-        say(f"epoch {self.epoch + 1}/{self.args.epochs} step {self.step}/{self.plan.steps_per_epoch} | "
+        more = {
+            "lr": lr,
+            "step_seconds": step_seconds,
+            "cases_per_second": self.plan.per_step / step_seconds,
+            "memory_gb": peak_memory_gb(self.ranks.device),
+        }
+        say(
+            f"epoch {self.epoch + 1}/{self.args.epochs} step {self.step}/{self.plan.steps_per_epoch} | "
             f"{format_values(means)} | lr {lr:.3g} | {step_seconds:.3g} s/step {more['cases_per_second']:.3g} cases/s "
-            f"| {more['memory_gb']:.2f} GB | {short_time(self._seconds_left(now))} left")
-        self.log.record("train", self.global_step, {**means, **self._weighted(means), **more}, epoch=self.epoch,
-                        step=self.step)
+            f"| {more['memory_gb']:.2f} GB | {short_time(self._seconds_left(now))} left"
+        )
+        self.log.record(
+            "train", self.global_step, {**means, **self._weighted(means), **more}, epoch=self.epoch, step=self.step
+        )
 
     def _weighted(self, means):
         """The losses among `means` as they enter the total, under names of their own."""
@@ -232,17 +300,27 @@ class TrainingRun:
         if number is None:
             return
         epoch, step = divmod(number, self.plan.steps_per_epoch)
-        own = [self.dataset.cases[i].case_id for micro in self.plan.micro_batches(epoch, step) if micro.count
-               for i in micro.indices]
+        own = [
+            self.dataset.cases[i].case_id
+            for micro in self.plan.micro_batches(epoch, step)
+            if micro.count
+            for i in micro.indices
+        ]
         told = gather_objects((own, guard.bad_values()), self.ranks)
-        bad = [(rank, cases, values) for rank, (cases, values) in enumerate(told)
-               if any(v != v or abs(v) == float("inf") for k, v in values.items() if k != "gradient_norm")]
+        bad = [
+            (rank, cases, values)
+            for rank, (cases, values) in enumerate(told)
+            if any(v != v or abs(v) == float("inf") for k, v in values.items() if k != "gradient_norm")
+        ]
         bad = bad or [(rank, cases, values) for rank, (cases, values) in enumerate(told)]
-        parts = "; ".join(f"rank {rank}: cases {', '.join(cases)}: {format_values(values)}"
-                          for rank, cases, values in bad)
+        parts = "; ".join(
+            f"rank {rank}: cases {', '.join(cases)}: {format_values(values)}" for rank, cases, values in bad
+        )
         self._write_status("not finite", where=parts)
-        raise NotFiniteError(f"epoch {epoch + 1}, step {step + 1}: a loss or gradient is not finite ({parts}). No "
-                             f"weight was changed by it; {self._kept()}")
+        raise NotFiniteError(
+            f"epoch {epoch + 1}, step {step + 1}: a loss or gradient is not finite ({parts}). No "
+            f"weight was changed by it; {self._kept()}"
+        )
 
     def _kept(self):
         last = self.folder / LAST
@@ -267,10 +345,17 @@ class TrainingRun:
         self.metrics = {**results, "per_class": per_class}
         if self.ranks.main:
             dice = {f"dice_{name}": c["dice"] for name, c in per_class.items() if c["dice"] is not None}
-            say(f"epoch {self.epoch + 1}/{self.args.epochs} validation | {format_values(results)} | "
-                f"{format_values(dice)} | {short_time(time.monotonic() - began)}{' | best so far' if improved else ''}")
-            self.log.record("val", self.global_step, {**results, **self._weighted(results), **dice}, epoch=self.epoch,
-                            per_class=per_class)
+            say(
+                f"epoch {self.epoch + 1}/{self.args.epochs} validation | {format_values(results)} | "
+                f"{format_values(dice)} | {short_time(time.monotonic() - began)}{' | best so far' if improved else ''}"
+            )
+            self.log.record(
+                "val",
+                self.global_step,
+                {**results, **self._weighted(results), **dice},
+                epoch=self.epoch,
+                per_class=per_class,
+            )
             self.log.picture("val/slices", slice_picture(slices, len(self.class_names)), self.global_step)
         self._printed += time.monotonic() - began  # not part of the step time
         return improved
@@ -278,13 +363,26 @@ class TrainingRun:
     # --- saving
 
     def checkpoint(self, status="running"):
-        return {"model": self.model.state_dict(), "model_config": self.model_config, "class_names": self.class_names,
-                "optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "step": self.step,
-                "global_step": self.global_step, "random_state": torch.get_rng_state(), "args": vars(self.args),
-                "plan": {"per_step": self.plan.per_step, "steps_per_epoch": self.plan.steps_per_epoch,
-                         "cases": self._cases},
-                "best_metric": self.best_metric, "best_epoch": self.best_epoch, "metrics": self.metrics,
-                "status": status}
+        return {
+            "model": self.model.state_dict(),
+            "model_config": self.model_config,
+            "class_names": self.class_names,
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "global_step": self.global_step,
+            "random_state": torch.get_rng_state(),
+            "args": vars(self.args),
+            "plan": {
+                "per_step": self.plan.per_step,
+                "steps_per_epoch": self.plan.steps_per_epoch,
+                "cases": self._cases,
+            },
+            "best_metric": self.best_metric,
+            "best_epoch": self.best_epoch,
+            "metrics": self.metrics,
+            "status": status,
+        }
 
     def _save(self, best=False, status="running"):
         """Rank 0 writes checkpoint-last, and makes it checkpoint-best too where `best`. Never after a bad step. All
@@ -304,15 +402,26 @@ class TrainingRun:
 
     def _saving_is_cheap(self):
         """By rank 0's clock, for all ranks alike."""
-        cheap = self._save_seconds is None or (
-            self._save_seconds <= SAVING_SHARE * (time.monotonic() - self._saved))
+        cheap = self._save_seconds is None or (self._save_seconds <= SAVING_SHARE * (time.monotonic() - self._saved))
         return gather_objects(cheap, self.ranks)[0]
 
     def _write_status(self, status, **more):
         if self.ranks.main:
-            write_text(self.folder / "status.json", json.dumps(
-                {"status": status, "epoch": self.epoch, "step": self.step, "global_step": self.global_step,
-                 "epochs": self.args.epochs, "best_metric": self.best_metric, **more}) + "\n")
+            write_text(
+                self.folder / "status.json",
+                json.dumps(
+                    {
+                        "status": status,
+                        "epoch": self.epoch,
+                        "step": self.step,
+                        "global_step": self.global_step,
+                        "epochs": self.args.epochs,
+                        "best_metric": self.best_metric,
+                        **more,
+                    }
+                )
+                + "\n",
+            )
 
 
 def _copied(value):

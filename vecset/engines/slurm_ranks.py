@@ -37,17 +37,25 @@ def slurm_ranks(environment):
         return {}
     rank, local = int(environment["SLURM_PROCID"]), int(environment.get("SLURM_LOCALID", 0))
     if rank >= size:
-        raise InputError("SLURM_PROCID", f"a number below SLURM_STEP_NUM_TASKS {size}", rank,
-                         "start the tasks with srun itself, from a shell that is not part of another step")
+        raise InputError(
+            "SLURM_PROCID",
+            f"a number below SLURM_STEP_NUM_TASKS {size}",
+            rank,
+            "start the tasks with srun itself, from a shell that is not part of another step",
+        )
     here = int(environment.get("SLURM_NODEID", 0))
     address = "127.0.0.1"  # a step on one node needs no names
     if int(environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES", 1))) > 1:
         address = first_host(environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"])
     port = job_port(environment.get("SLURM_JOB_ID", 0), environment.get("SLURM_STEP_ID", 0))
-    return {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(local),
-            "LOCAL_WORLD_SIZE": str(tasks_on_node(environment.get("SLURM_STEP_TASKS_PER_NODE", "1"), here)),
-            "MASTER_ADDR": environment.get("MASTER_ADDR", address),
-            "MASTER_PORT": environment.get("MASTER_PORT", str(port))}
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_RANK": str(local),
+        "LOCAL_WORLD_SIZE": str(tasks_on_node(environment.get("SLURM_STEP_TASKS_PER_NODE", "1"), here)),
+        "MASTER_ADDR": environment.get("MASTER_ADDR", address),
+        "MASTER_PORT": environment.get("MASTER_PORT", str(port)),
+    }
 
 
 def tasks_on_node(words, node):

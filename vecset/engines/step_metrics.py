@@ -3,8 +3,8 @@ number so far was finite. Nothing here makes the host wait for the device except
 
 import torch
 
-from vecset.engines.losses import LOSSES, in_groups
 from vecset.engines.distributed import max_over_ranks, sum_over_ranks
+from vecset.engines.losses import LOSSES, in_groups
 
 METRICS = ("loss",) + LOSSES + ("iou_near", "iou_vol", "accuracy", "gradient_norm", "interrupted")
 
@@ -59,8 +59,9 @@ class FiniteGuard:
         bad = max_over_ranks((~torch.isfinite(now).all()).float(), self.ranks)
         first = (bad > 0) & (self.skip == 0)
         self._bad_step = torch.where(first, global_step, self._bad_step)
-        self._bad_values = now if self._bad_values is None else torch.where(first | (self.skip == 0), now,
-                                                                            self._bad_values)
+        self._bad_values = (
+            now if self._bad_values is None else torch.where(first | (self.skip == 0), now, self._bad_values)
+        )
         self.skip = torch.maximum(self.skip, bad)
         return self.skip
 

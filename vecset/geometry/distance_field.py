@@ -73,8 +73,11 @@ def _nearest_class(points, labels, spacing):
         cj = min(max(int(np.rint(points[n, 1] / spacing[1])), 0), shape[1] - 1)
         ck = min(max(int(np.rint(points[n, 2] / spacing[2])), 0), shape[2] - 1)
         here = labels[ci, cj, ck]
-        gap = max(abs(points[n, 0] / spacing[0] - ci), abs(points[n, 1] / spacing[1] - cj),
-                  abs(points[n, 2] / spacing[2] - ck))
+        gap = max(
+            abs(points[n, 0] / spacing[0] - ci),
+            abs(points[n, 1] / spacing[1] - cj),
+            abs(points[n, 2] / spacing[2] - ck),
+        )
         if here and gap < 0.5 - 1e-9:  # the voxel that holds the point has the nearest centre of all
             found[n] = here
             continue
@@ -89,8 +92,11 @@ def _nearest_class(points, labels, spacing):
                     for k in range(ck - ring, ck + ring + 1, step):
                         if k < 0 or k >= shape[2] or labels[i, j, k] == 0:
                             continue
-                        d2 = ((points[n, 0] - i * spacing[0]) ** 2 + (points[n, 1] - j * spacing[1]) ** 2
-                              + (points[n, 2] - k * spacing[2]) ** 2)
+                        d2 = (
+                            (points[n, 0] - i * spacing[0]) ** 2
+                            + (points[n, 1] - j * spacing[1]) ** 2
+                            + (points[n, 2] - k * spacing[2]) ** 2
+                        )
                         if d2 < best * (1 - 1e-12):
                             best, label = d2, labels[i, j, k]
                         elif d2 <= best * (1 + 1e-12) and labels[i, j, k] < label:  # as near, but for rounding

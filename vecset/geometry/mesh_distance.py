@@ -49,9 +49,22 @@ class MeshDistance:
         order = np.argsort(morton_codes(points), kind="stable")  # neighbours in a row share the cache
         points = points[order]
         to_vertex, vertex = self._vertex_tree.query(points.astype(np.float32), k=1)
-        found = _nearest(points, vertex.astype(np.int64), to_vertex, self._far, self._boxes, self._triangles, self._discs,
-                         self._order, self._place, self.faces, self.face_normals, self.vertex_normals, self._first,
-                         self._around)
+        found = _nearest(
+            points,
+            vertex.astype(np.int64),
+            to_vertex,
+            self._far,
+            self._boxes,
+            self._triangles,
+            self._discs,
+            self._order,
+            self._place,
+            self.faces,
+            self.face_normals,
+            self.vertex_normals,
+            self._first,
+            self._around,
+        )
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         distance, side, face = (column[back] for column in found)
@@ -177,8 +190,10 @@ def _discs(triangles):
         cx, cy, cz = ax + (ux + vx) / 3, ay + (uy + vy) / 3, az + (uz + vz) / 3
         radius_2 = 0.0
         for k in range(0, 9, 3):
-            radius_2 = max(radius_2, (triangles[t, k] - cx) ** 2 + (triangles[t, k + 1] - cy) ** 2
-                           + (triangles[t, k + 2] - cz) ** 2)
+            radius_2 = max(
+                radius_2,
+                (triangles[t, k] - cx) ** 2 + (triangles[t, k + 1] - cy) ** 2 + (triangles[t, k + 2] - cz) ** 2,
+            )
         discs[t, 0], discs[t, 1], discs[t, 2] = cx, cy, cz
         discs[t, 3], discs[t, 4], discs[t, 5] = nx / length, ny / length, nz / length
         discs[t, 6] = np.sqrt(radius_2) * 1.0001
@@ -255,8 +270,22 @@ def _closest(px, py, pz, triangles, t):
 
 
 @njit(cache=True)
-def _nearest(points, vertex, to_vertex, far, boxes, triangles, discs, face_of, place_of, faces, face_normals,
-             vertex_normals, first, around):
+def _nearest(
+    points,
+    vertex,
+    to_vertex,
+    far,
+    boxes,
+    triangles,
+    discs,
+    face_of,
+    place_of,
+    faces,
+    face_normals,
+    vertex_normals,
+    first,
+    around,
+):
     distance = np.empty(len(points), np.float64)
     side = np.empty(len(points), np.float64)
     face = np.empty(len(points), np.int32)

@@ -218,8 +218,11 @@ def _signed_volume(vertices, faces):
     total = 0.0
     for f in range(len(faces)):
         a, b, c = vertices[faces[f, 0]], vertices[faces[f, 1]], vertices[faces[f, 2]]
-        total += (np.float64(a[0]) * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2])
-                  + a[2] * (b[0] * c[1] - b[1] * c[0]))
+        total += (
+            np.float64(a[0]) * (b[1] * c[2] - b[2] * c[1])
+            + a[1] * (b[2] * c[0] - b[0] * c[2])
+            + a[2] * (b[0] * c[1] - b[1] * c[0])
+        )
     return total / 6
 
 
@@ -240,10 +243,17 @@ def union_mesh(crop):
     """The `UnionMesh` of all foreground of a `Crop`."""
     marched = mask_mesh(crop.labels)
     fixed = _beyond_image(marched.front_index, crop)
-    vertices = fit_planes(marched.vertices, taubin(marched.vertices, marched.faces, fixed), marched.faces, crop.labels,
-                          crop.spacing_mm, fixed) * crop.spacing_mm.astype(np.float32)
-    return UnionMesh(vertices, marched.faces, _majority(marched.behind[marched.faces]),
-                     fixed.any(1)[marched.faces].any(1))
+    vertices = fit_planes(
+        marched.vertices,
+        taubin(marched.vertices, marched.faces, fixed),
+        marched.faces,
+        crop.labels,
+        crop.spacing_mm,
+        fixed,
+    ) * crop.spacing_mm.astype(np.float32)
+    return UnionMesh(
+        vertices, marched.faces, _majority(marched.behind[marched.faces]), fixed.any(1)[marched.faces].any(1)
+    )
 
 
 def inner_walls(crop):
@@ -263,20 +273,29 @@ def inner_walls(crop):
         used = np.zeros(len(vertices), bool)
         used[faces.ravel()] = True
         renumbered = (np.cumsum(used, dtype=np.int32) - 1)[faces]
-        parts.append((vertices[used], normals[used], renumbered + np.int32(offset),
-                      np.full(len(faces), c, np.uint8), face_other))
+        parts.append(
+            (vertices[used], normals[used], renumbered + np.int32(offset), np.full(len(faces), c, np.uint8), face_other)
+        )
         offset += int(used.sum())
     if not parts:
-        return Walls(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32),
-                     np.zeros(0, np.uint8), np.zeros(0, np.uint8))
+        return Walls(
+            np.zeros((0, 3), np.float32),
+            np.zeros((0, 3), np.float32),
+            np.zeros((0, 3), np.int32),
+            np.zeros(0, np.uint8),
+            np.zeros(0, np.uint8),
+        )
     return Walls(*(np.concatenate(column) for column in zip(*parts)))
 
 
 def class_boxes(labels, pad=1):
     """[(class, slices of its box and `pad` voxels more)] of a crop with a margin of at least `pad`, ascending."""
     starts, stops = _class_boxes(np.ascontiguousarray(labels))
-    return [(c, tuple(slice(int(a) - pad, int(b) + pad) for a, b in zip(starts[c], stops[c])))
-            for c in range(1, 256) if stops[c, 0] > 0]
+    return [
+        (c, tuple(slice(int(a) - pad, int(b) + pad) for a, b in zip(starts[c], stops[c])))
+        for c in range(1, 256)
+        if stops[c, 0] > 0
+    ]
 
 
 @njit(cache=True)

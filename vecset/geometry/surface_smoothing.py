@@ -28,7 +28,10 @@ SWEEPS = 40  # of averaging normals
 ALIKE = 0.23  # length of the difference of two unit normals that counts as alike
 STEPS = 8  # of moving vertices to the averaged normals
 ALONG_EDGE, ACROSS_EDGE = 0.45, 0.4  # voxels that a vertex may move along its own grid edge, and across it
-THIN = (3.5, 4.5)  # largest spacings: thinner than the first nothing is fitted, from the second on all is; between, part
+THIN = (
+    3.5,
+    4.5,
+)  # largest spacings: thinner than the first nothing is fitted, from the second on all is; between, part
 
 
 def taubin(vertices, faces, fixed=None, passes=PASSES):
@@ -99,8 +102,12 @@ def _thickness_gate(vertices, normals, labels, scale, low, high):
                 i = int(np.rint((vertices[v, 0] + side * depth * normals[v, 0]) / scale[0]))
                 j = int(np.rint((vertices[v, 1] + side * depth * normals[v, 1]) / scale[1]))
                 k = int(np.rint((vertices[v, 2] + side * depth * normals[v, 2]) / scale[2]))
-                held = (0 <= i < labels.shape[0] and 0 <= j < labels.shape[1] and 0 <= k < labels.shape[2]
-                        and labels[i, j, k] > 0)
+                held = (
+                    0 <= i < labels.shape[0]
+                    and 0 <= j < labels.shape[1]
+                    and 0 <= k < labels.shape[2]
+                    and labels[i, j, k] > 0
+                )
                 clear &= held == (side < 0)
         gate[v] = 1 if clear else min(max((depth - low) / (high - low), 0), 1)
     return gate
@@ -128,8 +135,11 @@ def _face_neighbours(faces, first, around, gate):
             a, b = faces[f, k], faces[f, (k + 1) % 3]
             for place in range(first[a], first[a + 1]):
                 g = around[place]
-                if ((faces[g, 0] == b and faces[g, 1] == a) or (faces[g, 1] == b and faces[g, 2] == a)
-                        or (faces[g, 2] == b and faces[g, 0] == a)):
+                if (
+                    (faces[g, 0] == b and faces[g, 1] == a)
+                    or (faces[g, 1] == b and faces[g, 2] == a)
+                    or (faces[g, 2] == b and faces[g, 0] == a)
+                ):
                     neighbours[f, k] = g
                     break
     return neighbours
@@ -179,9 +189,11 @@ def _move(start, limit, normals, faces, first, around, gate, steps):
                 f = around[place]
                 a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
                 nx, ny, nz = normals[f, 0], normals[f, 1], normals[f, 2]
-                way = (((vertices[a, 0] + vertices[b, 0] + vertices[c, 0]) * third - vertices[v, 0]) * nx
-                       + ((vertices[a, 1] + vertices[b, 1] + vertices[c, 1]) * third - vertices[v, 1]) * ny
-                       + ((vertices[a, 2] + vertices[b, 2] + vertices[c, 2]) * third - vertices[v, 2]) * nz)
+                way = (
+                    ((vertices[a, 0] + vertices[b, 0] + vertices[c, 0]) * third - vertices[v, 0]) * nx
+                    + ((vertices[a, 1] + vertices[b, 1] + vertices[c, 1]) * third - vertices[v, 1]) * ny
+                    + ((vertices[a, 2] + vertices[b, 2] + vertices[c, 2]) * third - vertices[v, 2]) * nz
+                )
                 sx += way * nx
                 sy += way * ny
                 sz += way * nz

@@ -4,8 +4,18 @@ HEART_CLASSES = ("Myocardium", "LA", "LV", "RA", "RV", "Aorta", "PA", "LAA", "Co
 
 # Paul Tol's "muted" qualitative scheme (https://personal.sron.nl/~pault/, told apart by colour-blind people),
 # ordered so that neighbouring structures differ in lightness as well; the tenth is his "bright" blue.
-_COLOURS = ("#CC6677", "#88CCEE", "#882255", "#DDCC77", "#332288", "#117733", "#44AA99", "#AA4499", "#999933",
-            "#4477AA")
+_COLOURS = (
+    "#CC6677",
+    "#88CCEE",
+    "#882255",
+    "#DDCC77",
+    "#332288",
+    "#117733",
+    "#44AA99",
+    "#AA4499",
+    "#999933",
+    "#4477AA",
+)
 _MORE = ("#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB", "#EE8866", "#77AADD", "#FFAABB", "#AAAA00")
 
 

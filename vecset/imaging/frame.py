@@ -87,10 +87,15 @@ def check_affine(affine, where):
     axes = affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
     if lengths.min() <= 0 or abs(np.linalg.det(axes / np.maximum(lengths, 1e-30))) < 1e-3:
-        raise InputError(where, "an affine that can be inverted", f"axis lengths {lengths.tolist()} mm",
-                         "repair the image's header")
+        raise InputError(
+            where, "an affine that can be inverted", f"axis lengths {lengths.tolist()} mm", "repair the image's header"
+        )
     cosines = (axes / lengths).T @ (axes / lengths)
     shear = float(np.abs(cosines[np.triu_indices(3, 1)]).max())
     if shear > MAX_SHEAR:
-        raise InputError(where, f"image axes at right angles (|cos| at most {MAX_SHEAR:g})",
-                         f"a sheared affine with |cos| = {shear:.4f}", "resample the image onto a grid without shear")
+        raise InputError(
+            where,
+            f"image axes at right angles (|cos| at most {MAX_SHEAR:g})",
+            f"a sheared affine with |cos| = {shear:.4f}",
+            "resample the image onto a grid without shear",
+        )

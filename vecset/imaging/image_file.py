@@ -23,8 +23,21 @@ SUFFIX_WORDS = ", ".join(SUFFIXES[:-1]) + " or " + SUFFIXES[-1]
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 HEADER_BYTES = 1 << 20  # the header of a NRRD or MetaImage file ends before this
 # The fields of a NIfTI header that place the image in space, by their names there; free text may name a patient.
-GEOMETRY_FIELDS = ("sform_code", "srow_x", "srow_y", "srow_z", "qform_code", "quatern_b", "quatern_c", "quatern_d",
-                   "qoffset_x", "qoffset_y", "qoffset_z", "pixdim", "xyzt_units")
+GEOMETRY_FIELDS = (
+    "sform_code",
+    "srow_x",
+    "srow_y",
+    "srow_z",
+    "qform_code",
+    "quatern_b",
+    "quatern_c",
+    "quatern_d",
+    "qoffset_x",
+    "qoffset_y",
+    "qoffset_z",
+    "pixdim",
+    "xyzt_units",
+)
 
 
 @dataclass
@@ -71,8 +84,15 @@ def _read_nifti(path):
         plain = getattr(proxy, "slope", 1.0) == 1.0 and getattr(proxy, "inter", 0.0) == 0.0
         values = np.asanyarray(proxy.get_unscaled() if plain and hasattr(proxy, "get_unscaled") else proxy)
         values = np.array(values) if isinstance(values, np.memmap) else values
-    except (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile, nib.filebasedimages.ImageFileError,
-            nib.spatialimages.HeaderDataError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        gzip.BadGzipFile,
+        nib.filebasedimages.ImageFileError,
+        nib.spatialimages.HeaderDataError,
+    ) as error:
         raise _broken(path, "NIfTI", f"{type(error).__name__}: {error}") from error
     pixdim_mm = np.array([float(z) for z in image.header.get_zooms()[:3]])
     geometry = nifti_geometry(image.header) if isinstance(image.header, nib.Nifti1Header) else None
@@ -115,8 +135,12 @@ def _read_itk(path, start):
             reader.ReadImageInformation()
             components = reader.GetNumberOfComponents()
             if components != 1:
-                raise InputError(path, "a 3D label map with one number per voxel", f"{components} numbers per voxel",
-                                 "export a label map without layers")
+                raise InputError(
+                    path,
+                    "a 3D label map with one number per voxel",
+                    f"{components} numbers per voxel",
+                    "export a label map without layers",
+                )
             image = reader.Execute()
     except RuntimeError as error:
         said = [line.strip() for line in str(error).splitlines() if line.startswith("[nrrd]")]
@@ -142,8 +166,9 @@ def _check_nrrd_header(path, start):
         raise _broken(path, "NRRD", "the header has no end")
     fields = dict(_field(line, b":") for line in header.split(b"\n") if b":" in line and not line.startswith(b"#"))
     if "data file" in fields or "datafile" in fields:
-        raise InputError(path, "a NRRD image with its voxels inside", "one that names another file for them",
-                         "export it as one file")
+        raise InputError(
+            path, "a NRRD image with its voxels inside", "one that names another file for them", "export it as one file"
+        )
     return "gzip" if fields.get("encoding") in ("gzip", "gz") else fields.get("encoding")
 
 
@@ -154,8 +179,12 @@ def _check_meta_image_header(path, start):
         if name == "elementdatafile":
             if value == "local":
                 return None
-            raise InputError(path, "a MetaImage with its voxels inside (ElementDataFile = LOCAL)",
-                             "one that names another file for them", "export it as one file")
+            raise InputError(
+                path,
+                "a MetaImage with its voxels inside (ElementDataFile = LOCAL)",
+                "one that names another file for them",
+                "export it as one file",
+            )
     raise _broken(path, "MetaImage", "the header has no end")
 
 

@@ -9,13 +9,13 @@ import nibabel as nib
 import numpy as np
 
 from vecset.common.atomic import atomic_path
+from vecset.common.errors import InputError
+from vecset.common.natural_order import natural_key
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import check_affine
 from vecset.imaging.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, has_suffix, nifti_header, read_image
 from vecset.imaging.label_names import name_extension
 from vecset.imaging.label_presets import LabelMapping
-from vecset.common.natural_order import natural_key
-from vecset.common.errors import InputError
 
 SPACING_TOLERANCE = 0.01  # relative difference between sform and pixdim that is still rounding
 ROUNDING = 1e-4  # of labels stored as float, or scaled by the header
@@ -66,14 +66,27 @@ def read_label_map(path, num_classes, label_map=None, spacing_from=None):
     unlisted = values[(labels == 0) & (values != 0)] if mapping else values[:0]
     as_background = {int(v): int(n) for v, n in zip(*np.unique(unlisted, return_counts=True))}
     if not labels.any():
-        found = f"only values that --label_map does not list: {some_of(as_background)}" if as_background else (
-            "an empty mask (all background)")
-        raise InputError(path, "a label map with some foreground", found,
-                         "remove it from the folder, or check --label_map")
+        found = (
+            f"only values that --label_map does not list: {some_of(as_background)}"
+            if as_background
+            else ("an empty mask (all background)")
+        )
+        raise InputError(
+            path, "a label map with some foreground", found, "remove it from the folder, or check --label_map"
+        )
     names = mapping.class_names if mapping else default_class_names(num_classes)
     annotated = mapping.annotated if mapping else list(range(1, num_classes + 1))
-    return LabelMap(labels, affine, path, file_sha256(path), list(names), list(annotated), image.affine,
-                    image.geometry, as_background=as_background)
+    return LabelMap(
+        labels,
+        affine,
+        path,
+        file_sha256(path),
+        list(names),
+        list(annotated),
+        image.affine,
+        image.geometry,
+        as_background=as_background,
+    )
 
 
 def some_of(values):
@@ -104,8 +117,9 @@ def _three_axes(path, values):
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != 3:
-        raise InputError(path, "a 3D label map", f"{values.ndim}D with shape {values.shape}",
-                         "export one frame of it as a 3D image")
+        raise InputError(
+            path, "a 3D label map", f"{values.ndim}D with shape {values.shape}", "export one frame of it as a 3D image"
+        )
     if 0 in values.shape:
         raise InputError(path, "a label map with voxels", f"shape {values.shape}", "export it again")
     return values
@@ -120,29 +134,41 @@ def _integral(path, values):
     if values.dtype.kind != "f":
         raise InputError(path, "one number per voxel", f"voxels of type {values.dtype}", "export it as integers")
     if not np.isfinite(values).all():
-        raise InputError(path, "whole numbers as labels", "voxels that are not finite (NaN or Inf)",
-                         "check that this is a label map and not an image")
+        raise InputError(
+            path,
+            "whole numbers as labels",
+            "voxels that are not finite (NaN or Inf)",
+            "check that this is a label map and not an image",
+        )
     if np.abs(values).max() > 2**31 - 1:
         raise InputError(path, "whole numbers as labels", f"values up to {np.abs(values).max():g}", "export it again")
     whole = np.rint(values).astype(np.int32)
     wrong = np.abs(values - whole) > ROUNDING
     if wrong.any():
-        raise InputError(path, "whole numbers as labels",
-                         f"{int(wrong.sum())} voxels with others, e.g. {values[wrong][0]:g}",
-                         "check that this is a label map, and resampled with nearest neighbour")
+        raise InputError(
+            path,
+            "whole numbers as labels",
+            f"{int(wrong.sum())} voxels with others, e.g. {values[wrong][0]:g}",
+            "check that this is a label map, and resampled with nearest neighbour",
+        )
     return whole
 
 
 def _in_range(path, values, num_classes):
     low, high = int(values.min()), int(values.max())
     if low < 0:
-        raise InputError(path, f"labels 0..{num_classes}", f"negative labels, down to {low}",
-                         "map them with --label_map")
+        raise InputError(
+            path, f"labels 0..{num_classes}", f"negative labels, down to {low}", "map them with --label_map"
+        )
     if high > num_classes:
         some = sorted(int(v) for v in np.unique(values) if v > num_classes)
         shown = ", ".join(map(str, some[:8])) + (", ..." if len(some) > 8 else "")
-        raise InputError(path, f"labels 0..{num_classes} (--classes {num_classes})", f"labels {shown}",
-                         "give the right --classes, or map them with --label_map")
+        raise InputError(
+            path,
+            f"labels 0..{num_classes} (--classes {num_classes})",
+            f"labels {shown}",
+            "give the right --classes, or map them with --label_map",
+        )
     return values.astype(np.uint8)
 
 
@@ -162,9 +188,12 @@ def _settle_spacing(path, affine, pixdim_mm, spacing_from):
         affine = affine.copy()
         affine[:3, :3] *= pixdim_mm / affine_mm
         return affine
-    raise InputError(path, "sform and pixdim that agree within 1 %",
-                     f"a spacing of {shown[0]} mm in the affine and of {shown[1]} mm in pixdim",
-                     "say which is right with --spacing_from affine" + (" or --spacing_from pixdim" if sound else ""))
+    raise InputError(
+        path,
+        "sform and pixdim that agree within 1 %",
+        f"a spacing of {shown[0]} mm in the affine and of {shown[1]} mm in pixdim",
+        "say which is right with --spacing_from affine" + (" or --spacing_from pixdim" if sound else ""),
+    )
 
 
 def write_label_map(path, labels, affine, class_names=None, geometry=None):
@@ -202,8 +231,9 @@ def find_label_maps(folder):
     Raises InputError where there is no folder, no image in it, or two images would give one case."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(folder, "a folder of label maps", "a file" if folder.exists() else "nothing there",
-                         "check --input_dir")
+        raise InputError(
+            folder, "a folder of label maps", "a file" if folder.exists() else "nothing there", "check --input_dir"
+        )
     paths = [p for p in folder.iterdir() if has_suffix(p.name) and not p.name.startswith(".")]
     if not paths:
         raise InputError(folder, f"label maps ending in {SUFFIX_WORDS}", "none", "check --input_dir")
@@ -212,8 +242,12 @@ def find_label_maps(folder):
     for path in paths:
         other = seen.setdefault(case_name(path), path)
         if other is not path:
-            raise InputError(folder, "one label map per case", f"{other.name} and {path.name}, which would both "
-                             f"become {case_name(path)}.npz", "rename or remove one of them")
+            raise InputError(
+                folder,
+                "one label map per case",
+                f"{other.name} and {path.name}, which would both become {case_name(path)}.npz",
+                "rename or remove one of them",
+            )
     return paths
 
 

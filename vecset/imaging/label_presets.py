@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vecset.imaging.classes import default_class_names
 from vecset.common.errors import InputError
+from vecset.imaging.classes import default_class_names
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -52,8 +52,12 @@ class LabelMapping:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError(path, "a JSON file of label values", "no such file",
-                             f"give a file or one of the presets {', '.join(preset_names())}") from None
+            raise InputError(
+                path,
+                "a JSON file of label values",
+                "no such file",
+                f"give a file or one of the presets {', '.join(preset_names())}",
+            ) from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(path, "a JSON file of label values", str(error), "see vecset/imaging/presets/") from None
         return cls._parse(content, num_classes, path)
@@ -88,8 +92,10 @@ class LabelMapping:
             elif isinstance(target, str) and target.lower() in by_name:
                 target = by_name[target.lower()]
             if not isinstance(target, int) or isinstance(target, bool) or not 1 <= target <= num_classes:
-                raise wrong(f"a class id 1..{num_classes} (--classes) or one of {', '.join(defaults)} for value {key}",
-                            repr(target))
+                raise wrong(
+                    f"a class id 1..{num_classes} (--classes) or one of {', '.join(defaults)} for value {key}",
+                    repr(target),
+                )
             if value == 0:
                 raise wrong("0 to stay background", f"0 -> {target}")
             if name:
@@ -107,10 +113,14 @@ class LabelMapping:
         classes = np.array([self.value_to_class.get(int(v), 0) for v in found], np.uint8)
         strange = [int(v) for v in found if v != 0 and int(v) not in self.value_to_class]
         if strange and self.others == "refuse":
-            raise InputError(path, "only label values that --label_map lists", f"also {strange[:8]}",
-                             'list them, or say "others": "background" in it')
+            raise InputError(
+                path,
+                "only label values that --label_map lists",
+                f"also {strange[:8]}",
+                'list them, or say "others": "background" in it',
+            )
         low, high = int(found[0]), int(found[-1])
-        if 0 <= low and high < 2**16:
+        if low >= 0 and high < 2**16:
             table = np.zeros(high + 1, np.uint8)
             table[found.astype(np.int64)] = classes
             return table[values]

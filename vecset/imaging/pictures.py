@@ -50,8 +50,12 @@ def spacing_of(affine):
 
 def fullest_index(labels_ras, plane):
     """The index of the slice of `plane` that shows the most structures, and of those the most voxels."""
-    counts = np.array([np.bincount(plane_image(labels_ras, plane, n).ravel(), minlength=256)[1:]
-                       for n in range(labels_ras.shape[PLANES[plane]])])
+    counts = np.array(
+        [
+            np.bincount(plane_image(labels_ras, plane, n).ravel(), minlength=256)[1:]
+            for n in range(labels_ras.shape[PLANES[plane]])
+        ]
+    )
     area, structures = counts.sum(1), (counts > 0).sum(1)
     return int(np.lexsort((area, structures * (area >= 0.5 * area.max())))[-1])
 
@@ -79,8 +83,9 @@ def draw_difference(axes, truth_ras, prediction_ras, plane, index, spacing_mm, b
 
 def legend_patches(names, colours):
     """Handles for `legend(handles=...)`: one patch per class name, in its colour."""
-    return [Patch(facecolor=colour, edgecolor="#404040", linewidth=0.4, label=name)
-            for name, colour in zip(names, colours)]
+    return [
+        Patch(facecolor=colour, edgecolor="#404040", linewidth=0.4, label=name) for name, colour in zip(names, colours)
+    ]
 
 
 def save_figure(figure, path, dpi=110):
@@ -96,8 +101,17 @@ def write_overview(path, hearts, class_names, colours):
     `hearts`: dicts with `title`, `truth` and `prediction` (X, Y, Z) on one grid, and `affine` (4, 4). Writes a PNG."""
     height = 0.95 + 1.75 * len(hearts)
     figure = Figure(figsize=(14, height), facecolor="white")
-    grid = figure.add_gridspec(len(hearts), 11, width_ratios=[1, 1, 1, 0.1, 1, 1, 1, 0.1, 1, 1, 1], left=0.004,
-                               right=0.996, wspace=0.04, hspace=0.14, top=1 - 0.5 / height, bottom=0.4 / height)
+    grid = figure.add_gridspec(
+        len(hearts),
+        11,
+        width_ratios=[1, 1, 1, 0.1, 1, 1, 1, 0.1, 1, 1, 1],
+        left=0.004,
+        right=0.996,
+        wspace=0.04,
+        hspace=0.14,
+        top=1 - 0.5 / height,
+        bottom=0.4 / height,
+    )
     for row, heart in enumerate(hearts):
         truth_ras, affine_ras = to_ras(heart["truth"], heart["affine"])
         prediction_ras, _ = to_ras(heart["prediction"], heart["affine"])
@@ -114,15 +128,37 @@ def write_overview(path, hearts, class_names, colours):
             for axis, what in zip(axes, ("truth", "reconstruction", "difference")):
                 if row == 0:
                     middle = axis.get_position()
-                    figure.text((middle.x0 + middle.x1) / 2, 1 - 0.08 / height, f"{plane}: {what}", ha="center",
-                                va="top", fontsize=9)
+                    figure.text(
+                        (middle.x0 + middle.x1) / 2,
+                        1 - 0.08 / height,
+                        f"{plane}: {what}",
+                        ha="center",
+                        va="top",
+                        fontsize=9,
+                    )
             if column == 0:
-                axes[0].annotate(heart["title"], (0, 1), (2, 4), xycoords="axes fraction", fontsize=9,
-                                 textcoords="offset points", va="bottom", fontweight="bold")
+                axes[0].annotate(
+                    heart["title"],
+                    (0, 1),
+                    (2, 4),
+                    xycoords="axes fraction",
+                    fontsize=9,
+                    textcoords="offset points",
+                    va="bottom",
+                    fontweight="bold",
+                )
     half = len(DIFFERENCE)
     handles = legend_patches(class_names, colours) + legend_patches(DIFFERENCE, DIFFERENCE.values())
-    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 10 + half), fontsize=8, frameon=False,
-                  handlelength=1, columnspacing=1.1, borderaxespad=0.3)
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        ncols=min(len(handles), 10 + half),
+        fontsize=8,
+        frameon=False,
+        handlelength=1,
+        columnspacing=1.1,
+        borderaxespad=0.3,
+    )
     save_figure(figure, path)
 
 
@@ -131,8 +167,9 @@ def foreground_box(*volumes_ras, margin_mm=0.0, spacing_mm=(1, 1, 1)):
     box = np.empty((3, 2), int)
     shape = volumes_ras[0].shape
     for axis in range(3):
-        filled = np.flatnonzero([any(np.moveaxis(v, axis, 0)[n].any() for v in volumes_ras)
-                                 for n in range(shape[axis])])
+        filled = np.flatnonzero(
+            [any(np.moveaxis(v, axis, 0)[n].any() for v in volumes_ras) for n in range(shape[axis])]
+        )
         margin = int(np.ceil(margin_mm / spacing_mm[axis]))
         first, last = (filled[0] - margin, filled[-1] + margin) if len(filled) else (0, shape[axis] - 1)
         box[axis] = max(first, 0), min(last, shape[axis] - 1)
@@ -143,8 +180,13 @@ def _draw_image(axes, image, plane, spacing_mm, shape, box):
     horizontal, vertical = [a for a in range(3) if a != PLANES[plane]]
     h_mm, v_mm = float(spacing_mm[horizontal]), float(spacing_mm[vertical])
     # voxel centres lie at index * spacing, so that points in voxels fall where they belong
-    axes.imshow(image, origin="upper", interpolation="nearest", aspect="equal",
-                extent=((shape[horizontal] - 0.5) * h_mm, -0.5 * h_mm, -0.5 * v_mm, (shape[vertical] - 0.5) * v_mm))
+    axes.imshow(
+        image,
+        origin="upper",
+        interpolation="nearest",
+        aspect="equal",
+        extent=((shape[horizontal] - 0.5) * h_mm, -0.5 * h_mm, -0.5 * v_mm, (shape[vertical] - 0.5) * v_mm),
+    )
     box = np.array([[0, n - 1] for n in shape]) if box is None else box
     axes.set_xlim((box[horizontal, 1] + 0.5) * h_mm, (box[horizontal, 0] - 0.5) * h_mm)  # right, or front, on the left
     axes.set_ylim((box[vertical, 0] - 0.5) * v_mm, (box[vertical, 1] + 0.5) * v_mm)

@@ -10,8 +10,12 @@ from vecset.imaging.classes import class_colours
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the RAS axis that the plane is perpendicular to
 BACKGROUND = "#F7F7F7"
 # Okabe and Ito's colours, told apart by colour-blind people (https://jfly.uni-koeln.de/color/)
-DIFFERENCE = {"same": "#D0D0D0", "in truth only": "#D55E00", "in reconstruction only": "#0072B2",
-              "another structure": "#000000"}
+DIFFERENCE = {
+    "same": "#D0D0D0",
+    "in truth only": "#D55E00",
+    "in reconstruction only": "#0072B2",
+    "another structure": "#000000",
+}
 GOOD, BAD = "#0072B2", "#D55E00"  # of the same: passed and failed, better and worse; never told by colour alone
 
 

@@ -45,7 +45,7 @@ class Calibration:
 
 def margin(logits_QC, c):
     """(Q,) lead of class number c (from 0) over background and all other classes."""
-    others = torch.cat([logits_QC[:, :c], logits_QC[:, c + 1:]], 1)
+    others = torch.cat([logits_QC[:, :c], logits_QC[:, c + 1 :]], 1)
     return logits_QC[:, c] - (others.max(1).values.clamp_min(0) if others.shape[1] else 0.0)
 
 
@@ -54,9 +54,15 @@ def margin(logits_QC, c):
 
 def write_calibration(path, calibration, class_names, checkpoint_sha256, record):
     """JSON to read and to load; record: more about how it was found."""
-    content = {"format": FORMAT, "checkpoint_sha256": checkpoint_sha256, **record, "classes": {
-        name: {"offset": round(float(o), 4), "slope": round(float(s), 3)}
-        for name, o, s in zip(class_names, calibration.offset_C, calibration.slope_C)}}
+    content = {
+        "format": FORMAT,
+        "checkpoint_sha256": checkpoint_sha256,
+        **record,
+        "classes": {
+            name: {"offset": round(float(o), 4), "slope": round(float(s), 3)}
+            for name, o, s in zip(class_names, calibration.offset_C, calibration.slope_C)
+        },
+    }
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -74,8 +80,9 @@ def read_calibration(path, class_names, checkpoint_sha256):
     except FileNotFoundError:
         raise InputError(path, f"a {FORMAT}", "no such file", to_do) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(path, f"a {FORMAT} for {', '.join(class_names)}", f"{type(error).__name__}: {error}",
-                         to_do) from None
+        raise InputError(
+            path, f"a {FORMAT} for {', '.join(class_names)}", f"{type(error).__name__}: {error}", to_do
+        ) from None
     if found != checkpoint_sha256:
         raise InputError(path, "a calibration of this checkpoint", "that of another one", to_do)
     if not np.isfinite(values).all() or (values[1] < 0).any():
@@ -104,8 +111,10 @@ def draw_voxels(labels, rng, per_stratum=4000):
     stratum = np.where(labels > 0, labels, 2 * len(counts)).astype(np.int32)
     for c in sorted((c for c in range(1, len(counts)) if counts[c]), key=lambda c: -counts[c]):
         mine = labels == c
-        box = tuple(slice(max(0, s.start - NEAR_VOXELS), s.stop + NEAR_VOXELS)
-                    for s in ndimage.find_objects(mine.astype(np.uint8))[0])
+        box = tuple(
+            slice(max(0, s.start - NEAR_VOXELS), s.stop + NEAR_VOXELS)
+            for s in ndimage.find_objects(mine.astype(np.uint8))[0]
+        )
         near = ndimage.binary_dilation(mine[box], iterations=NEAR_VOXELS) & ~mine[box]
         stratum[box][near] = len(counts) + c
     flat, indices, weights = stratum.ravel(), [], []
@@ -120,8 +129,9 @@ def draw_voxels(labels, rng, per_stratum=4000):
 def dice_per_class(sample, offset_C, deciding):
     """(C,) Dice of one heart's sample under offsets and deciding classes (numbers from 0); NaN where a class is in
     neither truth nor prediction."""
-    calibration = Calibration(np.asarray(offset_C, np.float32),
-                              np.isin(np.arange(len(offset_C)), list(deciding)).astype(np.float32))
+    calibration = Calibration(
+        np.asarray(offset_C, np.float32), np.isin(np.arange(len(offset_C)), list(deciding)).astype(np.float32)
+    )
     sdf, logits = calibration.apply(sample.sdf, sample.logits)
     predicted = torch.where(sdf < 0, logits.argmax(1) + 1, 0).numpy()
     C = len(offset_C)

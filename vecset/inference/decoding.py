@@ -55,8 +55,12 @@ class HeartField:
         points_Q3 = torch.from_numpy(np.ascontiguousarray(points_unit, np.float32)).to(self.device)
         sdf_BQ, logits_BQC = self.model.field(self._context, points_Q3.unsqueeze(0))
         if not (torch.isfinite(sdf_BQ).all() and torch.isfinite(logits_BQC).all()):
-            raise InputError("--checkpoint", "a model with finite outputs", "distances or logits that are not",
-                             "train again, or take an earlier checkpoint")
+            raise InputError(
+                "--checkpoint",
+                "a model with finite outputs",
+                "distances or logits that are not",
+                "train again, or take an earlier checkpoint",
+            )
         sdf_Q, logits_QC = sdf_BQ[0].float(), logits_BQC[0].float()
         return self.calibration.apply(sdf_Q, logits_QC) if self.calibration else (sdf_Q, logits_QC)
 
@@ -64,8 +68,10 @@ class HeartField:
         """(Q, 3) points in unit -> distance (Q,) f32 in unit, logits (Q, C) f32."""
         starts = range(0, len(points_unit), self.chunk)
         parts = [self._query(points_unit[start : start + self.chunk]) for start in starts]
-        return (np.concatenate([sdf.cpu().numpy() for sdf, _ in parts]),
-                np.concatenate([logits.cpu().numpy() for _, logits in parts]))
+        return (
+            np.concatenate([sdf.cpu().numpy() for sdf, _ in parts]),
+            np.concatenate([logits.cpu().numpy() for _, logits in parts]),
+        )
 
     def classes(self, indices, to_unit):
         """Distance (Q,) f32 in unit, best class (Q,) u8 (1..C) and its lead over the next (Q,) f32, at grid positions.
@@ -135,8 +141,7 @@ def decode_field(field, frame, coarse=COARSE_VOXELS, seed=0):
         if evaluated is not None:
             decoded.skipped = evaluated.size - int(np.count_nonzero(evaluated))
             decoded.checked, decoded.missed = _check(field, grid, box_labels, ~evaluated, decoded.skipped, seed)
-        decoded.dense = (evaluated is None or decoded.missed > 0
-                         or decoded.skipped < LEAST_SKIPPED * decoded.voxels)
+        decoded.dense = evaluated is None or decoded.missed > 0 or decoded.skipped < LEAST_SKIPPED * decoded.voxels
         if decoded.dense:
             field.fallbacks += evaluated is not None
             for flat, inside in grid.slabs():

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vecset.data.case_file import read_case
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
+from vecset.common.errors import InputError
+from vecset.data.case_file import read_case
 from vecset.imaging.image_file import SUFFIX_WORDS, has_suffix
 from vecset.imaging.label_map import case_name, file_sha256, find_label_maps, natural_key, read_label_map
-from vecset.common.errors import InputError
 from vecset.inference.latents import find_latents, read_latents
 from vecset.inference.point_cloud import is_point_cloud, read_point_cloud
 
@@ -49,11 +49,13 @@ def find_hearts(source, data_path=None, num_classes=None):
         except InputError as error:
             if error.found != "none":
                 raise
-            raise InputError(source, f"case files (.npz) or label maps ({SUFFIX_WORDS})", "neither",
-                             "check --input") from None
+            raise InputError(
+                source, f"case files (.npz) or label maps ({SUFFIX_WORDS})", "neither", "check --input"
+            ) from None
     if not source.is_file():
-        raise InputError(source, "a case file, a label map, a folder of either, or a CSV", "nothing there",
-                         "check --input")
+        raise InputError(
+            source, "a case file, a label map, a folder of either, or a CSV", "nothing there", "check --input"
+        )
     if name.endswith(".csv"):
         from vecset.data.dataset import read_split  # imports torch
 
@@ -76,8 +78,12 @@ def find_codes(source):
     hearts = [Heart(str(read_latents(p)[1].meta["case_id"]), p, False, True) for p in find_latents(source)]
     wrong = [h for h in hearts if "/" in h.case_id or h.case_id.startswith(".") or not h.case_id]
     if wrong or len({h.case_id for h in hearts}) < len(hearts):
-        raise InputError(source, "codes whose case_id can each name a folder",
-                         repr(wrong[0].case_id) if wrong else "one case_id twice", "check --latents")
+        raise InputError(
+            source,
+            "codes whose case_id can each name a folder",
+            repr(wrong[0].case_id) if wrong else "one case_id twice",
+            "check --latents",
+        )
     return hearts
 
 
@@ -98,14 +104,23 @@ def load_heart(heart, class_names, seed=0, num_surface_points=None, spacing_from
         return case
     if is_point_cloud(heart.path):
         return read_point_cloud(heart.path, class_names, spacing_mm or 1.0)
-    case = read_case(heart.path, CASE_MEMBERS).require("surface_points", "surface_labels", "frame",
-                                                       purpose="reconstruction on the source grid")
+    case = read_case(heart.path, CASE_MEMBERS).require(
+        "surface_points", "surface_labels", "frame", purpose="reconstruction on the source grid"
+    )
     if case.num_classes != len(class_names):
-        raise InputError(heart.path, f"{len(class_names)} classes, as the checkpoint has", f"{case.num_classes}",
-                         "take a checkpoint that was trained on such cases")
+        raise InputError(
+            heart.path,
+            f"{len(class_names)} classes, as the checkpoint has",
+            f"{case.num_classes}",
+            "take a checkpoint that was trained on such cases",
+        )
     if case.class_names != list(class_names):
-        raise InputError(heart.path, f"the checkpoint's classes {', '.join(class_names)}", ", ".join(case.class_names),
-                         "take a checkpoint that was trained on such cases")
+        raise InputError(
+            heart.path,
+            f"the checkpoint's classes {', '.join(class_names)}",
+            ", ".join(case.class_names),
+            "take a checkpoint that was trained on such cases",
+        )
     return case
 
 
@@ -117,8 +132,12 @@ def _read_labels(path, class_names, spacing_from):
         if "--label_map" not in error.to_do:
             raise
         expected = error.expected.replace(f" (--classes {len(class_names)})", ", the checkpoint's classes")
-        raise InputError(error.where, expected, error.found, "check the file; prepare_data.py --label_map makes case "
-                         "files of maps with other labels") from None
+        raise InputError(
+            error.where,
+            expected,
+            error.found,
+            "check the file; prepare_data.py --label_map makes case files of maps with other labels",
+        ) from None
 
 
 def draw_surface(case, case_id, count, balance=0.0, seed=0):

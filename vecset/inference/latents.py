@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from vecset.common.atomic import atomic_path
+from vecset.common.errors import InputError
+from vecset.common.natural_order import natural_key
 from vecset.data.case_file import Case
 from vecset.imaging.frame import Frame
-from vecset.common.natural_order import natural_key
-from vecset.common.errors import InputError
 
 FILE = "latents.npz"
 _MEMBERS = ("latents", "class_names", "frame_affine", "frame_shape", "frame_centre", "frame_scale", "meta")
@@ -23,12 +23,22 @@ _MEMBERS = ("latents", "class_names", "frame_affine", "frame_shape", "frame_cent
 def write_latents(path, code_ML, case, case_id, class_names, checkpoint_sha256):
     """Writes code_ML (M, L) f32 with frame and names, atomically."""
     frame = case.frame
-    meta = {"case_id": case_id, "checkpoint_sha256": checkpoint_sha256,
-            "source_geometry": case.meta.get("source_geometry")}
+    meta = {
+        "case_id": case_id,
+        "checkpoint_sha256": checkpoint_sha256,
+        "source_geometry": case.meta.get("source_geometry"),
+    }
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, latents=np.asarray(code_ML, np.float32), class_names=np.array(list(class_names)),
-                 frame_affine=frame.affine, frame_shape=np.array(frame.shape), frame_centre=frame.centre_mm,
-                 frame_scale=np.float64(frame.scale), meta=np.array(json.dumps(meta)))
+        np.savez(
+            handle,
+            latents=np.asarray(code_ML, np.float32),
+            class_names=np.array(list(class_names)),
+            frame_affine=frame.affine,
+            frame_shape=np.array(frame.shape),
+            frame_centre=frame.centre_mm,
+            frame_scale=np.float64(frame.scale),
+            meta=np.array(json.dumps(meta)),
+        )
 
 
 def read_latents(path):
@@ -38,20 +48,29 @@ def read_latents(path):
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in _MEMBERS if name not in archive.files]
             if missing:
-                raise InputError(path, f"codes that --latents wrote ({FILE})", f"an npz without {', '.join(missing)}",
-                                 "make them with reconstruct.py --latents")
+                raise InputError(
+                    path,
+                    f"codes that --latents wrote ({FILE})",
+                    f"an npz without {', '.join(missing)}",
+                    "make them with reconstruct.py --latents",
+                )
             stored = {name: archive[name] for name in _MEMBERS}
         meta = json.loads(str(stored["meta"]))
-        frame = Frame(stored["frame_affine"], stored["frame_shape"], stored["frame_centre"],
-                      float(stored["frame_scale"]))
+        frame = Frame(
+            stored["frame_affine"], stored["frame_shape"], stored["frame_centre"], float(stored["frame_scale"])
+        )
     except FileNotFoundError:
         raise InputError(path, f"codes that --latents wrote ({FILE})", "no such file", "check --latents") from None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(path, f"codes that --latents wrote ({FILE})", f"another kind of file ({error})",
-                         "check --latents") from None
+        raise InputError(
+            path, f"codes that --latents wrote ({FILE})", f"another kind of file ({error})", "check --latents"
+        ) from None
     names = [str(name) for name in stored["class_names"]]
-    return stored["latents"], Case(path=path, frame=frame, meta={
-        **meta, "classes": len(names), "class_names": names, "annotated_classes": list(range(1, len(names) + 1))})
+    return stored["latents"], Case(
+        path=path,
+        frame=frame,
+        meta={**meta, "classes": len(names), "class_names": names, "annotated_classes": list(range(1, len(names) + 1))},
+    )
 
 
 def find_latents(source):

@@ -70,8 +70,12 @@ def _finer_mesh(field, frame, mine, c, cells):
     """The mesh of class c on a grid FINER times as fine, decoded only where the coarse one, `mine` (cells^3) bool, has
     it, and round about until all of its surface is found."""
     grid = mesh_grid(frame, cells * FINER)
-    zone = ndimage.binary_dilation(mine, ndimage.generate_binary_structure(3, 3)).repeat(FINER, 0).repeat(
-        FINER, 1).repeat(FINER, 2)
+    zone = (
+        ndimage.binary_dilation(mine, ndimage.generate_binary_structure(3, 3))
+        .repeat(FINER, 0)
+        .repeat(FINER, 1)
+        .repeat(FINER, 2)
+    )
     inside = np.zeros(grid.shape, bool)
     row_of = np.full(inside.size, -1, np.int32)
     fields, number, todo = [], 0, np.flatnonzero(zone)
@@ -168,8 +172,9 @@ def scene_of(meshes, class_names, colours):
     for c, mesh in meshes.items():
         mesh = mesh.copy()
         base = [*(int(colours[c - 1][i : i + 2], 16) for i in (1, 3, 5)), 255]
-        material = trimesh.visual.material.PBRMaterial(name=class_names[c - 1], baseColorFactor=base,
-                                                       metallicFactor=0.0, roughnessFactor=0.6)
+        material = trimesh.visual.material.PBRMaterial(
+            name=class_names[c - 1], baseColorFactor=base, metallicFactor=0.0, roughnessFactor=0.6
+        )
         mesh.visual = trimesh.visual.TextureVisuals(material=material)
         scene.add_geometry(mesh, node_name=class_names[c - 1], geom_name=class_names[c - 1])
     return scene

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vecset.common.errors import InputError
 from vecset.data.case_file import Case
 from vecset.imaging.frame import Frame
-from vecset.common.errors import InputError
 
 LABEL_PROPERTIES = ("label", "class", "class_id", "labels", "scalar_label", "scalar_Label")
 MARGIN_MM = 5.0  # of the output grid round the points
@@ -25,7 +25,7 @@ def is_point_cloud(path):
     try:
         with np.load(path, allow_pickle=False) as archive:
             return "points_mm" in archive.files
-    except Exception:  # noqa: BLE001 - whatever is wrong with it, the reader of case files tells it better
+    except Exception:
         return False
 
 
@@ -37,22 +37,33 @@ def read_point_cloud(path, class_names, spacing_mm=1.0):
     if points_mm.ndim != 2 or points_mm.shape[1:] != (3,) or len(points_mm) != len(labels) or labels.ndim != 1:
         raise InputError(path, "points (N, 3) and labels (N,)", f"{points_mm.shape} and {labels.shape}", "export again")
     if len(points_mm) < 4 or not np.isfinite(points_mm).all() or not np.ptp(points_mm, axis=0).max() > 0:
-        raise InputError(path, "at least 4 points that are finite and not all the same", f"{len(points_mm)} points",
-                         "export again")
+        raise InputError(
+            path, "at least 4 points that are finite and not all the same", f"{len(points_mm)} points", "export again"
+        )
     whole = np.rint(labels)
     if (whole != labels).any() or whole.min() < 1 or whole.max() > len(class_names):
-        raise InputError(path, f"labels 1..{len(class_names)}, the checkpoint's classes",
-                         f"{labels.min():g}..{labels.max():g}", "map the labels to the checkpoint's classes")
+        raise InputError(
+            path,
+            f"labels 1..{len(class_names)}, the checkpoint's classes",
+            f"{labels.min():g}..{labels.max():g}",
+            "map the labels to the checkpoint's classes",
+        )
     low = points_mm.min(0) - MARGIN_MM
     shape = np.ceil((points_mm.max(0) + MARGIN_MM - low) / spacing_mm).astype(int) + 1
     affine = np.diag([spacing_mm] * 3 + [1.0])
     affine[:3, 3] = low
     frame = Frame.from_surface(affine, shape, points_mm)
-    arrays = {"surface_points": frame.mm_to_unit(points_mm).astype(np.float32),
-              "surface_labels": whole.astype(np.uint8)}
+    arrays = {
+        "surface_points": frame.mm_to_unit(points_mm).astype(np.float32),
+        "surface_labels": whole.astype(np.uint8),
+    }
     names = list(class_names)
-    return Case(path=path, arrays=arrays, frame=frame, meta={
-        "classes": len(names), "class_names": names, "annotated_classes": list(range(1, len(names) + 1))})
+    return Case(
+        path=path,
+        arrays=arrays,
+        frame=frame,
+        meta={"classes": len(names), "class_names": names, "annotated_classes": list(range(1, len(names) + 1))},
+    )
 
 
 def _read_npz(path):
@@ -71,7 +82,7 @@ def _read_ply(path):
         names = data.dtype.names if hasattr(data, "dtype") else tuple(data)
     except FileNotFoundError:
         raise InputError(path, "a point cloud", "no such file", "check --input") from None
-    except Exception as error:  # noqa: BLE001 - trimesh raises whatever it stumbles over
+    except Exception as error:
         raise InputError(path, _NEEDS, f"no PLY that can be read ({type(error).__name__})", "export again") from None
     label = next((name for name in LABEL_PROPERTIES if name in names), None)
     if label is None:

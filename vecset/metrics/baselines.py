@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from vecset.data.case_file import read_case
 from vecset.common.errors import InputError
+from vecset.data.case_file import read_case
 from vecset.metrics.overlap import mean_over_classes, score
 
 SEARCH_GRID = 64  # per axis, over the unit cube
@@ -124,11 +124,16 @@ def _resample(labels, to_index, shape):
     partner = np.abs(matrix).argmax(1)
     rest = np.where(np.arange(3) == partner[:, None], 0, np.abs(matrix))
     if sorted(partner) != [0, 1, 2] or (rest @ np.array(shape)).max() > 1e-3:  # voxels that the other axes add
-        return ndimage.affine_transform(labels, matrix, offset, shape, order=0, mode="grid-constant", cval=0,
-                                        prefilter=False)
+        return ndimage.affine_transform(
+            labels, matrix, offset, shape, order=0, mode="grid-constant", cval=0, prefilter=False
+        )
     padded = np.pad(labels, 1)  # background all round, for what lies beyond
-    index = [(np.floor(matrix[a, partner[a]] * np.arange(shape[partner[a]]) + offset[a] + 0.5) + 1)
-             .clip(0, labels.shape[a] + 1).astype(np.int64) for a in range(3)]
+    index = [
+        (np.floor(matrix[a, partner[a]] * np.arange(shape[partner[a]]) + offset[a] + 0.5) + 1)
+        .clip(0, labels.shape[a] + 1)
+        .astype(np.int64)
+        for a in range(3)
+    ]
     return np.transpose(padded[np.ix_(*index)], np.argsort(partner))
 
 

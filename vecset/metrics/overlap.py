@@ -16,8 +16,8 @@ what was missed is -1, of what was invented (undefined) counts as 1.
 import numpy as np
 from scipy import ndimage
 
-from vecset.imaging.components import components
 from vecset.common.draws import random_stream
+from vecset.imaging.components import components
 from vecset.metrics.surfaces import TOLERANCES_MM, block_codes, euler_number, surface_metrics
 
 STATUSES = ("ok", "missed", "invented", "absent", "not annotated")
@@ -25,8 +25,15 @@ COUNTED = ("ok", "missed", "invented")  # those that enter an average
 OVERLAPS = ("dice", "iou")
 DISTANCES = ("hd95_mm", "assd_mm")
 NSDS = tuple(f"nsd_{tolerance_mm:g}mm" for tolerance_mm in TOLERANCES_MM)
-BODY = ("volume_ml", "truth_volume_ml", "relative_volume_error", "components", "truth_components", "euler_number",
-        "truth_euler_number")
+BODY = (
+    "volume_ml",
+    "truth_volume_ml",
+    "relative_volume_error",
+    "components",
+    "truth_components",
+    "euler_number",
+    "truth_euler_number",
+)
 METRICS = OVERLAPS + DISTANCES + NSDS + BODY  # the columns of numbers, in the order of the table
 PENALTY = "missing_distance_mm"
 RESAMPLES = 2000  # of the bootstrap
@@ -63,11 +70,21 @@ def score(truth, prediction, class_names, annotated=None, spacing_mm=None):
     counts[:, masked] = 0
     counts[0] += counts[masked].sum(0)
     counts[masked] = 0
-    rows = [{"class_id": c, "class_name": name,
-             **_overlap(counts[c].sum(), counts[:, c].sum(), counts[c, c], annotated[c - 1])}
-            for c, name in enumerate(names, 1)]
-    rows.append({"class_id": "", "class_name": "union",
-                 **_overlap(counts[1:].sum(), counts[:, 1:].sum(), counts[1:, 1:].sum(), annotated.any())})
+    rows = [
+        {
+            "class_id": c,
+            "class_name": name,
+            **_overlap(counts[c].sum(), counts[:, c].sum(), counts[c, c], annotated[c - 1]),
+        }
+        for c, name in enumerate(names, 1)
+    ]
+    rows.append(
+        {
+            "class_id": "",
+            "class_name": "union",
+            **_overlap(counts[1:].sum(), counts[:, 1:].sum(), counts[1:, 1:].sum(), annotated.any()),
+        }
+    )
     if spacing_mm is not None:
         keep = np.concatenate([[0], np.where(annotated, np.arange(1, len(names) + 1), 0)]).astype(np.uint8)
         _measure(rows, keep[truth], keep[prediction], counts, np.asarray(spacing_mm, np.float64))
@@ -80,8 +97,11 @@ def _overlap(in_truth, in_prediction, in_both, annotated):
     if not in_truth and not in_prediction:
         return {"status": "absent", "dice": None, "iou": None}
     status = "ok" if in_truth and in_prediction else "missed" if in_truth else "invented"
-    return {"status": status, "dice": 2 * int(in_both) / int(in_truth + in_prediction),
-            "iou": int(in_both) / int(in_truth + in_prediction - in_both)}
+    return {
+        "status": status,
+        "dice": 2 * int(in_both) / int(in_truth + in_prediction),
+        "iou": int(in_both) / int(in_truth + in_prediction - in_both),
+    }
 
 
 def _measure(rows, truth, prediction, counts, spacing_mm):
@@ -110,9 +130,14 @@ def _measure(rows, truth, prediction, counts, spacing_mm):
             masks = truth[around] == n + 1, prediction[around] == n + 1
             voxels = int(counts[n + 1].sum()), int(counts[:, n + 1].sum())
         codes = [block_codes(mask) for mask in masks]
-        row.update(truth_volume_ml=voxels[0] * ml, volume_ml=voxels[1] * ml, truth_components=int(numbers[0][n]),
-                   components=int(numbers[1][n]), truth_euler_number=euler_number(codes[0]),
-                   euler_number=euler_number(codes[1]))
+        row.update(
+            truth_volume_ml=voxels[0] * ml,
+            volume_ml=voxels[1] * ml,
+            truth_components=int(numbers[0][n]),
+            components=int(numbers[1][n]),
+            truth_euler_number=euler_number(codes[0]),
+            euler_number=euler_number(codes[1]),
+        )
         if voxels[0]:
             row["relative_volume_error"] = (voxels[1] - voxels[0]) / voxels[0]
         row.update(surface_metrics(*codes, spacing_mm) if all(voxels) else dict.fromkeys(NSDS, 0.0))
@@ -181,8 +206,13 @@ def summarise(rows, metrics=METRICS, seed=0):
         entry[row["status"].replace(" ", "_")] += 1
         entry["n"] += row["status"] in COUNTED
     size = 1 + max((at[0] for at in place.values()), default=-1)
-    draws = random_stream(seed, 0, "", "bootstrap over hearts").multinomial(size, np.full(size, 1 / max(size, 1)),
-                                                                           RESAMPLES) if size > 1 else None
+    draws = (
+        random_stream(seed, 0, "", "bootstrap over hearts").multinomial(
+            size, np.full(size, 1 / max(size, 1)), RESAMPLES
+        )
+        if size > 1
+        else None
+    )
     classes = [k for k, name in enumerate(names) if name != "union"]
     summary["mean of classes"] = {}
     floors = {key for row in rows[:1] for key in row if key.startswith("floor_")}

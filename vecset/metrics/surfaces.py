@@ -40,11 +40,15 @@ def surface_metrics(truth_codes, prediction_codes, spacing_mm):
     blocks = [np.flatnonzero((codes != 0) & (codes != 255)) for codes in (truth_codes, prediction_codes)]
     area = [areas_mm2[codes.ravel()[flat]] for codes, flat in zip((truth_codes, prediction_codes), blocks)]
     shape = truth_codes.shape
-    distance = [_distances_mm(blocks[0], blocks[1], shape, spacing_mm),
-                _distances_mm(blocks[1], blocks[0], shape, spacing_mm)]
+    distance = [
+        _distances_mm(blocks[0], blocks[1], shape, spacing_mm),
+        _distances_mm(blocks[1], blocks[0], shape, spacing_mm),
+    ]
     whole = area[0].sum() + area[1].sum()
-    found = {"hd95_mm": max(_percentile(d, a) for d, a in zip(distance, area)),
-             "assd_mm": sum(float(d @ a) for d, a in zip(distance, area)) / whole}
+    found = {
+        "hd95_mm": max(_percentile(d, a) for d, a in zip(distance, area)),
+        "assd_mm": sum(float(d @ a) for d, a in zip(distance, area)) / whole,
+    }
     for tolerance_mm in TOLERANCES_MM:
         within = sum(a[d <= tolerance_mm].sum() for d, a in zip(distance, area))
         found[f"nsd_{tolerance_mm:g}mm"] = float(within / whole)
@@ -56,8 +60,9 @@ def _distances_mm(blocks, others, shape, spacing_mm):
     distance_mm = np.zeros(len(blocks))
     apart = ~np.isin(blocks, others, assume_unique=True)  # the rest is in both: most of a good reconstruction
     if apart.any():
-        tree, points = (np.stack(np.unravel_index(flat, shape), -1) * np.array(spacing_mm)
-                        for flat in (others, blocks[apart]))
+        tree, points = (
+            np.stack(np.unravel_index(flat, shape), -1) * np.array(spacing_mm) for flat in (others, blocks[apart])
+        )
         distance_mm[apart] = KDTree(tree).query(points, k=1)[0]
     return distance_mm
 

@@ -46,8 +46,11 @@ def append_distance_term(q_BHQd, k_BHKd, v_BHKd, at_BQ3, to_BK3, gain_H, scale):
         (q_high, q_low), (k_high, k_low) = _two_parts(q_part, dtype), _two_parts(k_part, dtype)
         q_part, k_part = torch.cat([q_high, q_high, q_low], -1), torch.cat([k_high, k_low, k_high], -1)
     extra = -q_part.shape[-1] % _CHANNELS + q_part.shape[-1]
-    return (torch.cat([q_BHQd, F.pad(q_part, (0, extra - q_part.shape[-1]))], -1),
-            torch.cat([k_BHKd, F.pad(k_part, (0, extra - k_part.shape[-1]))], -1), F.pad(v_BHKd, (0, extra)))
+    return (
+        torch.cat([q_BHQd, F.pad(q_part, (0, extra - q_part.shape[-1]))], -1),
+        torch.cat([k_BHKd, F.pad(k_part, (0, extra - k_part.shape[-1]))], -1),
+        F.pad(v_BHKd, (0, extra)),
+    )
 
 
 def _two_parts(x, dtype):

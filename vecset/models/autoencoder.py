@@ -43,21 +43,31 @@ def parse_model_name(name):
         elif int(D) > HEAD_DIM and int(D) % HEAD_DIM:
             found += f" (dim {D} is not a multiple of the head size {HEAD_DIM})"
         else:
-            return dict(query_type=query_type, num_latents=int(M), dim=int(D), depth=int(depth),
-                        code_dim=int(L or D), bottleneck=bottleneck or "")
+            return dict(
+                query_type=query_type,
+                num_latents=int(M),
+                dim=int(D),
+                depth=int(depth),
+                code_dim=int(L or D),
+                bottleneck=bottleneck or "",
+            )
     raise InputError("--model", GRAMMAR, found, "for example learnable_vec128x16_dim128_depth4_nb")
 
 
 def parse_density(text, num_classes):
-    """"9:3,10:2" -> (C,) float32 with 3 for class 9, 2 for class 10 and 1 for the others; "" -> None."""
+    """ "9:3,10:2" -> (C,) float32 with 3 for class 9, 2 for class 10 and 1 for the others; "" -> None."""
     if not text:
         return None
     density_C = torch.ones(num_classes)
     for part in text.split(","):
         match = re.fullmatch(r"(\d+):(\d*\.?\d+)", part.strip())
         if not match or not 1 <= int(match[1]) <= num_classes or not 0 < float(match[2]) <= 100:
-            raise InputError("--latent_density", f"CLASS:FACTOR,... with classes 1..{num_classes} and factors up to 100",
-                             repr(part), 'for example "9:3,10:2"')
+            raise InputError(
+                "--latent_density",
+                f"CLASS:FACTOR,... with classes 1..{num_classes} and factors up to 100",
+                repr(part),
+                'for example "9:3,10:2"',
+            )
         density_C[int(match[1]) - 1] = float(match[2])
     return density_C
 
@@ -69,6 +79,7 @@ def build_model(name, num_classes, **options):
 
 def option_words(config):
     """The named departures of a model config as the flags that ask for them."""
+
     def told(value):
         return "" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}"
 
@@ -96,23 +107,44 @@ class VecSetAutoencoder(nn.Module):
                     feed-forward blocks behind it.
     """
 
-    def __init__(self, *, num_classes, query_type, num_latents, dim, depth, code_dim, bottleneck, anchors=False,
-                 rotary=False, class_gap=0.0, latent_density="", decoder_layers=0):
+    def __init__(
+        self,
+        *,
+        num_classes,
+        query_type,
+        num_latents,
+        dim,
+        depth,
+        code_dim,
+        bottleneck,
+        anchors=False,
+        rotary=False,
+        class_gap=0.0,
+        latent_density="",
+        decoder_layers=0,
+    ):
         super().__init__()
         if rotary and not anchors:
-            raise InputError("--rotary", "--anchors beside it: what has no place has none relative to others", "none",
-                             "give both")
+            raise InputError(
+                "--rotary", "--anchors beside it: what has no place has none relative to others", "none", "give both"
+            )
         if rotary and dim % 2:
-            raise InputError("--rotary", "a model of even width: channels are turned in pairs", f"dim {dim}",
-                             "choose another dim")
+            raise InputError(
+                "--rotary", "a model of even width: channels are turned in pairs", f"dim {dim}", "choose another dim"
+            )
         if class_gap and query_type != "point":
-            raise InputError("--class_gap", "a model with point queries (point_vec...)", query_type,
-                             "leave it out, or choose such a model")
+            raise InputError(
+                "--class_gap",
+                "a model with point queries (point_vec...)",
+                query_type,
+                "leave it out, or choose such a model",
+            )
         self.rotary, self.class_gap = rotary, class_gap
         self.register_buffer("density_C", parse_density(latent_density, num_classes), persistent=False)
         if latent_density and not class_gap:
-            raise InputError("--latent_density", "--class_gap beside it, which keeps the classes apart", "none",
-                             "give both")
+            raise InputError(
+                "--latent_density", "--class_gap beside it, which keeps the classes apart", "none", "give both"
+            )
         self.num_classes, self.query_type, self.num_latents, self.dim = num_classes, query_type, num_latents, dim
         self.early_latents = None
         self.point_embed = PointEmbed(dim, num_features=num_classes)
@@ -120,14 +152,17 @@ class VecSetAutoencoder(nn.Module):
         if query_type == "learnable":
             self.latents = nn.Embedding(num_latents, dim)
         self.cross_attend_blocks = nn.ModuleList(
-            [PreNorm(dim, Attention(dim, dim, rotary)), PreNorm(dim, FeedForward(dim))])
+            [PreNorm(dim, Attention(dim, dim, rotary)), PreNorm(dim, FeedForward(dim))]
+        )
         self.bottleneck = BOTTLENECKS[bottleneck](dim, code_dim)
         self.layers = nn.ModuleList(
             nn.ModuleList([PreNorm(dim, Attention(dim, None, rotary)), PreNorm(dim, FeedForward(dim))])
-            for _ in range(depth))
+            for _ in range(depth)
+        )
         self.decoder_cross_attn = PreNorm(dim, Attention(dim, dim, rotary))
         self.decoder_layers = nn.ModuleList(
-            PreNorm(dim, FeedForward(dim, factor=2)) for _ in range(decoder_layers))  # every query pays for them
+            PreNorm(dim, FeedForward(dim, factor=2)) for _ in range(decoder_layers)
+        )  # every query pays for them
         self.to_outputs = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 1 + num_classes))
         nn.init.zeros_(self.to_outputs[1].weight)
         nn.init.zeros_(self.to_outputs[1].bias)
@@ -167,8 +202,12 @@ class VecSetAutoencoder(nn.Module):
         latents describe a heart in more detail, fewer in a shorter code. training_only: while the model is in training
         mode; None ends that."""
         if num_latents is not None and self.query_type != "point":
-            raise InputError("--num_latents", f"none with this model, whose {self.num_latents} queries are learned",
-                             num_latents, "leave it out, or train a model with point queries (point_vec...)")
+            raise InputError(
+                "--num_latents",
+                f"none with this model, whose {self.num_latents} queries are learned",
+                num_latents,
+                "leave it out, or train a model with point queries (point_vec...)",
+            )
         if training_only:
             self.early_latents = num_latents
         else:
@@ -202,8 +241,9 @@ class VecSetAutoencoder(nn.Module):
             labels_BN = surface_BNF[..., 3:].argmax(-1) if self.class_gap else None
             count = self.early_latents if self.training and self.early_latents else self.num_latents
             noise_BML = None if noise_BML is None else noise_BML[:, :count]
-            index_BM1 = farthest_point_sampling(
-                points_BN3, count, labels_BN, self.class_gap, self.density_C).unsqueeze(-1)
+            index_BM1 = farthest_point_sampling(points_BN3, count, labels_BN, self.class_gap, self.density_C).unsqueeze(
+                -1
+            )
             x = self.point_embed(surface_BNF.gather(1, index_BM1.expand(-1, -1, surface_BNF.shape[-1])))
             if self.anchored:
                 anchors_BM3 = points_BN3.gather(1, index_BM1.expand(-1, -1, 3))
@@ -232,8 +272,11 @@ class VecSetAutoencoder(nn.Module):
         places = Places(anchors_BM3, anchors_BM3) if self.rotary else None
         for layer in self.layers:
             x = self._run(self._layer, layer, x, places)
-        return {"latents_BMD": x, "keys_values": self.decoder_cross_attn.fn.keys_values(x, anchors_BM3),
-                "anchors_BM3": anchors_BM3}
+        return {
+            "latents_BMD": x,
+            "keys_values": self.decoder_cross_attn.fn.keys_values(x, anchors_BM3),
+            "anchors_BM3": anchors_BM3,
+        }
 
     def field(self, context, queries_BQ3):
         """-> (sdf_BQ, logits_BQC) in the parameters' float32."""
@@ -284,8 +327,10 @@ class VecSetAutoencoder(nn.Module):
             exact, dtype = context, self.to_outputs[1].weight.dtype
             if context["keys_values"][0].dtype != dtype:  # of an autocast
                 latents_BMD = context["latents_BMD"].to(dtype)
-                exact = {**context, "keys_values": self.decoder_cross_attn.fn.keys_values(
-                    latents_BMD, context["anchors_BM3"])}
+                exact = {
+                    **context,
+                    "keys_values": self.decoder_cross_attn.fn.keys_values(latents_BMD, context["anchors_BM3"]),
+                }
             return self._run(gradient, points_BE3) if create_graph else gradient(points_BE3)
 
     def forward(self, surface_BNF, queries_BQ3, eikonal_BE3=None, noise_BML=None):

@@ -92,8 +92,12 @@ def load_checkpoint(path, num_classes=None):
     checkpoint["model_config"] = {**DEPARTURES, **checkpoint["model_config"]}
     classes = checkpoint["model_config"]["num_classes"]
     if num_classes is not None and classes != num_classes:
-        raise InputError(path, f"a checkpoint of {num_classes} classes", f"one of {classes}",
-                         "use the checkpoint that was trained on these classes")
+        raise InputError(
+            path,
+            f"a checkpoint of {num_classes} classes",
+            f"one of {classes}",
+            "use the checkpoint that was trained on these classes",
+        )
     return checkpoint
 
 
@@ -111,8 +115,9 @@ def load_safely(path, to_do):
         raise InputError(path, "a file that can be read", "no permission", "change its permissions") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         if not zipfile.is_zipfile(path):  # torch's own words are about its formats
-            raise InputError(path, "a whole checkpoint", "another kind of file, or one that is cut short",
-                             to_do) from None
+            raise InputError(
+                path, "a whole checkpoint", "another kind of file, or one that is cut short", to_do
+            ) from None
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
         raise InputError(path, "a whole checkpoint", f"one that torch cannot read ({reason})", to_do) from None
 
@@ -126,7 +131,10 @@ def model_from_checkpoint(checkpoint, device="cpu", where="checkpoint"):
         model = build_model(**checkpoint["model_config"])
         model.load_state_dict(checkpoint["model"])
     except (RuntimeError, TypeError) as error:
-        raise InputError(where, f"weights of {checkpoint['model_config'].get('name')} as this version builds it",
-                         " ".join(str(error).split())[:200],
-                         "use the version that wrote it, or train again") from None
+        raise InputError(
+            where,
+            f"weights of {checkpoint['model_config'].get('name')} as this version builds it",
+            " ".join(str(error).split())[:200],
+            "use the version that wrote it, or train again",
+        ) from None
     return model.to(device).eval()

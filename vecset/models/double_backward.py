@@ -38,8 +38,12 @@ def slope_by_autograd(q, k, v, r, scale):
 
 
 def _refusal(name, reason):
-    return InputError("the Eikonal decode", "an attention kernel that can be differentiated twice",
-                      f"{name}: {reason}", "use vecset.models.attention_slope.attention_slope, or --eikonal_weight 0")
+    return InputError(
+        "the Eikonal decode",
+        "an attention kernel that can be differentiated twice",
+        f"{name}: {reason}",
+        "use vecset.models.attention_slope.attention_slope, or --eikonal_weight 0",
+    )
 
 
 def _derivatives(kernel, device, dtype):

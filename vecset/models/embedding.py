@@ -58,8 +58,13 @@ def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, class_gap=0
     kernel = _kernel(points_BN3.device) if points_BN3.is_cuda else None
     if kernel and N <= kernel.MOST_POINTS:
         return kernel.farthest_points(
-            points_BN3, torch.ones_like(points_BN3[..., 0]) if stretch_BN is None else stretch_BN,
-            torch.zeros_like(points_BN3[..., 0]) if labels_BN is None else labels_BN, class_gap, first_B, num_samples)
+            points_BN3,
+            torch.ones_like(points_BN3[..., 0]) if stretch_BN is None else stretch_BN,
+            torch.zeros_like(points_BN3[..., 0]) if labels_BN is None else labels_BN,
+            class_gap,
+            first_B,
+            num_samples,
+        )
     return _one_after_the_other(points_BN3, stretch_BN, labels_BN, class_gap, first_B, num_samples)
 
 
@@ -73,8 +78,9 @@ def _kernel(device):
         from vecset.models import farthest_points_cuda
 
         two_12 = torch.ones(1, 2, device=device)
-        farthest_points_cuda.farthest_points(torch.zeros(1, 2, 3, device=device), two_12, two_12, 0.0,
-                                             torch.zeros(1, dtype=torch.long, device=device), 1)
+        farthest_points_cuda.farthest_points(
+            torch.zeros(1, 2, 3, device=device), two_12, two_12, 0.0, torch.zeros(1, dtype=torch.long, device=device), 1
+        )
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler and a driver can say

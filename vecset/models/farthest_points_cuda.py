@@ -14,11 +14,16 @@ MOST_POINTS = 1 << 16  # of a case; more than 16,384 have not been tried
 
 
 @triton.jit
-def _farthest_points(points_BN3, labels_BN, stretch_BN, first_B, chosen_BM, N, square_gap, M: tl.constexpr,
-                     BLOCK: tl.constexpr):
+def _farthest_points(
+    points_BN3, labels_BN, stretch_BN, first_B, chosen_BM, N, square_gap, M: tl.constexpr, BLOCK: tl.constexpr
+):
     case = tl.program_id(0).to(tl.int64)
     points, labels, stretches, chosen = (
-        points_BN3 + case * N * 3, labels_BN + case * N, stretch_BN + case * N, chosen_BM + case * M)
+        points_BN3 + case * N * 3,
+        labels_BN + case * N,
+        stretch_BN + case * N,
+        chosen_BM + case * M,
+    )
     row = tl.arange(0, BLOCK)
     inside = row < N
     x = tl.load(points + row * 3, inside, 0.0)
@@ -47,7 +52,16 @@ def farthest_points(points_BN3, stretch_BN, labels_BN, class_gap, first_B, num_s
     block = triton.next_power_of_2(N)
     with torch.cuda.device_of(points_BN3):
         _farthest_points[(B,)](
-            points_BN3.contiguous(), labels_BN.to(torch.int32).contiguous(), stretch_BN.contiguous(), first_B, chosen_BM,
-            N, float(class_gap) ** 2, M=num_samples, BLOCK=block, num_warps=min(32, max(4, block // 256)),
-            enable_fp_fusion=False)  # a fused multiply-add rounds otherwise than the loop does
+            points_BN3.contiguous(),
+            labels_BN.to(torch.int32).contiguous(),
+            stretch_BN.contiguous(),
+            first_B,
+            chosen_BM,
+            N,
+            float(class_gap) ** 2,
+            M=num_samples,
+            BLOCK=block,
+            num_warps=min(32, max(4, block // 256)),
+            enable_fp_fusion=False,
+        )  # a fused multiply-add rounds otherwise than the loop does
     return chosen_BM

@@ -41,7 +41,8 @@ def read_points(block, embed, latents_BMD, surface_BNF, places=None):
     else:
         shared = points.expand(-1, layer.heads, -1, -1)
         read = attention.fused_attention(
-            *attention.append_distance_term(q, shared, shared, *places, layer.scale), layer.scale)
+            *attention.append_distance_term(q, shared, shared, *places, layer.scale), layer.scale
+        )
     with torch.autocast(x.device.type, enabled=False):
         read_BHMF = read[..., : v_map.shape[-1]].to(v_map.dtype)
         attended_BHMd = read_BHMF @ v_map.mT + constant_HD.unsqueeze(1)

@@ -49,9 +49,13 @@ def widen(state, model):
     classes = model.num_classes
     state = dict(state)
     weight, bias = state["point_embed.mlp.weight"], state["point_embed.mlp.bias"]
-    state |= {"query_embed.mlp.weight": weight, "query_embed.mlp.bias": bias,
-              "query_embed.basis": state["point_embed.basis"], "known_classes": model.known_classes,
-              "point_embed.mlp.weight": torch.cat([weight, weight.new_zeros(len(weight), classes)], 1)}
+    state |= {
+        "query_embed.mlp.weight": weight,
+        "query_embed.mlp.bias": bias,
+        "query_embed.basis": state["point_embed.basis"],
+        "known_classes": model.known_classes,
+        "point_embed.mlp.weight": torch.cat([weight, weight.new_zeros(len(weight), classes)], 1),
+    }
     for name in ("to_outputs.1.weight", "to_outputs.1.bias"):
         value = state[name]
         state[name] = torch.cat([value, value.new_zeros(classes, *value.shape[1:])])
@@ -61,8 +65,12 @@ def widen(state, model):
 def _check_own(theirs, ours, path):
     for name in sorted(set(theirs) | set(ours)):
         if theirs.get(name) != ours.get(name) and not (name == "name" and _same_network(theirs, ours)):
-            raise InputError(path, f"weights of a network with {name} {ours.get(name)}", theirs.get(name),
-                             "give the options that it was trained with")
+            raise InputError(
+                path,
+                f"weights of a network with {name} {ours.get(name)}",
+                theirs.get(name),
+                "give the options that it was trained with",
+            )
 
 
 def _same_network(theirs, ours):
@@ -71,31 +79,50 @@ def _same_network(theirs, ours):
 
 def _check_published(state, model_config, path):
     """Refuses what is no published state, and one of another size, with the model name that would fit."""
-    needed = ("point_embed.basis", "point_embed.mlp.weight", "point_embed.mlp.bias", "to_outputs.1.weight",
-              "to_outputs.1.bias")
+    needed = (
+        "point_embed.basis",
+        "point_embed.mlp.weight",
+        "point_embed.mlp.bias",
+        "to_outputs.1.weight",
+        "to_outputs.1.bias",
+    )
     tensors = isinstance(state, dict) and all(torch.is_tensor(v) for v in state.values())
     if not tensors or not any(name in state for name in needed):
-        found = f"a dict of {', '.join(map(str, list(state)[:4])) or 'nothing'}" if isinstance(state, dict) else type(
-            state).__name__
+        found = (
+            f"a dict of {', '.join(map(str, list(state)[:4])) or 'nothing'}"
+            if isinstance(state, dict)
+            else type(state).__name__
+        )
         raise InputError(path, "weights of a VecSet autoencoder", found, _TO_DO)
     _refuse_list(path, "missing", [name for name in needed if name not in state], model_config)
     inputs, outputs = state["point_embed.mlp.weight"].shape[1], len(state["to_outputs.1.weight"])
     fourier = 2 * state["point_embed.basis"].shape[1]
     if inputs != fourier + 3 or outputs != 1:
-        raise InputError(path, "published weights: 3 numbers per point in, 1 per query out",
-                         f"{inputs - fourier} in and {outputs} out", _TO_DO)
+        raise InputError(
+            path,
+            "published weights: 3 numbers per point in, 1 per query out",
+            f"{inputs - fourier} in and {outputs} out",
+            _TO_DO,
+        )
     extra = [f"--{name}" for name in ("anchors", "decoder_layers") if model_config.get(name)]
     if extra:
-        raise InputError(path, "the published architecture to put published weights into", " and ".join(extra),
-                         f"leave out {' and '.join(extra)}")
+        raise InputError(
+            path,
+            "the published architecture to put published weights into",
+            " and ".join(extra),
+            f"leave out {' and '.join(extra)}",
+        )
     ours = parse_model_name(model_config["name"])
     theirs = _sizes(state, ours)
     if theirs != ours:
         fitting = model_name(theirs)
-        raise InputError(path, f"weights of {model_config['name']}",
-                         f"{theirs['query_type']} queries, width {theirs['dim']}, depth {theirs['depth']}, codes of "
-                         f"{theirs['code_dim']}" + (f", {theirs['num_latents']} latents" * ("latents.weight" in state)),
-                         f"give --model {fitting}")
+        raise InputError(
+            path,
+            f"weights of {model_config['name']}",
+            f"{theirs['query_type']} queries, width {theirs['dim']}, depth {theirs['depth']}, codes of "
+            f"{theirs['code_dim']}" + (f", {theirs['num_latents']} latents" * ("latents.weight" in state)),
+            f"give --model {fitting}",
+        )
 
 
 def _sizes(state, ours):
@@ -106,9 +133,14 @@ def _sizes(state, ours):
     post = state.get("bottleneck.post_bottleneck_proj.weight")
     layers = {int(name.split(".")[1]) for name in state if name.startswith("layers.")}
     learnable = "latents.weight" in state
-    return dict(query_type="learnable" if learnable else "point", dim=dim, depth=max(layers, default=-1) + 1,
-                num_latents=len(state["latents.weight"]) if learnable else ours["num_latents"],
-                code_dim=post.shape[1] if bottleneck and post is not None else dim, bottleneck=bottleneck)
+    return dict(
+        query_type="learnable" if learnable else "point",
+        dim=dim,
+        depth=max(layers, default=-1) + 1,
+        num_latents=len(state["latents.weight"]) if learnable else ours["num_latents"],
+        code_dim=post.shape[1] if bottleneck and post is not None else dim,
+        bottleneck=bottleneck,
+    )
 
 
 def model_name(sizes):
@@ -121,5 +153,6 @@ def model_name(sizes):
 def _refuse_list(path, how, names, model_config):
     if names:
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        raise InputError(path, f"all weights of {model_config['name']} and no others",
-                         f"{how}: {', '.join(names[:4])}{more}", _TO_DO)
+        raise InputError(
+            path, f"all weights of {model_config['name']} and no others", f"{how}: {', '.join(names[:4])}{more}", _TO_DO
+        )

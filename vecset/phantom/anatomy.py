@@ -15,25 +15,54 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from vecset.phantom.field import (AORTA, CORONARY, LA, LAA, LV, MYO, PA, PV, RA, RV, SEGMENT_COLUMNS,
-                                       union_at, world_of)
+from vecset.phantom.field import AORTA, CORONARY, LA, LAA, LV, MYO, PA, PV, RA, RV, SEGMENT_COLUMNS, union_at, world_of
 
 # name: (mean, standard deviation); each is drawn from a normal law cut at two standard deviations.
 PARAMETERS = {
-    "axis_azimuth_deg": (43.0, 7.0), "axis_elevation_deg": (30.0, 7.0), "septum_roll_deg": (0.0, 7.0),
-    "lv_radius": (24.8, 1.6), "lv_length": (78.0, 6.0), "lv_ellipticity": (1.0, 0.05), "wall": (9.2, 1.0),
-    "rv_width": (43.0, 2.8), "rv_height": (40.0, 3.0), "rv_length": (48.0, 3.5), "rv_shift": (25.0, 2.5),
-    "la_size": (1.02, 0.05), "la_width": (1.0, 0.07), "la_height": (1.0, 0.07), "la_shift": (0.0, 3.0),
-    "ra_size": (0.98, 0.05), "ra_height": (1.0, 0.07), "ra_shift": (0.0, 3.0),
-    "aorta_radius": (13.5, 1.3), "aorta_lean_x": (0.0, 3.5), "aorta_lean_y": (0.0, 3.5), "arch_height": (0.0, 4.0),
-    "arch_depth": (0.0, 3.5), "descending_x": (0.0, 4.0), "descending_length": (0.0, 9.0),
-    "pa_radius": (12.0, 1.0), "pa_lift": (0.0, 3.0), "pa_side": (0.0, 3.0), "pa_spread": (1.0, 0.1),
-    "laa_length": (1.0, 0.12), "laa_radius": (1.05, 0.07), "laa_turn_deg": (0.0, 16.0),
-    "pv_radius": (5.6, 0.5), "pv_left_turn_deg": (0.0, 12.0), "pv_right_turn_deg": (0.0, 12.0),
+    "axis_azimuth_deg": (43.0, 7.0),
+    "axis_elevation_deg": (30.0, 7.0),
+    "septum_roll_deg": (0.0, 7.0),
+    "lv_radius": (24.8, 1.6),
+    "lv_length": (78.0, 6.0),
+    "lv_ellipticity": (1.0, 0.05),
+    "wall": (9.2, 1.0),
+    "rv_width": (43.0, 2.8),
+    "rv_height": (40.0, 3.0),
+    "rv_length": (48.0, 3.5),
+    "rv_shift": (25.0, 2.5),
+    "la_size": (1.02, 0.05),
+    "la_width": (1.0, 0.07),
+    "la_height": (1.0, 0.07),
+    "la_shift": (0.0, 3.0),
+    "ra_size": (0.98, 0.05),
+    "ra_height": (1.0, 0.07),
+    "ra_shift": (0.0, 3.0),
+    "aorta_radius": (13.5, 1.3),
+    "aorta_lean_x": (0.0, 3.5),
+    "aorta_lean_y": (0.0, 3.5),
+    "arch_height": (0.0, 4.0),
+    "arch_depth": (0.0, 3.5),
+    "descending_x": (0.0, 4.0),
+    "descending_length": (0.0, 9.0),
+    "pa_radius": (12.0, 1.0),
+    "pa_lift": (0.0, 3.0),
+    "pa_side": (0.0, 3.0),
+    "pa_spread": (1.0, 0.1),
+    "laa_length": (1.0, 0.12),
+    "laa_radius": (1.05, 0.07),
+    "laa_turn_deg": (0.0, 16.0),
+    "pv_radius": (5.6, 0.5),
+    "pv_left_turn_deg": (0.0, 12.0),
+    "pv_right_turn_deg": (0.0, 12.0),
     "pv_spread": (1.0, 0.12),
-    "coronary_radius": (1.72, 0.12), "diagonal_deg": (40.0, 9.0), "marginal_deg": (178.0, 12.0),
+    "coronary_radius": (1.72, 0.12),
+    "diagonal_deg": (40.0, 9.0),
+    "marginal_deg": (178.0, 12.0),
     "acute_deg": (-15.0, 10.0),
-    "size": (1.04, 0.04), "turn_x_deg": (0.0, 10.0), "turn_y_deg": (0.0, 10.0), "turn_z_deg": (0.0, 10.0),
+    "size": (1.04, 0.04),
+    "turn_x_deg": (0.0, 10.0),
+    "turn_y_deg": (0.0, 10.0),
+    "turn_z_deg": (0.0, 10.0),
 }
 WARP_SD_MM, WARP_WAVELENGTH_MM = 2.2, 160.0  # 15 amplitudes: three waves, bending and stretching
 TRANSLATION_SD_MM = 25.0
@@ -68,6 +97,7 @@ class _Tube:
 
 def draw_parameters(rng):
     """The numbers of one heart, by name: PARAMETERS, `waves` (3, 2, 3) mm and `translation` (3,) mm."""
+
     def draw(size):
         z = rng.standard_normal(size)
         while (np.abs(z) > CUT_SD).any():
@@ -168,8 +198,10 @@ def _split(points, radii, at, first, second, tangent=None):
     if tangent is None:
         tangent = points[at + 1] - points[at - 1]
         tangent /= np.linalg.norm(tangent)
-    return [_Tube(first, points[: at + 1], radii[: at + 1], end=True, end_tangent=tangent),
-            _Tube(second, points[at:], radii[at:], start=True, end=True, start_tangent=tangent)]
+    return [
+        _Tube(first, points[: at + 1], radii[: at + 1], end=True, end_tangent=tangent),
+        _Tube(second, points[at:], radii[at:], start=True, end=True, start_tangent=tangent),
+    ]
 
 
 def _tubes(p, frame, ellipsoids):
@@ -185,10 +217,17 @@ def _tubes(p, frame, ellipsoids):
     down = np.array([-21.0 + p["descending_x"], -52.0 - p["arch_depth"], 0.0])
     bottom = -34.0 - p["descending_length"]
     inside = frame.T @ (p["lv_radius"] * np.array([0.75, 0.15, 0.1]))
-    line = [inside, valve, valve + [2, 2, 12] + 0.3 * lean, valve + [6, 3, 32] + lean + 0.4 * top,
-            valve + [1, -10, 54] + lean + top, [0.5 * (valve[0] + down[0]) - 4, -31 - 0.6 * p["arch_depth"],
-                                              valve[2] + 55 + p["arch_height"]],
-            down + [0, 0, valve[2] + 30], down + [1, 1, valve[2] - 5], down + [5, 3, bottom]]
+    line = [
+        inside,
+        valve,
+        valve + [2, 2, 12] + 0.3 * lean,
+        valve + [6, 3, 32] + lean + 0.4 * top,
+        valve + [1, -10, 54] + lean + top,
+        [0.5 * (valve[0] + down[0]) - 4, -31 - 0.6 * p["arch_depth"], valve[2] + 55 + p["arch_height"]],
+        down + [0, 0, valve[2] + 30],
+        down + [1, 1, valve[2] - 5],
+        down + [5, 3, bottom],
+    ]
     points, radii, index = _spline(line, r * np.array([0.75, 0.92, 1.18, 1.02, 0.93, 0.86, 0.8, 0.78, 0.74]))
     tubes += _split(points, radii, index[1], LV, AORTA)
     outflow = tubes[0]  # its wall: septum in front, the curtain between the valves behind
@@ -198,12 +237,21 @@ def _tubes(p, frame, ellipsoids):
     r = p["pa_radius"]
     pulmonary = valve + [-19 + 0.5 * p["pa_side"], 20, 10]
     fork = valve + [-19 + p["pa_side"], -9, 37 + p["pa_lift"]]
-    line = [pulmonary + [10, 9, -32], pulmonary + [3, 5, -13], pulmonary, pulmonary + [-2, -10, 14],
-            fork, fork + [-13, -13, 4], fork + [-30 * p["pa_spread"], -24, 2]]
+    line = [
+        pulmonary + [10, 9, -32],
+        pulmonary + [3, 5, -13],
+        pulmonary,
+        pulmonary + [-2, -10, 14],
+        fork,
+        fork + [-13, -13, 4],
+        fork + [-30 * p["pa_spread"], -24, 2],
+    ]
     points, radii, index = _spline(line, [1.3 * r, 1.15 * r, 1.05 * r, 1.06 * r, 0.98 * r, 0.84 * r, 0.76 * r])
     tubes += _split(points, radii, index[2], RV, PA)
-    points, radii, _ = _spline([fork, fork + [14, -6, 1], fork + [32, -8, -1], fork + [54 * p["pa_spread"], -13, -6]],
-                               [0.92 * r, 0.82 * r, 0.8 * r, 0.74 * r])
+    points, radii, _ = _spline(
+        [fork, fork + [14, -6, 1], fork + [32, -8, -1], fork + [54 * p["pa_spread"], -13, -6]],
+        [0.92 * r, 0.82 * r, 0.8 * r, 0.74 * r],
+    )
     tubes.append(_Tube(PA, points, radii, end=True))
 
     # Mitral inflow: the one way through the muscle that closes the base of the left ventricle.
@@ -273,8 +321,9 @@ def _segments(tube, pose, waves, size):
     rows = _cones(points, radii, tube.cls)
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     for flat, given, end, near, sign in (
-            (tube.start, tube.start_tangent, 0, along[:-1] < 2.2 * radii[0], -1.0),
-            (tube.end, tube.end_tangent, -1, along[-1] - along[1:] < 2.2 * radii[-1], 1.0)):
+        (tube.start, tube.start_tangent, 0, along[:-1] < 2.2 * radii[0], -1.0),
+        (tube.end, tube.end_tangent, -1, along[-1] - along[1:] < 2.2 * radii[-1], 1.0),
+    ):
         if not flat:
             continue
         if given is None:
@@ -339,8 +388,13 @@ def _coronaries(p, frame, geometry, size):
     def on_rv(degrees):
         """A point of the right atrioventricular groove; the angle is from S towards U round the right ventricle."""
         angle = np.deg2rad(degrees)
-        return frame.T @ np.array([3.0, rv[9:12] @ frame[1] + 0.95 * rv[13] * np.cos(angle),
-                                   rv[9:12] @ frame[2] + 0.95 * rv[14] * np.sin(angle)])
+        return frame.T @ np.array(
+            [
+                3.0,
+                rv[9:12] @ frame[1] + 0.95 * rv[13] * np.cos(angle),
+                rv[9:12] @ frame[2] + 0.95 * rv[14] * np.sin(angle),
+            ]
+        )
 
     root = segments[segments[:, 8] == AORTA][3]  # at the sinus
     root_centre, root_radius = root[0:3], root[6]
@@ -367,33 +421,56 @@ def _coronaries(p, frame, geometry, size):
     fork = world([on_lv(2.0, 95.0)])[0]
     left, right = ostium((-1.0, -0.15, 0.1)), ostium((0.45, 1.0, 0.1))
     main = vessel(np.stack([left, 0.5 * (left + fork), fork]), 1.15 * radius, 1.05 * radius)
-    lad = vessel(np.concatenate([main[-1:], world([on_lv(a, groove(a, 1.0)) for a in depths] + [on_lv(apex, 0.0)])]),
-                 radius, 0.68 * radius)
-    rca = vessel(np.concatenate([[right], world([on_rv(d) for d in (62.0, 40.0, 15.0, -10.0, -35.0, -60.0)]
-                                               + [on_lv(1.0, -72.0)])]), 1.05 * radius, 0.75 * radius)
+    lad = vessel(
+        np.concatenate([main[-1:], world([on_lv(a, groove(a, 1.0)) for a in depths] + [on_lv(apex, 0.0)])]),
+        radius,
+        0.68 * radius,
+    )
+    rca = vessel(
+        np.concatenate(
+            [[right], world([on_rv(d) for d in (62.0, 40.0, 15.0, -10.0, -35.0, -60.0)] + [on_lv(1.0, -72.0)])]
+        ),
+        1.05 * radius,
+        0.75 * radius,
+    )
     crux = rca[-1]
     around = world([on_lv(1.0, d) for d in (120.0, 150.0, 180.0, 210.0, 240.0, 265.0)])
     circumflex = vessel(np.concatenate([main[-1:], around, [crux]]), 0.92 * radius, 0.68 * radius, keep_last=True)
-    vessel(np.concatenate([[crux], world([on_lv(a, groove(a, -1.0)) for a in np.linspace(12.0, apex - 16.0, 5)])]),
-           0.78 * radius, 0.66 * radius)
+    vessel(
+        np.concatenate([[crux], world([on_lv(a, groove(a, -1.0)) for a in np.linspace(12.0, apex - 16.0, 5)])]),
+        0.78 * radius,
+        0.66 * radius,
+    )
 
     def nearest(line, point_mm):
         return line[np.argmin(((line - point_mm) ** 2).sum(1))][None]
 
     start = world([on_lv(16.0, groove(16.0, 1.0))])
     side = [groove(a, 1.0) + p["diagonal_deg"] * t for a, t in ((28.0, 0.6), (42.0, 0.9), (54.0, 1.1))]
-    vessel(np.concatenate([nearest(lad, start), world([on_lv(a, d) for a, d in zip((28.0, 42.0, 54.0), side)])]),
-           0.78 * radius, 0.66 * radius)
+    vessel(
+        np.concatenate([nearest(lad, start), world([on_lv(a, d) for a, d in zip((28.0, 42.0, 54.0), side)])]),
+        0.78 * radius,
+        0.66 * radius,
+    )
     lateral = p["marginal_deg"]
-    vessel(np.concatenate([nearest(circumflex, world([on_lv(1.0, lateral - 15.0)])),
-                           world([on_lv(15.0, lateral - 8), on_lv(32.0, lateral), on_lv(50.0, lateral + 6)])]),
-           0.78 * radius, 0.66 * radius)
+    vessel(
+        np.concatenate(
+            [
+                nearest(circumflex, world([on_lv(1.0, lateral - 15.0)])),
+                world([on_lv(15.0, lateral - 8), on_lv(32.0, lateral), on_lv(50.0, lateral + 6)]),
+            ]
+        ),
+        0.78 * radius,
+        0.66 * radius,
+    )
     begin = world([on_rv(p["acute_deg"])])
     inner = np.deg2rad(p["acute_deg"] - 6.0)
     rv_a, rv_s, rv_u = frame @ rv[9:12]
-    free_wall = [frame.T @ np.array([a, rv_s - 0.28 * (a - rv_a) + k * rv[13] * np.cos(inner),
-                                     rv_u + k * rv[14] * np.sin(inner)])
-                 for a, k in ((16.0, 1.0), (32.0, 0.95), (48.0, 0.8))]
+    free_wall = [
+        frame.T
+        @ np.array([a, rv_s - 0.28 * (a - rv_a) + k * rv[13] * np.cos(inner), rv_u + k * rv[14] * np.sin(inner)])
+        for a, k in ((16.0, 1.0), (32.0, 0.95), (48.0, 0.8))
+    ]
     vessel(np.concatenate([nearest(rca, begin), world(free_wall)]), 0.78 * radius, 0.66 * radius)
     return np.concatenate(rows)
 

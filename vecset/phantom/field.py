@@ -51,14 +51,38 @@ def _warp(x, y, z, pose, waves):
     b = pose[3] * x + pose[4] * y + pose[5] * z
     c = pose[6] * x + pose[7] * y + pose[8] * z
     k = 2.0 * math.pi / pose[12]
-    sa, ca, sb, cb, sc, cc = (math.sin(k * a), math.cos(k * a) - 1.0, math.sin(k * b), math.cos(k * b) - 1.0,
-                              math.sin(k * c), math.cos(k * c) - 1.0)
-    u = waves[0, 0, 0] * sa + waves[0, 1, 0] * ca + waves[1, 0, 0] * sb + waves[1, 1, 0] * cb \
-        + waves[2, 0, 0] * sc + waves[2, 1, 0] * cc
-    v = waves[0, 0, 1] * sa + waves[0, 1, 1] * ca + waves[1, 0, 1] * sb + waves[1, 1, 1] * cb \
-        + waves[2, 0, 1] * sc + waves[2, 1, 1] * cc
-    w = waves[0, 0, 2] * sa + waves[0, 1, 2] * ca + waves[1, 0, 2] * sb + waves[1, 1, 2] * cb \
-        + waves[2, 0, 2] * sc + waves[2, 1, 2] * cc
+    sa, ca, sb, cb, sc, cc = (
+        math.sin(k * a),
+        math.cos(k * a) - 1.0,
+        math.sin(k * b),
+        math.cos(k * b) - 1.0,
+        math.sin(k * c),
+        math.cos(k * c) - 1.0,
+    )
+    u = (
+        waves[0, 0, 0] * sa
+        + waves[0, 1, 0] * ca
+        + waves[1, 0, 0] * sb
+        + waves[1, 1, 0] * cb
+        + waves[2, 0, 0] * sc
+        + waves[2, 1, 0] * cc
+    )
+    v = (
+        waves[0, 0, 1] * sa
+        + waves[0, 1, 1] * ca
+        + waves[1, 0, 1] * sb
+        + waves[1, 1, 1] * cb
+        + waves[2, 0, 1] * sc
+        + waves[2, 1, 1] * cc
+    )
+    w = (
+        waves[0, 0, 2] * sa
+        + waves[0, 1, 2] * ca
+        + waves[1, 0, 2] * sb
+        + waves[1, 1, 2] * cb
+        + waves[2, 0, 2] * sc
+        + waves[2, 1, 2] * cc
+    )
     return a + u, b + v, c + w
 
 
@@ -231,8 +255,9 @@ def _splat(fields, affine, inverse, segments):
                 if away > ball * ball:
                     continue
                 half = math.sqrt((ball * ball - away) / g2)
-                for k in range(max(low[2], int(math.ceil(middle - half))),
-                               min(high[2], int(math.floor(middle + half)) + 1)):
+                for k in range(
+                    max(low[2], int(math.ceil(middle - half))), min(high[2], int(math.floor(middle + half)) + 1)
+                ):
                     x, y, z = x0 + gx * k, y0 + gy * k, z0 + gz * k
                     value = np.float32(_segment(x, y, z, s))
                     if value < fields[c, i, j, k]:
@@ -250,10 +275,16 @@ def _rasterise(tubes, affine, pose, waves, ellipsoids, planes, labels, block):
             for bk in range(0, nz, block):
                 ci, cj, ck = bi + 0.5 * (block - 1), bj + 0.5 * (block - 1), bk + 0.5 * (block - 1)
                 centre[:] = FAR_MM
-                _bodies(affine[0, 0] * ci + affine[0, 1] * cj + affine[0, 2] * ck + affine[0, 3],
-                        affine[1, 0] * ci + affine[1, 1] * cj + affine[1, 2] * ck + affine[1, 3],
-                        affine[2, 0] * ci + affine[2, 1] * cj + affine[2, 2] * ck + affine[2, 3],
-                        pose, waves, ellipsoids, planes, centre)
+                _bodies(
+                    affine[0, 0] * ci + affine[0, 1] * cj + affine[0, 2] * ck + affine[0, 3],
+                    affine[1, 0] * ci + affine[1, 1] * cj + affine[1, 2] * ck + affine[1, 3],
+                    affine[2, 0] * ci + affine[2, 1] * cj + affine[2, 2] * ck + affine[2, 3],
+                    pose,
+                    waves,
+                    ellipsoids,
+                    planes,
+                    centre,
+                )
                 near = min(centre[MYO], centre[RV], centre[LA], centre[RA]) < 1.8 * half + 1.5 * FILLET_MM
                 for i in range(bi, min(bi + block, nx)):
                     for j in range(bj, min(bj + block, ny)):
@@ -265,10 +296,16 @@ def _rasterise(tubes, affine, pose, waves, ellipsoids, planes, labels, block):
                             if not touched:
                                 continue
                             if near:
-                                _bodies(affine[0, 0] * i + affine[0, 1] * j + affine[0, 2] * k + affine[0, 3],
-                                        affine[1, 0] * i + affine[1, 1] * j + affine[1, 2] * k + affine[1, 3],
-                                        affine[2, 0] * i + affine[2, 1] * j + affine[2, 2] * k + affine[2, 3],
-                                        pose, waves, ellipsoids, planes, f)
+                                _bodies(
+                                    affine[0, 0] * i + affine[0, 1] * j + affine[0, 2] * k + affine[0, 3],
+                                    affine[1, 0] * i + affine[1, 1] * j + affine[1, 2] * k + affine[1, 3],
+                                    affine[2, 0] * i + affine[2, 1] * j + affine[2, 2] * k + affine[2, 3],
+                                    pose,
+                                    waves,
+                                    ellipsoids,
+                                    planes,
+                                    f,
+                                )
                             labels[i, j, k] = _label(f)
 
 

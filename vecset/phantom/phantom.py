@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from vecset.phantom.anatomy import turn, build_heart, draw_parameters
-from vecset.phantom.field import rasterise
 from vecset.common.errors import InputError
+from vecset.phantom.anatomy import build_heart, draw_parameters, turn
+from vecset.phantom.field import rasterise
 
 MARGIN_MM = 3.0
 SPECKS = 25
@@ -54,8 +54,11 @@ def make_phantom(seed, index, options=PhantomOptions()):
         if draw < options.missing.get(class_id, 0.0):
             labels[labels == class_id] = 0
     if options.noise_mm:
-        labels = _wobble(labels, options.noise_mm / np.linalg.norm(affine[:3, :3], axis=0),
-                         np.random.default_rng([seed, index, _NOISE]))
+        labels = _wobble(
+            labels,
+            options.noise_mm / np.linalg.norm(affine[:3, :3], axis=0),
+            np.random.default_rng([seed, index, _NOISE]),
+        )
     return labels, affine
 
 
@@ -94,9 +97,12 @@ def _grid(extent_mm, axes, options, where):
         if options.size is not None:
             shape_full_wanted = np.rint(np.array(options.size) / (1 - options.cut)).astype(int)
             if (shape_full_wanted < shape_full).any():
-                raise InputError(where, f"a field of view of at least {np.ceil(need_mm).astype(int).tolist()} mm",
-                                 f"{options.size} voxels of {spacing.tolist()} mm",
-                                 "leave out --size or --spacing, or give more voxels")
+                raise InputError(
+                    where,
+                    f"a field of view of at least {np.ceil(need_mm).astype(int).tolist()} mm",
+                    f"{options.size} voxels of {spacing.tolist()} mm",
+                    "leave out --size or --spacing, or give more voxels",
+                )
             shape_full = shape_full_wanted
     affine = np.eye(4)
     affine[:3, :3] = axes * spacing

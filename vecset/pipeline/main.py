@@ -51,32 +51,70 @@ Everything behind `--` goes to the training command (python vecset/main_ae.py --
 
 
 def get_parser():
-    parser = argparse.ArgumentParser("run_train.sh", description=__doc__, epilog=EPILOG,
-                                     usage="bash run_train.sh [options] [-- training options]",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input_dir", type=Path, metavar="LABELS",
-                        help="folder of label maps (default: none, synthetic hearts are made)")
-    parser.add_argument("--output_dir", type=Path, metavar="OUT", default=ROOT / "output" / "demo",
-                        help="everything is written here (default: output/demo in the repository)")
+    parser = argparse.ArgumentParser(
+        "run_train.sh",
+        description=__doc__,
+        epilog=EPILOG,
+        usage="bash run_train.sh [options] [-- training options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--input_dir",
+        type=Path,
+        metavar="LABELS",
+        help="folder of label maps (default: none, synthetic hearts are made)",
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        metavar="OUT",
+        default=ROOT / "output" / "demo",
+        help="everything is written here (default: output/demo in the repository)",
+    )
     parser.add_argument("--classes", type=int, default=10, help="number of structures, labels 1..C (default: 10)")
-    parser.add_argument("--label_map", metavar="FILE",
-                        help="JSON that maps your label values to 1..C, as prepare_data.py takes it (default: none)")
-    parser.add_argument("--prepare_options", metavar="WORDS", default="",
-                        help='more options of prepare_data.py in one string, as "--annotated 1,2,3" (default: none)')
-    parser.add_argument("--val_ratio", type=float,
-                        help="share of the hearts that are held back for validation, 0 to 1 (default: the recipe's, 0.2 "
-                             "or for cpu_long and gpu a sixth)")
-    parser.add_argument("--overfit", action="store_true",
-                        help="train on all hearts and validate on the same ones (by itself with a single heart)")
+    parser.add_argument(
+        "--label_map",
+        metavar="FILE",
+        help="JSON that maps your label values to 1..C, as prepare_data.py takes it (default: none)",
+    )
+    parser.add_argument(
+        "--prepare_options",
+        metavar="WORDS",
+        default="",
+        help='more options of prepare_data.py in one string, as "--annotated 1,2,3" (default: none)',
+    )
+    parser.add_argument(
+        "--val_ratio",
+        type=float,
+        help="share of the hearts that are held back for validation, 0 to 1 (default: the recipe's, 0.2 "
+        "or for cpu_long and gpu a sixth)",
+    )
+    parser.add_argument(
+        "--overfit",
+        action="store_true",
+        help="train on all hearts and validate on the same ones (by itself with a single heart)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of hearts, points, split and training (default: 0)")
-    parser.add_argument("--recipe", choices=("auto", *RECIPES), default="auto",
-                        help="sizes of model and data; auto: gpu where PyTorch finds CUDA, else cpu; cpu_long: two "
-                             "hours on two cores instead of ten minutes; tiny: for tests, its figures mean nothing "
-                             "(default: auto)")
-    parser.add_argument("--file_workers", type=int, default=os.cpu_count() or 1,
-                        help="processes that make, prepare and check data (default: one per core, here %(default)s)")
-    parser.add_argument("--keep_going", action="store_true", help="go on although some label maps could not be "
-                        "prepared, or although the quality verdict is bad; it is said again at the end")
+    parser.add_argument(
+        "--recipe",
+        choices=("auto", *RECIPES),
+        default="auto",
+        help="sizes of model and data; auto: gpu where PyTorch finds CUDA, else cpu; cpu_long: two "
+        "hours on two cores instead of ten minutes; tiny: for tests, its figures mean nothing "
+        "(default: auto)",
+    )
+    parser.add_argument(
+        "--file_workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes that make, prepare and check data (default: one per core, here %(default)s)",
+    )
+    parser.add_argument(
+        "--keep_going",
+        action="store_true",
+        help="go on although some label maps could not be "
+        "prepared, or although the quality verdict is bad; it is said again at the end",
+    )
     return parser
 
 
@@ -127,69 +165,163 @@ class Pipeline:
 
         if not args.input_dir:
             options = {**recipe.phantoms, **seed}
-            stages.append(Stage(
-                "phantoms", f"synthetic hearts: {options['num']} at {options['size']}^3", ROOT / "make_phantoms.py",
-                inputs=dict, options=options, outputs=self.label_maps,
-                put_away=lambda old, wanted: self.remove_made(self.label_maps(), old, self.labels),
-                command=lambda resumed: [python, ROOT / "make_phantoms.py", "--output_dir", self.labels,
-                                         *flags({**options, "file_workers": args.file_workers})]))
+            stages.append(
+                Stage(
+                    "phantoms",
+                    f"synthetic hearts: {options['num']} at {options['size']}^3",
+                    ROOT / "make_phantoms.py",
+                    inputs=dict,
+                    options=options,
+                    outputs=self.label_maps,
+                    put_away=lambda old, wanted: self.remove_made(self.label_maps(), old, self.labels),
+                    command=lambda resumed: [
+                        python,
+                        ROOT / "make_phantoms.py",
+                        "--output_dir",
+                        self.labels,
+                        *flags({**options, "file_workers": args.file_workers}),
+                    ],
+                )
+            )
 
         more = shlex.split(args.prepare_options)
         prepare = {"classes": args.classes, **recipe.prepare, **seed}
         label_map = args.label_map and self.readable(args.label_map)
-        stages.append(Stage(
-            "prepare", "case files from the label maps", ROOT / "prepare_data.py",
-            inputs=lambda: listing(self.label_maps(), self.labels),
-            options={**prepare, "label_map": contents([label_map], label_map.parent) if label_map else args.label_map,
-                     "prepare_options": more},
-            outputs=self.case_files, put_away=self.remove_outdated_cases, **going_on,
-            command=lambda resumed: [
-                python, ROOT / "prepare_data.py", "--input_dir", self.labels, "--output_dir", self.cases,
-                *flags({**prepare, "label_map": label_map or args.label_map, "file_workers": args.file_workers}),
-                *more]))
+        stages.append(
+            Stage(
+                "prepare",
+                "case files from the label maps",
+                ROOT / "prepare_data.py",
+                inputs=lambda: listing(self.label_maps(), self.labels),
+                options={
+                    **prepare,
+                    "label_map": contents([label_map], label_map.parent) if label_map else args.label_map,
+                    "prepare_options": more,
+                },
+                outputs=self.case_files,
+                put_away=self.remove_outdated_cases,
+                **going_on,
+                command=lambda resumed: [
+                    python,
+                    ROOT / "prepare_data.py",
+                    "--input_dir",
+                    self.labels,
+                    "--output_dir",
+                    self.cases,
+                    *flags({**prepare, "label_map": label_map or args.label_map, "file_workers": args.file_workers}),
+                    *more,
+                ],
+            )
+        )
 
-        stages.append(Stage(
-            "splits", "training and validation hearts", ROOT / "create_csv.py",
-            inputs=lambda: listing(self.case_files(), self.cases),
-            options={"val_ratio": self.val_ratio, "overfit": self.overfit(), **seed},
-            outputs=self.csv_files, work=self.write_overfit_split if self.overfit() else None,
-            command=lambda resumed: [python, ROOT / "create_csv.py", "--data_dir", self.cases, "--output_dir",
-                                     self.cases, "--val_ratio", self.val_ratio, "--seed", args.seed]))
+        stages.append(
+            Stage(
+                "splits",
+                "training and validation hearts",
+                ROOT / "create_csv.py",
+                inputs=lambda: listing(self.case_files(), self.cases),
+                options={"val_ratio": self.val_ratio, "overfit": self.overfit(), **seed},
+                outputs=self.csv_files,
+                work=self.write_overfit_split if self.overfit() else None,
+                command=lambda resumed: [
+                    python,
+                    ROOT / "create_csv.py",
+                    "--data_dir",
+                    self.cases,
+                    "--output_dir",
+                    self.cases,
+                    "--val_ratio",
+                    self.val_ratio,
+                    "--seed",
+                    args.seed,
+                ],
+            )
+        )
 
-        stages.append(Stage(
-            "quality", "quality of the case files", ROOT / "check_data_quality.py",
-            inputs=lambda: listing(self.case_files(), self.cases), options={},
-            outputs=lambda: [p for p in self.quality.glob("*") if p.is_file()], **going_on,
-            command=lambda resumed: [python, ROOT / "check_data_quality.py", self.cases, "--report", self.quality,
-                                     "--file_workers", args.file_workers]))
+        stages.append(
+            Stage(
+                "quality",
+                "quality of the case files",
+                ROOT / "check_data_quality.py",
+                inputs=lambda: listing(self.case_files(), self.cases),
+                options={},
+                outputs=lambda: [p for p in self.quality.glob("*") if p.is_file()],
+                **going_on,
+                command=lambda resumed: [
+                    python,
+                    ROOT / "check_data_quality.py",
+                    self.cases,
+                    "--report",
+                    self.quality,
+                    "--file_workers",
+                    args.file_workers,
+                ],
+            )
+        )
 
-        stages.append(Stage(
-            "train", f"training, recipe {self.recipe_name}", ROOT / "vecset" / "main_ae.py",
-            inputs=lambda: {**listing(self.case_files(), self.cases), **contents(self.csv_files(), self.cases)},
-            options={"words": self.training_words, "recipe": str(recipe), "gpus": self.gpus, "classes": args.classes,
-                     **seed},
-            outputs=lambda: self.there(self.train / "checkpoint-best.pth", self.train / "checkpoint-last.pth"),
-            put_away=self.move_training_aside, command=self.training_command))
+        stages.append(
+            Stage(
+                "train",
+                f"training, recipe {self.recipe_name}",
+                ROOT / "vecset" / "main_ae.py",
+                inputs=lambda: {**listing(self.case_files(), self.cases), **contents(self.csv_files(), self.cases)},
+                options={
+                    "words": self.training_words,
+                    "recipe": str(recipe),
+                    "gpus": self.gpus,
+                    "classes": args.classes,
+                    **seed,
+                },
+                outputs=lambda: self.there(self.train / "checkpoint-best.pth", self.train / "checkpoint-last.pth"),
+                put_away=self.move_training_aside,
+                command=self.training_command,
+            )
+        )
 
         if not self.overfit():
-            stages.append(Stage(
-                "calibrate", "calibration on training hearts", ROOT / "vecset" / "calibrate.py",
-                inputs=lambda: {**listing([self.train / "checkpoint-best.pth"], self.train),
-                                **listing(self.case_files(), self.cases), **contents(self.csv_files(), self.cases)},
-                options={**self.encoding(), **seed}, outputs=lambda: self.there(self.calibration),
-                command=lambda resumed: [
-                    python, ROOT / "vecset" / "calibrate.py", "--checkpoint", self.train / "checkpoint-best.pth",
-                    "--csv", self.cases / "train.csv", "--output", self.calibration,
-                    *flags({**self.encoding(), **seed})]))
+            stages.append(
+                Stage(
+                    "calibrate",
+                    "calibration on training hearts",
+                    ROOT / "vecset" / "calibrate.py",
+                    inputs=lambda: {
+                        **listing([self.train / "checkpoint-best.pth"], self.train),
+                        **listing(self.case_files(), self.cases),
+                        **contents(self.csv_files(), self.cases),
+                    },
+                    options={**self.encoding(), **seed},
+                    outputs=lambda: self.there(self.calibration),
+                    command=lambda resumed: [
+                        python,
+                        ROOT / "vecset" / "calibrate.py",
+                        "--checkpoint",
+                        self.train / "checkpoint-best.pth",
+                        "--csv",
+                        self.cases / "train.csv",
+                        "--output",
+                        self.calibration,
+                        *flags({**self.encoding(), **seed}),
+                    ],
+                )
+            )
 
-        stages.append(Stage(
-            "reconstruct", "reconstruction of the validation hearts", ROOT / "reconstruct.py",
-            inputs=lambda: {**listing([self.train / "checkpoint-best.pth"], self.train),
-                            **listing(self.case_files(), self.cases), **contents(self.csv_files(), self.cases),
-                            **contents(self.there(self.calibration), self.out)},
-            options={**self.reconstruction_options(), "calibrated": not self.overfit()},
-            outputs=lambda: self.there(self.reconstruction / "metrics.csv", self.reconstruction / "metrics.json"),
-            put_away=lambda old, wanted: move_aside(self.reconstruction), command=self.reconstruct_command))
+        stages.append(
+            Stage(
+                "reconstruct",
+                "reconstruction of the validation hearts",
+                ROOT / "reconstruct.py",
+                inputs=lambda: {
+                    **listing([self.train / "checkpoint-best.pth"], self.train),
+                    **listing(self.case_files(), self.cases),
+                    **contents(self.csv_files(), self.cases),
+                    **contents(self.there(self.calibration), self.out),
+                },
+                options={**self.reconstruction_options(), "calibrated": not self.overfit()},
+                outputs=lambda: self.there(self.reconstruction / "metrics.csv", self.reconstruction / "metrics.json"),
+                put_away=lambda old, wanted: move_aside(self.reconstruction),
+                command=self.reconstruct_command,
+            )
+        )
         return stages
 
     def encoding(self):
@@ -227,8 +359,12 @@ class Pipeline:
         made = {str(self.out / path) for path in old.get("outputs", ())}
         strangers = [p for p in files if str(p) not in made] if old.get("state") != "running" else []
         if strangers:
-            raise InputError(base, "only files that this command made", f"{strangers[0].name}",
-                             "give another --output_dir, or take that file away")
+            raise InputError(
+                base,
+                "only files that this command made",
+                f"{strangers[0].name}",
+                "give another --output_dir, or take that file away",
+            )
         for path in files:
             path.unlink()
 
@@ -243,11 +379,16 @@ class Pipeline:
         known = made | {f"{case_name(name)}.npz" for name in before}
         strangers = [p.name for p in files if p.name not in known]
         if strangers:
-            raise InputError(self.cases, "only case files that this command made", strangers[0],
-                             "give another --output_dir, or take that file away")
+            raise InputError(
+                self.cases,
+                "only case files that this command made",
+                strangers[0],
+                "give another --output_dir, or take that file away",
+            )
         same = old.get("code") == wanted["code"] and old.get("options") == wanted["options"]
-        keep = {f"{case_name(name)}.npz" for name, state in wanted["inputs"].items()
-                if same and before.get(name) == state}
+        keep = {
+            f"{case_name(name)}.npz" for name, state in wanted["inputs"].items() if same and before.get(name) == state
+        }
         for path in files:
             if path.name not in keep:
                 path.unlink()
@@ -275,17 +416,32 @@ class Pipeline:
             options |= dict.fromkeys(("early_latents", "early_share"))
         if (self.own_model() or "").startswith("learnable"):  # what is for point queries alone
             options |= dict.fromkeys(("class_gap", "latent_density"))
-        words = [ROOT / "vecset" / "main_ae.py", "--data_path", self.cases, "--output_dir", self.train,
-                 *flags(options), *self.training_words]
+        words = [
+            ROOT / "vecset" / "main_ae.py",
+            "--data_path",
+            self.cases,
+            "--output_dir",
+            self.train,
+            *flags(options),
+            *self.training_words,
+        ]
         if self.gpus > 1:
             words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.gpus}", *words]
         return [sys.executable, *words]
 
     def reconstruct_command(self, resumed):
         baselines = {} if self.overfit() else {"train_csv": self.cases / "train.csv", "calibration": self.calibration}
-        return [sys.executable, ROOT / "reconstruct.py", "--checkpoint", self.train / "checkpoint-best.pth",
-                "--input", self.cases / "val.csv", "--output_dir", self.reconstruction,
-                *flags({**baselines, **self.reconstruction_options()})]
+        return [
+            sys.executable,
+            ROOT / "reconstruct.py",
+            "--checkpoint",
+            self.train / "checkpoint-best.pth",
+            "--input",
+            self.cases / "val.csv",
+            "--output_dir",
+            self.reconstruction,
+            *flags({**baselines, **self.reconstruction_options()}),
+        ]
 
 
 def main(argv=None):
@@ -293,12 +449,16 @@ def main(argv=None):
     training_words = []
     if "--" in words:
         cut = words.index("--")
-        words, training_words = words[:cut], words[cut + 1:]
+        words, training_words = words[:cut], words[cut + 1 :]
     args = get_parser().parse_args(words)
     for word in training_words:
         if word.split("=")[0] in OWN_TRAINING_OPTIONS:
-            raise InputError(word, "a training option that is yours to choose", "one that this job sets itself",
-                             "leave it out, or use vecset/main_ae.py directly")
+            raise InputError(
+                word,
+                "a training option that is yours to choose",
+                "one that this job sets itself",
+                "leave it out, or use vecset/main_ae.py directly",
+            )
     if training_words:  # a mistyped one is told now and not after the data are prepared
         from vecset.engines.arguments import parse_arguments
 
@@ -320,8 +480,12 @@ def main(argv=None):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(args.output_dir, "no other run in this folder", "one that is at work",
-                             "wait for it, or give another --output_dir") from None
+            raise InputError(
+                args.output_dir,
+                "no other run in this folder",
+                "one that is at work",
+                "wait for it, or give another --output_dir",
+            ) from None
         except OSError:
             pass  # some network file systems have no locks
         return run(Pipeline(args, training_words, say))
@@ -356,8 +520,10 @@ def closing_lines(pipeline, shown):
     hearts = len(content["hearts"])
     lines = [] if shown else ["", *table_lines(content)]
     if pipeline.overfit():
-        return lines + [f"These are the {hearts} training heart(s) themselves: the figures say what the model can "
-                        "describe, not how it does on unseen hearts."]
+        return lines + [
+            f"These are the {hearts} training heart(s) themselves: the figures say what the model can "
+            "describe, not how it does on unseen hearts."
+        ]
     return lines + [f"{hearts} hearts that were never seen in training."]
 
 

@@ -31,17 +31,37 @@ class Recipe:
         """`train` and what follows from the number of hearts: epochs, warm-up, validations, a batch that is full."""
         epochs = max(1, min(self.max_epochs, round(self.heart_passes / training_hearts)))
         batch = min(self.train["batch_size"], max(1, training_hearts // ranks))
-        return {**self.train, "batch_size": batch, "epochs": epochs,
-                "warmup_epochs": math.ceil(epochs * self.warmup_share),
-                "eval_every": math.ceil(epochs / self.validations)}
+        return {
+            **self.train,
+            "batch_size": batch,
+            "epochs": epochs,
+            "warmup_epochs": math.ceil(epochs * self.warmup_share),
+            "eval_every": math.ceil(epochs / self.validations),
+        }
 
 
 # What both recipes for two cores train with
 _TWO_CORES = {
-    "anchors": True, "rotary": True, "class_gap": 2, "latent_density": "auto", "batch_size": 8, "surface_loss_points": 512,
-    "near_points": 512, "inside_points": 256, "outside_points": 256, "balance": 0.5, "augment_rotation": 20,
-    "eikonal_points": 64, "class_loss": "softmax", "class_weight": 5, "lr": 5e-3, "beta2": 0.95, "weight_decay": 0.01,
-    "num_workers": 1, "grid_size": 48}
+    "anchors": True,
+    "rotary": True,
+    "class_gap": 2,
+    "latent_density": "auto",
+    "batch_size": 8,
+    "surface_loss_points": 512,
+    "near_points": 512,
+    "inside_points": 256,
+    "outside_points": 256,
+    "balance": 0.5,
+    "augment_rotation": 20,
+    "eikonal_points": 64,
+    "class_loss": "softmax",
+    "class_weight": 5,
+    "lr": 5e-3,
+    "beta2": 0.95,
+    "weight_decay": 0.01,
+    "num_workers": 1,
+    "grid_size": 48,
+}
 
 RECIPES = {
     # Two cores, no GPU: all stages in 20 minutes. So few passes that the learning rate reaches its end on slow machines
@@ -61,8 +81,14 @@ RECIPES = {
     "cpu_long": Recipe(
         phantoms={"num": 240, "size": 128},
         prepare={},
-        train={"model": "point_vec512x32_dim128_depth4_nb", "point_cloud_size": 4096, **_TWO_CORES, "decoder_layers": 1,
-               "early_latents": 256, "early_share": 0.85},
+        train={
+            "model": "point_vec512x32_dim128_depth4_nb",
+            "point_cloud_size": 4096,
+            **_TWO_CORES,
+            "decoder_layers": 1,
+            "early_latents": 256,
+            "early_share": 0.85,
+        },
         reconstruct={"num_surface_points": 16384, "num_latents": 1024},
         heart_passes=200 * 190,
         max_epochs=8000,
@@ -74,13 +100,32 @@ RECIPES = {
     "gpu": Recipe(
         phantoms={"num": 240, "size": 128},
         prepare={},
-        train={"model": "point_vec1024x32_dim512_depth8_nb", "anchors": True, "rotary": True, "class_gap": 2,
-               "latent_density": "auto", "decoder_layers": 1, "early_latents": 512, "early_share": 0.75,
-               "batch_size": 16, "point_cloud_size": 8192, "surface_loss_points": 1024, "near_points": 1024,
-               "inside_points": 512, "outside_points": 512, "balance": 0.5, "augment_rotation": 20,
-               "eikonal_points": 128, "class_loss": "softmax", "class_weight": 5,
-               "lr": 1.2e-3,  # by the width: 5e-3, good at width 128, diverges at 512
-               "beta2": 0.95, "weight_decay": 0.01, "num_workers": 8, "grid_size": 48},
+        train={
+            "model": "point_vec1024x32_dim512_depth8_nb",
+            "anchors": True,
+            "rotary": True,
+            "class_gap": 2,
+            "latent_density": "auto",
+            "decoder_layers": 1,
+            "early_latents": 512,
+            "early_share": 0.75,
+            "batch_size": 16,
+            "point_cloud_size": 8192,
+            "surface_loss_points": 1024,
+            "near_points": 1024,
+            "inside_points": 512,
+            "outside_points": 512,
+            "balance": 0.5,
+            "augment_rotation": 20,
+            "eikonal_points": 128,
+            "class_loss": "softmax",
+            "class_weight": 5,
+            "lr": 1.2e-3,  # by the width: 5e-3, good at width 128, diverges at 512
+            "beta2": 0.95,
+            "weight_decay": 0.01,
+            "num_workers": 8,
+            "grid_size": 48,
+        },
         reconstruct={"num_surface_points": 16384},
         heart_passes=200 * 370,
         max_epochs=10000,
@@ -92,9 +137,18 @@ RECIPES = {
     "tiny": Recipe(
         phantoms={"num": 6, "size": 112},  # coarser, and coronaries are thinner than a voxel
         prepare={"num_surface_points": 4000, "num_vol_points": 4000, "num_near_points": 4000},
-        train={"model": "learnable_vec16x8_dim32_depth1_nb", "batch_size": 2, "point_cloud_size": 256,
-               "near_points": 128, "inside_points": 128, "outside_points": 128, "eikonal_points": 32,
-               "lr": 1e-3, "num_workers": 0, "grid_size": 16},
+        train={
+            "model": "learnable_vec16x8_dim32_depth1_nb",
+            "batch_size": 2,
+            "point_cloud_size": 256,
+            "near_points": 128,
+            "inside_points": 128,
+            "outside_points": 128,
+            "eikonal_points": 32,
+            "lr": 1e-3,
+            "num_workers": 0,
+            "grid_size": 16,
+        },
         reconstruct={"mesh_cells": 24},
         heart_passes=4 * 3,
         max_epochs=3,

@@ -16,9 +16,9 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable
 
 from vecset.common.atomic import write_text
 from vecset.common.errors import InputError
@@ -41,8 +41,11 @@ def listing(paths, base):
 
 def contents(paths, base):
     """{path relative to `base`: SHA-256} of the files among `paths`: small ones that may be rewritten unchanged."""
-    return {str(path.relative_to(base)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(map(Path, paths)) if path.is_file()}
+    return {
+        str(path.relative_to(base)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(map(Path, paths))
+        if path.is_file()
+    }
 
 
 def imported_files(script, root=ROOT):
@@ -145,8 +148,12 @@ def run_stage(stage, stamps, say, label):
         stamp["outputs"] = [str(Path(path).relative_to(stamps.output_dir)) for path in stage.outputs()]
         stamps.write(stage.name, stamp)
     if not stage.accept(exit_code):
-        raise InputError(f"{stage.title}", "exit code 0", f"exit code {exit_code}; what is wrong stands above",
-                         "put it right and run the same command again: it goes on from here")
+        raise InputError(
+            f"{stage.title}",
+            "exit code 0",
+            f"exit code {exit_code}; what is wrong stands above",
+            "put it right and run the same command again: it goes on from here",
+        )
     if not stamp["outputs"]:
         raise InputError(stage.title, "output files", "none", "see the messages above")
     stamps.write(stage.name, {**stamp, "state": "done"})

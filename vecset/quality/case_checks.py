@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from vecset.common.errors import InputError
 from vecset.data.case_file import GROUPS, OPTIONAL_MEMBERS, POINT_MEMBERS, read_case
 from vecset.imaging.frame import UNIT_RADIUS, check_affine
 from vecset.imaging.label_map import case_name
-from vecset.quality.thresholds import BINS, CHECKS, Check, FileReport
 from vecset.quality.near_balance import check_near_balance
+from vecset.quality.thresholds import BINS, FileReport
 from vecset.quality.truth_reference import TruthReference
-from vecset.common.errors import InputError
 
 _NORMAL_STEP = 0.6  # voxels: from between two voxels into the next one; more would leave a vessel on its other side
 _SURFACE_SAMPLE = 15000  # surface points whose neighbourhood is looked at; with the usual floors 600 of each class
@@ -68,8 +68,11 @@ def _check_alone(report, case):
     floats = {n: a for n, a in case.arrays.items() if a.dtype.kind == "f"}
     bad = {n: int(a.size - np.count_nonzero(np.isfinite(a))) for n, a in floats.items()}
     report.add("non_finite", sum(bad.values()), note=", ".join(f"{n} {k}" for n, k in bad.items() if k))
-    outside = {g: int((np.abs(case.arrays[f"{g}_points"]) > 1 + 1e-6).any(1).sum())
-               for g in GROUPS if f"{g}_points" in case.arrays}
+    outside = {
+        g: int((np.abs(case.arrays[f"{g}_points"]) > 1 + 1e-6).any(1).sum())
+        for g in GROUPS
+        if f"{g}_points" in case.arrays
+    }
     report.add("outside_cube", sum(outside.values()), note=", ".join(f"{g} {k}" for g, k in outside.items() if k))
     for group in ("vol", "near"):
         labels, sdf = case.arrays.get(f"{group}_labels"), case.arrays.get(f"{group}_sdf")
@@ -79,8 +82,9 @@ def _check_alone(report, case):
     if case.vol_sdf is not None and len(case.vol_sdf):
         report.add("vol_inside", np.mean(case.vol_sdf < 0))
     if case.surface_sdf is not None:
-        report.histograms["surface"] = np.histogram(case.surface_sdf[np.isfinite(case.surface_sdf)],
-                                                    BINS["surface"])[0].tolist()
+        report.histograms["surface"] = np.histogram(case.surface_sdf[np.isfinite(case.surface_sdf)], BINS["surface"])[
+            0
+        ].tolist()
     if case.surface_normals is not None and len(case.surface_normals):
         length = np.linalg.norm(case.surface_normals.astype(np.float32), axis=1)
         report.add("normals_unit", np.mean(~(np.abs(length - 1) <= 0.01)))
@@ -97,8 +101,11 @@ def _frame_problem(case):
         return f"found {error.found}"
     if case.truth_crop is not None and case.truth_origin is not None:
         origin = np.asarray(case.truth_origin, int)
-        if case.truth_crop.ndim != 3 or (origin < 0).any() or (
-                origin + case.truth_crop.shape > np.array(case.frame.shape)).any():
+        if (
+            case.truth_crop.ndim != 3
+            or (origin < 0).any()
+            or (origin + case.truth_crop.shape > np.array(case.frame.shape)).any()
+        ):
             return f"the truth {case.truth_crop.shape} at {origin.tolist()} is not in the grid {case.frame.shape}"
         if not case.truth_crop.any():
             return "the truth is empty"
@@ -123,12 +130,16 @@ def _check_truth(report, case, rng, sample):
     report.facts.update(
         volumes_ml={str(c): float(voxels[c] * np.prod(frame.spacing_mm) / 1000) for c in present},
         centroids_mm={str(c): p.tolist() for c, p in _centroids_mm(case).items()},
-        missing=[c for c in absent if case.annotated[c - 1]], border=touching,
+        missing=[c for c in absent if case.annotated[c - 1]],
+        border=touching,
         not_annotated=[c for c in absent if not case.annotated[c - 1]],
-        truth_sha256=hashlib.sha256(case.truth_crop.tobytes()).hexdigest(), radius_mm=UNIT_RADIUS / frame.scale,
-        spacing_mm=frame.spacing_mm.tolist(), shape=list(frame.shape),
+        truth_sha256=hashlib.sha256(case.truth_crop.tobytes()).hexdigest(),
+        radius_mm=UNIT_RADIUS / frame.scale,
+        spacing_mm=frame.spacing_mm.tolist(),
+        shape=list(frame.shape),
         rows={g: len(v) for g, v in inside_voxel.items()},
-        foreground_voxels=int(voxels[1:].sum()))
+        foreground_voxels=int(voxels[1:].sum()),
+    )
     named = {int(c) for c in case.meta.get("border_classes", touching)}
     report.add("meta_border", len(named ^ set(touching)), note=f"meta says {sorted(named)}, the truth {touching}")
     report.add("radius_mm", UNIT_RADIUS / frame.scale)
@@ -159,8 +170,11 @@ def _check_classes(report, case, voxels, present):
     report.add("class_stranger", strangers)
     named = {int(c) for c in case.meta.get("present_classes", present)}
     absent = {int(c) for c in case.meta.get("missing_classes", set(range(1, case.num_classes + 1)) - set(present))}
-    report.add("meta_classes", len(named ^ set(present)) + len(absent & set(present)),
-               note=f"meta says {sorted(named)}, the truth has {present}")
+    report.add(
+        "meta_classes",
+        len(named ^ set(present)) + len(absent & set(present)),
+        note=f"meta says {sorted(named)}, the truth has {present}",
+    )
 
 
 def _check_labels(report, case, reference, points_voxel, present):
@@ -286,5 +300,6 @@ def _centroids_mm(case):
     labels = thinned[index]
     count = np.bincount(labels)
     sums = np.stack([np.bincount(labels, weights=axis) for axis in index], 1)
-    return {int(c): case.frame.voxel_to_mm(every * sums[c] / count[c] + case.truth_origin)
-            for c in np.flatnonzero(count)}
+    return {
+        int(c): case.frame.voxel_to_mm(every * sums[c] / count[c] + case.truth_origin) for c in np.flatnonzero(count)
+    }

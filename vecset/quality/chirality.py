@@ -11,10 +11,18 @@ import numpy as np
 # Centroids in mm, patient axes (RAS: left is negative x), about their middle: the mean of 200 phantoms of
 # make_phantoms.py --seed 0, turned onto each other. The weight of the aorta is low, for how much of it is in a scan,
 # and so its centroid, differs most.
-REFERENCE = {"myocardium": ((-25, 19, -19), 1), "la": ((9, -23, -3), 1), "lv": ((-23, 17, -18), 1),
-             "ra": ((42, 15, -11), 1), "rv": ((3, 45, -20), 1), "aorta": ((6, -30, 22), 0.25),
-             "pa": ((4, -12, 34), 1), "laa": ((-19, -8, 26), 1), "coronary": ((-5, 18, -10), 1),
-             "pv": ((9, -40, -2), 1)}
+REFERENCE = {
+    "myocardium": ((-25, 19, -19), 1),
+    "la": ((9, -23, -3), 1),
+    "lv": ((-23, 17, -18), 1),
+    "ra": ((42, 15, -11), 1),
+    "rv": ((3, 45, -20), 1),
+    "aorta": ((6, -30, 22), 0.25),
+    "pa": ((4, -12, 34), 1),
+    "laa": ((-19, -8, 26), 1),
+    "coronary": ((-5, 18, -10), 1),
+    "pv": ((9, -40, -2), 1),
+}
 LEAST_STRUCTURES = 5
 LEAST_DEPTH = 0.126  # share of the spread that is across the plane of the structures: flat ones have no mirror image
 

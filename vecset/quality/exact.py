@@ -12,19 +12,25 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from vecset.quality.case_checks import CHECKS, Check
 from vecset.common.errors import InputError
+from vecset.quality.thresholds import CHECKS, Check
 
-CHECKS.update({
-    "exact_mean": Check(0, 0.3, "voxels", "mean |stored - exact distance to the unsmoothed mesh| (--exact)"),
-    "exact_max": Check(0, 1.0, "voxels", "largest |stored - exact distance| (--exact)"),
-    "exact_sign": Check(0, 0, "points", "signs that differ farther than half a voxel from the surface (--exact)"),
-    "exact_label": Check(0, 0, "points", "inside points without the label of the nearest foreground voxel (--exact)"),
-    "source": Check(1, 1, "", "the label map that meta names can be read (--source_dir)"),
-    "source_labels": Check(0, 0, "voxels", "voxels where truth and label map differ (--source_dir)"),
-    "source_crumbs": Check(0, 0, "voxels", "voxels of the label map that --drop_crumbs left out (--source_dir)", "warn"),
-    "source_points": Check(0, 0.005, "share", "inside points without the label map's label there (--source_dir)"),
-})
+CHECKS.update(
+    {
+        "exact_mean": Check(0, 0.3, "voxels", "mean |stored - exact distance to the unsmoothed mesh| (--exact)"),
+        "exact_max": Check(0, 1.0, "voxels", "largest |stored - exact distance| (--exact)"),
+        "exact_sign": Check(0, 0, "points", "signs that differ farther than half a voxel from the surface (--exact)"),
+        "exact_label": Check(
+            0, 0, "points", "inside points without the label of the nearest foreground voxel (--exact)"
+        ),
+        "source": Check(1, 1, "", "the label map that meta names can be read (--source_dir)"),
+        "source_labels": Check(0, 0, "voxels", "voxels where truth and label map differ (--source_dir)"),
+        "source_crumbs": Check(
+            0, 0, "voxels", "voxels of the label map that --drop_crumbs left out (--source_dir)", "warn"
+        ),
+        "source_points": Check(0, 0.005, "share", "inside points without the label map's label there (--source_dir)"),
+    }
+)
 
 
 def check_exact(report, case, count, seed=0):
@@ -36,8 +42,10 @@ def check_exact(report, case, count, seed=0):
     foreground = np.pad(case.truth_crop > 0, 1)
     vertices, faces, _, _ = marching_cubes(foreground.astype(np.float32), 0.5, method="lorensen")
     triangles_mm = ((vertices + (case.truth_origin - 1)) * spacing_mm)[faces]  # mm along the image axes
-    chosen = {g: rng.permutation(len(case.arrays[f"{g}_points"]))[:n]
-              for g, n in (("near", (count + 1) // 2), ("vol", count // 2))}
+    chosen = {
+        g: rng.permutation(len(case.arrays[f"{g}_points"]))[:n]
+        for g, n in (("near", (count + 1) // 2), ("vol", count // 2))
+    }
     points_voxel = frame.unit_to_voxel(np.concatenate([case.arrays[f"{g}_points"][i] for g, i in chosen.items()]))
     stored_mm = np.concatenate([case.arrays[f"{g}_sdf"][i] for g, i in chosen.items()]).astype(float) / frame.scale
     labels = np.concatenate([case.arrays[f"{g}_labels"][i] for g, i in chosen.items()])
@@ -78,7 +86,8 @@ def sides(points_voxel, distance_mm, case):
     centre = np.clip(np.rint(local).astype(int), 0, np.array(foreground.shape) - 1)  # the margin is outside as well
     near_voxel = foreground[tuple(centre.T)]
     sure = (np.linalg.norm((local - np.rint(local)) * case.frame.spacing_mm, axis=1) < distance_mm) | (
-        centre != np.rint(local)).any(1)
+        centre != np.rint(local)
+    ).any(1)
     blend = ndimage.map_coordinates(foreground.astype(np.float32), local.T, order=1, mode="constant")
     return np.where(sure, near_voxel, blend > 0.5)
 
@@ -146,8 +155,10 @@ def _read_source(path, spacing_from):
         import SimpleITK as sitk
 
         image = sitk.ReadImage(str(path))
-        corner, *along = [np.array(image.TransformIndexToPhysicalPoint(index))
-                          for index in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+        corner, *along = [
+            np.array(image.TransformIndexToPhysicalPoint(index))
+            for index in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+        ]
         affine = np.eye(4)
         affine[:3] = np.column_stack([*(end - corner for end in along), corner])
         affine[:2] *= -1  # ITK's x and y go to the left and back

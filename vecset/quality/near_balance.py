@@ -17,24 +17,38 @@ LEAST_POINTS = 50  # fewer have no share
 FLAG_GAP_UNIT = 0.03  # with fewer surface points (gaps wider than this) the flag cannot be held against them
 CHANCE = 3.5  # standard errors of a fair draw that chance may do, where they are more than the threshold
 
-CHECKS.update({
-    # with near_other
-    "outer_outside": Check(0.48, 0.52, "share", "near points offset from the outer surface that lie outside the union"),
-    "outer_outside_class": Check(0.4, 0.6, "share", "the same for one class (where it has 50 such points)"),
-    "wall_share": Check(0, 0.15, "share", "near points offset from inner walls"),
-    "wall_sides": Check(0.4, 0.6, "share", "near points of an inner wall that belong to one of its two classes, of the "
-                        "most uneven wall"),
-    "wall_crossed": Check(0.3, 0.7, "share", "near points of a class's inner walls that lie across the wall"),
-    "near_flag": Check(0, 0.02, "share", "near points whose near_other the geometry contradicts"),
-    "near_flag_class": Check(0, 0.25, "share", "the same for one class"),
-    "near_flag_wrong": Check(0, 0, "points", "near_other that is the point's own class or one that the truth has not"),
-    # without it
-    "near_outside": Check(0.47, 0.53, "share", "near points of outer walls that lie outside the union (estimated)"),
-    "near_outside_class": Check(0.4, 0.6, "share", "the same for one class (where it has 50 such points)"),
-    "near_inner_walls": Check(0, 0.25, "share", "near points that belong to walls between two structures (estimated)"),
-    # both
-    "near_reach": Check(0, 0.01, "share", "near points farther than 0.2 (unit) from the surface of their near_source"),
-})
+CHECKS.update(
+    {
+        # with near_other
+        "outer_outside": Check(
+            0.48, 0.52, "share", "near points offset from the outer surface that lie outside the union"
+        ),
+        "outer_outside_class": Check(0.4, 0.6, "share", "the same for one class (where it has 50 such points)"),
+        "wall_share": Check(0, 0.15, "share", "near points offset from inner walls"),
+        "wall_sides": Check(
+            0.4,
+            0.6,
+            "share",
+            "near points of an inner wall that belong to one of its two classes, of the most uneven wall",
+        ),
+        "wall_crossed": Check(0.3, 0.7, "share", "near points of a class's inner walls that lie across the wall"),
+        "near_flag": Check(0, 0.02, "share", "near points whose near_other the geometry contradicts"),
+        "near_flag_class": Check(0, 0.25, "share", "the same for one class"),
+        "near_flag_wrong": Check(
+            0, 0, "points", "near_other that is the point's own class or one that the truth has not"
+        ),
+        # without it
+        "near_outside": Check(0.47, 0.53, "share", "near points of outer walls that lie outside the union (estimated)"),
+        "near_outside_class": Check(0.4, 0.6, "share", "the same for one class (where it has 50 such points)"),
+        "near_inner_walls": Check(
+            0, 0.25, "share", "near points that belong to walls between two structures (estimated)"
+        ),
+        # both
+        "near_reach": Check(
+            0, 0.01, "share", "near points farther than 0.2 (unit) from the surface of their near_source"
+        ),
+    }
+)
 
 
 def check_near_balance(report, case, voxel_unit, present, rng):
@@ -57,13 +71,15 @@ def check_near_balance(report, case, voxel_unit, present, rng):
 def _distances(case, mine, rows):
     """(n,) unit: from the near points `rows` (n,) to the nearest of the surface points `mine` (Ns,) bool of the same
     class; 2 where there is none."""
+
     def with_class(points, labels):  # a fourth coordinate that keeps the classes apart
         return np.column_stack([points, labels.astype(np.float32) * 8])
 
     if not mine.any():
         return np.full(len(rows), 2.0)
-    tree = cKDTree(with_class(case.surface_points[mine], case.surface_labels[mine]), balanced_tree=False,
-                   compact_nodes=False)
+    tree = cKDTree(
+        with_class(case.surface_points[mine], case.surface_labels[mine]), balanced_tree=False, compact_nodes=False
+    )
     # beyond 2 the query would be answered with a point of another class
     points = with_class(case.near_points[rows], case.near_source[rows])
     return np.minimum(tree.query(points, distance_upper_bound=2.0)[0], 2.0)
@@ -143,8 +159,9 @@ def _check_estimates(report, case, outer, gap_unit, present):
         away = np.clip(0.5, min(shares), max(shares)) - 0.5
         doubt = 1 / np.sqrt(count) + abs(shares[0] - shares[1])  # two standard errors, and the method's own
         judged = float(0.5 + np.sign(away) * max(0, abs(away) - doubt))
-        report.add(check, judged, class_id,
-                   f"estimates {shares[0]:.3f}, {shares[1]:.3f}, less chance and their difference")
+        report.add(
+            check, judged, class_id, f"estimates {shares[0]:.3f}, {shares[1]:.3f}, less chance and their difference"
+        )
         return judged
 
     if add("near_outside", np.ones(len(outside), bool)) is None:

@@ -5,21 +5,25 @@ Findings are added to the report of the file they are about, so that one verdict
 
 import numpy as np
 
-from vecset.quality.thresholds import CHECKS, INF, Check
 from vecset.quality.chirality import heart_handedness, population_handedness
+from vecset.quality.thresholds import CHECKS, INF, Check
 
 LEAST_FOR_OUTLIERS = 8  # fewer hearts have no distribution
 FEW_HEARTS = 30  # fewer may be alike by chance: their volumes are granted the 10 % by which hearts differ anyway
 
-CHECKS.update({
-    "copies": Check(0, 0, "files", "other files with the same points or the same truth"),
-    "same_source": Check(0, 0, "files", "other files made from the same label map"),
-    "handedness": Check(0, INF, "", "-1 to 1: places of the named structures against a heart, less against its mirror"),
-    "handedness_others": Check(0, INF, "", "the same against the other hearts, where the names do not tell"),
-    "volume_outlier": Check(0, 6, "robust sd", "log volume of a class against the other hearts", "warn"),
-    "size_outlier": Check(0, 6, "robust sd", "log radius of the heart against the others", "warn"),
-    "rows": Check(0, 0, "groups", "groups whose number of points is not that of most files", "warn"),
-})
+CHECKS.update(
+    {
+        "copies": Check(0, 0, "files", "other files with the same points or the same truth"),
+        "same_source": Check(0, 0, "files", "other files made from the same label map"),
+        "handedness": Check(
+            0, INF, "", "-1 to 1: places of the named structures against a heart, less against its mirror"
+        ),
+        "handedness_others": Check(0, INF, "", "the same against the other hearts, where the names do not tell"),
+        "volume_outlier": Check(0, 6, "robust sd", "log volume of a class against the other hearts", "warn"),
+        "size_outlier": Check(0, 6, "robust sd", "log radius of the heart against the others", "warn"),
+        "rows": Check(0, 0, "groups", "groups whose number of points is not that of most files", "warn"),
+    }
+)
 
 
 def check_population(reports):
@@ -43,15 +47,17 @@ def _handedness(reports):
         turn = heart_handedness(centroids_mm, report.class_names)
         if turn is not None:
             report.facts["handedness"] = turn
-            report.add("handedness", turn, note="mirrored: left and right are exchanged, or situs inversus" if turn < 0
-                       else "")
+            report.add(
+                "handedness", turn, note="mirrored: left and right are exchanged, or situs inversus" if turn < 0 else ""
+            )
         else:
             unnamed.setdefault((*report.class_names, *sorted(centroids_mm, key=int)), []).append(report)
     for alike in unnamed.values():
         if len(alike) < LEAST_FOR_OUTLIERS:
             continue
-        turns = population_handedness([[p for _, p in sorted(r.facts["centroids_mm"].items(), key=lambda i: int(i[0]))]
-                                       for r in alike])
+        turns = population_handedness(
+            [[p for _, p in sorted(r.facts["centroids_mm"].items(), key=lambda i: int(i[0]))] for r in alike]
+        )
         for report, turn in zip(alike, () if turns is None else turns):
             report.add("handedness_others", turn, note="mirrored, or most of the others are" if turn < 0 else "")
 

@@ -84,8 +84,16 @@ class FileReport:
         """Judges `value` (a number; NaN fails) by the threshold of `check`."""
         limit = CHECKS[check]
         value = float(value)
-        self.findings.append({"check": check, "class_id": class_id, "value": value, "note": note,
-                              "level": limit.level, "ok": bool(limit.low <= value <= limit.high)})
+        self.findings.append(
+            {
+                "check": check,
+                "class_id": class_id,
+                "value": value,
+                "note": note,
+                "level": limit.level,
+                "ok": bool(limit.low <= value <= limit.high),
+            }
+        )
 
     def failed(self, level="fail"):
         return [f for f in self.findings if not f["ok"] and f["level"] == level]
@@ -100,8 +108,12 @@ class FileReport:
         return max(found, key=lambda f: excess(check, f["value"])) if found else None
 
 
-BINS = {"vol": np.linspace(-1, 2, 91), "near": np.linspace(-0.2, 0.2, 81), "surface": np.linspace(-0.4, 0.1, 101),
-        "error": np.linspace(-2, 2, 81)}  # distances in unit; the error in voxels
+BINS = {
+    "vol": np.linspace(-1, 2, 91),
+    "near": np.linspace(-0.2, 0.2, 81),
+    "surface": np.linspace(-0.4, 0.1, 101),
+    "error": np.linspace(-2, 2, 81),
+}  # distances in unit; the error in voxels
 
 
 def excess(check, value):

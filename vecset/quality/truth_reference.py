@@ -81,8 +81,11 @@ class TruthReference:
         inside = self.labels_at(np.rint(points_voxel).astype(np.int64)) > 0
         beside = (near_mm < 1.5 * self.voxel_mm) & (reach <= 1)
         sign = np.where(beside, np.where(height < 0, -1.0, 1.0), np.where(inside, -1.0, 1.0))
-        gradient = np.where((distance > 1e-6 * self.voxel_mm)[:, None],
-                            sign[:, None] * away / np.maximum(distance, 1e-12)[:, None], normal)
+        gradient = np.where(
+            (distance > 1e-6 * self.voxel_mm)[:, None],
+            sign[:, None] * away / np.maximum(distance, 1e-12)[:, None],
+            normal,
+        )
         return sign * distance, gradient
 
     def _planes(self, faces):

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from vecset.common.atomic import require_writable
-from vecset.imaging.classes import class_colours
 from vecset.common.errors import InputError
-from vecset.report.page import mean_dice, read_reconstruction, shown_settings, write_page
+from vecset.imaging.classes import class_colours
+from vecset.imaging.slice_picture import DIFFERENCE
+from vecset.metrics.overlap import counted_value
 from vecset.report.figures import MEAN, UNION, boxes, column, read_figures
 from vecset.report.hearts import heart_content
-from vecset.metrics.overlap import counted_value
-from vecset.imaging.slice_picture import DIFFERENCE
+from vecset.report.page import mean_dice, read_reconstruction, shown_settings, write_page
 
 COMPARISON = "compare.html"
 _RESAMPLES = 2000
@@ -27,8 +27,12 @@ def write_comparison(run_a, run_b, output_dir, truth_of=None):
     folders = [Path(run_a), Path(run_b)]
     figures = [read_figures(folder) for folder in folders]
     if figures[0]["classes"] != figures[1]["classes"]:
-        raise InputError(folders[1], f"the classes of {folders[0]} ({_listed(figures[0])})", _listed(figures[1]),
-                         "compare runs of one set of classes")
+        raise InputError(
+            folders[1],
+            f"the classes of {folders[0]} ({_listed(figures[0])})",
+            _listed(figures[1]),
+            "compare runs of one set of classes",
+        )
     cases = [case for case in figures[0]["cases"] if case in set(figures[1]["cases"])]
     if not cases:
         raise InputError(folders[1], f"hearts that {folders[0]} has, too", "none", "reconstruct the same hearts")
@@ -36,18 +40,35 @@ def write_comparison(run_a, run_b, output_dir, truth_of=None):
     colours = class_colours(max(c for c, _ in figures[0]["classes"]))
     truth_of, note = (truth_of, None) if truth_of else stored_truths(figures)
     hearts = [_heart(what, case, folders, figures, names, truth_of, colours) for what, case in chosen(figures, cases)]
-    kinds = DIFFERENCE if truth_of else dict(zip(
-        ("same", f"in {names[0]} only", f"in {names[1]} only", "another structure"), DIFFERENCE.values()))
-    left_out = [f"{len(f['cases']) - len(cases)} of {name}" for f, name in zip(figures, names)
-                if len(f["cases"]) > len(cases)]
-    note_pairs = ("B − A on the same hearts, with its 95 % bootstrap interval over hearts; ▲ or ▼ where the interval "
-                  "leaves out 0. Many structures and figures are compared: one in twenty such marks is chance.")
-    content = {"kind": "comparison", "title": f"{names[0]} and {names[1]}", "hearts_note": note,
-               "runs": [{"name": name, "settings": {"folder": str(folder), **shown_settings(f)}}
-                        for name, folder, f in zip(names, folders, figures)],
-               "comparison": {**comparison(figures, cases), "note": note_pairs + (
-                   f" Hearts that only one run has are left out: {', '.join(left_out)}." if left_out else "")},
-               "boxes": boxes(figures, cases), "hearts": hearts, "curves": None}
+    kinds = (
+        DIFFERENCE
+        if truth_of
+        else dict(zip(("same", f"in {names[0]} only", f"in {names[1]} only", "another structure"), DIFFERENCE.values()))
+    )
+    left_out = [
+        f"{len(f['cases']) - len(cases)} of {name}" for f, name in zip(figures, names) if len(f["cases"]) > len(cases)
+    ]
+    note_pairs = (
+        "B − A on the same hearts, with its 95 % bootstrap interval over hearts; ▲ or ▼ where the interval "
+        "leaves out 0. Many structures and figures are compared: one in twenty such marks is chance."
+    )
+    content = {
+        "kind": "comparison",
+        "title": f"{names[0]} and {names[1]}",
+        "hearts_note": note,
+        "runs": [
+            {"name": name, "settings": {"folder": str(folder), **shown_settings(f)}}
+            for name, folder, f in zip(names, folders, figures)
+        ],
+        "comparison": {
+            **comparison(figures, cases),
+            "note": note_pairs
+            + (f" Hearts that only one run has are left out: {', '.join(left_out)}." if left_out else ""),
+        },
+        "boxes": boxes(figures, cases),
+        "hearts": hearts,
+        "curves": None,
+    }
     output_dir = Path(output_dir)
     require_writable(output_dir)
     path = output_dir / COMPARISON
@@ -73,8 +94,11 @@ def chosen(figures, cases):
     order = sorted(cases, key=lambda case: -change[case])
     if len(order) < 3:
         return [("heart", case) for case in order]
-    return [("most in favour of B", order[0]), ("median change", order[len(order) // 2]),
-            ("most in favour of A", order[-1])]
+    return [
+        ("most in favour of B", order[0]),
+        ("median change", order[len(order) // 2]),
+        ("most in favour of A", order[-1]),
+    ]
 
 
 def stored_truths(figures):
@@ -84,8 +108,9 @@ def stored_truths(figures):
     for mine in figures:
         settings = mine["settings"]
         try:
-            hearts = {h.case_id: h for h in find_hearts(settings["input"], settings.get("data_path"),
-                                                        len(mine["classes"]))}
+            hearts = {
+                h.case_id: h for h in find_hearts(settings["input"], settings.get("data_path"), len(mine["classes"]))
+            }
         except (InputError, OSError, KeyError, TypeError):
             continue
         if all(case in hearts and hearts[case].path.is_file() for case in mine["cases"]):
@@ -108,8 +133,12 @@ def comparison(figures, cases):
     higher or lower in. The mean of classes is that of each heart, over the classes that are defined in both runs."""
     metrics = [m for m in figures[0]["metrics"] if m in figures[1]["metrics"]]
     names = [name for _, name in figures[0]["classes"]]
-    values = {m: np.array([[[_counted(f, case, name, m) for name in (*names, UNION)] for case in cases]
-                           for f in figures], np.float64) for m in metrics}  # (run, heart, class)
+    values = {
+        m: np.array(
+            [[[_counted(f, case, name, m) for name in (*names, UNION)] for case in cases] for f in figures], np.float64
+        )
+        for m in metrics
+    }  # (run, heart, class)
     rows = []
     for k, (c, name) in enumerate([*figures[0]["classes"], (None, UNION)]):
         rows.append({"id": c, "name": name, "values": {m: paired(*values[m][:, :, k]) for m in metrics}})
@@ -135,12 +164,27 @@ def paired(a, b):
     both = np.isfinite(a) & np.isfinite(b)
     a, b = a[both], b[both]
     if not len(a):
-        return {"a": None, "b": None, "difference": None, "interval": None, "higher": 0, "lower": 0, "equal": 0,
-                "pairs": 0}
+        return {
+            "a": None,
+            "b": None,
+            "difference": None,
+            "interval": None,
+            "higher": 0,
+            "lower": 0,
+            "equal": 0,
+            "pairs": 0,
+        }
     change = b - a
-    return {"a": float(a.mean()), "b": float(b.mean()), "difference": float(change.mean()),
-            "interval": bootstrap_interval(change), "higher": int((change > 0).sum()), "lower": int((change < 0).sum()),
-            "equal": int((change == 0).sum()), "pairs": len(change)}
+    return {
+        "a": float(a.mean()),
+        "b": float(b.mean()),
+        "difference": float(change.mean()),
+        "interval": bootstrap_interval(change),
+        "higher": int((change > 0).sum()),
+        "lower": int((change < 0).sum()),
+        "equal": int((change == 0).sum()),
+        "pairs": len(change),
+    }
 
 
 def bootstrap_interval(values, seed=0):

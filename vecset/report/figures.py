@@ -16,8 +16,19 @@ from vecset.common.errors import InputError
 COUNTS = ("n", "ok", "missed", "invented", "absent", "not_annotated")
 MEAN, UNION = "mean of classes", "union"
 _NOT_FIGURES = ("case_id", "class_id", "class_name", "status", "missing_distance_mm")
-_WORDS = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "assd": "ASSD", "nsd": "NSD", "1mm": "at 1 mm",
-          "2mm": "at 2 mm", "mm": "(mm)", "ml": "(ml)", "floor": "noise floor:", "euler": "Euler"}
+_WORDS = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95": "HD95",
+    "assd": "ASSD",
+    "nsd": "NSD",
+    "1mm": "at 1 mm",
+    "2mm": "at 2 mm",
+    "mm": "(mm)",
+    "ml": "(ml)",
+    "floor": "noise floor:",
+    "euler": "Euler",
+}
 _ASIDE = ("relative_volume_error", "components", "euler_number")  # shown when asked for; with them all `truth_...`
 _MAX_POINTS = 600  # of one training curve
 
@@ -35,15 +46,29 @@ def read_figures(output_dir):
         numbers = [c for c in columns if c not in _NOT_FIGURES[:4] and _are_numbers(row[c] for row in table)]
         rows = {(row["case_id"], row["class_name"]): {**row, **{m: _number(row[m]) for m in numbers}} for row in table}
         classes = list(dict.fromkeys((int(row["class_id"]), row["class_name"]) for row in table if row["class_id"]))
-        figures = {"metrics": [m for m in numbers if m not in _NOT_FIGURES], "rows": rows, "classes": classes,
-                   "cases": list(dict.fromkeys(row["case_id"] for row in table)), "settings": stored["settings"],
-                   "summary": stored["classes"], "hearts": stored["hearts"]}
+        figures = {
+            "metrics": [m for m in numbers if m not in _NOT_FIGURES],
+            "rows": rows,
+            "classes": classes,
+            "cases": list(dict.fromkeys(row["case_id"] for row in table)),
+            "settings": stored["settings"],
+            "summary": stored["classes"],
+            "hearts": stored["hearts"],
+        }
     except FileNotFoundError as error:
-        raise InputError(error.filename, "results of reconstruct.py with figures", "no such file",
-                         "reconstruct hearts that have a truth") from None
+        raise InputError(
+            error.filename,
+            "results of reconstruct.py with figures",
+            "no such file",
+            "reconstruct hearts that have a truth",
+        ) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(output_dir, "metrics.csv and metrics.json as reconstruct.py writes them",
-                         f"others ({type(error).__name__}: {error})", "run reconstruct.py again") from None
+        raise InputError(
+            output_dir,
+            "metrics.csv and metrics.json as reconstruct.py writes them",
+            f"others ({type(error).__name__}: {error})",
+            "run reconstruct.py again",
+        ) from None
     if not classes:
         raise InputError(output_dir / "metrics.csv", "rows of classes", "none", "run reconstruct.py again")
     return figures
@@ -91,13 +116,26 @@ def table(figures):
     counts = [k for k in COUNTS if k not in ("ok", "not_annotated")]
     if any(entry.get("not_annotated") for entry in summary.values()):
         counts.append("not_annotated")
-    return {"columns": [{**column(n), "aside": n.startswith("truth_") or n in _ASIDE} for n in columns],
-            "counts": [{"n": "hearts"}.get(k, k.replace("_", " "))
-                                                                 for k in counts],
-            "rows": [{"id": c, "name": name, "counts": [summary[name].get(k) for k in counts],
-                      "cells": [{"mean": summary[name].get(m), "interval": summary[name].get(f"{m}_ci95"),
-                                 "floor": summary[name].get(f"floor_{m}")} for m in columns]}
-                     for c, name in names]}
+    return {
+        "columns": [{**column(n), "aside": n.startswith("truth_") or n in _ASIDE} for n in columns],
+        "counts": [{"n": "hearts"}.get(k, k.replace("_", " ")) for k in counts],
+        "rows": [
+            {
+                "id": c,
+                "name": name,
+                "counts": [summary[name].get(k) for k in counts],
+                "cells": [
+                    {
+                        "mean": summary[name].get(m),
+                        "interval": summary[name].get(f"{m}_ci95"),
+                        "floor": summary[name].get(f"floor_{m}"),
+                    }
+                    for m in columns
+                ],
+            }
+            for c, name in names
+        ],
+    }
 
 
 def column(name):
@@ -112,8 +150,14 @@ def boxes(figures_of_runs, cases):
     rows = []
     for c, name in [*first["classes"], (None, UNION)]:
         mine = [[figures["rows"].get((case, name), {}) for case in cases] for figures in figures_of_runs]
-        rows.append({"id": c, "name": name, "status": [[row.get("status") for row in run] for run in mine],
-                     "values": {m: [[_rounded(row.get(m)) for row in run] for run in mine] for m in metrics}})
+        rows.append(
+            {
+                "id": c,
+                "name": name,
+                "status": [[row.get("status") for row in run] for run in mine],
+                "values": {m: [[_rounded(row.get(m)) for row in run] for run in mine] for m in metrics},
+            }
+        )
     return {"metrics": [column(m) for m in metrics], "cases": list(cases), "rows": rows}
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from vecset.geometry.mesh_distance import MeshDistance
 from vecset.geometry.surface import class_boxes, crop_foreground, mask_mesh
 from vecset.geometry.surface_smoothing import taubin
-from vecset.imaging.pictures import LEFT_UP, fullest_index, foreground_box, spacing_of, to_ras
+from vecset.imaging.pictures import LEFT_UP, foreground_box, fullest_index, spacing_of, to_ras
 from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 
 MAX_TRIANGLES = 40_000  # of one label map's surfaces together
@@ -55,11 +55,16 @@ def heart_content(title, truth, others, affine, colours, kinds_of_difference=DIF
     `title`: dict that is passed on; `truth`: label map (X, Y, Z) u8, or None where it is not known; `others`: {name:
     label map on the same grid}; `affine` (4, 4) voxel -> mm; `colours`: '#RRGGBB' of classes 1..C."""
     sides = ({"truth": truth} if truth is not None else {}) | others
-    return {**title, "sides": list(sides), "planes": _planes(sides, affine, colours, kinds_of_difference),
-            "surfaces": _surfaces(sides, affine)}
+    return {
+        **title,
+        "sides": list(sides),
+        "planes": _planes(sides, affine, colours, kinds_of_difference),
+        "surfaces": _surfaces(sides, affine),
+    }
 
 
 # --- slices
+
 
 def _planes(sides, affine, colours, kinds_of_difference):
     """Per plane: the strips (one PNG each, its slices one below the other), the positions in mm, sizes and letters."""
@@ -78,19 +83,37 @@ def _planes(sides, affine, colours, kinds_of_difference):
     for plane, axis in PLANES.items():
         start = fullest_index(volumes[names[0]], plane)
         indices = slices_shown(volumes.values(), axis, start)
-        strips = [{"name": name, "of": "classes", "png": png(_strip(volume, plane, indices), classes)}
-                  for name, volume in volumes.items()]
-        strips += [{"name": "difference" if len(names) == 2 else f"difference: {name}", "of": "difference",
-                    "png": png(difference_kinds(_strip(volumes[names[0]], plane, indices),
-                                                _strip(volumes[name], plane, indices)), kinds)}
-                   for name in names[1:]]
+        strips = [
+            {"name": name, "of": "classes", "png": png(_strip(volume, plane, indices), classes)}
+            for name, volume in volumes.items()
+        ]
+        strips += [
+            {
+                "name": "difference" if len(names) == 2 else f"difference: {name}",
+                "of": "difference",
+                "png": png(
+                    difference_kinds(_strip(volumes[names[0]], plane, indices), _strip(volumes[name], plane, indices)),
+                    kinds,
+                ),
+            }
+            for name in names[1:]
+        ]
         horizontal, vertical = [a for a in range(3) if a != axis]
         shape = volumes[names[0]].shape
         direction = affine_ras[:3, axis] / np.linalg.norm(affine_ras[:3, axis])
-        planes.append({"name": plane, "letters": LEFT_UP[plane], "width": shape[horizontal], "height": shape[vertical],
-                       "mm": [float(spacing_mm[horizontal]), float(spacing_mm[vertical])], "strips": strips,
-                       "start": indices.index(start), "stride": int(stride.max()),
-                       "at_mm": [round(float(first_mm @ direction + i * spacing_mm[axis]), 1) for i in indices]})
+        planes.append(
+            {
+                "name": plane,
+                "letters": LEFT_UP[plane],
+                "width": shape[horizontal],
+                "height": shape[vertical],
+                "mm": [float(spacing_mm[horizontal]), float(spacing_mm[vertical])],
+                "strips": strips,
+                "start": indices.index(start),
+                "stride": int(stride.max()),
+                "at_mm": [round(float(first_mm @ direction + i * spacing_mm[axis]), 1) for i in indices],
+            }
+        )
     return planes
 
 
@@ -107,6 +130,7 @@ def _strip(volume, plane, indices):
 
 
 # --- surfaces
+
 
 def _surfaces(sides, affine):
     """Per side a list of structures: class id, vertices in steps of STEP_MM from `origin_mm`, faces, error in steps of
@@ -131,12 +155,24 @@ def _surfaces(sides, affine):
                         distances[against, c] = MeshDistance(*meshes[against][c])
                     error_mm = distances[against, c].query(vertices)[0]
             vertices, faces, error_mm = thin_out(vertices, faces, error_mm, shares[c])
-            structures.append({"class": c, "vertices": pack(np.rint((vertices - origin_mm) / STEP_MM)),
-                               "faces": pack(faces.ravel()), "num_vertices": len(vertices), "num_faces": len(faces),
-                               "error": None if error_mm is None else pack(np.rint(error_mm / ERROR_STEP_MM))})
+            structures.append(
+                {
+                    "class": c,
+                    "vertices": pack(np.rint((vertices - origin_mm) / STEP_MM)),
+                    "faces": pack(faces.ravel()),
+                    "num_vertices": len(vertices),
+                    "num_faces": len(faces),
+                    "error": None if error_mm is None else pack(np.rint(error_mm / ERROR_STEP_MM)),
+                }
+            )
         content.append(structures)
-    return {"origin_mm": origin_mm.tolist(), "step_mm": STEP_MM, "error_step_mm": ERROR_STEP_MM, "sides": content,
-            "thinned": any(sum(len(f) for _, f in side.values()) > MAX_TRIANGLES for side in meshes)}
+    return {
+        "origin_mm": origin_mm.tolist(),
+        "step_mm": STEP_MM,
+        "error_step_mm": ERROR_STEP_MM,
+        "sides": content,
+        "thinned": any(sum(len(f) for _, f in side.values()) > MAX_TRIANGLES for side in meshes),
+    }
 
 
 def class_surfaces(labels, affine):

@@ -14,16 +14,38 @@ import numpy as np
 
 from vecset.common.atomic import write_text
 from vecset.imaging.classes import class_colours
+from vecset.imaging.slice_picture import BACKGROUND, BAD, DIFFERENCE, GOOD
 from vecset.report.figures import boxes, read_figures, table, training_curves
 from vecset.report.hearts import MARGIN_MM, MAX_TRIANGLES, heart_content
-from vecset.imaging.slice_picture import BACKGROUND, BAD, DIFFERENCE, GOOD
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("page.js", "table.js", "boxes.js", "curves.js", "slices.js", "scene.js", "camera.js", "surfaces.js",
-           "main.js")
+SCRIPTS = (
+    "page.js",
+    "table.js",
+    "boxes.js",
+    "curves.js",
+    "slices.js",
+    "scene.js",
+    "camera.js",
+    "surfaces.js",
+    "main.js",
+)
 REPORT = "report.html"
-_SHOWN_SETTINGS = ("checkpoint", "checkpoint_sha256", "model", "epoch", "input", "train_csv", "num_surface_points",
-                   "num_latents", "calibration", "balance", "seed", "spacing_from", "device")
+_SHOWN_SETTINGS = (
+    "checkpoint",
+    "checkpoint_sha256",
+    "model",
+    "epoch",
+    "input",
+    "train_csv",
+    "num_surface_points",
+    "num_latents",
+    "calibration",
+    "balance",
+    "seed",
+    "spacing_from",
+    "device",
+)
 _COLOUR_STEPS = 64  # of the scale of surface errors
 
 
@@ -42,10 +64,15 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None):
         labels, affine = read_reconstruction(output_dir, case_id, truth, affine)
         title = {"what": what, "case_id": case_id, "mean_dice": [figures["hearts"].get(case_id, {}).get("mean_dice")]}
         hearts.append(heart_content(title, truth, {"reconstruction": labels}, affine, colours))
-    content = {"kind": "report", "title": f"Reconstruction: {output_dir.resolve().name}",
-               "runs": [{"name": "reconstruction", "settings": shown_settings(figures)}],
-               "table": table(figures), "boxes": boxes([figures], figures["cases"]), "hearts": hearts,
-               "curves": training_curves(run_dir) if run_dir else None}
+    content = {
+        "kind": "report",
+        "title": f"Reconstruction: {output_dir.resolve().name}",
+        "runs": [{"name": "reconstruction", "settings": shown_settings(figures)}],
+        "table": table(figures),
+        "boxes": boxes([figures], figures["cases"]),
+        "hearts": hearts,
+        "curves": training_curves(run_dir) if run_dir else None,
+    }
     path = output_dir / REPORT
     write_page(path, content, figures["classes"], colours)
     return path
@@ -104,13 +131,25 @@ def shown_settings(figures):
 
 def write_page(path, content, classes, colours, kinds_of_difference=DIFFERENCE):
     """Writes one HTML file from `content` (for JSON), the style sheet and the scripts."""
-    content = {**content, "classes": [{"id": c, "name": name, "colour": colours[c - 1]} for c, name in classes],
-               "background": BACKGROUND, "good": GOOD, "bad": BAD, "difference": kinds_of_difference,
-               "error_colours": error_colours(), "max_triangles": MAX_TRIANGLES, "margin_mm": MARGIN_MM}
+    content = {
+        **content,
+        "classes": [{"id": c, "name": name, "colour": colours[c - 1]} for c, name in classes],
+        "background": BACKGROUND,
+        "good": GOOD,
+        "bad": BAD,
+        "difference": kinds_of_difference,
+        "error_colours": error_colours(),
+        "max_triangles": MAX_TRIANGLES,
+        "margin_mm": MARGIN_MM,
+    }
     data = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")  # no </script> in a name
     scripts = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    parts = {"TITLE": _escaped(content["title"]), "STYLE": (ASSETS / "page.css").read_text(encoding="utf-8"),
-             "DATA": data, "SCRIPT": scripts}
+    parts = {
+        "TITLE": _escaped(content["title"]),
+        "STYLE": (ASSETS / "page.css").read_text(encoding="utf-8"),
+        "DATA": data,
+        "SCRIPT": scripts,
+    }
     page = (ASSETS / "page.html").read_text(encoding="utf-8")
     head, *rest = page.split("{{")
     write_text(path, head + "".join(parts[p.split("}}", 1)[0]] + p.split("}}", 1)[1] for p in rest))

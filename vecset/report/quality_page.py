@@ -11,9 +11,9 @@ from urllib.parse import quote
 import numpy as np
 
 from vecset.common.atomic import write_text
+from vecset.common.errors import InputError
 from vecset.data.case_file import read_case
 from vecset.quality.thresholds import CHECKS, excess, limit_text
-from vecset.common.errors import InputError
 
 
 def _class_name(report, class_id):
@@ -41,10 +41,12 @@ def failure_lines(report, level="fail", every_class=False):
         for f in findings if every_class else findings[:1]:
             name, more = _class_name(report, f["class_id"]), len(findings) - 1
             word, of_class = "FAIL" if level == "fail" else "note", " of " + name if name else ""
-            lines.append(f"{word} {report.file}: {check}{of_class} = "
-                         f"{_figure(f['value'])}, want {limit_text(check)} ({CHECKS[check].meaning})"
-                         f"{': ' + f['note'] if f['note'] else ''}"
-                         f"{f'; and {more} more' if more and not every_class else ''}")
+            lines.append(
+                f"{word} {report.file}: {check}{of_class} = "
+                f"{_figure(f['value'])}, want {limit_text(check)} ({CHECKS[check].meaning})"
+                f"{': ' + f['note'] if f['note'] else ''}"
+                f"{f'; and {more} more' if more and not every_class else ''}"
+            )
     return lines
 
 
@@ -54,11 +56,18 @@ def file_lines(report):
     width = max(len(f["check"]) for f in report.findings)
     for f in report.findings:
         mark = "ok  " if f["ok"] else ("FAIL" if f["level"] == "fail" else "note")
-        lines.append(f"{mark} {f['check']:{width}} {_class_name(report, f['class_id']):12} {_figure(f['value']):>10}  "
-                     f"{limit_text(f['check']):28} {CHECKS[f['check']].meaning}"
-                     f"{': ' + f['note'] if f['note'] and f['ok'] else ''}")  # the others are said in full below
-    return lines + [""] + class_lines([report]) + failure_lines(report, every_class=True) + failure_lines(
-        report, "warn", every_class=True)
+        lines.append(
+            f"{mark} {f['check']:{width}} {_class_name(report, f['class_id']):12} {_figure(f['value']):>10}  "
+            f"{limit_text(f['check']):28} {CHECKS[f['check']].meaning}"
+            f"{': ' + f['note'] if f['note'] and f['ok'] else ''}"
+        )  # the others are said in full below
+    return (
+        lines
+        + [""]
+        + class_lines([report])
+        + failure_lines(report, every_class=True)
+        + failure_lines(report, "warn", every_class=True)
+    )
 
 
 VOXEL_WORDS = "distances in voxels: 1 voxel is the largest spacing of the image"
@@ -66,9 +75,13 @@ VOXEL_WORDS = "distances in voxels: 1 voxel is the largest spacing of the image"
 
 def checks_help():
     """Every check with its threshold and meaning, for --help."""
-    return "\n".join(["the checks (note: said, not judged; " + VOXEL_WORDS + "):"] + [
-        f"  {name:20} {limit_text(name):30} {check.meaning}{' (note)' if check.level == 'warn' else ''}"
-        for name, check in CHECKS.items()])
+    return "\n".join(
+        ["the checks (note: said, not judged; " + VOXEL_WORDS + "):"]
+        + [
+            f"  {name:20} {limit_text(name):30} {check.meaning}{' (note)' if check.level == 'warn' else ''}"
+            for name, check in CHECKS.items()
+        ]
+    )
 
 
 def check_rows(reports):
@@ -83,13 +96,30 @@ def check_rows(reports):
         report, finding = max(having, key=lambda pair: excess(check, pair[1]["value"]))
         name = _class_name(report, finding["class_id"])
         missed, judged = sum(not f["ok"] for _, f in having), CHECKS[check].level == "fail"
-        rows.append((check, _figure(finding["value"]), limit_text(check), missed if judged else 0,
-                     0 if judged else missed, f"{report.file}{' (' + name + ')' if name else ''}"))
+        rows.append(
+            (
+                check,
+                _figure(finding["value"]),
+                limit_text(check),
+                missed if judged else 0,
+                0 if judged else missed,
+                f"{report.file}{' (' + name + ')' if name else ''}",
+            )
+        )
     return rows
 
 
-CLASS_COLUMNS = ("class", "files", "missing", "cut", "median ml", "least surface %", "least near %", "least inside %",
-                 "near outside %")
+CLASS_COLUMNS = (
+    "class",
+    "files",
+    "missing",
+    "cut",
+    "median ml",
+    "least surface %",
+    "least near %",
+    "least inside %",
+    "near outside %",
+)
 
 
 def class_rows(reports):
@@ -106,24 +136,39 @@ def class_rows(reports):
         least = [f"{100 * min(r.classes[c][k] for r in having):.2f}" for k in ("surface", "near", "inside")]
         outside = [100 * r.classes[c]["near_outside"] for r in having if r.classes[c].get("near_outside") is not None]
         volume = np.median([r.facts["volumes_ml"][str(c)] for r in having])
-        rows.append((name, *counts, f"{volume:.3g}", *least,
-                     f"{min(outside):.0f} - {max(outside):.0f}" if outside else "too few"))
+        rows.append(
+            (
+                name,
+                *counts,
+                f"{volume:.3g}",
+                *least,
+                f"{min(outside):.0f} - {max(outside):.0f}" if outside else "too few",
+            )
+        )
     return rows
 
 
 def named_classes(reports):
     """Lines 'file: missing: classes', 'file: cut by the scan border: classes' and 'file: not annotated: classes'."""
-    return [f"{r.file}: {words}: {', '.join(_class_name(r, c) for c in r.facts[kind])}"
-            for kind, words in (("missing", "missing"), ("border", "cut by the scan border"),
-                                ("not_annotated", "not annotated"))
-            for r in reports if r.facts.get(kind)]
+    return [
+        f"{r.file}: {words}: {', '.join(_class_name(r, c) for c in r.facts[kind])}"
+        for kind, words in (
+            ("missing", "missing"),
+            ("border", "cut by the scan border"),
+            ("not_annotated", "not annotated"),
+        )
+        for r in reports
+        if r.facts.get(kind)
+    ]
 
 
 def summary_lines(reports, most=40):
     """The worst figure of each check over all files beside its threshold; the classes; what failed, by name."""
     lines = [f"{'check':20} {'worst':>10}  {'threshold':30} {'failed':>6} {'noted':>6}  worst file"]
-    lines += [f"{check:20} {figure:>10}  {limit:30} {failed or '':>6} {noted or '':>6}  {file}"
-              for check, figure, limit, failed, noted, file in check_rows(reports)]
+    lines += [
+        f"{check:20} {figure:>10}  {limit:30} {failed or '':>6} {noted or '':>6}  {file}"
+        for check, figure, limit, failed, noted, file in check_rows(reports)
+    ]
     lines += ["", f"meanings: report.html, or --help; {VOXEL_WORDS}", "", *class_lines(reports)]
     for level, what in (("fail", "failures"), ("warn", "notes")):
         lines += _at_most(most, [line for report in reports for line in failure_lines(report, level)], what)
@@ -136,13 +181,21 @@ def class_lines(reports):
     if not rows:
         return []
     widths = [max(len(str(row[i])) for row in [CLASS_COLUMNS, *rows]) for i in range(len(CLASS_COLUMNS))]
-    return [*("  ".join(f"{str(cell):{'<' if i == 0 else '>'}{widths[i]}}" for i, cell in enumerate(row))
-              for row in [CLASS_COLUMNS, *rows]), "", *_at_most(20, named_classes(reports), "such files"), ""]
+    return [
+        *(
+            "  ".join(f"{cell!s:{'<' if i == 0 else '>'}{widths[i]}}" for i, cell in enumerate(row))
+            for row in [CLASS_COLUMNS, *rows]
+        ),
+        "",
+        *_at_most(20, named_classes(reports), "such files"),
+        "",
+    ]
 
 
 def _at_most(most, lines, what):
-    return lines[:most] + ([f"... {len(lines) - most} more {what} (all of them in --report)"]
-                           if len(lines) > most else [])
+    return lines[:most] + (
+        [f"... {len(lines) - most} more {what} (all of them in --report)"] if len(lines) > most else []
+    )
 
 
 def verdict(reports):
@@ -152,9 +205,11 @@ def verdict(reports):
         notes = sum(len(r.failed("warn")) for r in reports)
         return f"PASS: {_count(len(reports), 'case file')}{', ' + _count(notes, 'note') if notes else ''}"
     first = max(bad[0].failed(), key=lambda f: f["check"] == "readable")
-    return (f"FAIL: {len(bad)} of {_count(len(reports), 'case file')}; {bad[0].file}: {first['check']} = "
-            f"{_figure(first['value'])}, want {limit_text(first['check'])}"
-            + (f"; also {', '.join(r.file for r in bad[1:6])}{' ...' if len(bad) > 6 else ''}" if len(bad) > 1 else ""))
+    return (
+        f"FAIL: {len(bad)} of {_count(len(reports), 'case file')}; {bad[0].file}: {first['check']} = "
+        f"{_figure(first['value'])}, want {limit_text(first['check'])}"
+        + (f"; also {', '.join(r.file for r in bad[1:6])}{' ...' if len(bad) > 6 else ''}" if len(bad) > 1 else "")
+    )
 
 
 def write_report(folder, source, reports, pictures=6, detailed=False):
@@ -162,10 +217,12 @@ def write_report(folder, source, reports, pictures=6, detailed=False):
     how many files slices are drawn (failed ones first); `detailed`: one file, all its points over the slices."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"verdict": verdict(reports), "passed": all(r.passed for r in reports),
-              "checks": {n: {"threshold": limit_text(n), "level": c.level, "meaning": c.meaning}
-                         for n, c in CHECKS.items()},
-              "files": [{**asdict(r), "passed": r.passed} for r in reports]}
+    record = {
+        "verdict": verdict(reports),
+        "passed": all(r.passed for r in reports),
+        "checks": {n: {"threshold": limit_text(n), "level": c.level, "meaning": c.meaning} for n, c in CHECKS.items()},
+        "files": [{**asdict(r), "passed": r.passed} for r in reports],
+    }
     write_text(folder / "report.json", json.dumps(_jsonable(record), indent=1, allow_nan=False) + "\n")
     _write_tables(folder, reports)
     drawn = _write_pictures(folder, source, reports, pictures, detailed)
@@ -182,6 +239,7 @@ def picture_title(report):
 def _write_pictures(folder, source, reports, pictures, detailed):
     """Draws the pictures; returns [(file name, heading)], failed files first, the distributions last."""
     from vecset.report.quality_pictures import write_distributions, write_slices  # matplotlib is slow to import
+
     for stale in (*folder.glob("slices_*.png"), folder / "distributions.png"):
         stale.unlink(missing_ok=True)
     drawn, source = [], Path(source)
@@ -200,6 +258,7 @@ def _write_pictures(folder, source, reports, pictures, detailed):
 
 def _page(reports, pictures):
     """The report as one HTML page; `pictures`: [(name of a file beside it, heading)]."""
+
     def table(header, rows):
         lines = ["<table><tr>" + "".join(f"<th>{escape(str(h))}</th>" for h in header) + "</tr>"]
         for row, bad in rows:
@@ -211,24 +270,34 @@ def _page(reports, pictures):
         items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
         return f"<h2>{title}</h2>\n<ul>{items}</ul>" if lines else ""
 
-    checks = [((check, figure, limit, failed or "", noted or "", file, CHECKS[check].meaning), failed)
-              for check, figure, limit, failed, noted, file in check_rows(reports)]
+    checks = [
+        ((check, figure, limit, failed or "", noted or "", file, CHECKS[check].meaning), failed)
+        for check, figure, limit, failed, noted, file in check_rows(reports)
+    ]
     parts = [
         f"<h1>{escape(verdict(reports))}</h1>",
         listing("Failures", [line for r in reports for line in failure_lines(r)]),
         "<h2>Checks: the worst figure over all files</h2>",
         table(("check", "worst", "threshold", "failed", "noted", "file", "meaning"), checks),
         f"<p>{VOXEL_WORDS}</p>",
-        "<h2>Classes</h2>", table(CLASS_COLUMNS, [(row, False) for row in class_rows(reports)]),
+        "<h2>Classes</h2>",
+        table(CLASS_COLUMNS, [(row, False) for row in class_rows(reports)]),
         listing("Classes that are missing, cut or not annotated", named_classes(reports)),
         listing("Notes", [line for r in reports for line in failure_lines(r, "warn")]),
         "<h2>Pictures</h2>",
-        *(f'<h3>{escape(heading)}</h3><img src="{escape(quote(name))}" style="max-width:100%" alt="{escape(name)}">'
-          for name, heading in pictures)]
-    style = ("body{font:14px sans-serif;margin:2em;max-width:1400px}table{border-collapse:collapse}"
-             "td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}.bad{background:#fdd}")
-    return ("<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>Data quality</title>"
-            f"<style>{style}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n")
+        *(
+            f'<h3>{escape(heading)}</h3><img src="{escape(quote(name))}" style="max-width:100%" alt="{escape(name)}">'
+            for name, heading in pictures
+        ),
+    ]
+    style = (
+        "body{font:14px sans-serif;margin:2em;max-width:1400px}table{border-collapse:collapse}"
+        "td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}.bad{background:#fdd}"
+    )
+    return (
+        "<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>Data quality</title>"
+        f"<style>{style}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
 
 
 def _jsonable(value):
@@ -247,22 +316,50 @@ def _write_tables(folder, reports):
     rows = []
     for r in reports:
         worst = {c: r.worst(c) for c in checks}
-        rows.append({"case_id": r.case_id, "verdict": "PASS" if r.passed else "FAIL",
-                     "failed": " ".join(sorted({f["check"] for f in r.failed()})),
-                     **{c: _cell(f["value"]) if f else "" for c, f in worst.items()}})
+        rows.append(
+            {
+                "case_id": r.case_id,
+                "verdict": "PASS" if r.passed else "FAIL",
+                "failed": " ".join(sorted({f["check"] for f in r.failed()})),
+                **{c: _cell(f["value"]) if f else "" for c, f in worst.items()},
+            }
+        )
     _write_csv(folder / "files.csv", ["case_id", "verdict", "failed", *checks], rows)
-    columns = ["case_id", "class_id", "class_name", "status", "volume_ml", "voxels", "surface", "near", "inside",
-               "near_outside"]
+    columns = [
+        "case_id",
+        "class_id",
+        "class_name",
+        "status",
+        "volume_ml",
+        "voxels",
+        "surface",
+        "near",
+        "inside",
+        "near_outside",
+    ]
     rows = []
     for r in reports:
         if "volumes_ml" not in r.facts:
             continue
         for c, row in r.classes.items():
-            status = next((words for kind, words in (("missing", "missing"), ("not_annotated", "not annotated"),
-                                                     ("border", "cut")) if c in r.facts[kind]), "whole")
-            rows.append({"case_id": r.case_id, "class_id": c, "class_name": _class_name(r, c), "status": status,
-                         "volume_ml": _cell(r.facts["volumes_ml"].get(str(c), 0.0)),
-                         **{k: _cell(row.get(k)) for k in columns[5:]}})
+            status = next(
+                (
+                    words
+                    for kind, words in (("missing", "missing"), ("not_annotated", "not annotated"), ("border", "cut"))
+                    if c in r.facts[kind]
+                ),
+                "whole",
+            )
+            rows.append(
+                {
+                    "case_id": r.case_id,
+                    "class_id": c,
+                    "class_name": _class_name(r, c),
+                    "status": status,
+                    "volume_ml": _cell(r.facts["volumes_ml"].get(str(c), 0.0)),
+                    **{k: _cell(row.get(k)) for k in columns[5:]},
+                }
+            )
     _write_csv(folder / "classes.csv", columns, rows)
 
 

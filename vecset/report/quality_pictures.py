@@ -4,10 +4,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vecset.imaging.classes import class_colours
-from vecset.quality.thresholds import BINS, CHECKS
-from vecset.imaging.pictures import (PLANES, draw_slices, foreground_box, fullest_index, in_plane_mm, legend_patches,
-                                       save_figure, spacing_of, to_ras)
+from vecset.imaging.pictures import (
+    PLANES,
+    draw_slices,
+    foreground_box,
+    fullest_index,
+    in_plane_mm,
+    legend_patches,
+    save_figure,
+    spacing_of,
+    to_ras,
+)
 from vecset.imaging.slice_picture import BAD, GOOD
+from vecset.quality.thresholds import BINS, CHECKS
 
 _OUTSIDE = "#FFFFFF"
 _CROSS = "#E00000"
@@ -23,17 +32,25 @@ def write_distributions(path, reports):
         return False
     figure = Figure(figsize=(13, 7.6), facecolor="white", layout="constrained")
     axes = figure.subplots(2, 3)
-    panels = (("vol", "volume points: distance (unit)"), ("near", "near points: distance (unit)"),
-              ("surface", "surface points: distance to the outer wall (unit)"),
-              ("error", "stored minus independent distance (voxels)"))
+    panels = (
+        ("vol", "volume points: distance (unit)"),
+        ("near", "near points: distance (unit)"),
+        ("surface", "surface points: distance to the outer wall (unit)"),
+        ("error", "stored minus independent distance (voxels)"),
+    )
     for axis, (name, title) in zip(axes.flat, panels):
         edges = BINS[name]
         for report in reversed(reports):  # failed ones last, on top
             counts = np.asarray(report.histograms.get(name, ()), float)
             if counts.sum():
-                axis.stairs(counts / counts.sum(), edges, color=GOOD if report.passed else BAD, linewidth=0.9,
-                            linestyle="-" if report.passed else "--",
-                            alpha=max(0.15, 1 / np.sqrt(len(reports))) if report.passed else 0.9)
+                axis.stairs(
+                    counts / counts.sum(),
+                    edges,
+                    color=GOOD if report.passed else BAD,
+                    linewidth=0.9,
+                    linestyle="-" if report.passed else "--",
+                    alpha=max(0.15, 1 / np.sqrt(len(reports))) if report.passed else 0.9,
+                )
         axis.axvline(0, color="#808080", linewidth=0.6)
         axis.set_title(title, fontsize=9)
         drawn = any(sum(r.histograms.get(name, ())) for r in reports)
@@ -57,10 +74,20 @@ def _class_panel(axis, reports, keys, title):
     rng = np.random.default_rng(0)
     for offset, key in zip(np.linspace(-0.25, 0.25, len(keys)) if len(keys) > 1 else [0], keys):
         for c in range(1, len(names) + 1):
-            values = [r.classes[c][key] for r in reports if r.classes.get(c, {}).get(key) is not None
-                      and r.classes[c].get("voxels")]
-            axis.scatter(c + offset + rng.uniform(-0.08, 0.08, len(values)), values, s=9, marker=markers[key],
-                         color=colours[c - 1], edgecolors="#303030", linewidths=0.2)
+            values = [
+                r.classes[c][key]
+                for r in reports
+                if r.classes.get(c, {}).get(key) is not None and r.classes[c].get("voxels")
+            ]
+            axis.scatter(
+                c + offset + rng.uniform(-0.08, 0.08, len(values)),
+                values,
+                s=9,
+                marker=markers[key],
+                color=colours[c - 1],
+                edgecolors="#303030",
+                linewidths=0.2,
+            )
     axis.set_xticks(range(1, len(names) + 1), names, rotation=60, fontsize=8, ha="right", rotation_mode="anchor")
     axis.set_title(title, fontsize=9)
     axis.set_xlim(0.4, len(names) + 0.6)
@@ -124,11 +151,17 @@ def write_slices(path, case, title, detailed=False):
                     continue
                 points = case.frame.unit_to_mm(points_unit) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
                 shown = (np.abs(points[:, across] - index) <= 0.5) & (
-                    (points > box[:, 0] - 0.5) & (points < box[:, 1] + 0.5)).all(1)
+                    (points > box[:, 0] - 0.5) & (points < box[:, 1] + 0.5)
+                ).all(1)
                 place = in_plane_mm(points[shown], plane, spacing_mm)
                 fill = np.array([_OUTSIDE, *colours])[labels[shown]]
-                axis.scatter(*place.T, s=11 if detailed else _SIZES[group], c=fill, edgecolors="#202020",
-                             linewidths=0.35 if detailed or group == "near" else 0.2)
+                axis.scatter(
+                    *place.T,
+                    s=11 if detailed else _SIZES[group],
+                    c=fill,
+                    edgecolors="#202020",
+                    linewidths=0.35 if detailed or group == "near" else 0.2,
+                )
                 said.append(f"{np.count_nonzero(shown)} {group}")
                 if group != "surface" and sdf is not None:
                     wrong = contradicts(labels[shown], sdf[shown], points[shown], padded)
@@ -136,8 +169,9 @@ def write_slices(path, case, title, detailed=False):
                     said[-1] += f" ({np.count_nonzero(wrong)} wrong)" if wrong.any() else ""
             axis.set_title(f"{plane}, {source_slice(to_source, across, index)}: {', '.join(said)} points", fontsize=9)
     present = [c for c in range(1, case.num_classes + 1) if (case.truth_crop == c).any()]
-    handles = legend_patches([case.class_names[c - 1] for c in present] + ["outside"],
-                             [colours[c - 1] for c in present] + [_OUTSIDE])
+    handles = legend_patches(
+        [case.class_names[c - 1] for c in present] + ["outside"], [colours[c - 1] for c in present] + [_OUTSIDE]
+    )
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 11), fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=11)
     save_figure(figure, path, dpi=100)

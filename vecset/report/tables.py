@@ -15,9 +15,16 @@ from vecset.metrics.overlap import METRICS, PENALTY, mean_defined, summarise
 FLOORS = {f"floor_{metric}": metric for metric in METRICS if not metric.startswith("truth_")}
 COLUMNS = ("case_id", "class_id", "class_name", "status", *METRICS, PENALTY, *FLOORS)
 # what the terminal shows of the means: (metric, its name there, digits); metrics.json has all
-SHOWN = (("dice", "Dice", 3), ("iou", "IoU", 3), ("hd95_mm", "HD95 mm", 2), ("assd_mm", "ASSD mm", 2),
-         ("nsd_1mm", "NSD 1 mm", 3), ("nsd_2mm", "NSD 2 mm", 3), ("volume_ml", "ml", 1),
-         ("absolute_volume_error", "|vol. err.|", 3))
+SHOWN = (
+    ("dice", "Dice", 3),
+    ("iou", "IoU", 3),
+    ("hd95_mm", "HD95 mm", 2),
+    ("assd_mm", "ASSD mm", 2),
+    ("nsd_1mm", "NSD 1 mm", 3),
+    ("nsd_2mm", "NSD 2 mm", 3),
+    ("volume_ml", "ml", 1),
+    ("absolute_volume_error", "|vol. err.|", 3),
+)
 WITH_INTERVAL = ("dice", "hd95_mm")
 BASELINES = {"mean_shape": "mean_shape_dice", "nearest_heart": "nearest_heart_dice"}  # rows' name -> column
 
@@ -60,17 +67,25 @@ def report(rows, hearts, settings):
             for class_name, entry in classes.items():
                 entry[column] = mean_defined(r[column] for r in rows if r["class_name"] == class_name)
             classes["mean of classes"][column] = mean_defined(
-                e[column] for n, e in classes.items() if n not in ("union", "mean of classes"))
-    return {"rule": {"ok": "in truth and prediction", "missed": "in the truth only: Dice 0, IoU 0, counted",
-                     "invented": "in the prediction only: Dice 0, IoU 0, counted",
-                     "distances": "undefined where missed or invented; count in the means as the diagonal of the box "
-                                  "round the heart (missing_distance_mm)",
-                     "volume": "relative error -1 where missed; where invented undefined, counts as 1 in the means",
-                     "intervals": "95 %, bootstrap over hearts",
-                     "floor": "the truth against what its own surface points say, on its own voxels",
-                     "absent": "in neither: left out of the means, counted",
-                     "not annotated": "masked, left out of the means"},
-            "settings": settings, "classes": classes, "hearts": hearts}
+                e[column] for n, e in classes.items() if n not in ("union", "mean of classes")
+            )
+    return {
+        "rule": {
+            "ok": "in truth and prediction",
+            "missed": "in the truth only: Dice 0, IoU 0, counted",
+            "invented": "in the prediction only: Dice 0, IoU 0, counted",
+            "distances": "undefined where missed or invented; count in the means as the diagonal of the box "
+            "round the heart (missing_distance_mm)",
+            "volume": "relative error -1 where missed; where invented undefined, counts as 1 in the means",
+            "intervals": "95 %, bootstrap over hearts",
+            "floor": "the truth against what its own surface points say, on its own voxels",
+            "absent": "in neither: left out of the means, counted",
+            "not annotated": "masked, left out of the means",
+        },
+        "settings": settings,
+        "classes": classes,
+        "hearts": hearts,
+    }
 
 
 def write_json(path, content):
