@@ -74,7 +74,7 @@ class TruthField:
             for mask in masks
         ]
 
-    def expand(self, code):
+    def process_latents(self, code):
         return code
 
     def ask(self, points_unit):

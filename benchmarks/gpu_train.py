@@ -7,7 +7,7 @@
 Needs torch 2.6 or newer, numpy and this repository, nothing else and no data: the points are made up, the step is the
 one of vecset/engines (forward, losses, backward, clipping, AdamW, the guard against what is not finite). Rows: batch 2,
 16 and 64, with and without the Eikonal term, compiled and not, activations kept or computed again (where keeping them
-runs out of memory, and at the largest batch in any case), and the slow twin (plain attention everywhere, the Eikonal
+runs out of memory, and at the largest batch in any case), and the reference (plain attention everywhere, the Eikonal
 gradient at all points, float32). MFU is useful work over the speed of a large matrix product measured just before.
 """
 
@@ -155,7 +155,7 @@ def matrix_speed(size, device):
 
 
 def exactness(device):
-    """(loss, gradient): relative differences of ours and the slow twin in float32 at the same Eikonal points."""
+    """(loss, gradient): relative differences of ours and the reference in float32 at the same Eikonal points."""
     torch.manual_seed(0)
     with device:
         model = build_model("learnable_vec16x8_dim128_depth2_nb", CLASSES)
@@ -205,7 +205,7 @@ def planned_rows(sizes, compiled):
             for eikonal in (True, False):
                 yield "ours", cases, eikonal, False, True, False
     for cases in sizes["slow_batches"]:
-        yield "slow twin", cases, True, False, False, True
+        yield "reference", cases, True, False, False, True
     if compiled:
         for cases in sizes["batches"]:
             for eikonal in (True, False):
@@ -280,7 +280,7 @@ def verdict(sizes, results):
         ours = results.get(("ours", row[1], True, False, False, False))
         if row[5] and r and ours:
             more = "" if r["peak_gb"] is None else f", {r['peak_gb'] / ours['peak_gb']:.1f} times the memory"
-            lines.append(f"slow twin at batch {row[1]}: {r['seconds'] / ours['seconds']:.1f} times the time{more}")
+            lines.append(f"reference at batch {row[1]}: {r['seconds'] / ours['seconds']:.1f} times the time{more}")
     return lines
 
 
@@ -305,7 +305,7 @@ def main(argv=None):
     check_double_backward(device)
     loss, gradient = exactness(device)
     print(
-        f"float32 against the slow twin at the same Eikonal points: loss differs by {loss:.1e}, gradient by "
+        f"float32 against the reference at the same Eikonal points: loss differs by {loss:.1e}, gradient by "
         f"{gradient:.1e} of its norm; the attention of the Eikonal decode is differentiable twice"
     )
     bench = Bench(sizes, device, args.steps)

@@ -42,7 +42,7 @@ def fast(path, classes, target):
 
 
 def plain(path, classes):
-    """The slow twin: scipy's distance transform inside and outside of each class on the whole grid, marching cubes of
+    """The reference: scipy's distance transform inside and outside of each class on the whole grid, marching cubes of
     each class on the whole grid, points from its triangles, distances looked up in the grids."""
     from scipy.ndimage import distance_transform_edt, map_coordinates
     from skimage.measure import marching_cubes

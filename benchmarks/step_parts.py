@@ -1,6 +1,6 @@
-"""What the benchmarks of the training step share: batches of made-up points, and the slow twin of the step.
+"""What the benchmarks of the training step share: batches of made-up points, and the reference of the step.
 
-The slow twin does what the forerunner of this software did: a token for every point (no folding of linear maps), plain
+The reference does what the forerunner of this software did: a token for every point (no folding of linear maps), plain
 attention everywhere (a Q x K buffer for every head), float32, and the Eikonal gradient taken on the main graph at all
 decoded points, queries and surface points.
 torch and numpy only.
@@ -67,7 +67,7 @@ def as_the_forerunner(model):
 
 
 def slow_losses(model, batch, weights=None, all_points=True):
-    """(total, raw losses) of the slow twin. all_points: the Eikonal term at every decoded point, on the main graph;
+    """(total, raw losses) of the reference. all_points: the Eikonal term at every decoded point, on the main graph;
     else at the batch's eikonal_points, decoded once more as ours does it, so that only the attention differs."""
     weights = weights or DEFAULT_WEIGHTS
     points_BT3, *targets = decoded_points(batch)

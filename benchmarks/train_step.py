@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""One training step against its slow twin (plain attention, the Eikonal gradient at all points, float32), on a CPU.
+"""One training step against its reference (plain attention, the Eikonal gradient at all points, float32), on a CPU.
 
     python benchmarks/train_step.py                                  the sizes of benchmarks/RESULTS.md
     python benchmarks/train_step.py --model NAME --only M N Q        one model, some of the tables
@@ -23,8 +23,8 @@ sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 SIDES = {
     "ours": "fused attention, Eikonal term at {E} points",
-    "same": "slow twin, Eikonal term at the same {E} points",
-    "slow": "slow twin, Eikonal term at all {T} points",
+    "same": "reference, Eikonal term at the same {E} points",
+    "slow": "reference, Eikonal term at all {T} points",
 }
 
 
@@ -98,7 +98,7 @@ def growth(letter, steps, small, threads):
         f"\nwidth {dim}, depth 4, {eikonal} Eikonal points; {letter} grows, the others are "
         + ", ".join(f"{k} = {v}" for k, v in base.items() if k != letter)
     )
-    print(f"| {letter} | ours: s, MB | slow twin: s, MB | ratio s, MB |\n|---|---|---|---|")
+    print(f"| {letter} | ours: s, MB | reference: s, MB | ratio s, MB |\n|---|---|---|---|")
     for factor in (1, 2, 4):
         sizes = {**base, letter: base[letter] * factor}
         name = f"learnable_vec{sizes['M']}x16_dim{dim}_depth4_nb"

@@ -1,4 +1,4 @@
-"""The benchmarks of the training step and of the loading: they run, and their slow twin and their counts are right."""
+"""The benchmarks of the training step and of the loading: they run, and their reference and their counts are right."""
 
 import json
 import os
@@ -138,7 +138,7 @@ def test_gpu_train_judges_by_the_goals():
         ("ours", 64, True, False, True, False): {"seconds": 0.5, "peak_gb": 41.0},
         ("ours", 64, False, False, True, False): {"seconds": 0.1, "peak_gb": 1.0},  # without the Eikonal term
         ("ours", 64, True, False, False, False): None,
-        ("slow twin", 16, True, False, False, True): {"seconds": 1.0, "peak_gb": 60.0},
+        ("reference", 16, True, False, False, True): {"seconds": 1.0, "peak_gb": 60.0},
     }
     lines = gpu_train.verdict(sizes, results)
     assert "cases per second: 128.0 (goal >= 100: met)" in lines[0] and "0.69 h (goal < 1 h: met)" in lines[1]

@@ -15,10 +15,10 @@ class BallModel:
     def encode(self, surface_BNF):
         return surface_BNF[:, 0, 0]
 
-    def expand(self, code):
+    def process_latents(self, code):
         return code
 
-    def field(self, radius_B, queries_BQ3):
+    def decode(self, radius_B, queries_BQ3):
         sdf = queries_BQ3.norm(dim=-1) - radius_B[:, None]
         return sdf, torch.stack([-queries_BQ3[..., 0], queries_BQ3[..., 0]], -1)
 

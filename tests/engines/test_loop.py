@@ -209,12 +209,12 @@ def test_normal_loss_is_that_of_the_gradient_at_the_points(data, tmp_path):
     model = run.model.double()
     surface = surface_features(batch["surface_points"], batch["surface_labels"], 3).double()
     with torch.no_grad():
-        context = model.expand(model.encode(surface))
+        context = model.process_latents(model.encode(surface))
         slopes = []
         for axis in range(3):
             step = torch.zeros(3, dtype=torch.float64)
             step[axis] = 1e-5
-            above, below = (model.field(context, batch["normal_points"].double() + s)[0] for s in (step, -step))
+            above, below = (model.decode(context, batch["normal_points"].double() + s)[0] for s in (step, -step))
             slopes.append((above - below) / 2e-5)
     expected = (torch.stack(slopes, -1) - batch["normal_vectors"]).square().sum(-1).mean()
     assert float(values["normal"][0] / values["normal"][1]) == pytest.approx(float(expected), rel=1e-4)

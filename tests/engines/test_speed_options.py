@@ -118,13 +118,13 @@ def test_under_bf16_the_eikonal_decode_and_the_losses_are_float32(name, options)
     surface = surface_features(items["surface_points"], items["surface_labels"], 10)
     points = items["query_points"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        context = model.expand(model.encode(surface))
+        context = model.process_latents(model.encode(surface))
         outputs = model(surface, points, points)
     assert context["latents_BMD"].dtype == torch.bfloat16 or context["keys_values"][0].dtype == torch.bfloat16
     assert {v.dtype for v in outputs.values()} == {torch.float32}
     exact = {**context, "keys_values": model.decoder_cross_attn.fn.keys_values(context["latents_BMD"].float())}
     leaf = points.clone().requires_grad_(True)
-    expected = torch.autograd.grad(model.field(exact, leaf)[0].sum(), leaf)[0]
+    expected = torch.autograd.grad(model.decode(exact, leaf)[0].sum(), leaf)[0]
     assert (outputs["gradient_BE3"] - expected).norm() < 2e-6 * expected.norm()  # 16 bits would be 1e-3 off
     with torch.no_grad():
         precise = model(surface, points)

@@ -17,10 +17,10 @@ class FormulaModel(torch.nn.Module):
         middle_B3 = (surface_BNF[..., :3].amax(1) + surface_BNF[..., :3].amin(1)) / 2
         return middle_B3.unsqueeze(1)
 
-    def expand(self, code_BML):
-        return code_BML[:, 0]
+    def process_latents(self, latents_BML):
+        return latents_BML[:, 0]
 
-    def field(self, context, queries_BQ3):
+    def decode(self, context, queries_BQ3):
         self.largest_batch = max(self.largest_batch, queries_BQ3.shape[1])
         points = queries_BQ3[0] - context[0]
         return self.distance(points).unsqueeze(0), self.logits(points).unsqueeze(0)

@@ -15,7 +15,7 @@ def dense_twin(model, frame):
     """Every voxel of the grid, one at a time as far as the reader is concerned."""
     index = np.stack(np.meshgrid(*(np.arange(n) for n in frame.shape), indexing="ij"), -1).reshape(-1, 3)
     points_unit = frame.voxel_to_unit(index)
-    sdf, logits = model.field(model.expand(CODE[None]), torch.from_numpy(points_unit).float()[None])
+    sdf, logits = model.decode(model.process_latents(CODE[None]), torch.from_numpy(points_unit).float()[None])
     labels = np.where(sdf[0].numpy() < 0, logits[0].argmax(-1).numpy() + 1, 0)
     labels[(np.abs(points_unit) > 1).any(1)] = 0
     return labels.reshape(frame.shape)

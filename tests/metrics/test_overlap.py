@@ -1,4 +1,4 @@
-"""Dice and IoU against a slow twin, and the rule for classes that are not in both maps."""
+"""Dice and IoU against a reference, and the rule for classes that are not in both maps."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Surface metrics against two independent libraries, formulas, and slow twins.
+"""Surface metrics against two independent libraries, formulas, and references.
 
 surface-distance (DeepMind, the code of Nikolov et al. 2018) has our definition: every figure must agree within 1 %.
 

@@ -76,7 +76,7 @@ def test_shapes_and_code(name, options):
     with torch.no_grad():
         outputs = model(surface, data["query_points"])
         code = model.encode(surface)
-        sdf, logits = model.field(model.expand(code), data["query_points"])
+        sdf, logits = model.decode(model.process_latents(code), data["query_points"])
     parsed = parse_model_name(name)
     extra = 3 if options.get("anchors") and parsed["query_type"] == "point" else 0
     assert code.shape == (2, 8, parsed["code_dim"] + extra)
@@ -244,7 +244,7 @@ def test_a_class_that_nobody_annotated_never_wins():
         before = model(surface, data["query_points"])["logits_BQC"].argmax(-1)
         loser = int(before.flatten().mode().values)
         model.set_known_classes([c != loser for c in range(10)])
-        sdf, logits = model.field(model.expand(model.encode(surface)), data["query_points"])
+        sdf, logits = model.decode(model.process_latents(model.encode(surface)), data["query_points"])
     assert (before == loser).any() and not (logits.argmax(-1) == loser).any()
     other = build_model("learnable_vec8x4_dim32_depth1_nb", 10)
     other.load_state_dict(model.state_dict())  # and a checkpoint knows it

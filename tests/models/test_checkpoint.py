@@ -11,7 +11,7 @@ import torch
 
 from vecset.common.atomic import remove_leftovers
 from vecset.common.errors import InputError
-from vecset.models.autoencoder import DEPARTURES, build_model
+from vecset.models.autoencoder import EXTENSIONS, build_model
 from vecset.models.checkpoint import copy_checkpoint, load_checkpoint, model_from_checkpoint, save_checkpoint
 
 CONFIG = {"name": "learnable_vec4x2_dim8_depth1_nb", "num_classes": 3, "anchors": False}
@@ -48,7 +48,7 @@ def test_a_checkpoint_alone_makes_the_model(tmp_path):
 
 def test_a_checkpoint_from_before_an_option_existed_did_not_use_it(tmp_path):
     save_checkpoint(tmp_path / "x.pth", checkpoint())
-    assert load_checkpoint(tmp_path / "x.pth")["model_config"] == {**CONFIG, **DEPARTURES}
+    assert load_checkpoint(tmp_path / "x.pth")["model_config"] == {**CONFIG, **EXTENSIONS}
 
 
 def test_best_stays_when_last_goes_on(tmp_path):

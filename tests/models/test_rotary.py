@@ -1,4 +1,4 @@
-"""Rotary attention against its slow twin, what it does not see, and latents that cover every structure."""
+"""Rotary attention against its reference, what it does not see, and latents that cover every structure."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_in_16_bit_it_is_the_same_but_for_rounding():
 
 
 def test_attention_is_that_of_complex_numbers_pair_by_pair():
-    """The slow twin: one query and one head at a time, channel pairs as complex numbers, places only as differences."""
+    """The reference: one query and one head at a time, channel pairs as complex numbers, places only as differences."""
     torch.manual_seed(0)
     layer = Attention(128, 128, rotary=True).double()
     x, context, at, to = (
@@ -112,7 +112,7 @@ def test_every_structure_gets_latents_of_its_own():
 
 
 def test_density_is_farthest_point_sampling_of_each_class_stretched():
-    """The slow twin: every distance written out, point by point; a class's own distances stretched by its factor."""
+    """The reference: every distance written out, point by point; a class's own distances stretched by its factor."""
     points, labels = uniform(1, 60, 3), torch.arange(60).view(1, -1) % 3
     density, gap = torch.tensor([1.0, 2.5, 0.5]), 2.0
     chosen = farthest_point_sampling(points, 12, labels, gap, density)[0].tolist()

@@ -1,4 +1,4 @@
-"""Handedness of a heart: against a slow twin, with structures missing, against the others where names are none."""
+"""Handedness of a heart: against a reference, with structures missing, against the others where names are none."""
 
 import itertools
 

@@ -17,17 +17,28 @@ EXIT_BAD_INPUT = 2
 
 
 class InputError(Exception):
-    """Bad input from outside: `where` (a file or flag), `expected`, `found`, and what `to_do` about it."""
+    """Bad input from outside, told in one line. Two forms:
 
-    def __init__(self, where, expected, found, to_do=""):
+    InputError(where, expected, found, to_do)                where both are values: "x.csv: expected 10 classes, found 7"
+    InputError.because(where, problem, to_do)                all else: "--init_from and --resume exclude each other"
+
+    where: a file, a flag, or "" where the problem names it; to_do: what the user can do about it, or "".
+    """
+
+    def __init__(self, where, expected="", found="", to_do="", problem=""):
         self.where, self.expected, self.found, self.to_do = str(where), str(expected), str(found), str(to_do)
-        line = f"{self.where}: expected {self.expected}, found {self.found}"
+        self.problem = str(problem) or f"expected {self.expected}, found {self.found}"
+        line = f"{self.where}: {self.problem}" if self.where else self.problem
         if self.to_do:
             line += f"; {self.to_do}"
         super().__init__(" ".join(line.split()))
 
-    def __reduce__(self):  # crosses process pools with its four parts intact
-        return (type(self), (self.where, self.expected, self.found, self.to_do))
+    @classmethod
+    def because(cls, where, problem, to_do=""):
+        return cls(where, to_do=to_do, problem=problem)
+
+    def __reduce__(self):  # crosses process pools with its parts intact
+        return (type(self), (self.where, self.expected, self.found, self.to_do, self.problem))
 
 
 def require_package(name):

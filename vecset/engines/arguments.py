@@ -3,10 +3,10 @@
 import argparse
 
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
-from vecset.models.autoencoder import DEPARTURES
+from vecset.models.autoencoder import EXTENSIONS
 
 # flags that are handed on by name
-MODEL_OPTIONS = tuple(DEPARTURES)
+MODEL_OPTIONS = tuple(EXTENSIONS)
 LOSS_OPTIONS = ("class_loss", "truncation")
 # flags that decide what a validation says
 EVALUATION_OPTIONS = (

@@ -18,11 +18,11 @@ def decode_grid(model, surface_BNF, grid_size):
     """(B, grid_size^3) u8 labels at `grid_points_unit`: background where the distance is >= 0, else the class of the
     largest logit."""
     points_G3 = torch.from_numpy(grid_points_unit(grid_size)).to(surface_BNF.device)
-    context = model.expand(model.encode(surface_BNF))
+    context = model.process_latents(model.encode(surface_BNF))
     cases = len(surface_BNF)
     labels = []
     for chunk_Q3 in points_G3.split(max(1, _QUERIES_AT_ONCE // cases)):
-        sdf_BQ, logits_BQC = model.field(context, chunk_Q3.expand(cases, -1, -1))
+        sdf_BQ, logits_BQC = model.decode(context, chunk_Q3.expand(cases, -1, -1))
         labels.append(torch.where(sdf_BQ >= 0, 0, logits_BQC.argmax(-1) + 1).to(torch.uint8))
     return torch.cat(labels, 1)
 

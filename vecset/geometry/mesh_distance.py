@@ -8,7 +8,7 @@ corners of a triangle.
 
 Sign: the pseudonormal of the nearest feature (face, edge or vertex), Baerentzen and Aanaes 2005, "Signed distance
 computation using the angle weighted pseudonormal". Distance to a triangle: Ericson 2005, "Real-Time Collision
-Detection", section 5.1.5. The slow twin is in tests/geometry/test_mesh_distance.py.
+Detection", section 5.1.5. The reference is in tests/geometry/test_mesh_distance.py.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Connected components of a label map, through faces, edges and corners: of each class, and of the whole foreground.
 
 One pass of union-find over the foreground voxels alone; scipy.ndimage.label, class by class, takes ten times as long
-(it is the slow twin in the tests)."""
+(it is the reference in the tests)."""
 
 from dataclasses import dataclass
 

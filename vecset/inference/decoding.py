@@ -38,22 +38,22 @@ class HeartField:
     time, which bounds the memory. `queries` counts the points asked for, `fallbacks` the label maps that were decoded
     voxel by voxel in the end, because coarse to fine was not safe.
 
-    model: `expand(code_BML)` and `field(context, queries_BQ3)`, as in docs/design.md; code_ML: (M, L) or (1, M, L).
+    model: `expand(latents_BML)` and `field(context, queries_BQ3)`, as in docs/design.md; latents_ML: (M, L) or (1, M, L).
     calibration: a `Calibration` (inference/calibration.py) that all values go through, or None."""
 
-    def __init__(self, model, code_ML, chunk=CHUNK, device=None, calibration=None):
+    def __init__(self, model, latents_ML, chunk=CHUNK, device=None, calibration=None):
         self.calibration = calibration
-        self.model, self.chunk, self.device = model, int(chunk), torch.device(device or code_ML.device)
+        self.model, self.chunk, self.device = model, int(chunk), torch.device(device or latents_ML.device)
         self.queries = self.fallbacks = 0
-        code_ML = code_ML.to(self.device)
+        latents_ML = latents_ML.to(self.device)
         with torch.inference_mode():
-            self._context = model.expand(code_ML if code_ML.ndim == 3 else code_ML.unsqueeze(0))
+            self._context = model.process_latents(latents_ML if latents_ML.ndim == 3 else latents_ML.unsqueeze(0))
 
     @torch.inference_mode()
     def _query(self, points_unit):
         self.queries += len(points_unit)
         points_Q3 = torch.from_numpy(np.ascontiguousarray(points_unit, np.float32)).to(self.device)
-        sdf_BQ, logits_BQC = self.model.field(self._context, points_Q3.unsqueeze(0))
+        sdf_BQ, logits_BQC = self.model.decode(self._context, points_Q3.unsqueeze(0))
         if not (torch.isfinite(sdf_BQ).all() and torch.isfinite(logits_BQC).all()):
             raise InputError(
                 "--checkpoint",

@@ -20,8 +20,8 @@ FILE = "latents.npz"
 _MEMBERS = ("latents", "class_names", "frame_affine", "frame_shape", "frame_centre", "frame_scale", "meta")
 
 
-def write_latents(path, code_ML, case, case_id, class_names, checkpoint_sha256):
-    """Writes code_ML (M, L) f32 with frame and names, atomically."""
+def write_latents(path, latents_ML, case, case_id, class_names, checkpoint_sha256):
+    """Writes latents_ML (M, L) f32 with frame and names, atomically."""
     frame = case.frame
     meta = {
         "case_id": case_id,
@@ -31,7 +31,7 @@ def write_latents(path, code_ML, case, case_id, class_names, checkpoint_sha256):
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         np.savez(
             handle,
-            latents=np.asarray(code_ML, np.float32),
+            latents=np.asarray(latents_ML, np.float32),
             class_names=np.array(list(class_names)),
             frame_affine=frame.affine,
             frame_shape=np.array(frame.shape),

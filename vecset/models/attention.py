@@ -1,4 +1,4 @@
-"""Attention: fused, as everything uses it, and plain, its slow twin. The same function.
+"""Attention: fused, as everything uses it, and plain, its reference. The same function.
 
 Layer names, shapes and biases are those of the public VecSetX release (Zhang et al., https://github.com/1zb/VecSetX,
 MIT; after 3DShape2VecSet, SIGGRAPH 2023), so that its weights load: `to_q`, `to_kv` (keys, then values; no bias),

@@ -3,7 +3,7 @@
 The architecture is that of the public VecSetX release (Zhang et al., https://github.com/1zb/VecSetX, MIT; after
 3DShape2VecSet, Zhang, Tang, Niessner, Wonka, SIGGRAPH 2023), with 3 + C numbers per surface point in, a query embedding
 of its own, and 1 + C numbers per query out: the signed distance to the union (unit, negative inside) and C class
-logits. Named departures, off by default: `anchors`, `rotary`, `class_gap`, `decoder_layers` (see `VecSetAutoencoder`).
+logits. Named extensions, off by default: `anchors`, `rotary`, `class_gap`, `decoder_layers` (see `VecSetAutoencoder`).
 
 Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M latents, L code numbers per
 latent, D width.
@@ -23,8 +23,8 @@ from vecset.models.bottleneck import BOTTLENECKS
 from vecset.models.embedding import PointEmbed, farthest_point_sampling
 from vecset.models.folding import queries_of_points, read_points
 
-# the named departures from the public architecture, switched off
-DEPARTURES = {"anchors": False, "rotary": False, "class_gap": 0.0, "latent_density": "", "decoder_layers": 0}
+# the named extensions from the public architecture, switched off
+EXTENSIONS = {"anchors": False, "rotary": False, "class_gap": 0.0, "latent_density": "", "decoder_layers": 0}
 UNKNOWN_LOGIT = -1e4  # of a class that no training case was annotated for: it is never the largest
 GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
@@ -73,17 +73,17 @@ def parse_density(text, num_classes):
 
 
 def build_model(name, num_classes, **options):
-    """A model by its name; `options` are VecSetAutoencoder's further arguments, the named departures."""
+    """A model by its name; `options` are VecSetAutoencoder's further arguments, the named extensions."""
     return VecSetAutoencoder(num_classes=num_classes, **parse_model_name(name), **options)
 
 
 def option_words(config):
-    """The named departures of a model config as the flags that ask for them."""
+    """The named extensions of a model config as the flags that ask for them."""
 
     def told(value):
         return "" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}"
 
-    return " ".join(f"--{name}{told(config[name])}" for name in DEPARTURES if config.get(name))
+    return " ".join(f"--{name}{told(config[name])}" for name in EXTENSIONS if config.get(name))
 
 
 class VecSetAutoencoder(nn.Module):
@@ -179,7 +179,7 @@ class VecSetAutoencoder(nn.Module):
             if query_type == "learnable":
                 self.anchors = nn.Parameter(0.9 * spread_in_ball(num_latents))
         self.recompute = False
-        self.fold = True  # False: a token for every point, the slow twin of models/folding.py
+        self.fold = True  # False: a token for every point, the reference of models/folding.py
         self._read, self._layer = _read_and_feed, _attend_and_feed
 
     @property
@@ -226,7 +226,7 @@ class VecSetAutoencoder(nn.Module):
     # --- surface -> code
 
     def encode(self, surface_BNF):
-        """-> code_BML; with anchors and point queries the last three numbers of each latent are its place (unit)."""
+        """-> latents_BML; with anchors and point queries the last three numbers of each latent are its place (unit)."""
         return self._encode(surface_BNF)[0]
 
     def _encode(self, surface_BNF, noise_BML=None):
@@ -256,17 +256,17 @@ class VecSetAutoencoder(nn.Module):
 
     # --- code -> field
 
-    def expand(self, code_BML):
+    def process_latents(self, latents_BML):
         """The latent stack, and the decoder's keys and values: everything that is the same for all queries of a case.
         Returns a context for `field`."""
         anchors_BM3 = None
         if self.anchored and self.query_type == "point":
-            code_BML, anchors_BM3 = code_BML[..., :-3], code_BML[..., -3:].float()
-        x = self.bottleneck.post(code_BML)
+            latents_BML, anchors_BM3 = latents_BML[..., :-3], latents_BML[..., -3:].float()
+        x = self.bottleneck.post(latents_BML)
         if self.query_type == "learnable":
             x = x + self.latents.weight
             if self.anchored:
-                anchors_BM3 = self.anchors.expand(len(code_BML), -1, -1)
+                anchors_BM3 = self.anchors.expand(len(latents_BML), -1, -1)
         if self.anchored:
             x = x + self.query_embed(anchors_BM3)
         places = Places(anchors_BM3, anchors_BM3) if self.rotary else None
@@ -278,7 +278,7 @@ class VecSetAutoencoder(nn.Module):
             "anchors_BM3": anchors_BM3,
         }
 
-    def field(self, context, queries_BQ3):
+    def decode(self, context, queries_BQ3):
         """-> (sdf_BQ, logits_BQC) in the parameters' float32."""
         layer = self.decoder_cross_attn.fn
         attended = attention.fused_attention(*self._decoder_parts(context, queries_BQ3), layer.scale)
@@ -337,8 +337,8 @@ class VecSetAutoencoder(nn.Module):
         """The whole way, in one call so that DDP sees it: a dict with sdf_BQ, logits_BQC, and kl_B / gradient_BE3
         where there is a KL bottleneck / Eikonal points are given. noise_BML: the KL bottleneck's unit normal draw."""
         code, kl_B = self._encode(surface_BNF, noise_BML)
-        context = self.expand(code)
-        sdf_BQ, logits_BQC = self._run(self.field, context, queries_BQ3)
+        context = self.process_latents(code)
+        sdf_BQ, logits_BQC = self._run(self.decode, context, queries_BQ3)
         outputs = {"sdf_BQ": sdf_BQ, "logits_BQC": logits_BQC}
         if kl_B is not None:
             outputs["kl_B"] = kl_B

@@ -15,11 +15,11 @@ class NoBottleneck(nn.Module):
         super().__init__()
 
     def pre(self, x_BMD, noise_BML=None):
-        """-> (code_BML, kl_B or None)"""
+        """-> (latents_BML, kl_B or None)"""
         return x_BMD, None
 
-    def post(self, code_BML):
-        return code_BML
+    def post(self, latents_BML):
+        return latents_BML
 
 
 class NormalizedBottleneck(nn.Module):
@@ -34,8 +34,8 @@ class NormalizedBottleneck(nn.Module):
         code = self.pre_bottleneck_proj(x_BMD)
         return F.layer_norm(code, code.shape[-1:], eps=1e-6) * self.gamma + self.beta, None
 
-    def post(self, code_BML):
-        return self.post_bottleneck_proj(code_BML)
+    def post(self, latents_BML):
+        return self.post_bottleneck_proj(latents_BML)
 
 
 class KLBottleneck(nn.Module):
@@ -61,8 +61,8 @@ class KLBottleneck(nn.Module):
             return mean + (0.5 * logvar).exp() * noise_BML, kl_B
         return mean, kl_B
 
-    def post(self, code_BML):
-        return self.post_bottleneck_proj(code_BML)
+    def post(self, latents_BML):
+        return self.post_bottleneck_proj(latents_BML)
 
 
 BOTTLENECKS = {"": NoBottleneck, "nb": NormalizedBottleneck, "kl": KLBottleneck}

@@ -86,10 +86,10 @@ def load_checkpoint(path, num_classes=None):
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         found = f"format {checkpoint.get('format')!r}" if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise InputError(path, f"a {FORMAT}", found, to_do)
-    from vecset.models.autoencoder import DEPARTURES
+    from vecset.models.autoencoder import EXTENSIONS
 
     # written before an option of the network existed: it did not use it
-    checkpoint["model_config"] = {**DEPARTURES, **checkpoint["model_config"]}
+    checkpoint["model_config"] = {**EXTENSIONS, **checkpoint["model_config"]}
     classes = checkpoint["model_config"]["num_classes"]
     if num_classes is not None and classes != num_classes:
         raise InputError(

@@ -33,7 +33,7 @@ def check_double_backward(device, kernel=None):
 
 
 def slope_by_autograd(q, k, v, r, scale):
-    """What `attention_slope` gives, by the definition: the slow twin."""
+    """What `attention_slope` gives, by the definition: the reference."""
     return torch.autograd.grad(attention.plain_attention(q, k, v, scale), q, r, create_graph=True)[0]
 
 

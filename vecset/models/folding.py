@@ -10,7 +10,7 @@ decoder   between the token of a query and `to_q` stands a layer norm. It is lin
           the token's D entries, which is a quadratic form in the 52 numbers.
 
 The sums are the same in another order: float32 results agree to about 1e-6 (tests/models/test_folding.py; the way without
-folding is its slow twin). At width 1024 and full counts this saves a fifth of a training step of depth 2.
+folding is its reference). At width 1024 and full counts this saves a fifth of a training step of depth 2.
 """
 
 import torch

@@ -321,7 +321,7 @@ def rasterise(geometry, affine, shape):
 
 
 def anatomy_of(points_mm, pose, waves):
-    """(N, 3) world mm -> anatomy mm; the slow twin of the compiled warp, and what `world_of` inverts."""
+    """(N, 3) world mm -> anatomy mm; the reference of the compiled warp, and what `world_of` inverts."""
     local = (np.asarray(points_mm, np.float64) - pose[9:12]) @ pose[:9].reshape(3, 3).T
     return local + _displacement(local, pose, waves)
 
