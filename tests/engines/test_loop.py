@@ -288,7 +288,7 @@ def test_early_epochs_take_fewer_latents_and_validation_all(data, tmp_path, monk
     seen, expand = [], VecSetAutoencoder.process_latents
     monkeypatch.setattr(
         VecSetAutoencoder,
-        "expand",
+        "process_latents",
         lambda self, code: seen.append((self.training, code.shape[1])) or expand(self, code),
     )
     words = tiny_arguments(
