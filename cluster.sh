@@ -94,7 +94,7 @@ job_python() { # job_python ROOT FOLDERS...: fills the array RUN with the words 
   fi
   "${RUN[@]}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
     job_fail "expected Python 3.11 or newer, found none as: ${RUN[*]}; $to_do"
-  lacking=$("${RUN[@]}" -P "$root/vecset/utils/requirements.py" |
+  lacking=$("${RUN[@]}" -P "$root/vecset/common/requirements.py" |
     { grep -vE '^(pytest|pytest-timeout|tensorboardX|wandb)=' || true; } | paste -sd ' ')
   [ -z "$lacking" ] || job_fail "${RUN[*]} lacks $lacking; $to_do"
 }

@@ -14,7 +14,7 @@ prepare_python() {
   if [ -n "${PYTHON:-}" ]; then
     command -v "$PYTHON" >/dev/null || environment_fail "PYTHON=$PYTHON: no such program"
     new_enough "$PYTHON" || environment_fail "PYTHON=$PYTHON: expected Python 3.11 or newer, found $("$PYTHON" -V 2>&1)"
-    lacking=$("$PYTHON" -P "$root/vecset/utils/requirements.py") || environment_fail "PYTHON=$PYTHON: cannot list packages"
+    lacking=$("$PYTHON" -P "$root/vecset/common/requirements.py") || environment_fail "PYTHON=$PYTHON: cannot list packages"
     if [ -n "$lacking" ]; then
       echo "installing into $PYTHON: ${lacking//$'\n'/ }"
       # one word per requirement is what is wanted here

@@ -80,7 +80,7 @@ fi
 [[ $TASKS =~ ^[1-9][0-9]*$ ]] || job_fail "--tasks: expected a whole number, found $TASKS"
 [ "$last" -lt "$TASKS" ] || job_fail "--tasks $TASKS: the array goes up to $last, expected at most $((TASKS - 1))"
 
-shares=("${RUN[@]}" -P "$ROOT/vecset/utils/shares.py" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR"
+shares=("${RUN[@]}" -P "$ROOT/vecset/cluster/shards.py" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR"
   --tasks "$TASKS")
 if [ "$summary" = 1 ]; then exec "${shares[@]}" --summary --logs "$logs" --again "$ROOT/run_data_sbatch.sh"; fi
 

@@ -106,7 +106,7 @@ job_python "$ROOT" "$DATA_PATH" "$OUTPUT_DIR" "${STAGE_DIR:-}" "$csv_dir" \
 
 if [ -z "$gpus" ]; then gpus=${SLURM_GPUS_ON_NODE:-1}; fi
 [[ $gpus =~ ^[1-9][0-9]*$ ]] || job_fail "--gpus: expected a whole number above 0, found $gpus"
-preflight=("${RUN[@]}" -P "$ROOT/vecset/utils/preflight.py" --processes "$gpus")
+preflight=("${RUN[@]}" -P "$ROOT/vecset/cluster/preflight.py" --processes "$gpus")
 words=(--data_path "$DATA_PATH" --output_dir "$OUTPUT_DIR" ${training[@]+"${training[@]}"})
 if [ "$options_only" = 1 ]; then exec "${preflight[@]}" --options_only -- "${words[@]}"; fi
 cpus=${SLURM_CPUS_PER_TASK:-$(nproc)} nodes=${SLURM_NNODES:-1}
@@ -163,7 +163,7 @@ echo "command: ${torchrun[*]} ${words[*]}"
 if [ "$dry_run" = 1 ]; then echo "dry run: all checks passed, nothing started"; exit 0; fi
 
 progress() { # how far the run is: epoch and step of its last checkpoint, or "none"
-  "${RUN[@]}" -P "$ROOT/vecset/utils/run_state.py" "$OUTPUT_DIR" "$1"
+  "${RUN[@]}" -P "$ROOT/vecset/cluster/run_state.py" "$OUTPUT_DIR" "$1"
 }
 before=$(progress position)
 echo "at the start: $before"

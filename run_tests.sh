@@ -14,7 +14,7 @@ for argument in "$@"; do
   esac
 done
 prepare_python "$ROOT"
-lacking=$("$PYTHON" -P "$ROOT/vecset/utils/requirements.py" requirements-test.txt)
+lacking=$("$PYTHON" -P "$ROOT/vecset/common/requirements.py" requirements-test.txt)
 if [ -n "$lacking" ]; then
   echo "installing for the tests: ${lacking//$'\n'/ }"
   # one word per requirement is what is wanted here

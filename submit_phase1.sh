@@ -89,7 +89,7 @@ if [ ${#prepare[@]} -gt 0 ]; then
   wrong=$("${RUN[@]}" "$ROOT/prepare_data.py" --input_dir "$INPUT_DIR" --output_dir "$cases" --classes "$CLASSES" \
     "${prepare[@]}" --start_idx 0 --end_idx 0 2>&1) || job_fail "--prepare_options: ${wrong##*error: }"
 fi
-count=$("${RUN[@]}" -P "$ROOT/vecset/utils/shares.py" --input_dir "$INPUT_DIR" --output_dir "$cases" \
+count=$("${RUN[@]}" -P "$ROOT/vecset/cluster/shards.py" --input_dir "$INPUT_DIR" --output_dir "$cases" \
   --tasks 1 --share 0)
 count=${count#* }
 if [ -z "$TASKS" ]; then TASKS=$((count < 50 ? count : 50)); fi
