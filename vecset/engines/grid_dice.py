@@ -9,21 +9,21 @@ import torch
 
 from vecset.data.dataset import grid_points_unit
 from vecset.engines.distributed import sum_over_ranks
+from vecset.models.labels import labels_of
 
 _QUERIES_AT_ONCE = 1 << 17  # over all cases of the batch
 
 
 @torch.no_grad()
 def decode_grid(model, surface_BNF, grid_size):
-    """(B, grid_size^3) u8 labels at `grid_points_unit`: background where the distance is >= 0, else the class of the
-    largest logit."""
+    """(B, grid_size^3) u8 labels (`labels_of`) at the points of `grid_points_unit`."""
     points_G3 = torch.from_numpy(grid_points_unit(grid_size)).to(surface_BNF.device)
     context = model.process_latents(model.encode(surface_BNF))
     cases = len(surface_BNF)
     labels = []
     for chunk_Q3 in points_G3.split(max(1, _QUERIES_AT_ONCE // cases)):
         sdf_BQ, logits_BQC = model.decode(context, chunk_Q3.expand(cases, -1, -1))
-        labels.append(torch.where(sdf_BQ >= 0, 0, logits_BQC.argmax(-1) + 1).to(torch.uint8))
+        labels.append(labels_of(sdf_BQ, logits_BQC))
     return torch.cat(labels, 1)
 
 

@@ -1,0 +1,9 @@
+"""The label of a point: background where the signed distance is not negative, else the class of the largest logit."""
+
+import torch
+
+
+def labels_of(sdf_Q: torch.Tensor, logits_QC: torch.Tensor) -> torch.Tensor:
+    """u8 labels of points with signed distances `sdf_Q` (negative inside) and class logits `logits_QC`, both of any
+    leading shape: 0 (background) where the distance is >= 0, elsewhere 1 + the index of the largest logit."""
+    return torch.where(sdf_Q >= 0, 0, logits_QC.argmax(-1) + 1).to(torch.uint8)
