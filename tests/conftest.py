@@ -24,3 +24,16 @@ def real_heart():
     if not REAL_HEART.is_file():
         pytest.skip("the real label map is not on this machine")
     return REAL_HEART
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A folder with a checkpoint whose model is replaced by the formula of helpers.formula_hearts, and `data`."""
+    from helpers.formula_hearts import centred_ball, write_checkpoint
+
+    from vecset.models import checkpoint
+
+    monkeypatch.setattr(checkpoint, "model_from_checkpoint", lambda saved, device, where: centred_ball().to(device))
+    (tmp_path / "data").mkdir()
+    write_checkpoint(tmp_path / "checkpoint.pth")
+    return tmp_path

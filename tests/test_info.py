@@ -5,9 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.formula_hearts import NAMES, make_case, make_heart, sphere_points, write_checkpoint, write_ply
 
-from tests.inference.test_heart_files import sphere_points, write_ply
-from tests.inference.test_reconstruct import NAMES, make_case, make_heart, write_checkpoint
 from vecset import info
 from vecset.imaging.label_map import write_label_map
 from vecset.inference.latents import write_latents

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.fake_model import FormulaModel, ball
+from helpers.formula_fields import FRAMES, hidden_spots
 
-from tests.inference.test_decoding import FRAMES, hidden_spots
 from vecset.data.preparation import Options, build_case
 from vecset.imaging.label_map import LabelMap
 from vecset.inference.decoding import CHECKED_SHARE, HeartField, decode_field

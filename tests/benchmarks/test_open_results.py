@@ -6,9 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import trimesh
-
-from tests.inference.test_heart_files import OBLIQUE, room  # noqa: F401 - a fixture
-from tests.inference.test_reconstruct import make_case, run
+from helpers.formula_hearts import OBLIQUE, make_case, run
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +18,7 @@ def open_results(repository):
 
 
 @pytest.mark.parametrize("options", [(), ("--lps", "--mesh_format", "stl"), ("--mesh_format", "obj")])
-def test_passes_what_comes_out(room, open_results, capsys, options):  # noqa: F811
+def test_passes_what_comes_out(room, open_results, capsys, options):
     make_case(room / "data" / "a.npz", **OBLIQUE)
     assert run(room, *options, "--spacing", 0.4, cells=64) == 0
     assert open_results.main([str(room / "out")]) == 0, capsys.readouterr().out
@@ -54,7 +52,7 @@ def moved_header(folder):
         (moved_header, "SimpleITK places voxels 0.0100 mm"),
     ],
 )
-def test_sees_what_is_wrong(room, open_results, capsys, spoil, complaint):  # noqa: F811
+def test_sees_what_is_wrong(room, open_results, capsys, spoil, complaint):
     make_case(room / "data" / "a.npz", **OBLIQUE)
     assert run(room, "--spacing", 0.4, cells=64) == 0
     assert open_results.main([str(room / "out")]) == 0, capsys.readouterr().out

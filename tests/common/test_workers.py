@@ -7,9 +7,7 @@ import sys
 import time
 
 import pytest
-
-from tests.data.test_prepare_data import make_maps
-from tests.data.test_prepare_survives import children, command
+from helpers.prepare_runs import children, command, make_maps
 
 HOLDER = """
 import multiprocessing, os, sys, time

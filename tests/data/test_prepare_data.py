@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from helpers.prepare_runs import SMALL, Killer, contents, make_maps, run
 
 import prepare_data
 from vecset.common.errors import InputError, run_command
@@ -19,29 +19,6 @@ from vecset.data.case_file import read_case, read_meta
 from vecset.data.preparation import CRUMB_SHARE, warnings_of
 from vecset.imaging.label_map import write_label_map
 from vecset.quality.case_checks import check_file
-
-SMALL = ["--num_surface_points", "300", "--num_vol_points", "300", "--num_near_points", "300", "--classes", "3"]
-
-
-def make_maps(folder, names, seed=0):
-    folder.mkdir(exist_ok=True)
-    grid = np.indices((20, 22, 24)).transpose(1, 2, 3, 0)
-    for n, name in enumerate(names):
-        labels = (np.linalg.norm(grid - [10, 11, 12], axis=-1) < 6 + 0.3 * (n + seed)).astype(np.uint8)
-        labels[:, :, 12:] *= 2
-        write_label_map(folder / name, labels, np.diag([1.0, 1.2, 0.9, 1]))
-    return folder
-
-
-def run(source, target, *more, workers=0):
-    return run_command(
-        prepare_data.main,
-        ["--input_dir", str(source), "--output_dir", str(target), *SMALL, "--file_workers", str(workers), *more],
-    )
-
-
-def contents(folder):
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
 def test_workers_and_order_change_nothing(tmp_path, capsys):
@@ -100,15 +77,6 @@ def test_a_broken_file_is_told_and_the_others_are_made(tmp_path, capsys):
     assert "2 made, 0 skipped, 2 failed" in told.out and "not made: 2.nii.gz, 4.nii.gz" in told.err
     lines = [line for line in told.err.splitlines() if "error:" in line]
     assert len(lines) == 2 and "truncated" in lines[0] and "empty mask" in lines[1] and "Traceback" not in told.err
-
-
-class Killer:
-    """A job whose process is killed on one file, as the system kills for want of memory."""
-
-    def __call__(self, path):
-        if "2" in path.name:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return "made", []
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -12,26 +12,11 @@ import time
 
 import numpy as np
 import pytest
+from helpers.prepare_runs import Killer, children, command, contents, make_maps, run
 
 import prepare_data
 import vecset.data.case_file as case_file
-from tests.data.test_prepare_data import SMALL, Killer, contents, make_maps, run
 from vecset.data.case_file import read_case
-
-
-def command(repository, source, out, workers, *before):
-    return [
-        *before,
-        sys.executable,
-        str(repository / "prepare_data.py"),
-        "--input_dir",
-        str(source),
-        "--output_dir",
-        str(out),
-        *SMALL,
-        "--file_workers",
-        str(workers),
-    ]
 
 
 def times(folder):
@@ -143,20 +128,6 @@ def test_a_killed_worker_is_counted(tmp_path, capsys):
     told = capsys.readouterr()
     assert "2 made, 0 skipped, 1 failed" in told.out and "not made: 2.nii.gz" in told.err
     assert "its process was killed" in told.err and "use fewer --file_workers" in told.err
-
-
-def children(pid):
-    """Processes whose parent is `pid` and that run this package's workers."""
-    found = []
-    for status in os.listdir("/proc"):
-        try:
-            text = open(f"/proc/{status}/stat").read() if status.isdigit() else ""
-            words = open(f"/proc/{status}/cmdline", "rb").read() if text else b""
-        except OSError:  # gone meanwhile
-            continue
-        if text and int(text.rsplit(")", 1)[1].split()[1]) == pid and b"spawn_main" in words:
-            found.append(int(status))
-    return found
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.ball_cases import tiny_arguments, write_ball_cases
+from helpers.variant_models import VARIANTS, batch, randomised
 
-from tests.models.test_autoencoder import VARIANTS, batch, randomised
 from vecset.data.epoch_plan import MicroBatch
 from vecset.engines.distributed import Ranks
 from vecset.engines.loop import StepOptions, forward_losses, new_monitor, train_one_epoch

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 from helpers.ball_cases import tiny_arguments, write_ball_cases
+from helpers.engine_parts import assert_same_state, records
 
-from tests.engines.test_loop import assert_same_state, records
 from vecset.models.checkpoint import load_checkpoint
 
 NURSERY = """

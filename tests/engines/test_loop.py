@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.ball_cases import tiny_arguments, write_ball_cases
-from helpers.engine_parts import epoch_gradients, make_run
+from helpers.engine_parts import assert_same_state, epoch_gradients, make_run, records
 
 from vecset.data.dataset import collate, grid_truth, iterate_batches
 from vecset.engines.grid_dice import decode_grid
@@ -26,25 +26,6 @@ def data(tmp_path_factory):
 def train(data, output, *more):
     """5 cases, batch 2: 3 steps per epoch, the last of one case; 3 epochs, evaluation after each."""
     return main(tiny_arguments(data, output, "--epochs", 3, "--eval_every", 1, "--print_every", 1, *more))
-
-
-def records(output):
-    """The log without what differs between any two runs."""
-    times = ("time", "step_seconds", "cases_per_second", "memory_gb")
-    lines = [json.loads(line) for line in (output / "log.txt").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in times} for line in lines]
-
-
-def assert_same_state(a, b, but=()):
-    for key in ("model", "optimizer"):
-        one, other = (torch.utils._pytree.tree_flatten(c[key])[0] for c in (a, b))
-        assert len(one) == len(other)
-        for x, y in zip(one, other):
-            assert torch.equal(x, y) if torch.is_tensor(x) else x == y
-    for key in ("epoch", "step", "global_step", "best_metric", "best_epoch", "metrics", "status"):
-        if key in but:
-            continue
-        assert a[key] == b[key], key
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import itertools
 
 import pytest
 import torch
+from helpers.variant_models import VARIANTS, batch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.models.test_autoencoder import VARIANTS, batch
 from vecset.data.epoch_plan import MicroBatch
 from vecset.engines import loop as engine_ae
 from vecset.engines.distributed import Ranks

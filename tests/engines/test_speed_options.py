@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.engine_parts import make_run
+from helpers.variant_models import VARIANTS, batch, randomised
 
-from tests.models.test_autoencoder import VARIANTS, batch, randomised
 from vecset.data.dataset import collate
 from vecset.engines.arguments import parse_arguments
 from vecset.engines.loop import StepOptions, forward_losses

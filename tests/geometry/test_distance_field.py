@@ -102,7 +102,7 @@ def test_mesh_and_mask_signs_agree_where_they_meet():
 
 def test_thick_slices_against_brute_force():
     """1 x 1 x 10 mm, triangles of 10 mm: exact all the same."""
-    from tests.geometry.test_mesh_distance import brute_force
+    from helpers.brute_distance import brute_force
 
     grid = np.indices((40, 40, 10)).transpose(1, 2, 3, 0) * [1, 1, 10.0]
     field = field_of(np.linalg.norm((grid - [20, 20, 45]) / [1, 1, 2], axis=-1) < 14, (1.0, 1.0, 10.0))

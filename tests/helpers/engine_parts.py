@@ -1,5 +1,7 @@
 """What the engine's tests share: a run without a command, and an optimizer that only looks at gradients."""
 
+import json
+
 import torch
 
 from helpers.ball_cases import tiny_arguments
@@ -62,3 +64,22 @@ def epoch_gradients(run, epoch=0, monitor=None):
         lambda *position: False,
     )
     return watcher.steps
+
+
+def records(output):
+    """The log without what differs between any two runs."""
+    times = ("time", "step_seconds", "cases_per_second", "memory_gb")
+    lines = [json.loads(line) for line in (output / "log.txt").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in times} for line in lines]
+
+
+def assert_same_state(a, b, but=()):
+    for key in ("model", "optimizer"):
+        one, other = (torch.utils._pytree.tree_flatten(c[key])[0] for c in (a, b))
+        assert len(one) == len(other)
+        for x, y in zip(one, other):
+            assert torch.equal(x, y) if torch.is_tensor(x) else x == y
+    for key in ("epoch", "step", "global_step", "best_metric", "best_epoch", "metrics", "status"):
+        if key in but:
+            continue
+        assert a[key] == b[key], key

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.fake_model import FormulaModel
+from helpers.formula_fields import FRAMES
 
-from tests.inference.test_decoding import FRAMES
 from vecset.common.draws import random_stream
 from vecset.common.errors import InputError
 from vecset.inference.decision_tuning import (

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.fake_model import FormulaModel, ball
+from helpers.formula_fields import CODE, FRAMES, frame_of, hidden_spots
 
-from vecset.imaging.frame import Frame
 from vecset.inference.decoding import HeartField, decode_label_map
-
-CODE = torch.zeros(1, 3)
 
 
 def dense_twin(model, frame):
@@ -19,25 +17,6 @@ def dense_twin(model, frame):
     labels = np.where(sdf[0].numpy() < 0, logits[0].argmax(-1).numpy() + 1, 0)
     labels[(np.abs(points_unit) > 1).any(1)] = 0
     return labels.reshape(frame.shape)
-
-
-def frame_of(shape, spacing_mm, rotation_deg=0.0, flip=(1, 1, 1), centre_voxel=None, radius_mm=40.0):
-    a = np.deg2rad(rotation_deg)
-    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag(np.array(spacing_mm) * flip)
-    affine[:3, 3] = (12.0, -80.0, 33.0)
-    centre_voxel = (np.array(shape) - 1) / 2 if centre_voxel is None else np.array(centre_voxel)
-    return Frame(affine, shape, affine[:3, :3] @ centre_voxel + affine[:3, 3], 0.95 / radius_mm)
-
-
-FRAMES = {
-    "isotropic": frame_of((96, 96, 96), (1, 1, 1)),
-    "anisotropic": frame_of((90, 80, 12), (1, 1, 10)),
-    "oblique, flipped, odd": frame_of((71, 83, 67), (1.3, 1.1, 1.6), 30, (-1, 1, -1)),
-    "cut by the border": frame_of((60, 61, 90), (1, 1, 1), centre_voxel=(10, 30, 45)),
-    "larger than the cube": frame_of((160, 50, 50), (1, 2, 2), 45),
-}
 
 
 @pytest.mark.parametrize("name", FRAMES)
@@ -72,13 +51,6 @@ def test_a_thin_tube_survives():
     decoded = decode_label_map(model, CODE, frame)
     np.testing.assert_array_equal(decoded.labels, dense_twin(model, frame))
     assert not decoded.dense and (decoded.labels == 1).sum() > 80
-
-
-def hidden_spots(points):
-    """1 at the corners of the coarse cells of FRAMES["isotropic"], 0 at their centres: a coarse grid sees nothing."""
-    cell = 4 * 0.95 / 40
-    offset = (points + 0.95) / cell - 0.5
-    return torch.exp(-((((offset - offset.round()) * cell).norm(dim=1) / 0.02) ** 2))
 
 
 def test_a_field_that_breaks_the_bounds_is_decoded_densely_and_that_is_said():

@@ -11,44 +11,26 @@ import SimpleITK as sitk
 import torch
 import trimesh
 from helpers.fake_model import FormulaModel
-
-import reconstruct
-from tests.inference.test_reconstruct import (
+from helpers.formula_hearts import (
     CLASSES,
     NAMES,
+    OBLIQUE,
     RADIUS_MM,
     make_case,
     make_heart,
-    nine_class_ball,
     run,
+    sphere_points,
     write_checkpoint,
+    write_ply,
 )
+
+import reconstruct
 from vecset.common.errors import run_command
 from vecset.imaging.classes import class_colours
 from vecset.imaging.label_map import write_label_map
 from vecset.imaging.label_names import read_names
 from vecset.inference.decoding import with_spacing
 from vecset.inference.latents import read_latents
-from vecset.models import checkpoint as checkpoint_file
-
-OBLIQUE = dict(spacing_mm=(0.9, 1.0, 1.3), turn_deg=30, flip=(-1, 1, 1))
-
-
-class Centred(torch.nn.Module):
-    """The formula ball, whatever the points drawn: the heart lies in the middle of its frame."""
-
-    def __new__(cls):
-        model = nine_class_ball()
-        model.encode = lambda surface_BNF: torch.zeros(len(surface_BNF), 1, 3)
-        return model
-
-
-@pytest.fixture
-def room(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint_file, "model_from_checkpoint", lambda *a: Centred())
-    (tmp_path / "data").mkdir()
-    write_checkpoint(tmp_path / "checkpoint.pth")
-    return tmp_path
 
 
 def to_ras(points_lps):
@@ -186,22 +168,6 @@ def test_codes_are_decoded_again_to_the_same_heart(room, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def sphere_points(count=400):
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(count, 3))
-    points *= RADIUS_MM / np.linalg.norm(points, axis=1)[:, None]
-    return points + [5, -20, 60], rng.integers(1, 9, count)
-
-
-def write_ply(path, points, labels, name="label"):
-    path.write_text(
-        f"ply\nformat ascii 1.0\nelement vertex {len(points)}\n"
-        + "".join(f"property float {axis}\n" for axis in "xyz")
-        + f"property uchar {name}\nend_header\n"
-        + "".join("%f %f %f %d\n" % (*p, c) for p, c in zip(points, labels))
-    )
-
-
 @pytest.mark.parametrize("kind", ["ply", "npz"])
 def test_a_point_cloud_is_enough(room, kind):
     points, labels = sphere_points()
@@ -280,7 +246,7 @@ def test_result_names_every_file(room):
 
 def test_a_thin_ring_keeps_its_volume():
     """Radius 1.5 cells: meshed on cells of half the size, near the ring alone."""
-    from tests.inference.test_meshes import meshes_of
+    from helpers.formula_fields import meshes_of
 
     cell = 2 / 64
 

@@ -5,23 +5,10 @@ import pytest
 import torch
 import trimesh
 from helpers.fake_model import FormulaModel, ball
+from helpers.formula_fields import frame, meshes_of
 
 from vecset.imaging.frame import Frame
-from vecset.inference.decoding import HeartField
-from vecset.inference.meshes import class_meshes, mesh_grid, write_mesh
-
-CODE = torch.zeros(1, 3)
-
-
-def frame(radius_mm=40.0, flip=1, shape=(101, 101, 51)):
-    """The unit cube (42 mm to each side of (11, -20, 70)) in an image of 50 mm to each side, or in a smaller one."""
-    affine = np.diag([flip * 1.0, 1.0, 2.0, 1.0])
-    affine[:3, 3] = (11.0 - flip * 50, -70.0, 20.0)
-    return Frame(affine, shape, (11.0, -20.0, 70.0), 0.95 / radius_mm)
-
-
-def meshes_of(model, **kwargs):
-    return class_meshes(HeartField(model, CODE, chunk=20000), kwargs.pop("frame", frame()), kwargs.pop("cells", 64))
+from vecset.inference.meshes import mesh_grid, write_mesh
 
 
 def test_mesh_grid_covers_the_unit_cube_in_mm():

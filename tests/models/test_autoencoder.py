@@ -4,52 +4,13 @@ import math
 
 import pytest
 import torch
+from helpers.variant_models import VARIANTS, batch, randomised
 
 from vecset.common.errors import InputError
 from vecset.engines.losses import compute_losses, decoded_points
 from vecset.models import attention
 from vecset.models.autoencoder import build_model, parse_model_name, spread_in_ball
 from vecset.models.embedding import PointEmbed, farthest_point_sampling, surface_features
-
-VARIANTS = [
-    ("learnable_vec8x4_dim128_depth2_nb", {}),
-    ("point_vec8x4_dim128_depth1_kl", {}),
-    ("learnable_vec8_dim32_depth1", {}),
-    ("learnable_vec8x4_dim128_depth1_nb", dict(anchors=True, decoder_layers=1)),
-    ("point_vec8x4_dim128_depth1_nb", dict(anchors=True, decoder_layers=2)),
-    ("point_vec8x4_dim128_depth1_nb", dict(anchors=True, rotary=True, class_gap=2.0)),
-    ("learnable_vec8x4_dim128_depth1_nb", dict(anchors=True, rotary=True, decoder_layers=1)),
-]
-
-
-def batch(B=2, N=40, Q=30, C=10, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(1)
-
-    def uniform(*shape):  # drawn in float32, so that the numbers are the same in every dtype
-        return (torch.rand(*shape, generator=generator) * 2 - 1).to(dtype)
-
-    return {
-        "surface_points": uniform(B, N, 3),
-        "surface_labels": torch.randint(1, C + 1, (B, N), generator=generator),
-        "surface_sdf": -uniform(B, N).abs(),
-        "query_points": uniform(B, Q, 3),
-        "query_sdf": uniform(B, Q),
-        "query_labels": torch.randint(0, C + 1, (B, Q), generator=generator),
-        "query_group": torch.arange(Q).remainder(3).expand(B, Q),
-        "annotated": torch.ones(B, C, dtype=torch.bool),
-    }
-
-
-def randomised(name, options, dtype=torch.float32, seed=0):
-    """A model whose zero-initialised output layer is randomised: at zero every other gradient vanishes and a test of
-    gradients proves nothing. The same numbers in every dtype."""
-    torch.manual_seed(seed)
-    model = build_model(name, 10, **options)
-    with torch.no_grad():
-        for parameter in model.to_outputs.parameters():
-            parameter.normal_(0, 0.3)
-    return model.to(dtype)
-
 
 WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.5, "class": 1.0, "kl": 0.1}
 # constants added to the distance have no slope; in eval the mean is decoded

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from helpers.variant_models import VARIANTS, batch, randomised
 
-from tests.models.test_autoencoder import VARIANTS, batch, randomised
 from vecset.models.embedding import surface_features
 
 MORE = [*VARIANTS, ("learnable_vec8x4_dim192_depth1_nb", {}), ("learnable_vec8_dim32_depth0", dict(anchors=True))]

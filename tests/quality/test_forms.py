@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import quality_mutations as mutations
+from helpers.prepared_phantoms import failed_after, prepare
 
-from tests.quality.test_on_prepared import failed_after, prepare
 from vecset.data.case_file import read_case
 from vecset.phantom.phantom import PhantomOptions, make_phantom
 from vecset.quality import case_checks as quality
