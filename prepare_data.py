@@ -20,7 +20,7 @@ if str(ROOT) not in sys.path:
 from vecset.common.atomic import remove_leftovers, require_writable  # noqa: E402
 from vecset.common.errors import InputError, describe_os_error, run_command  # noqa: E402
 from vecset.common.workers import end_pool, sigterm_as_interrupt, start_worker  # noqa: E402
-from vecset.imaging.label_presets import LabelMapping, preset_names  # noqa: E402
+from vecset.imaging.label_mapping import LabelMapping, preset_names  # noqa: E402
 
 FAILED_SHOWN = 20
 STALE_SHOWN = 10

@@ -137,7 +137,7 @@ def _point_cloud(path):
 
 def _label_map(path):
     from vecset.imaging.image_file import read_image
-    from vecset.imaging.label_names import read_names
+    from vecset.imaging.label_table import read_names
 
     image = read_image(path)
     names, spacing = {}, " x ".join(f"{n:.4g}" for n in np.linalg.norm(image.affine[:3, :3], axis=0))

@@ -10,7 +10,7 @@ import pytest
 from vecset.common.errors import InputError
 from vecset.imaging.classes import HEART_CLASSES
 from vecset.imaging.label_map import case_name, find_label_maps, read_label_map, write_label_map
-from vecset.imaging.label_presets import LabelMapping, preset_names
+from vecset.imaging.label_mapping import LabelMapping, preset_names
 
 
 def labels():

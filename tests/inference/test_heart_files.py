@@ -28,7 +28,7 @@ import reconstruct
 from vecset.common.errors import run_command
 from vecset.imaging.classes import class_colours
 from vecset.imaging.label_map import write_label_map
-from vecset.imaging.label_names import read_names
+from vecset.imaging.label_table import read_names
 from vecset.inference.decoding import with_spacing
 from vecset.inference.latents import read_latents
 

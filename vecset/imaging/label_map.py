@@ -14,8 +14,8 @@ from vecset.common.natural_order import natural_key
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import check_affine
 from vecset.imaging.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, has_suffix, nifti_header, read_image
-from vecset.imaging.label_names import name_extension
-from vecset.imaging.label_presets import LabelMapping
+from vecset.imaging.label_mapping import LabelMapping
+from vecset.imaging.label_table import name_extension
 
 SPACING_TOLERANCE = 0.01  # relative difference between sform and pixdim that is still rounding
 ROUNDING = 1e-4  # of labels stored as float, or scaled by the header
@@ -52,7 +52,7 @@ class LabelMap:
 def read_label_map(path, num_classes, label_map=None, spacing_from=None):
     """Reads a label map (.nii.gz, .nii, .nrrd, .mha) of `num_classes` classes into a `LabelMap`.
 
-    `label_map`: a LabelMapping, the name of a preset or a JSON file (see vecset/imaging/label_presets.py).
+    `label_map`: a LabelMapping, the name of a preset or a JSON file (see vecset/imaging/label_mapping.py).
     `spacing_from` ('affine' or 'pixdim') decides where the two contradict each other by more than 1 %.
     Raises InputError, in one line, for every file that is not a sound label map.
     """
@@ -200,7 +200,7 @@ def write_label_map(path, labels, affine, class_names=None, geometry=None):
     """Writes labels (X, Y, Z) u8 as NIfTI, atomically; the same labels give the same bytes. The header places them by
     `geometry` (that of a `LabelMap`), exactly as the source's did; where that is None by `affine` (4, 4) voxel -> mm,
     qform and sform both set. `class_names` go into the description as far as it is long (79 characters), and with
-    their colours into a header extension (vecset/imaging/label_names.py)."""
+    their colours into a header extension (vecset/imaging/label_table.py)."""
     path = Path(path)
     labels = np.asarray(labels)
     if labels.ndim != 3 or labels.dtype != np.uint8:

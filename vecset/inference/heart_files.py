@@ -5,7 +5,7 @@ import shutil
 
 from vecset.imaging.classes import class_colours
 from vecset.imaging.label_map import write_label_map
-from vecset.imaging.label_names import write_segmentation_nrrd
+from vecset.imaging.label_table import write_segmentation_nrrd
 from vecset.inference.latents import FILE as LATENTS
 from vecset.inference.meshes import as_lps, class_meshes, scene_of, write_mesh
 
