@@ -8,6 +8,7 @@ import time
 
 import pytest
 from helpers.prepare_runs import children, command, make_maps
+from helpers.processes import start as start_program
 
 HOLDER = """
 import multiprocessing, os, sys, time
@@ -54,9 +55,7 @@ def all_gone(pids, seconds=20):
 def test_workers_end_with_their_parent(repository, tmp_path, start, number, code):
     script = tmp_path / "holder.py"
     script.write_text(HOLDER.format(root=str(repository), start=start))
-    with subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with start_program([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         workers = [int(process.stdout.readline()) for _ in range(2)]
         os.kill(process.pid, number)
         assert process.wait(timeout=30) == code
@@ -69,9 +68,7 @@ def test_workers_end_with_their_parent(repository, tmp_path, start, number, code
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_prepare_data_leaves_no_workers(repository, tmp_path, number):
     source, out = make_maps(tmp_path / "in", [f"{n}.nii.gz" for n in range(24)]), tmp_path / "out"
-    process = subprocess.Popen(
-        command(repository, source, out, 2), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    process = start_program(command(repository, source, out, 2), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.time() + 60
     while len(children(process.pid)) < 2 and time.time() < deadline and process.poll() is None:
         time.sleep(0.005)
