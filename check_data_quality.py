@@ -31,14 +31,15 @@ from vecset.data.splits import find_case_files  # noqa: E402
 from vecset.quality import case_checks as quality  # noqa: E402
 from vecset.quality import exact as quality_exact  # noqa: E402
 from vecset.quality.population import check_population  # noqa: E402
-from vecset.report import quality_page as quality_report  # noqa: E402
+from vecset.quality.summary import checks_help, file_lines, summary_lines, verdict  # noqa: E402
+from vecset.report.quality_page import write_report  # noqa: E402
 
 
 def get_parser():
     parser = argparse.ArgumentParser(
         "check_data_quality.py",
         description=__doc__.split("\n\n")[0],
-        epilog=__doc__.split("\n\n", 1)[1] + "\n" + quality_report.checks_help(),
+        epilog=__doc__.split("\n\n", 1)[1] + "\n" + checks_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("input", type=Path, metavar="DIR|FILE", help="folder of case files, or one case file (*.npz)")
@@ -131,11 +132,11 @@ def main(argv=None):
         )
     check_population(reports)
     single = args.input.is_file()
-    print("\n".join(quality_report.file_lines(reports[0]) if single else quality_report.summary_lines(reports)))
+    print("\n".join(file_lines(reports[0]) if single else summary_lines(reports)))
     if args.report:
-        quality_report.write_report(args.report, args.input, reports, pictures=args.pictures, detailed=single)
+        write_report(args.report, args.input, reports, pictures=args.pictures, detailed=single)
         print(f"report: {args.report}")
-    print(quality_report.verdict(reports))
+    print(verdict(reports))
     return 0 if all(r.passed for r in reports) else 1
 
 

@@ -18,8 +18,7 @@ from vecset.common.errors import run_command
 from vecset.data.case_file import write_case
 from vecset.imaging.pictures import to_ras
 from vecset.quality import case_checks as quality
-from vecset.quality import thresholds
-from vecset.report import quality_page as quality_report
+from vecset.quality import summary, thresholds
 from vecset.report.quality_pictures import contradicts, source_slice
 
 
@@ -164,7 +163,7 @@ def test_notes_are_not_failures_and_integers_are_whole():
     report = quality.FileReport("a", "a.npz")
     report.add("crumb_class", 12)
     report.add("points", 4500000)
-    lines = quality_report.summary_lines([report])
+    lines = summary.summary_lines([report])
     assert lines[0].split()[-4:] == ["failed", "noted", "worst", "file"]
     assert any(
         line.split() == ["crumb_class", "12", "at", "least", "30", "voxels", "1", "a.npz"]
@@ -172,7 +171,7 @@ def test_notes_are_not_failures_and_integers_are_whole():
         for line in lines
     )
     assert any(line.startswith("points") and " 4500000 " in line for line in lines)
-    assert quality_report.verdict([report]) == "PASS: 1 case file, 1 note"
+    assert summary.verdict([report]) == "PASS: 1 case file, 1 note"
 
 
 def test_a_stopped_check_does_not_claim_to_go_on(capsys):
@@ -185,10 +184,10 @@ def test_a_stopped_check_does_not_claim_to_go_on(capsys):
 
 def test_titles_name_the_failed_checks():
     report = quality.FileReport("a", "a.npz")
-    assert quality_report.picture_title(report) == "a: PASS"
+    assert summary.picture_title(report) == "a: PASS"
     for check in ("shift", "sign", "label", "label", "bias", "jump"):
         report.add(check, 9)
-    assert quality_report.picture_title(report) == "a: FAIL: shift, sign, label and 2 more"
+    assert summary.picture_title(report) == "a: FAIL: shift, sign, label and 2 more"
 
 
 def test_slices_have_the_number_of_the_source_image():

@@ -13,7 +13,7 @@ from skimage.measure import marching_cubes
 from vecset.data.case_file import write_case
 from vecset.quality import case_checks as quality
 from vecset.quality import exact as quality_exact
-from vecset.report import quality_page as quality_report
+from vecset.quality import summary
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_crumbs_that_were_dropped_on_request_are_no_alarm(case, tmp_path):
     report = answer(0.01)
     assert not report.failed()
     assert [f["value"] for f in report.failed("warn") if f["check"] == "source_crumbs"] == [3]  # said, not judged
-    assert "source_crumbs = 3" in "\n".join(quality_report.summary_lines([report]))
+    assert "source_crumbs = 3" in "\n".join(summary.summary_lines([report]))
     with_crumbs[inside[0], inside[1], inside[2] + 1] = 0  # a difference that is no crumb
     nib.save(nib.Nifti1Image(with_crumbs, case.frame.affine), source / "case.nii.gz")
     assert {f["check"] for f in answer(0.01).failed()} == {"source_labels"}

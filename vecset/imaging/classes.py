@@ -27,12 +27,18 @@ def default_class_names(num_classes):
     return [f"class_{c}" for c in range(1, num_classes + 1)]
 
 
+def rgb(colour: str) -> tuple[int, int, int]:
+    """'#RRGGBB' -> (red, green, blue), each 0..255."""
+    red, green, blue = bytes.fromhex(colour[1:])
+    return red, green, blue
+
+
 def class_colours(num_classes):
     """C colours as '#RRGGBB'; beyond 20 classes they repeat, darker."""
     base = _COLOURS + _MORE
     colours = []
     for c in range(num_classes):
-        red, green, blue = (int(base[c % len(base)][i : i + 2], 16) for i in (1, 3, 5))
+        red, green, blue = rgb(base[c % len(base)])
         shade = 0.7 ** (c // len(base))
         colours.append(f"#{int(red * shade):02X}{int(green * shade):02X}{int(blue * shade):02X}")
     return colours

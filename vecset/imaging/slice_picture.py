@@ -5,7 +5,7 @@ the left, and up is up. `vecset/imaging/pictures.py` draws with it on axes in mm
 
 import numpy as np
 
-from vecset.imaging.classes import class_colours
+from vecset.imaging.classes import class_colours, rgb
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the RAS axis that the plane is perpendicular to
 BACKGROUND = "#F7F7F7"
@@ -17,11 +17,6 @@ DIFFERENCE = {
     "another structure": "#000000",
 }
 GOOD, BAD = "#0072B2", "#D55E00"  # of the same: passed and failed, better and worse; never told by colour alone
-
-
-def rgb(colour):
-    """'#RRGGBB' -> (red, green, blue), 0..255."""
-    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
 def colour_table(colours, background=BACKGROUND):

@@ -20,6 +20,7 @@ from scipy import ndimage
 from skimage.measure import marching_cubes
 
 from vecset.common.atomic import atomic_path
+from vecset.imaging.classes import rgb
 from vecset.imaging.frame import Frame
 from vecset.inference.decoding import decode_field
 
@@ -171,7 +172,7 @@ def scene_of(meshes, class_names, colours):
     scene = trimesh.Scene()
     for c, mesh in meshes.items():
         mesh = mesh.copy()
-        base = [*(int(colours[c - 1][i : i + 2], 16) for i in (1, 3, 5)), 255]
+        base = [*rgb(colours[c - 1]), 255]
         material = trimesh.visual.material.PBRMaterial(
             name=class_names[c - 1], baseColorFactor=base, metallicFactor=0.0, roughnessFactor=0.6
         )

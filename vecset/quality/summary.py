@@ -1,0 +1,209 @@
+"""The findings of the checks in words: lines for the terminal, rows for tables, the verdict. Text only."""
+
+import numpy as np
+
+from vecset.quality.thresholds import CHECKS, excess, limit_text
+
+
+def class_name(report, class_id):
+    """The name that the file gives class `class_id`; "" for None, `class_<id>` beyond its names."""
+    if class_id is None:
+        return ""
+    return report.class_names[class_id - 1] if class_id <= len(report.class_names) else f"class_{class_id}"
+
+
+def _figure(value):
+    return f"{value:.0f}" if np.isfinite(value) and value == round(value) else f"{value:.4g}"
+
+
+def _count(number, word):
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def failure_lines(report, level="fail", every_class=False):
+    """One line per check that `report` misses: file, check, class, figure, threshold. Of several classes that miss the
+    same check the worst is shown and the others are counted, or `every_class` is."""
+    lines, missed = [], {}
+    for finding in report.failed(level):
+        missed.setdefault(finding["check"], []).append(finding)
+    for check, findings in missed.items():
+        findings = sorted(findings, key=lambda f: -excess(check, f["value"]))
+        for f in findings if every_class else findings[:1]:
+            name, more = class_name(report, f["class_id"]), len(findings) - 1
+            word, of_class = "FAIL" if level == "fail" else "note", " of " + name if name else ""
+            lines.append(
+                f"{word} {report.file}: {check}{of_class} = "
+                f"{_figure(f['value'])}, want {limit_text(check)} ({CHECKS[check].meaning})"
+                f"{': ' + f['note'] if f['note'] else ''}"
+                f"{f'; and {more} more' if more and not every_class else ''}"
+            )
+    return lines
+
+
+def file_lines(report):
+    """Every finding of one file, then its classes."""
+    lines = [f"{report.file}", ""]
+    width = max(len(f["check"]) for f in report.findings)
+    for f in report.findings:
+        mark = "ok  " if f["ok"] else ("FAIL" if f["level"] == "fail" else "note")
+        lines.append(
+            f"{mark} {f['check']:{width}} {class_name(report, f['class_id']):12} {_figure(f['value']):>10}  "
+            f"{limit_text(f['check']):28} {CHECKS[f['check']].meaning}"
+            f"{': ' + f['note'] if f['note'] and f['ok'] else ''}"
+        )  # the others are said in full below
+    return (
+        lines
+        + [""]
+        + class_lines([report])
+        + failure_lines(report, every_class=True)
+        + failure_lines(report, "warn", every_class=True)
+    )
+
+
+VOXEL_WORDS = "distances in voxels: 1 voxel is the largest spacing of the image"
+
+
+def checks_help():
+    """Every check with its threshold and meaning, for --help."""
+    return "\n".join(
+        ["the checks (note: said, not judged; " + VOXEL_WORDS + "):"]
+        + [
+            f"  {name:20} {limit_text(name):30} {check.meaning}{' (note)' if check.level == 'warn' else ''}"
+            for name, check in CHECKS.items()
+        ]
+    )
+
+
+def check_rows(reports):
+    """Per check: name, worst figure over all files, threshold, number of files that fail it, number of files
+    where it is only noted, the worst file (class)."""
+    rows = []
+    for check in CHECKS:
+        having = [(r, r.worst(check)) for r in reports]
+        having = [(r, f) for r, f in having if f is not None]
+        if not having:
+            continue
+        report, finding = max(having, key=lambda pair: excess(check, pair[1]["value"]))
+        name = class_name(report, finding["class_id"])
+        missed, judged = sum(not f["ok"] for _, f in having), CHECKS[check].level == "fail"
+        rows.append(
+            (
+                check,
+                _figure(finding["value"]),
+                limit_text(check),
+                missed if judged else 0,
+                0 if judged else missed,
+                f"{report.file}{' (' + name + ')' if name else ''}",
+            )
+        )
+    return rows
+
+
+CLASS_COLUMNS = (
+    "class",
+    "files",
+    "missing",
+    "cut",
+    "median ml",
+    "least surface %",
+    "least near %",
+    "least inside %",
+    "near outside %",
+)
+
+
+def class_rows(reports):
+    """Per class, as CLASS_COLUMNS: in how many files it is, is missing, is cut by the scan border; its least share of
+    the points of each kind in any file; smallest and largest share of its outer near points that lie outside."""
+    whole = [r for r in reports if "volumes_ml" in r.facts]
+    rows = []
+    for c, name in enumerate(max((r.class_names for r in whole), key=len, default=()), 1):
+        having = [r for r in whole if str(c) in r.facts["volumes_ml"]]
+        counts = [len(having), sum(c in r.facts["missing"] for r in whole), sum(c in r.facts["border"] for r in whole)]
+        if not having:
+            rows.append((name, *counts, "", "", "", "", ""))
+            continue
+        least = [f"{100 * min(r.classes[c][k] for r in having):.2f}" for k in ("surface", "near", "inside")]
+        outside = [100 * r.classes[c]["near_outside"] for r in having if r.classes[c].get("near_outside") is not None]
+        volume = np.median([r.facts["volumes_ml"][str(c)] for r in having])
+        rows.append(
+            (
+                name,
+                *counts,
+                f"{volume:.3g}",
+                *least,
+                f"{min(outside):.0f} - {max(outside):.0f}" if outside else "too few",
+            )
+        )
+    return rows
+
+
+def named_classes(reports):
+    """Lines 'file: missing: classes', 'file: cut by the scan border: classes' and 'file: not annotated: classes'."""
+    return [
+        f"{r.file}: {words}: {', '.join(class_name(r, c) for c in r.facts[kind])}"
+        for kind, words in (
+            ("missing", "missing"),
+            ("border", "cut by the scan border"),
+            ("not_annotated", "not annotated"),
+        )
+        for r in reports
+        if r.facts.get(kind)
+    ]
+
+
+def summary_lines(reports, most=40):
+    """The worst figure of each check over all files beside its threshold; the classes; what failed, by name."""
+    lines = [f"{'check':20} {'worst':>10}  {'threshold':30} {'failed':>6} {'noted':>6}  worst file"]
+    lines += [
+        f"{check:20} {figure:>10}  {limit:30} {failed or '':>6} {noted or '':>6}  {file}"
+        for check, figure, limit, failed, noted, file in check_rows(reports)
+    ]
+    lines += ["", f"meanings: report.html, or --help; {VOXEL_WORDS}", "", *class_lines(reports)]
+    for level, what in (("fail", "failures"), ("warn", "notes")):
+        lines += _at_most(most, [line for report in reports for line in failure_lines(report, level)], what)
+    return lines
+
+
+def class_lines(reports):
+    """The classes as a table, and which are missing or cut where."""
+    rows = class_rows(reports)
+    if not rows:
+        return []
+    widths = [max(len(str(row[i])) for row in [CLASS_COLUMNS, *rows]) for i in range(len(CLASS_COLUMNS))]
+    return [
+        *(
+            "  ".join(f"{cell!s:{'<' if i == 0 else '>'}{widths[i]}}" for i, cell in enumerate(row))
+            for row in [CLASS_COLUMNS, *rows]
+        ),
+        "",
+        *_at_most(20, named_classes(reports), "such files"),
+        "",
+    ]
+
+
+def _at_most(most, lines, what):
+    return lines[:most] + (
+        [f"... {len(lines) - most} more {what} (all of them in --report)"] if len(lines) > most else []
+    )
+
+
+def verdict(reports):
+    """The one line: PASS or FAIL, how many files, what failed first."""
+    bad = [r for r in reports if not r.passed]
+    if not bad:
+        notes = sum(len(r.failed("warn")) for r in reports)
+        return f"PASS: {_count(len(reports), 'case file')}{', ' + _count(notes, 'note') if notes else ''}"
+    first = max(bad[0].failed(), key=lambda f: f["check"] == "readable")
+    return (
+        f"FAIL: {len(bad)} of {_count(len(reports), 'case file')}; {bad[0].file}: {first['check']} = "
+        f"{_figure(first['value'])}, want {limit_text(first['check'])}"
+        + (f"; also {', '.join(r.file for r in bad[1:6])}{' ...' if len(bad) > 6 else ''}" if len(bad) > 1 else "")
+    )
+
+
+def picture_title(report):
+    """Case, verdict and the names of the checks it fails, at most three of them."""
+    names = list(dict.fromkeys(f["check"] for f in report.failed()))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{report.case_id}: " + (f"FAIL: {', '.join(names[:3])}{more}" if names else "PASS")
