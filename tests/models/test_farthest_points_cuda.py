@@ -6,15 +6,12 @@ import os
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.farthest_points import check
 
 from vecset.models import embedding
-
-ROOT = Path(__file__).resolve().parents[2]
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="the kernel needs Triton, which comes with PyTorch's CUDA builds"
@@ -33,7 +30,7 @@ def test_in_tritons_interpreter():
     code = "from helpers.farthest_points import check; check('cpu')"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
         text=True,
         capture_output=True,
     )
