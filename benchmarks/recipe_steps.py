@@ -30,7 +30,13 @@ from vecset.engines.optimizer import build_optimizer  # noqa: E402
 from vecset.models import embedding  # noqa: E402
 from vecset.models.autoencoder import build_model  # noqa: E402
 
-OPTIONS = {"anchors": True, "rotary": True, "class_gap": 2.0, "latent_density": "9:4,10:1.7,8:1.4", "decoder_layers": 1}
+OPTIONS = {
+    "anchors": True,
+    "rotary": True,
+    "fps_class_gap": 2.0,
+    "fps_density": "9:4,10:1.7,8:1.4",
+    "decoder_layers": 1,
+}
 WIDE = "point_vec1024x32_dim512_depth8_nb"
 STEPS = [  # model, cases, surface points, latents (None: all), compiled
     ("point_vec512x32_dim128_depth4_nb", 8, 4096, None, False),

@@ -37,7 +37,7 @@ MODELS = (
 )
 # the network of the full-size recipe (docs/recipes.md), for --models: its memory per case takes long on a CPU
 OPTIONS = {
-    "point_vec1024x32_dim512_depth16_nb": {"anchors": True, "rotary": True, "class_gap": 2.0, "decoder_layers": 1}
+    "point_vec1024x32_dim512_depth16_nb": {"anchors": True, "rotary": True, "fps_class_gap": 2.0, "decoder_layers": 1}
 }
 
 

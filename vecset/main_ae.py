@@ -24,7 +24,7 @@ from vecset.common.atomic import remove_leftovers, require_writable, write_text 
 from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.data.dataset import CaseDataset, check_disjoint, iterate_batches, read_split  # noqa: E402
 from vecset.data.epoch_plan import EpochPlan  # noqa: E402
-from vecset.data.thickness import latent_density  # noqa: E402
+from vecset.data.thickness import fps_density  # noqa: E402
 from vecset.engines.arguments import EVALUATION_OPTIONS, LOSS_OPTIONS, MODEL_OPTIONS, parse_arguments  # noqa: E402
 from vecset.engines.distributed import (  # noqa: E402
     environment_rank,
@@ -184,12 +184,12 @@ def model_options(args, training):
     """The network's options by name, with what `auto` means for these training cases. A run that goes on keeps what it
     began with, also where cases were added since."""
     options = {name: getattr(args, name) for name in MODEL_OPTIONS}
-    if options["latent_density"] == "auto":
+    if options["fps_density"] == "auto":
         last = next((p for p in (Path(args.output_dir) / LAST, Path(args.resume or "")) if p.is_file()), None)
-        options["latent_density"] = (
-            load_checkpoint(last)["model_config"]["latent_density"]
+        options["fps_density"] = (
+            load_checkpoint(last)["model_config"]["fps_density"]
             if last
-            else latent_density(training, training[0].num_classes)
+            else fps_density(training, training[0].num_classes)
         )
     return options
 
@@ -338,7 +338,6 @@ def evaluated_checkpoint(args):
 def as_trained(argv, args):
     """The arguments of --eval again: what decides its figures is by default as the checkpoint was trained with."""
     trained = load_checkpoint(evaluated_checkpoint(args))["args"]
-    trained = trained if isinstance(trained, dict) else vars(trained)
     return parse_arguments(argv, {name: trained[name] for name in EVALUATION_OPTIONS if name in trained})
 
 

@@ -6,7 +6,7 @@ from helpers.ball_cases import ball_case, tiny_arguments, write_ball_cases
 
 from vecset.data.case_file import write_case
 from vecset.data.dataset import read_split
-from vecset.data.thickness import class_thickness_mm, density_of_thickness, latent_density
+from vecset.data.thickness import class_thickness_mm, density_of_thickness, fps_density
 from vecset.main_ae import main
 from vecset.models.checkpoint import load_checkpoint
 
@@ -37,7 +37,7 @@ def test_thin_classes_get_denser_latents_and_thick_ones_no_sparser():
 def test_auto_is_found_at_the_start_and_kept_when_a_run_goes_on(tmp_path):
     data = write_ball_cases(tmp_path / "cases", train=4, val=2, num_classes=5)
     cases = read_split(data / "train.csv", data)
-    told = latent_density(cases, 5)
+    told = fps_density(cases, 5)
     assert {part.split(":")[0] for part in told.split(",")} == {"1", "5"}, "the ball's two caps are the thinnest"
     words = [
         w.replace("learnable", "point")
@@ -45,9 +45,9 @@ def test_auto_is_found_at_the_start_and_kept_when_a_run_goes_on(tmp_path):
             data,
             tmp_path / "run",
             "--anchors",
-            "--class_gap",
+            "--fps_class_gap",
             2,
-            "--latent_density",
+            "--fps_density",
             "auto",
             "--warmup_epochs",
             0,
@@ -56,9 +56,9 @@ def test_auto_is_found_at_the_start_and_kept_when_a_run_goes_on(tmp_path):
         )
     ]
     assert main(words) == 0
-    assert load_checkpoint(tmp_path / "run" / "checkpoint-last.pth")["model_config"]["latent_density"] == told
+    assert load_checkpoint(tmp_path / "run" / "checkpoint-last.pth")["model_config"]["fps_density"] == told
     for entry in cases:  # other hearts, of another thickness
         write_case(entry.path, ball_case(1, num_classes=5, missing=(2,)))
-    assert latent_density(cases, 5) != told
+    assert fps_density(cases, 5) != told
     assert main([*words[:-1], "2"]) == 0
-    assert load_checkpoint(tmp_path / "run" / "checkpoint-last.pth")["model_config"]["latent_density"] == told
+    assert load_checkpoint(tmp_path / "run" / "checkpoint-last.pth")["model_config"]["fps_density"] == told

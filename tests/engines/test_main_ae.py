@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import subprocess
@@ -112,9 +113,28 @@ def test_help_tells_every_flag_and_needs_nothing_but_torch_and_numpy(repository,
     code = f"path = {str(repository / 'vecset' / 'main_ae.py')!r}\n" + code.replace("sys.argv.pop(0) and path", "path")
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    for action in build_parser()._actions:
+    for action in (a for a in build_parser()._actions if a.help != argparse.SUPPRESS):
         assert action.option_strings[-1] in run.stdout
     assert "HEAVY set()" in run.stdout and "exit codes" in run.stdout.lower()
+
+
+def test_old_flags_set_the_options_of_their_new_names(capsys):
+    needed = ("--data_path", "x", "--output_dir", "y")
+    old = parse_arguments([*needed, "--class_gap", "2", "--latent_density", "2:3"])
+    new = parse_arguments([*needed, "--fps_class_gap", "2", "--fps_density", "2:3"])
+    assert old == new and (new.fps_class_gap, new.fps_density) == (2.0, "2:3")
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    told = capsys.readouterr().out
+    assert "--fps_class_gap" in told and "--class_gap" not in told and "--latent_density" not in told
+
+
+def test_wandb_alone_means_online():
+    needed = ["--data_path", "x", "--output_dir", "y"]
+    assert parse_arguments(needed).wandb == "disabled"
+    assert parse_arguments([*needed, "--wandb"]).wandb == "online"
+    assert parse_arguments([*needed, "--wandb", "--wandb_name", "z"]).wandb == "online"
+    assert parse_arguments([*needed, "--wandb", "offline"]).wandb == "offline"
 
 
 def test_log_tensorboard_and_wandb(data, tmp_path, monkeypatch):
@@ -226,8 +246,8 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
         (("--surface_loss_points", "65"), "expected at most --point_cloud_size, found 65 of 64"),
         (("--model", "point_vec65x4_dim32_depth1_nb"), "--point_cloud_size: expected at least the 65 latents"),
         (("--rotary",), "--rotary: expected --anchors beside it"),
-        (("--class_gap", "1"), "--class_gap: expected a model with point queries"),
-        (("--latent_density", "4:2"), "--latent_density: expected CLASS:FACTOR,... with classes 1..3"),
+        (("--fps_class_gap", "1"), "--fps_class_gap: expected a model with point queries"),
+        (("--fps_density", "4:2"), "--fps_density: expected CLASS:FACTOR,... with classes 1..3"),
         (("--early_latents", "4"), "--early_latents: expected a model with point queries"),
         (("--early_latents", "9", "--model", "point_vec8x4_dim32_depth1_nb"), "of at least so many latents, found 9"),
         (

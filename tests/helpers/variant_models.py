@@ -10,7 +10,7 @@ VARIANTS = [
     ("learnable_vec8_dim32_depth1", {}),
     ("learnable_vec8x4_dim128_depth1_nb", dict(anchors=True, decoder_layers=1)),
     ("point_vec8x4_dim128_depth1_nb", dict(anchors=True, decoder_layers=2)),
-    ("point_vec8x4_dim128_depth1_nb", dict(anchors=True, rotary=True, class_gap=2.0)),
+    ("point_vec8x4_dim128_depth1_nb", dict(anchors=True, rotary=True, fps_class_gap=2.0)),
     ("learnable_vec8x4_dim128_depth1_nb", dict(anchors=True, rotary=True, decoder_layers=1)),
 ]
 

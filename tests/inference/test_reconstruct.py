@@ -326,7 +326,7 @@ def test_points_are_drawn_as_in_training(room):
 
 @pytest.mark.parametrize(
     "name, options",
-    [(MODEL, {}), (MODEL.replace("learnable", "point"), dict(anchors=True, rotary=True, class_gap=2.0))],
+    [(MODEL, {}), (MODEL.replace("learnable", "point"), dict(anchors=True, rotary=True, fps_class_gap=2.0))],
 )
 def test_with_a_real_model_from_another_folder(tmp_path, repository, name, options):
     """The command as a user starts it, with an untrained network."""

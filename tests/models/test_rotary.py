@@ -104,11 +104,11 @@ def test_every_structure_gets_latents_of_its_own():
         return int((labels[0, nearest] == 2).sum())
 
     # its half circle is 2.8 long, and 64 points at equal distance on a ball of radius 0.9 lie about 0.4 apart
-    assert anchors_of_tube(class_gap=2.0) >= 5
-    assert anchors_of_tube(class_gap=2.0) > anchors_of_tube()
+    assert anchors_of_tube(fps_class_gap=2.0) >= 5
+    assert anchors_of_tube(fps_class_gap=2.0) > anchors_of_tube()
     # three times as dense on a line: up to three times as many, while the ball still has most
-    assert 1.5 * anchors_of_tube(class_gap=2.0) <= anchors_of_tube(class_gap=2.0, latent_density="2:3") <= 30
-    assert anchors_of_tube(class_gap=2.0, latent_density="2:1,1:1") == anchors_of_tube(class_gap=2.0)
+    assert 1.5 * anchors_of_tube(fps_class_gap=2.0) <= anchors_of_tube(fps_class_gap=2.0, fps_density="2:3") <= 30
+    assert anchors_of_tube(fps_class_gap=2.0, fps_density="2:1,1:1") == anchors_of_tube(fps_class_gap=2.0)
 
 
 def test_density_is_farthest_point_sampling_of_each_class_stretched():
@@ -138,9 +138,9 @@ def test_options_that_contradict_each_other_are_refused():
     with pytest.raises(InputError, match="even width"):
         build_model("point_vec8x4_dim33_depth1_nb", 10, anchors=True, rotary=True)
     with pytest.raises(InputError, match="point queries"):
-        build_model("learnable_vec8x4_dim128_depth1_nb", 10, anchors=True, class_gap=1.0)
-    with pytest.raises(InputError, match="--class_gap beside it"):
-        build_model(POINT, 10, anchors=True, latent_density="9:3")
+        build_model("learnable_vec8x4_dim128_depth1_nb", 10, anchors=True, fps_class_gap=1.0)
+    with pytest.raises(InputError, match="--fps_class_gap beside it"):
+        build_model(POINT, 10, anchors=True, fps_density="9:3")
     for wrong in ("11:2", "0:2", "9", "9:0", "9:x", "9:3,,", "Coronary:3"):
-        with pytest.raises(InputError, match="--latent_density: expected CLASS:FACTOR"):
-            build_model(POINT, 10, anchors=True, class_gap=2.0, latent_density=wrong)
+        with pytest.raises(InputError, match="--fps_density: expected CLASS:FACTOR"):
+            build_model(POINT, 10, anchors=True, fps_class_gap=2.0, fps_density=wrong)

@@ -59,7 +59,7 @@ def test_hearts_are_read_alike_for_calibration_and_reconstruction_and_another_mo
     (other.cases / "train.csv").write_text("case_id,file\n" + "a,a.npz\n" * 4)
     for words, kept in ((["--model", "learnable_vec8x4_dim32_depth1_nb"], False), ([], True)):
         command = list(map(str, Pipeline(args, words, print).training_command(False)))
-        assert ("--class_gap" in command) == ("--latent_density" in command) == kept and "--anchors" in command
+        assert ("--fps_class_gap" in command) == ("--fps_density" in command) == kept and "--anchors" in command
     for recipe in ("cpu_long", "gpu"):  # an own model may have fewer latents than these begin with
         args = get_parser().parse_args(["--recipe", recipe, "--output_dir", str(tmp_path)])
         for words, kept in ((["--model", "point_vec64x4_dim32_depth1_nb"], False), ([], True)):

@@ -43,13 +43,13 @@ def density_of_thickness(thickness_C):
     return np.where(known, ratio**_EXPONENT, 1.0).clip(1.0, _LARGEST)
 
 
-def latent_density(cases, num_classes):
-    """The value of --latent_density ("9:3.9,10:1.8") for the CaseEntry list `cases`: from the median thickness of each
+def fps_density(cases, num_classes):
+    """The value of --fps_density ("9:3.9,10:1.8") for the CaseEntry list `cases`: from the median thickness of each
     class over up to 40 of them, evenly chosen. Classes of factor 1 are left out."""
     chosen = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(len(cases), _MOST_CASES)).astype(int))]
     thickness = []
     for entry in chosen:
-        case = read_case(entry.path, ("frame", "truth")).require("frame", "truth_crop", purpose="--latent_density auto")
+        case = read_case(entry.path, ("frame", "truth")).require("frame", "truth_crop", purpose="--fps_density auto")
         thickness.append(class_thickness_mm(case.truth_crop, case.frame.spacing_mm, num_classes))
     thickness = np.array(thickness)
     known = np.isfinite(thickness).any(0)

@@ -113,20 +113,22 @@ def build_parser():
         help="with --anchors: attention sees places relative to each other, not where they are",
     )
     add(
-        "--class_gap",
+        "--fps_class_gap",
         type=_number(0),
         default=0.0,
         metavar="UNIT",
-        help="point queries: points of two classes count as at least so far apart when latents are spread over the "
-        "surface (2: every structure is covered on its own)",
+        help="point queries: points of two classes count as at least so far apart when latents are chosen among the "
+        "surface points (2: every structure is covered on its own)",
     )
+    add("--class_gap", dest="fps_class_gap", type=_number(0), default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add(
-        "--latent_density",
+        "--fps_density",
         default="",
         metavar="CLASS:FACTOR,...",
-        help="with --class_gap: latents lie FACTOR times as close on this class (thin vessels want more of them); auto: "
-        "by how thick the classes of the training cases are",
+        help="with --fps_class_gap: latents lie FACTOR times as close on this class (thin vessels want more of them); "
+        "auto: by how thick the classes of the training cases are",
     )
+    add("--latent_density", dest="fps_density", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add(
         "--early_latents",
         type=_count(1),
@@ -274,9 +276,11 @@ def build_parser():
     add("--log_dir", metavar="DIR", help="write tensorboard files there (needs tensorboardX)")
     add(
         "--wandb",
+        nargs="?",
+        const="online",
         choices=("disabled", "offline", "online"),
         default="disabled",
-        help="Weights & Biases; its key comes from the environment (WANDB_API_KEY)",
+        help="log to Weights & Biases; without a value: online; the key comes from the environment (WANDB_API_KEY)",
     )
     add("--wandb_project", default="vecsetx-heart", help="its project")
     add("--wandb_name", help="the run's name there (default: the output folder's)")

@@ -3,7 +3,8 @@
 The architecture is that of the public VecSetX release (Zhang et al., https://github.com/1zb/VecSetX, MIT; after
 3DShape2VecSet, Zhang, Tang, Niessner, Wonka, SIGGRAPH 2023), with 3 + C numbers per surface point in, a query embedding
 of its own, and 1 + C numbers per query out: the signed distance to the union (unit, negative inside) and C class
-logits. Named extensions, off by default: `anchors`, `rotary`, `class_gap`, `decoder_layers` (see `VecSetAutoencoder`).
+logits. Named extensions, off by default: `anchors`, `rotary`, `fps_class_gap`, `fps_density`, `decoder_layers` (see
+`VecSetAutoencoder`).
 
 Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M latents, L code numbers per
 latent, D width.
@@ -24,7 +25,7 @@ from vecset.models.embedding import PointEmbed, farthest_point_sampling
 from vecset.models.folding import queries_of_points, read_points
 
 # the named extensions from the public architecture, switched off
-EXTENSIONS = {"anchors": False, "rotary": False, "class_gap": 0.0, "latent_density": "", "decoder_layers": 0}
+EXTENSIONS = {"anchors": False, "rotary": False, "fps_class_gap": 0.0, "fps_density": "", "decoder_layers": 0}
 UNKNOWN_LOGIT = -1e4  # of a class that no training case was annotated for: it is never the largest
 GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
@@ -63,7 +64,7 @@ def parse_density(text, num_classes):
         match = re.fullmatch(r"(\d+):(\d*\.?\d+)", part.strip())
         if not match or not 1 <= int(match[1]) <= num_classes or not 0 < float(match[2]) <= 100:
             raise InputError(
-                "--latent_density",
+                "--fps_density",
                 f"CLASS:FACTOR,... with classes 1..{num_classes} and factors up to 100",
                 repr(part),
                 'for example "9:3,10:2"',
@@ -97,11 +98,11 @@ class VecSetAutoencoder(nn.Module):
     rotary          with anchors: all attention sees places relative to each other (attention.py, `Attention`), and there
                     is a residual round the decoder's attention. A latent then describes the shape round its anchor
                     wherever that is, so that what is learned at one place serves at all.
-    class_gap       for point queries: points of two classes count as at least so far apart (unit) when latents are spread
-                    over the surface. From 2 on every structure is covered on its own, all equally densely: thin ones,
-                    which lie on others, get latents of their own.
-    latent_density  with class_gap: "9:3,10:2" spreads latents 3 times as densely over class 9, twice over class 10. A thin
-                    structure has little surface and much shape: at the others' spacing one latent would have to
+    fps_class_gap   for point queries: points of two classes count as at least so far apart (unit) in the farthest point
+                    sampling that chooses the latents. From 2 on every structure is covered on its own, all equally
+                    densely: thin ones, which lie on others, get latents of their own.
+    fps_density     with fps_class_gap: "9:3,10:2" spreads latents 3 times as densely over class 9, twice over class 10. A
+                    thin structure has little surface and much shape: at the others' spacing one latent would have to
                     describe ten diameters of a vessel.
     decoder_layers  0: as published, no residual round the decoder's attention. n > 0: a residual round it and n
                     feed-forward blocks behind it.
@@ -119,8 +120,8 @@ class VecSetAutoencoder(nn.Module):
         bottleneck,
         anchors=False,
         rotary=False,
-        class_gap=0.0,
-        latent_density="",
+        fps_class_gap=0.0,
+        fps_density="",
         decoder_layers=0,
     ):
         super().__init__()
@@ -132,18 +133,18 @@ class VecSetAutoencoder(nn.Module):
             raise InputError(
                 "--rotary", "a model of even width: channels are turned in pairs", f"dim {dim}", "choose another dim"
             )
-        if class_gap and query_type != "point":
+        if fps_class_gap and query_type != "point":
             raise InputError(
-                "--class_gap",
+                "--fps_class_gap",
                 "a model with point queries (point_vec...)",
                 query_type,
                 "leave it out, or choose such a model",
             )
-        self.rotary, self.class_gap = rotary, class_gap
-        self.register_buffer("density_C", parse_density(latent_density, num_classes), persistent=False)
-        if latent_density and not class_gap:
+        self.rotary, self.fps_class_gap = rotary, fps_class_gap
+        self.register_buffer("density_C", parse_density(fps_density, num_classes), persistent=False)
+        if fps_density and not fps_class_gap:
             raise InputError(
-                "--latent_density", "--class_gap beside it, which keeps the classes apart", "none", "give both"
+                "--fps_density", "--fps_class_gap beside it, which keeps the classes apart", "none", "give both"
             )
         self.num_classes, self.query_type, self.num_latents, self.dim = num_classes, query_type, num_latents, dim
         self.early_latents = None
@@ -238,12 +239,12 @@ class VecSetAutoencoder(nn.Module):
                 anchors_BM3 = self.anchors.expand(len(surface_BNF), -1, -1)
                 x = x + self.query_embed(anchors_BM3)
         else:
-            labels_BN = surface_BNF[..., 3:].argmax(-1) if self.class_gap else None
+            labels_BN = surface_BNF[..., 3:].argmax(-1) if self.fps_class_gap else None
             count = self.early_latents if self.training and self.early_latents else self.num_latents
             noise_BML = None if noise_BML is None else noise_BML[:, :count]
-            index_BM1 = farthest_point_sampling(points_BN3, count, labels_BN, self.class_gap, self.density_C).unsqueeze(
-                -1
-            )
+            index_BM1 = farthest_point_sampling(
+                points_BN3, count, labels_BN, self.fps_class_gap, self.density_C
+            ).unsqueeze(-1)
             x = self.point_embed(surface_BNF.gather(1, index_BM1.expand(-1, -1, surface_BNF.shape[-1])))
             if self.anchored:
                 anchors_BM3 = points_BN3.gather(1, index_BM1.expand(-1, -1, 3))

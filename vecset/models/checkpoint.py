@@ -24,6 +24,8 @@ from vecset.common.errors import InputError
 FORMAT = "vecsetx-heart checkpoint/1"
 LAST, BEST = "checkpoint-last.pth", "checkpoint-best.pth"
 _NOT_IN_SIDECAR = ("model", "optimizer", "random_state")
+# Options whose key in `model_config` and `args` of a file is not their name: the keys of files never change.
+STORED_KEYS = {"fps_class_gap": "class_gap", "fps_density": "latent_density"}
 
 
 def save_checkpoint(path, checkpoint):
@@ -33,7 +35,7 @@ def save_checkpoint(path, checkpoint):
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         writer = _Writer(handle)
         try:
-            torch.save({"format": FORMAT, **checkpoint}, writer)
+            torch.save({"format": FORMAT, **as_stored(checkpoint)}, writer)
         except RuntimeError:
             if writer.error:  # torch tells of its broken zip stream; the reason is this one
                 raise writer.error from None
@@ -42,9 +44,31 @@ def save_checkpoint(path, checkpoint):
 
 
 def write_sidecar(path, checkpoint):
-    plain = {k: v for k, v in checkpoint.items() if k not in _NOT_IN_SIDECAR}
+    plain = {k: v for k, v in as_stored(checkpoint).items() if k not in _NOT_IN_SIDECAR}
     text = json.dumps({"format": FORMAT, **plain}, indent=1, sort_keys=True)
     write_text(Path(path).with_suffix(".json"), text + "\n")
+
+
+def as_stored(checkpoint: dict) -> dict:
+    """`checkpoint` with the keys that files have (STORED_KEYS) in place of the options' names."""
+    return _renamed(checkpoint, STORED_KEYS)
+
+
+def as_named(checkpoint: dict) -> dict:
+    """A checkpoint as it was stored, with the names of the options in place of the keys of files, and with every
+    extension of the network: one that did not exist when the file was written is off."""
+    from vecset.models.autoencoder import EXTENSIONS
+
+    named = _renamed(checkpoint, {key: name for name, key in STORED_KEYS.items()})
+    return {**named, "model_config": {**EXTENSIONS, **named["model_config"]}}
+
+
+def _renamed(checkpoint, names):
+    parts = {part: checkpoint[part] for part in ("model_config", "args") if part in checkpoint}
+    for part, options in parts.items():
+        options = vars(options) if isinstance(options, Namespace) else options
+        parts[part] = {names.get(key, key): value for key, value in options.items()}
+    return {**checkpoint, **parts}
 
 
 def copy_checkpoint(source, target):
@@ -86,10 +110,7 @@ def load_checkpoint(path, num_classes=None):
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         found = f"format {checkpoint.get('format')!r}" if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise InputError(path, f"a {FORMAT}", found, to_do)
-    from vecset.models.autoencoder import EXTENSIONS
-
-    # written before an option of the network existed: it did not use it
-    checkpoint["model_config"] = {**EXTENSIONS, **checkpoint["model_config"]}
+    checkpoint = as_named(checkpoint)
     classes = checkpoint["model_config"]["num_classes"]
     if num_classes is not None and classes != num_classes:
         raise InputError(

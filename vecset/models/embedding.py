@@ -42,13 +42,15 @@ class PointEmbed(nn.Module):
 
 
 @torch.no_grad()
-def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, class_gap=0.0, density_K=None):
+def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, fps_class_gap=0.0, density_K=None):
     """(B, num_samples) indices of points, each the farthest from those before it (Eldar et al., 1997; greedy
     2-approximation of the k-centre problem). Starts at the point farthest from the mean, so the set does not depend on
-    the order of the points (ties aside). O(N num_samples). With `class_gap` the distance of two points of different
-    `labels_BN` is sqrt(their distance^2 + class_gap^2). With `density_K` points of label k count as density_K[k] times as
-    far from all others as they are, and so lie that many times as close in the end. On a GPU it is one kernel
-    (farthest_points_cuda.py)."""
+    the order of the points (ties aside). O(N num_samples).
+
+    fps_class_gap: the distance of two points of different `labels_BN` is sqrt(their distance^2 + fps_class_gap^2).
+    density_K: points of label k count as density_K[k] times as far from all others as they are, and so lie that many
+    times as close in the end.
+    On a GPU it is one kernel (farthest_points_cuda.py)."""
     B, N, _ = points_BN3.shape
     if num_samples > N:
         raise ValueError(f"{num_samples} samples of {N} points")
@@ -61,11 +63,11 @@ def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, class_gap=0
             points_BN3,
             torch.ones_like(points_BN3[..., 0]) if stretch_BN is None else stretch_BN,
             torch.zeros_like(points_BN3[..., 0]) if labels_BN is None else labels_BN,
-            class_gap,
+            fps_class_gap,
             first_B,
             num_samples,
         )
-    return _one_after_the_other(points_BN3, stretch_BN, labels_BN, class_gap, first_B, num_samples)
+    return _one_after_the_other(points_BN3, stretch_BN, labels_BN, fps_class_gap, first_B, num_samples)
 
 
 @functools.cache
@@ -90,7 +92,7 @@ def _kernel(device):
     return farthest_points_cuda
 
 
-def _one_after_the_other(points_BN3, stretch_BN, labels_BN, class_gap, first_B, num_samples):
+def _one_after_the_other(points_BN3, stretch_BN, labels_BN, fps_class_gap, first_B, num_samples):
     rows = torch.arange(len(points_BN3), device=points_BN3.device)
     chosen_BM = torch.empty(len(points_BN3), num_samples, dtype=torch.long, device=points_BN3.device)
     nearest_BN = torch.full_like(points_BN3[..., 0], torch.inf)
@@ -99,7 +101,7 @@ def _one_after_the_other(points_BN3, stretch_BN, labels_BN, class_gap, first_B, 
         index_B = first_B if m == 0 else nearest_BN.argmax(1)
         chosen_BM[:, m] = index_B
         square_BN = (points_BN3 - points_BN3[rows, index_B].unsqueeze(1)).square().sum(-1) * stretch_BN
-        if class_gap:
-            square_BN += class_gap**2 * (labels_BN != labels_BN[rows, index_B].unsqueeze(1))
+        if fps_class_gap:
+            square_BN += fps_class_gap**2 * (labels_BN != labels_BN[rows, index_B].unsqueeze(1))
         nearest_BN = torch.minimum(nearest_BN, square_BN)
     return chosen_BM

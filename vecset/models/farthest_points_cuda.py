@@ -44,7 +44,7 @@ def _farthest_points(
         index = tl.argmax(nearest, 0).to(tl.int64)
 
 
-def farthest_points(points_BN3, stretch_BN, labels_BN, class_gap, first_B, num_samples):
+def farthest_points(points_BN3, stretch_BN, labels_BN, fps_class_gap, first_B, num_samples):
     """(B, num_samples) int64 indices, the first of them `first_B`; arguments as in embedding.py, all on one GPU, with
     at most MOST_POINTS points."""
     B, N, _ = points_BN3.shape
@@ -58,7 +58,7 @@ def farthest_points(points_BN3, stretch_BN, labels_BN, class_gap, first_B, num_s
             first_B,
             chosen_BM,
             N,
-            float(class_gap) ** 2,
+            float(fps_class_gap) ** 2,
             M=num_samples,
             BLOCK=block,
             num_warps=min(32, max(4, block // 256)),

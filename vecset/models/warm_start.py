@@ -11,7 +11,7 @@ import torch
 
 from vecset.common.errors import InputError
 from vecset.models.autoencoder import parse_model_name
-from vecset.models.checkpoint import FORMAT, load_safely
+from vecset.models.checkpoint import FORMAT, as_named, load_safely
 
 _TO_DO = "give a checkpoint of the public VecSetX release or one that main_ae.py wrote"
 _BOTTLENECK_KEYS = {"bottleneck.gamma": "nb", "bottleneck.mean_proj.weight": "kl"}
@@ -22,7 +22,7 @@ def load_initial_weights(model, model_config, path):
     Raises InputError in one line where the file is of another kind, another size, or incomplete."""
     loaded = load_safely(path, _TO_DO)
     if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
-        _check_own(loaded["model_config"], model_config, path)
+        _check_own(as_named(loaded)["model_config"], model_config, path)
         state, said = loaded["model"], f"weights of {path}, after {loaded['epoch']} epochs"
     else:
         state, said = loaded, f"published weights of {path}, widened to {model_config['num_classes']} classes"

@@ -415,7 +415,7 @@ class Pipeline:
         if self.own_model():  # which may have fewer latents than the recipe begins with
             options |= dict.fromkeys(("early_latents", "early_share"))
         if (self.own_model() or "").startswith("learnable"):  # what is for point queries alone
-            options |= dict.fromkeys(("class_gap", "latent_density"))
+            options |= dict.fromkeys(("fps_class_gap", "fps_density"))
         words = [
             ROOT / "vecset" / "main_ae.py",
             "--data_path",
