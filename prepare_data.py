@@ -239,7 +239,7 @@ class Job:
         from vecset.data.case_file import read_meta, write_case
         from vecset.data.preparation import Options, border_classes, build_case, warnings_of
         from vecset.geometry.surface import crop_foreground
-        from vecset.imaging.label_map import case_name, drop_crumbs, file_sha256, read_label_map, some_of
+        from vecset.imaging.label_map import case_name, drop_islands, file_sha256, read_label_map, some_of
 
         options = Options(**self.options)
         request = self.request(options)
@@ -255,7 +255,7 @@ class Job:
         if self.disk_full:
             raise OSError(errno.ENOSPC, "", f"not tried: {target}")
         label_map = read_label_map(path, self.classes, self.mapping, self.spacing_from)
-        label_map = drop_crumbs(label_map, self.drop_crumbs)
+        label_map = drop_islands(label_map, self.drop_crumbs)
         if self.whole_classes:
             cut = self.cut(border_classes(crop_foreground(label_map.labels, label_map.spacing_mm)))
             if cut:

@@ -16,7 +16,7 @@ import prepare_data
 from vecset.common.errors import InputError, run_command
 from vecset.data import preparation
 from vecset.data.case_file import read_case, read_meta
-from vecset.data.preparation import CRUMB_SHARE, warnings_of
+from vecset.data.preparation import ISLAND_SHARE, warnings_of
 from vecset.imaging.label_map import write_label_map
 from vecset.quality.case_checks import check_file
 
@@ -180,7 +180,7 @@ def test_every_format_makes_the_same_case(tmp_path, capsys):
     assert run(source, tmp_path / "out") == 2 and "both become a.npz" in capsys.readouterr().err
 
 
-def test_crumbs_are_dropped_on_request_alone(tmp_path, capsys):
+def test_islands_are_dropped_on_request_alone(tmp_path, capsys):
     source, out = make_maps(tmp_path / "in", ["a.nii.gz"]), tmp_path / "out"
     image = nib.load(source / "a.nii.gz")
     clean = np.asarray(image.dataobj).copy()
@@ -193,16 +193,16 @@ def test_crumbs_are_dropped_on_request_alone(tmp_path, capsys):
     assert (kept.truth_labels() == labels).all() and kept.meta["dropped_crumbs"] == {}
     assert kept.meta["crumbs"]["classes"] == {"2": [3, 4]} and "dropped" not in capsys.readouterr().err
     lines = " ".join(warnings_of(kept.meta))
-    assert "crumbs kept: 3 of LA (4 voxels); they make the frame's radius" in lines and "--drop_crumbs 0.01" in lines
+    assert "islands kept: 3 of LA (4 voxels); they make the frame's radius" in lines and "--drop_islands 0.01" in lines
     kept.meta["crumbs"]["grow_radius"] = 0.0
-    assert [line for line in warnings_of(kept.meta) if "crumbs" in line] == ["crumbs kept: 3 of LA (4 voxels)"]
+    assert [line for line in warnings_of(kept.meta) if "islands" in line] == ["islands kept: 3 of LA (4 voxels)"]
     assert run(source, out, "--drop_crumbs", "0.01") == 0
     dropped = read_case(out / "a.npz")
     assert (dropped.truth_labels() == clean).all() and dropped.meta["crumbs"]["classes"] == {}
     assert dropped.meta["dropped_crumbs"] == {"2": [3, 4]} and dropped.meta["request"]["drop_crumbs"] == 0.01
-    assert dropped.frame.scale > 1.3 * kept.frame.scale  # the crumbs made the heart small in its frame
+    assert dropped.frame.scale > 1.3 * kept.frame.scale  # the islands made the heart small in its frame
     told = capsys.readouterr().err
-    assert "note: a.nii.gz: crumbs dropped: 3 of LA (4 voxels)" in told
+    assert "note: a.nii.gz: islands dropped: 3 of LA (4 voxels)" in told
     assert run(source, out, "--drop_crumbs", "0.01", workers=0) == 0 and "dropped" not in capsys.readouterr().err
     assert (read_case(out / "a.npz").truth_labels() == clean).all()
     report = check_file(out / "a.npz", sample=200, source_dir=source)
@@ -212,7 +212,7 @@ def test_crumbs_are_dropped_on_request_alone(tmp_path, capsys):
 
 
 def cut_maps(folder):
-    """b: whole; a: the scan border cuts classes 2 and 3; c: it cuts class 1, and a crumb of class 2 lies on it."""
+    """b: whole; a: the scan border cuts classes 2 and 3; c: it cuts class 1, and an island of class 2 lies on it."""
     make_maps(folder, ["a.nii.gz", "b.nii.gz", "c.nii.gz"])
     for name, change in (
         ("a", [(slice(8, 12), slice(8, 12), slice(12, 24), 2), (10, 11, slice(19, 24), 3)]),
@@ -258,7 +258,7 @@ def test_hearts_that_the_border_cuts_are_excluded_on_request(tmp_path, capsys, m
     # other classes, and none: what is wanted now is made, byte for byte as ever
     assert left_out("--exclude_border_cut", "3") == {"a.nii.gz": "the scan border cuts LV"}
     assert (out / "b.npz").stat().st_mtime_ns == when and left_out() == {} and contents(out) == whole
-    # a crumb that is dropped is not cut
+    # an island that is dropped is not cut
     assert left_out("--exclude_border_cut", "2", "--drop_crumbs", "0.01") == {
         "a.nii.gz": "the scan border cuts LA; a.npz of an earlier run is removed"
     }
@@ -288,7 +288,7 @@ def test_help_and_works_from_any_folder(repository, tmp_path):
     script = str(repository / "prepare_data.py")
     told = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert told.returncode == 0 and "--spacing_from" in told.stdout and "default: 50000" in told.stdout
-    assert f"reported below {CRUMB_SHARE}" in " ".join(told.stdout.split()) and ".mha" in told.stdout
+    assert f"reported below {ISLAND_SHARE}" in " ".join(told.stdout.split()) and ".mha" in told.stdout
     told = subprocess.run(
         [sys.executable, script, "--input_dir", "no", "--output_dir", "out"],
         cwd=tmp_path,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vecset.data.preparation import Options, build_case, case_rng, crumbs, describe
+from vecset.data.preparation import Options, build_case, case_rng, describe, islands
 from vecset.data.sampling import MAX_OFFSET_UNIT, WALL_SHARE, allocate
 from vecset.geometry.distance_field import nearest_class
 from vecset.geometry.surface import crop_foreground
@@ -14,7 +14,7 @@ SPACING = np.array([1.0, 1.3, 0.9])
 
 
 def small_heart():
-    """Muscle (1) round a chamber (2), a vessel (3) that the border cuts, a thin artery (4) on the outside, a crumb."""
+    """Muscle (1) round a chamber (2), a vessel (3) that the border cuts, a thin artery (4) on the outside, an island."""
     grid = np.indices((60, 48, 64)).transpose(1, 2, 3, 0) * SPACING
     away = np.linalg.norm(grid - [28, 30, 24], axis=-1)
     labels = np.zeros((60, 48, 64), np.uint8)
@@ -82,7 +82,7 @@ def test_distances_are_in_unit_and_frame_fits(case):
     outer = case.surface_points[case.surface_sdf == 0]
     nearest = np.linalg.norm(case.vol_points[far][:, None] - outer, axis=-1).min(1)
     assert (nearest > case.vol_sdf[far] - 1e-4).all()  # never farther than it says: no point can be nearer
-    assert (nearest - case.vol_sdf[far] < 0.05).mean() > 0.85  # but for those nearest to the cap or the crumb
+    assert (nearest - case.vol_sdf[far] < 0.05).mean() > 0.85  # but for those nearest to the cap or the island
 
 
 def test_surface_distance_is_zero_outside_and_negative_on_inner_walls(case):
@@ -201,18 +201,18 @@ def test_orientation_moves_points_but_not_anatomy(kind):
     assert (np.asarray(labels)[tuple(index[inside].T)] == 0).mean() > 0.85
 
 
-def test_describe_borders_missing_volumes_and_crumbs():
+def test_describe_borders_missing_volumes_and_islands():
     labels = small_heart()
     meta = describe(crop_foreground(labels, SPACING), 5)
     assert meta["present_classes"] == [1, 2, 3, 4] and meta["missing_classes"] == [5] and meta["border_classes"] == [3]
     assert meta["voxels_per_class"] == [int((labels == c).sum()) for c in range(1, 6)]
     assert meta["crumbs"]["classes"] == {"1": [1, 1]} and meta["crumbs"]["grow_radius"] > 0.05
     labels[56, 44, 4] = 0
-    assert crumbs(crop_foreground(labels, SPACING)) == {"classes": {}, "grow_radius": 0.0}
+    assert islands(crop_foreground(labels, SPACING)) == {"classes": {}, "grow_radius": 0.0}
 
 
-def test_crumbs_are_judged_by_the_radius_of_the_frame():
-    """A flat heart with a crumb over it: the box's diagonal hardly grows. Slow twin: all voxels, without_crumbs by
+def test_islands_are_judged_by_the_radius_of_the_frame():
+    """A flat heart with an island over it: the box's diagonal hardly grows. Slow twin: all voxels, without_islands by
     hand."""
     labels = np.zeros((40, 40, 60), np.uint8)
     labels[5:35, 5:35, 5:8] = 1
@@ -225,7 +225,7 @@ def test_crumbs_are_judged_by_the_radius_of_the_frame():
         return np.linalg.norm(points - (points.min(0) + points.max(0)) / 2, axis=1).max()
 
     for axes_mm in (np.diag(SPACING), turn @ np.diag(SPACING)):
-        found = crumbs(crop_foreground(labels, SPACING), axes_mm)
+        found = islands(crop_foreground(labels, SPACING), axes_mm)
         grow = radius_mm(labels, axes_mm) / radius_mm(clean, axes_mm) - 1
         assert found == {"classes": {"1": [1, 1]}, "grow_radius": pytest.approx(grow, abs=1e-4)} and grow > 0.05
 

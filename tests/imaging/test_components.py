@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from vecset.imaging.components import components, without_crumbs
+from vecset.imaging.components import components, without_islands
 
 
 @pytest.mark.parametrize("share", [0.03, 0.1, 0.3, 0.6])
@@ -22,7 +22,7 @@ def test_equals_scipy(share):
         assert sorted(np.concatenate([hearts.start, hearts.stop], 1).tolist()) == boxes and len(hearts.voxels) == number
 
 
-def plainly_without_crumbs(labels, share):
+def plainly_without_islands(labels, share):
     """The rule, voxel by voxel: small components, groups of them by their faces, and what lies round each group."""
     result, small, dropped = labels.copy(), np.zeros(labels.shape, bool), {}
     for c in range(1, labels.max() + 1):
@@ -55,7 +55,7 @@ def plainly_without_crumbs(labels, share):
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 1.0])
-def test_crumbs_are_dropped_as_the_plain_rule_says(share):
+def test_islands_are_dropped_as_the_plain_rule_says(share):
     rng, filled = np.random.default_rng(7), 0
     for order in "CFCF":
         labels = np.zeros((14, 15, 16), np.uint8)
@@ -64,8 +64,8 @@ def test_crumbs_are_dropped_as_the_plain_rule_says(share):
         labels[speck] = rng.integers(0, 4, speck.sum())
         labels = np.asarray(labels, order=order)
         before = labels.copy()
-        found, dropped = without_crumbs(labels, share)
-        expected, counts = plainly_without_crumbs(labels, share)
+        found, dropped = without_islands(labels, share)
+        expected, counts = plainly_without_islands(labels, share)
         np.testing.assert_array_equal(found, expected)
         assert dropped == counts and found.flags.f_contiguous == labels.flags.f_contiguous
         np.testing.assert_array_equal(labels, before)
@@ -73,9 +73,9 @@ def test_crumbs_are_dropped_as_the_plain_rule_says(share):
     assert filled or share < 0.1
 
 
-def test_no_crumbs_no_change():
+def test_no_islands_no_change():
     labels = np.zeros((6, 6, 6), np.uint8)
-    assert without_crumbs(labels, 0.5)[1] == {}
+    assert without_islands(labels, 0.5)[1] == {}
     labels[1:3, 1:3, 1:3], labels[4, 4, 4] = 1, 2
-    found, dropped = without_crumbs(labels, 0.5)
+    found, dropped = without_islands(labels, 0.5)
     assert dropped == {} and (found == labels).all()

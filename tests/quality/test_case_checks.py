@@ -476,7 +476,7 @@ def test_outliers_and_mirrored_hearts_in_a_population(good, tmp_path):
     assert [r.file for r in reports if any(f["check"] == "volume_outlier" for f in r.failed("warn"))] == ["4.npz"]
 
 
-def test_crumbs_that_move_the_frame_are_said(good, tmp_path):
+def test_islands_that_move_the_frame_are_said(good, tmp_path):
     case = copy.deepcopy(good)
     case.truth_crop = np.pad(case.truth_crop, [(0, 4), (0, 0), (0, 0)])
     case.truth_crop[-1, -1, -1] = 2

@@ -128,16 +128,16 @@ def test_source_is_compared(case, tmp_path):
     assert failed(case, tmp_path, source_dir=source) == set()
 
 
-def test_crumbs_that_were_dropped_on_request_are_no_alarm(case, tmp_path):
+def test_islands_that_were_dropped_on_request_are_no_alarm(case, tmp_path):
     source = tmp_path / "labels"
     source.mkdir()
     case = copy.deepcopy(case)
     truth = case.truth_labels()
-    with_crumbs = truth.copy()
-    with_crumbs[0, 0, 0] = with_crumbs[0, -1, 0] = 1  # beside the heart
+    with_islands = truth.copy()
+    with_islands[0, 0, 0] = with_islands[0, -1, 0] = 1  # beside the heart
     inside = tuple(int(n) for n in np.argwhere(ndimage.binary_erosion(truth == 2, iterations=3))[0])
-    with_crumbs[inside] = 3  # within a chamber: filled again
-    nib.save(nib.Nifti1Image(with_crumbs, case.frame.affine), source / "case.nii.gz")
+    with_islands[inside] = 3  # within a chamber: filled again
+    nib.save(nib.Nifti1Image(with_islands, case.frame.affine), source / "case.nii.gz")
 
     def answer(share):
         case.meta = {**case.meta, "source_name": "case.nii.gz", "request": {"drop_crumbs": share}}
@@ -149,8 +149,8 @@ def test_crumbs_that_were_dropped_on_request_are_no_alarm(case, tmp_path):
     assert not report.failed()
     assert [f["value"] for f in report.failed("warn") if f["check"] == "source_crumbs"] == [3]  # said, not judged
     assert "source_crumbs = 3" in "\n".join(summary.summary_lines([report]))
-    with_crumbs[inside[0], inside[1], inside[2] + 1] = 0  # a difference that is no crumb
-    nib.save(nib.Nifti1Image(with_crumbs, case.frame.affine), source / "case.nii.gz")
+    with_islands[inside[0], inside[1], inside[2] + 1] = 0  # a difference that is no island
+    nib.save(nib.Nifti1Image(with_islands, case.frame.affine), source / "case.nii.gz")
     assert {f["check"] for f in answer(0.01).failed()} == {"source_labels"}
     nib.save(nib.Nifti1Image(truth, case.frame.affine), source / "case.nii.gz")
     assert not answer(0.01).failed()

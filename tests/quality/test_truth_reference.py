@@ -26,7 +26,7 @@ def test_reference_distance_against_the_formula():
         assert (gradient * direction).sum(1).mean() > 0.8
 
 
-def test_reference_distance_to_a_crumb():
+def test_reference_distance_to_an_island():
     """Far points whose nearest surface is a stray voxel, near a ball: too few faces for a plane."""
     grid = np.stack(np.meshgrid(*[np.arange(50)] * 3, indexing="ij"), -1)
     ball = (np.linalg.norm(grid - [30, 25, 25], axis=-1) < 12).astype(np.uint8)

@@ -13,12 +13,12 @@ from vecset.data.case_file import Case
 from vecset.data.sampling import NEAR_SCALES_UNIT, Sampler, Triangles
 from vecset.geometry.distance_field import METHODS, UnionField
 from vecset.geometry.surface import CROP_PAD, crop_foreground, inner_walls, union_mesh
-from vecset.imaging.components import components, without_crumbs
+from vecset.imaging.components import components, without_islands
 from vecset.imaging.frame import Frame
 
 VERSION = 2  # of the method: files made by another one are made again
-CRUMB_SHARE = 0.01  # a component is a crumb where it has less than this share of its class's largest one
-FAR_CRUMB = 0.01  # crumbs are far where they make the frame's radius larger by more than this share
+ISLAND_SHARE = 0.01  # a component is an island where it has less than this share of its class's largest one
+FAR_ISLAND = 0.01  # islands are far where they make the frame's radius larger by more than this share
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def build_case(label_map, options=Options(), annotated=None):
             label_map.path,
             f"only classes that are declared annotated ({', '.join(map(str, annotated))})",
             f"also class {names}",
-            "add it to --annotated (or to annotated in --label_map)",
+            "add it to --annotated (or to annotated in --label_mapping)",
         )
     mesh = union_mesh(crop)
     if mesh.face_cap.all() and not options.sample_caps:
@@ -94,7 +94,7 @@ def build_case(label_map, options=Options(), annotated=None):
         source_name=label_map.path.name,
         source_sha256=label_map.sha256,
         source_geometry=label_map.geometry,
-        dropped_crumbs=label_map.dropped_crumbs,
+        dropped_crumbs=label_map.dropped_islands,
     )
     return Case(arrays=arrays, frame=frame, truth_crop=truth, truth_origin=origin, meta=meta)
 
@@ -107,8 +107,8 @@ def _truth(labels, crop):
 
 
 def describe(crop, num_classes, axes_mm=None):
-    """The meta entries that the label map alone decides: present, missing and border classes, volumes, crumbs.
-    `axes_mm` as of `crumbs`."""
+    """The meta entries that the label map alone decides: present, missing and border classes, volumes, islands.
+    `axes_mm` as of `islands`."""
     voxels = np.bincount(crop.labels.ravel(), minlength=num_classes + 1)[1 : num_classes + 1]
     present = [int(c) for c in np.flatnonzero(voxels) + 1]
     return {
@@ -117,7 +117,7 @@ def describe(crop, num_classes, axes_mm=None):
         "missing_classes": [c for c in range(1, num_classes + 1) if c not in present],
         "border_classes": border_classes(crop),
         "voxels_per_class": [int(v) for v in voxels],
-        "crumbs": crumbs(crop, axes_mm),
+        "crumbs": islands(crop, axes_mm),
     }
 
 
@@ -137,20 +137,20 @@ def border_classes(crop):
     return sorted(int(c) for c in border)
 
 
-def crumbs(crop, axes_mm=None):
+def islands(crop, axes_mm=None):
     """Tiny components, reported and not dropped: {"classes": {id: [number, voxels]}, "grow_radius": share by which they
-    make the frame's radius larger, so that --drop_crumbs would make the heart larger in its frame}. Components are
+    make the frame's radius larger, so that --drop_islands would make the heart larger in its frame}. Components are
     connected through faces, edges and corners. `axes_mm` (3, 3): voxel steps in mm as columns (default: along axes)."""
     parts, _ = components(crop.labels)
     found, grow = {}, 0.0
     for c in np.unique(parts.label):
         sizes = parts.voxels[parts.label == c]
-        small = sizes < CRUMB_SHARE * sizes.max()
+        small = sizes < ISLAND_SHARE * sizes.max()
         if small.any():
             found[str(c)] = [int(small.sum()), int(sizes[small].sum())]
     if found:
         axes_mm = np.diag(crop.spacing_mm) if axes_mm is None else axes_mm
-        clean, _ = without_crumbs(crop.labels, CRUMB_SHARE)
+        clean, _ = without_islands(crop.labels, ISLAND_SHARE)
         grow = float(_radius_mm(crop.labels, axes_mm) / _radius_mm(clean, axes_mm) - 1)
     return {"classes": found, "grow_radius": round(grow, 4)}
 
@@ -172,13 +172,13 @@ def warnings_of(meta):
     """Lines that a user should read, from a case's meta."""
     lines = []
     if meta.get("dropped_crumbs"):
-        lines.append("crumbs dropped: " + _counts(meta, meta["dropped_crumbs"]))
+        lines.append("islands dropped: " + _counts(meta, meta["dropped_crumbs"]))
     if meta["crumbs"]["classes"]:
-        line = "crumbs kept: " + _counts(meta, meta["crumbs"]["classes"])
-        if meta["crumbs"]["grow_radius"] > FAR_CRUMB:
+        line = "islands kept: " + _counts(meta, meta["crumbs"]["classes"])
+        if meta["crumbs"]["grow_radius"] > FAR_ISLAND:
             line += (
                 f"; they make the frame's radius {meta['crumbs']['grow_radius']:.0%} larger and so the heart "
-                f"smaller in it; if they are no anatomy: --drop_crumbs {CRUMB_SHARE}"
+                f"smaller in it; if they are no anatomy: --drop_islands {ISLAND_SHARE}"
             )
         lines.append(line)
     if meta["sampling"]["counts"].get("near_wrong_side"):
@@ -191,7 +191,7 @@ def warnings_of(meta):
     return lines
 
 
-def _counts(meta, crumbs_of):
+def _counts(meta, islands_of):
     return ", ".join(
-        f"{number} of {meta['class_names'][int(c) - 1]} ({voxels} voxels)" for c, (number, voxels) in crumbs_of.items()
+        f"{number} of {meta['class_names'][int(c) - 1]} ({voxels} voxels)" for c, (number, voxels) in islands_of.items()
     )

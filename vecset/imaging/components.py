@@ -38,9 +38,9 @@ def components(labels):
     return tuple(found)
 
 
-def without_crumbs(labels, share):
-    """(labels without crumbs, {class id as text: [number, voxels]} of what was dropped) of labels (X, Y, Z) u8. A crumb
-    is a component with fewer voxels than `share` of its class's largest one. Crumbs become background; those that no
+def without_islands(labels, share):
+    """(labels without islands, {class id as text: [number, voxels]} of what was dropped) of labels (X, Y, Z) u8. An island
+    is a component with fewer voxels than `share` of its class's largest one. Islands become background; those that no
     background touches (through a face) take the class of most voxels round them, as a hole would be a defect, too."""
     if not labels.any():
         return labels, {}
@@ -48,7 +48,7 @@ def without_crumbs(labels, share):
     labels = labels.copy(order="K")
     inner = labels[tuple(slice(first, last + 1) for first, last in ends)]  # a view of the foreground's box
     parts, _ = components(inner)
-    dropped, crumb = {}, np.zeros(inner.shape, bool)
+    dropped, island = {}, np.zeros(inner.shape, bool)
     for c in (int(c) for c in np.unique(parts.label)):
         sizes = parts.voxels[parts.label == c]
         small = sizes < share * sizes.max()
@@ -57,16 +57,16 @@ def without_crumbs(labels, share):
             own, _ = ndimage.label(inner == c, WITH_CORNERS)
             sizes = np.bincount(own.ravel())
             sizes[0] = 0
-            crumb |= ((sizes < share * sizes.max()) & (sizes > 0))[own]
+            island |= ((sizes < share * sizes.max()) & (sizes > 0))[own]
     if dropped:
-        _fill(inner, crumb)
+        _fill(inner, island)
     return labels, dropped
 
 
-def _fill(labels, crumb):
-    """Empties the voxels `crumb` (X, Y, Z) bool of `labels` in place, or fills them where nothing round is empty."""
-    labels[crumb] = 0
-    groups, _ = ndimage.label(crumb)  # crumbs of several classes may touch
+def _fill(labels, island):
+    """Empties the voxels `island` (X, Y, Z) bool of `labels` in place, or fills them where nothing round is empty."""
+    labels[island] = 0
+    groups, _ = ndimage.label(island)  # islands of several classes may touch
     for n, box in enumerate(ndimage.find_objects(groups), 1):
         wider = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
         own = groups[wider] == n

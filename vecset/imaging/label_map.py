@@ -26,8 +26,8 @@ class LabelMap:
     """labels (X, Y, Z) u8, 0 background, 1..C classes; affine (4, 4) f64 voxel -> mm RAS+ (its spacing corrected where
     `spacing_from` says pixdim); source_affine as the header has it; sha256 of the file's bytes; class_names (C,);
     annotated: the class ids that the annotators looked for; geometry: what a NIfTI header says of the image's place
-    (None for other formats), for what is written on its grid; dropped_crumbs: {class id as text: [number, voxels]};
-    as_background: {value: voxels} of the values that the label map of values leaves out as background."""
+    (None for other formats), for what is written on its grid; dropped_islands: {class id as text: [number, voxels]};
+    as_background: {value: voxels} of the values that the label mapping leaves out as background."""
 
     labels: np.ndarray
     affine: np.ndarray
@@ -37,7 +37,7 @@ class LabelMap:
     annotated: list
     source_affine: np.ndarray
     geometry: dict | None = None
-    dropped_crumbs: dict = field(default_factory=dict)
+    dropped_islands: dict = field(default_factory=dict)
     as_background: dict = field(default_factory=dict)
 
     @property
@@ -49,15 +49,15 @@ class LabelMap:
         return case_name(self.path)
 
 
-def read_label_map(path, num_classes, label_map=None, spacing_from=None):
+def read_label_map(path, num_classes, label_mapping=None, spacing_from=None):
     """Reads a label map (.nii.gz, .nii, .nrrd, .mha) of `num_classes` classes into a `LabelMap`.
 
-    `label_map`: a LabelMapping, the name of a preset or a JSON file (see vecset/imaging/label_mapping.py).
+    `label_mapping`: a LabelMapping, the name of a preset or a JSON file (see vecset/imaging/label_mapping.py).
     `spacing_from` ('affine' or 'pixdim') decides where the two contradict each other by more than 1 %.
     Raises InputError, in one line, for every file that is not a sound label map.
     """
     path = Path(path)
-    mapping = LabelMapping.load(label_map, num_classes) if label_map is not None else None
+    mapping = LabelMapping.load(label_mapping, num_classes) if label_mapping is not None else None
     image = read_image(path)
     values = _integral(path, _three_axes(path, image.values))
     check_affine(image.affine, path)
@@ -67,12 +67,12 @@ def read_label_map(path, num_classes, label_map=None, spacing_from=None):
     as_background = {int(v): int(n) for v, n in zip(*np.unique(unlisted, return_counts=True))}
     if not labels.any():
         found = (
-            f"only values that --label_map does not list: {some_of(as_background)}"
+            f"only values that --label_mapping does not list: {some_of(as_background)}"
             if as_background
             else ("an empty mask (all background)")
         )
         raise InputError(
-            path, "a label map with some foreground", found, "remove it from the folder, or check --label_map"
+            path, "a label map with some foreground", found, "remove it from the folder, or check --label_mapping"
         )
     names = mapping.class_names if mapping else default_class_names(num_classes)
     annotated = mapping.annotated if mapping else list(range(1, num_classes + 1))
@@ -96,15 +96,15 @@ def some_of(values):
     return ", ".join(map(str, values[:8])) + more
 
 
-def drop_crumbs(label_map, share):
+def drop_islands(label_map, share):
     """The `LabelMap` without the components that have fewer voxels than `share` of their class's largest one (0: as it
-    is). See `vecset.imaging.components.without_crumbs`."""
+    is). See `vecset.imaging.components.without_islands`."""
     if not share:
         return label_map
-    from vecset.imaging.components import without_crumbs  # brings numba
+    from vecset.imaging.components import without_islands  # brings numba
 
-    labels, dropped = without_crumbs(label_map.labels, share)
-    return replace(label_map, labels=labels, dropped_crumbs=dropped)
+    labels, dropped = without_islands(label_map.labels, share)
+    return replace(label_map, labels=labels, dropped_islands=dropped)
 
 
 def file_sha256(path):
@@ -158,7 +158,7 @@ def _in_range(path, values, num_classes):
     low, high = int(values.min()), int(values.max())
     if low < 0:
         raise InputError(
-            path, f"labels 0..{num_classes}", f"negative labels, down to {low}", "map them with --label_map"
+            path, f"labels 0..{num_classes}", f"negative labels, down to {low}", "map them with --label_mapping"
         )
     if high > num_classes:
         some = sorted(int(v) for v in np.unique(values) if v > num_classes)
@@ -167,7 +167,7 @@ def _in_range(path, values, num_classes):
             path,
             f"labels 0..{num_classes} (--classes {num_classes})",
             f"labels {shown}",
-            "give the right --classes, or map them with --label_map",
+            "give the right --classes, or map them with --label_mapping",
         )
     return values.astype(np.uint8)
 

@@ -115,7 +115,7 @@ class LabelMapping:
         if strange and self.others == "refuse":
             raise InputError(
                 path,
-                "only label values that --label_map lists",
+                "only label values that --label_mapping lists",
                 f"also {strange[:8]}",
                 'list them, or say "others": "background" in it',
             )

@@ -122,15 +122,15 @@ def seal(labels):
                 continue
             pieces, count = ndimage.label(labels[box] == class_id, np.ones((3, 3, 3)))
             if count > 1:
-                crumbs = np.zeros(labels.shape, bool)
-                crumbs[box] = (pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)
-                _give_away(labels, crumbs, keep_background=True)
+                islands = np.zeros(labels.shape, bool)
+                islands[box] = (pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)
+                _give_away(labels, islands, keep_background=True)
     return labels
 
 
 def _give_away(labels, mask, keep_background=False):
     """Takes voxels of `mask` to the most frequent class among the six neighbours outside the mask, from outside in.
-    A crumb in the open (`keep_background`) may become background."""
+    An island in the open (`keep_background`) may become background."""
     mask = mask.copy()
     while mask.any():
         at = np.argwhere(mask)

@@ -143,7 +143,7 @@ def _check_truth(report, case, rng, sample):
     named = {int(c) for c in case.meta.get("border_classes", touching)}
     report.add("meta_border", len(named ^ set(touching)), note=f"meta says {sorted(named)}, the truth {touching}")
     report.add("radius_mm", UNIT_RADIUS / frame.scale)
-    report.add("crumbs", _radius_with_crumbs(case))
+    report.add("crumbs", _radius_with_islands(case))
     report.add("crumb_class", min(voxels[c] for c in present), min(present, key=lambda c: voxels[c]))
 
 
@@ -253,9 +253,9 @@ def _check_distances(report, case, reference, points_voxel, rng, sample):
     report.add("shift", np.abs(shift).max(), note=f"({', '.join(f'{s:.2f}' for s in shift)}) along i, j, k")
 
 
-def _radius_with_crumbs(case):
+def _radius_with_islands(case):
     """Radius of the whole foreground over that of its large components (1 % of the voxels or more), 26-connected, on
-    blocks of 2x2x2 voxels; 1 where there are no crumbs."""
+    blocks of 2x2x2 voxels; 1 where there are no islands."""
     even = np.pad(case.truth_crop > 0, [(0, n % 2) for n in case.truth_crop.shape])
     blocks = even[0::2] | even[1::2]
     blocks = blocks[:, 0::2] | blocks[:, 1::2]

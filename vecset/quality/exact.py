@@ -26,7 +26,7 @@ CHECKS.update(
         "source": Check(1, 1, "", "the label map that meta names can be read (--source_dir)"),
         "source_labels": Check(0, 0, "voxels", "voxels where truth and label map differ (--source_dir)"),
         "source_crumbs": Check(
-            0, 0, "voxels", "voxels of the label map that --drop_crumbs left out (--source_dir)", "warn"
+            0, 0, "voxels", "voxels of the label map that --drop_islands left out (--source_dir)", "warn"
         ),
         "source_points": Check(0, 0.005, "share", "inside points without the label map's label there (--source_dir)"),
     }
@@ -108,7 +108,7 @@ def _nearest_label(case, point_voxel, label):
 def check_source(report, case, source_dir):
     """Adds the comparison of `case` with the label map that its meta names, read from `source_dir` with nibabel or
     SimpleITK alone. The affine is not taken from the case file: a wrong one there shows as wrong labels at the points.
-    Crumbs that were dropped on request are found again: they must be gone, and nothing else may differ."""
+    Islands that were dropped on request are found again: they must be gone, and nothing else may differ."""
     from nibabel.affines import apply_affine
 
     path = Path(source_dir) / str(case.meta.get("source_name"))
@@ -130,15 +130,15 @@ def check_source(report, case, source_dir):
     else:
         classes = np.rint(values).astype(np.uint8)
     truth = case.truth_labels()
-    crumb = _crumbs(classes, float(request.get("drop_crumbs") or 0))
+    island = _islands(classes, float(request.get("drop_crumbs") or 0))
     report.add("source", 1, note=path.name)
     if request.get("drop_crumbs"):
-        report.add("source_crumbs", np.count_nonzero(crumb), note="they were dropped on request")
-    wrong = (classes != truth) & ~crumb
-    if (crumb & (classes == truth)).any():
-        wrong |= crumb & (classes == truth) & _crumbs(truth, float(request["drop_crumbs"]))
+        report.add("source_crumbs", np.count_nonzero(island), note="they were dropped on request")
+    wrong = (classes != truth) & ~island
+    if (island & (classes == truth)).any():
+        wrong |= island & (classes == truth) & _islands(truth, float(request["drop_crumbs"]))
     report.add("source_labels", np.count_nonzero(wrong))
-    classes[crumb] = truth[crumb]
+    classes[island] = truth[island]
     wrong = total = 0
     for group in ("vol", "near"):
         points_mm = case.frame.unit_to_mm(case.arrays[f"{group}_points"])
@@ -172,7 +172,7 @@ def _read_source(path, spacing_from):
     return np.asanyarray(image.dataobj), affine
 
 
-def _crumbs(classes, share):
+def _islands(classes, share):
     """(X, Y, Z) bool: the voxels of components that have fewer voxels than `share` of their class's largest one."""
     found = np.zeros(classes.shape, bool)
     for c in np.unique(classes) if share else ():

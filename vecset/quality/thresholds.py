@@ -62,7 +62,7 @@ CHECKS = {
     "normals_outward": Check(0.5, 1, "", "normals that leave their class less those that enter it, of both"),
     # said, not judged
     "radius_mm": Check(25, 160, "mm", "radius of the heart", "warn"),
-    "crumbs": Check(0, 1.03, "", "radius of the heart with crumbs over that without: they move the frame", "warn"),
+    "crumbs": Check(0, 1.03, "", "radius of the heart with islands over that without: they move the frame", "warn"),
     "crumb_class": Check(30, INF, "voxels", "smallest class of the truth", "warn"),
 }
 

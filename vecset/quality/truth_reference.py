@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 _NEIGHBOURS = 12  # on a flat wall: faces within two voxels
-_SAME_WALL = 2.2  # voxels: faces farther away are another wall's, as where a crumb has no twelve of its own
+_SAME_WALL = 2.2  # voxels: faces farther away are another wall's, as where an island has no twelve of its own
 _MARGIN = 3  # empty voxels round the crop: the 3x3x3 voxels round any voxel beyond it are empty too
 
 
