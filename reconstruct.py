@@ -263,7 +263,7 @@ class Reconstruction:
         """Reads the training truths where a heart's baseline scores are not there yet."""
         if not self.args.train_csv:
             return
-        from vecset.data.dataset import read_split
+        from vecset.data.listed_case import read_split
         from vecset.metrics.baselines import fingerprint
 
         training = read_split(
@@ -307,7 +307,9 @@ class Reconstruction:
 
     def result_of(self, heart, say):
         """(result, whether it was made now) of one heart: from result.json where that is what this run would make."""
-        made_from = {**self.settings, "input_sha256": heart.sha256()}
+        from vecset.inference.inputs import input_sha256
+
+        made_from = {**self.settings, "input_sha256": input_sha256(heart)}
         fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
         result = self.read_result(heart)
         done = (
@@ -318,10 +320,11 @@ class Reconstruction:
         has_baselines = result.get("baselines", {}).get("fingerprint") == self.truths_fingerprint
         if done and (has_baselines or not self.truths_fingerprint):
             return result, False
+        from vecset.data.listed_case import LATENTS
         from vecset.inference.inputs import load_heart
 
         code = None
-        if heart.is_code:
+        if heart.kind == LATENTS:
             code, case = self.stored_code(heart)
         else:
             case = load_heart(

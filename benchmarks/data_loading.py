@@ -26,7 +26,8 @@ import numpy as np  # noqa: E402
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from vecset.data.case_file import Case, write_case  # noqa: E402
-from vecset.data.dataset import CaseDataset, CaseEntry, iterate_batches  # noqa: E402
+from vecset.data.dataset import CaseDataset, iterate_batches  # noqa: E402
+from vecset.data.listed_case import ListedCase  # noqa: E402
 from vecset.imaging.frame import Frame  # noqa: E402
 
 CLASSES, RADIUS, SIZE = 10, 0.8, 16
@@ -162,7 +163,7 @@ def main():
         for i in range(args.cases):
             path = Path(folder) / f"ball{i:02d}.npz"
             write_ball(path, args.rows, i)
-            entries.append(CaseEntry(path.stem, path, tuple("abcdefghij"), (True,) * CLASSES))
+            entries.append(ListedCase(path.stem, path, class_names=tuple("abcdefghij"), annotated=(True,) * CLASSES))
         megabytes = entries[0].path.stat().st_size / 1e6
         print(
             f"{args.cases} files of {megabytes:.1f} MB, batch {args.batch_size}, {os.cpu_count()} cores, load "

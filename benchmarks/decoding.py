@@ -34,7 +34,7 @@ from vecset.inference.decoding import (
     HeartField,
     decode_field,
 )
-from vecset.inference.inputs import Heart, draw_surface, load_heart
+from vecset.inference.inputs import draw_surface, find_hearts, load_heart
 from vecset.models.checkpoint import load_checkpoint, model_from_checkpoint
 from vecset.models.embedding import surface_features
 
@@ -231,7 +231,7 @@ def main():
     )
     found = []
     for path in args.input:
-        case = load_heart(Heart(path.stem, path, path.suffix != ".npz"), checkpoint["class_names"])
+        case = load_heart(find_hearts(path)[0], checkpoint["class_names"])
         frame = cube_frame(case.frame, args.size) if args.size else case.frame
         figures = measure(make_field_of(case, args, checkpoint, model), frame, case.num_classes, not args.no_dense)
         print(row(path.name, args.weights, frame, figures), flush=True)

@@ -46,10 +46,10 @@ def main(argv=None):
     import reconstruct
     from vecset.common.atomic import require_writable
     from vecset.common.draws import random_stream
-    from vecset.data.dataset import read_split
+    from vecset.data.listed_case import read_split
     from vecset.inference import decision_tuning as calibration
     from vecset.inference.decoding import HeartField
-    from vecset.inference.inputs import Heart, load_heart
+    from vecset.inference.inputs import load_heart
 
     words = [
         "--checkpoint",
@@ -73,12 +73,11 @@ def main(argv=None):
     ]
     samples, fields, places, annotated = [], [], [], []
     for entry in tqdm(chosen, unit="heart", desc="calibrate", dynamic_ncols=True):
-        heart = Heart(entry.case_id, entry.path, False)
-        case = load_heart(heart, names, args.seed, reconstruction.settings["num_surface_points"])
+        case = load_heart(entry, names, args.seed, reconstruction.settings["num_surface_points"])
         if case.truth_crop is None:
             raise InputError(entry.path, "the truth of a training heart", "none", "make it again with prepare_data.py")
         with torch.inference_mode():
-            field = HeartField(reconstruction.model, reconstruction.encode(heart, case), device=reconstruction.device)
+            field = HeartField(reconstruction.model, reconstruction.encode(entry, case), device=reconstruction.device)
         truth = np.asarray(case.truth_crop)
         flat, weight = calibration.draw_voxels(truth, random_stream(args.seed, 0, entry.case_id, "calibrate"))
         index = np.stack(np.unravel_index(flat, truth.shape), -1) + np.asarray(case.truth_origin)

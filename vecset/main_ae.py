@@ -22,8 +22,9 @@ import torch  # noqa: E402
 
 from vecset.common.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
-from vecset.data.dataset import CaseDataset, check_disjoint, iterate_batches, read_split  # noqa: E402
+from vecset.data.dataset import CaseDataset, iterate_batches  # noqa: E402
 from vecset.data.epoch_plan import EpochPlan  # noqa: E402
+from vecset.data.listed_case import check_disjoint, read_split  # noqa: E402
 from vecset.data.thickness import fps_density  # noqa: E402
 from vecset.engines.arguments import EVALUATION_OPTIONS, LOSS_OPTIONS, MODEL_OPTIONS, parse_arguments  # noqa: E402
 from vecset.engines.distributed import (  # noqa: E402
@@ -56,7 +57,7 @@ from vecset.models.warm_start import load_initial_weights  # noqa: E402
 
 
 def read_splits(args):
-    """(training, validation) lists of CaseEntry, checked against each other."""
+    """(training, validation) lists of ListedCase, checked against each other."""
     folder = Path(args.csv_dir or args.data_path)
     suffix = "" if args.fold is None else f"_fold{args.fold}"
     training = read_split(folder / f"train{suffix}.csv", args.data_path, args.classes)

@@ -184,7 +184,7 @@ def test_mapped_members_are_those_of_the_file_and_the_benchmark_runs(repository,
         for name in ("surface_points", "near_sdf", "vol_labels", "surface_normals"):
             mapped = data_loading.map_member(tmp_path / "a.npz", name)
             assert isinstance(mapped, np.memmap) and np.array_equal(mapped, members[name])
-    entry = data_loading.CaseEntry("a", tmp_path / "a.npz", tuple("abcdefghij"), (True,) * 10)
+    entry = data_loading.ListedCase("a", tmp_path / "a.npz", class_names=tuple("abcdefghij"), annotated=(True,) * 10)
     counts = {"surface": 50, "queries": 60, "eikonal": 5}
     items = [
         data_loading.make_dataset(way, [entry], counts)[3, 0]

@@ -8,13 +8,12 @@ from vecset.data.case_file import write_case
 from vecset.data.dataset import (
     QUERY_GROUPS,
     CaseDataset,
-    check_disjoint,
     collate,
     grid_points_unit,
     grid_truth,
     iterate_batches,
-    read_split,
 )
+from vecset.data.listed_case import check_disjoint, read_split
 from vecset.engines.losses import decoded_points
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +15,18 @@ import create_csv
 from vecset.common.errors import InputError, run_command
 from vecset.data import splits
 from vecset.data.case_file import Case, write_case
-from vecset.data.splits import Entry
+from vecset.data.listed_case import ListedCase
 from vecset.imaging.frame import Frame
 
 
 def entries_of(count, missing_every=0, group=lambda i: f"p{i}"):
     return [
-        Entry(f"case_{i}", f"case_{i}.npz", group(i), (9,) if missing_every and i % missing_every == 0 else ())
+        ListedCase(
+            f"case_{i}",
+            Path(f"case_{i}.npz"),
+            group=group(i),
+            missing_classes=(9,) if missing_every and i % missing_every == 0 else (),
+        )
         for i in range(count)
     ]
 
@@ -90,11 +96,11 @@ def test_998_hearts_with_missing_classes_come_out_even(scans_per_patient):
     for seed in range(5):
         rng = np.random.default_rng(seed)
         entries = [
-            Entry(
+            ListedCase(
                 f"case_{i}",
-                f"case_{i}.npz",
-                f"p{int(i / scans_per_patient)}",
-                tuple(c for c, share in MISSING_SHARES.items() if rng.random() < share),
+                Path(f"case_{i}.npz"),
+                group=f"p{int(i / scans_per_patient)}",
+                missing_classes=tuple(c for c, share in MISSING_SHARES.items() if rng.random() < share),
             )
             for i in range(998)
         ]
@@ -110,7 +116,7 @@ def test_998_hearts_with_missing_classes_come_out_even(scans_per_patient):
 
 def test_groups_and_copies_stay_whole():
     entries = entries_of(40, missing_every=7, group=lambda i: f"p{i % 11}")
-    entries += [Entry("x", "x.npz", "x", (), (), "same"), Entry("y", "y.npz", "y", (), (), "same")]
+    entries += [ListedCase(name, Path(f"{name}.npz"), group=name, fingerprint="same") for name in "xy"]
     for seed in range(10):
         pairs = [splits.split_train_val(entries, 0.25, seed), *splits.split_folds(entries, 3, seed)]
         for train, val in pairs:

@@ -5,7 +5,7 @@ import pytest
 from helpers.ball_cases import ball_case, tiny_arguments, write_ball_cases
 
 from vecset.data.case_file import write_case
-from vecset.data.dataset import read_split
+from vecset.data.listed_case import read_split
 from vecset.data.thickness import class_thickness_mm, density_of_thickness, fps_density
 from vecset.main_ae import main
 from vecset.models.checkpoint import load_checkpoint

@@ -25,6 +25,7 @@ from helpers.formula_hearts import (
 
 from vecset.common.errors import run_command
 from vecset.data.case_file import read_case
+from vecset.data.listed_case import ListedCase
 from vecset.imaging.label_map import write_label_map
 from vecset.inference import inputs
 from vecset.inference.decoding import CHUNK
@@ -312,7 +313,7 @@ def test_bad_input_is_one_clear_line(room, capsys, monkeypatch, arguments, compl
 
 
 def test_points_are_drawn_as_in_training(room):
-    case = inputs.load_heart(inputs.Heart("a", make_case(room / "data" / "a.npz"), False), NAMES)
+    case = inputs.load_heart(ListedCase("a", make_case(room / "data" / "a.npz")), NAMES)
     case.arrays["surface_labels"] = np.where(np.arange(600) < 6, 2, 1).astype(np.uint8)
     points, labels = inputs.draw_surface(case, "a", 100)
     again, _ = inputs.draw_surface(case, "a", 100)

@@ -1,21 +1,17 @@
-"""Case files as training items: splits from CSV, seeded draws of points, truth on a grid.
+"""Case files as training items: seeded draws of points, truth on a grid.
 
 An item is a pure function of (epoch, case): see `vecset/common/draws.py`. A case that cannot be read ends the run with
 its name; it is never replaced by another.
 """
 
-import csv
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
-from vecset.data.case_file import read_case, read_meta
+from vecset.data.case_file import read_case
 from vecset.engines.losses import QUERY_GROUPS
 
 _MEMBERS = (
@@ -33,98 +29,8 @@ _MEMBERS = (
 _READERS = 4  # threads that fill the cache: reading waits on the disk and on checksums, both outside the interpreter
 
 
-@dataclass(frozen=True)
-class CaseEntry:
-    """One line of a split: its id, its file, and what its meta says of classes."""
-
-    case_id: str
-    path: Path
-    class_names: tuple
-    annotated: tuple  # C bools
-
-    @property
-    def num_classes(self):
-        return len(self.class_names)
-
-
-def read_split(csv_path, data_path, num_classes=None, reason="--classes says"):
-    """The cases of a CSV with header `case_id,file,...` (`file` relative to `data_path`), sorted by case_id, so that
-    the order of lines changes nothing. All cases must have the same classes: `num_classes` of them where given (the
-    error then names the `reason`), else as the first. Raises InputError for a missing file, a duplicate, another class
-    count, no case at all."""
-    csv_path, data_path = Path(csv_path), Path(data_path)
-    try:
-        with open(csv_path, newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            header, lines = reader.fieldnames or [], list(reader)
-    except FileNotFoundError:
-        raise InputError(csv_path, "a CSV of cases", "no such file", "make it with create_csv.py") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(csv_path, "a CSV in UTF-8", error, "make it with create_csv.py") from None
-    if "case_id" not in header or "file" not in header:
-        raise InputError(
-            csv_path,
-            "a header with case_id and file",
-            ",".join(header)[:80] or "an empty file",
-            "make it with create_csv.py",
-        )
-    if not lines:
-        raise InputError(csv_path, "at least one case", "none", "make it again with create_csv.py")
-    for column in ("case_id", "file"):
-        values = Counter(line[column] for line in lines)
-        repeated = [value for value, times in values.items() if times > 1 or not value]
-        if repeated:
-            raise InputError(
-                csv_path,
-                f"a {column} of its own in every line",
-                f"{repeated[0]!r} more than once or empty",
-                "make it again with create_csv.py",
-            )
-    entries = [_entry(csv_path, data_path, line) for line in sorted(lines, key=lambda line: line["case_id"])]
-    expected = num_classes or entries[0].num_classes
-    for entry in entries:
-        if entry.num_classes != expected:
-            told = reason if num_classes else "the others have"
-            raise InputError(
-                entry.path,
-                f"{expected} classes, as {told}",
-                f"{entry.num_classes}",
-                "prepare all cases with the same --classes, or give --classes",
-            )
-    return entries
-
-
-def _entry(csv_path, data_path, line):
-    path = data_path / line["file"]
-    if not path.is_file():
-        raise InputError(
-            csv_path,
-            f"the file of case {line['case_id']}",
-            f"no file {path}",
-            "check --data_path, or make the CSV again with create_csv.py",
-        )
-    meta = read_meta(path)
-    annotated = set(meta["annotated_classes"])
-    return CaseEntry(
-        line["case_id"], path, tuple(meta["class_names"]), tuple(c in annotated for c in range(1, meta["classes"] + 1))
-    )
-
-
-def check_disjoint(training, validation, where):
-    """Refuses a case, by id or by file, that is in both splits: its validation figure would be a training figure."""
-    for key in (lambda e: e.case_id, lambda e: e.path.resolve()):
-        both = {key(e) for e in training} & {key(e) for e in validation}
-        if both:
-            raise InputError(
-                where,
-                "no case in both train and val",
-                f"{sorted(map(str, both))[0]} ({len(both)} in all)",
-                "make the CSVs again with create_csv.py",
-            )
-
-
 class CaseDataset(torch.utils.data.Dataset):
-    """Items of `cases` (list of CaseEntry), by `dataset[epoch, index]`: numpy arrays under the batch keys of
+    """Items of `cases` (list of ListedCase), by `dataset[epoch, index]`: numpy arrays under the batch keys of
     docs/design.md, and where they are asked for `eikonal_points` (E, 3): a random subset of the item's query points;
     `surface_decoded` (S,): row numbers of the surface points that are decoded (without it: all);
     `normal_points` and `normal_vectors` (S, 3): of its surface points on the outer surface, with their unit normals;

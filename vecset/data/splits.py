@@ -9,30 +9,17 @@ import hashlib
 import io
 import json
 import re
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vecset.common.atomic import write_text
 from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
 from vecset.data.case_file import read_meta
+from vecset.data.listed_case import ListedCase
 from vecset.imaging.label_map import case_name
 
 FIELDS = ("case_id", "file", "group", "missing_classes", "border_classes")
 SIDECAR = "splits.json"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of a split: `file` relative to the data folder; class ids that are missing / cut by the scan border;
-    `fingerprint` tells two case files of the same label map apart from two hearts ('' where unknown)."""
-
-    case_id: str
-    file: str
-    group: str
-    missing_classes: tuple = ()
-    border_classes: tuple = ()
-    fingerprint: str = ""
 
 
 def find_case_files(folder):
@@ -63,9 +50,8 @@ def group_of(case_id, group_regex):
 
 
 def read_entries(data_dir, group_regex=None, progress=None):
-    """(entries, broken): an Entry per readable case file of `data_dir`, naturally sorted by name, and the InputError
+    """(entries, broken): a `ListedCase` per readable case file of `data_dir`, naturally sorted by name, and the InputError
     of each file that is none. `group_regex` is a compiled pattern or None; `progress` wraps the list of paths."""
-    data_dir = Path(data_dir)
     entries, broken = [], []
     paths = find_case_files(data_dir)
     for path in progress(paths) if progress else paths:
@@ -77,13 +63,13 @@ def read_entries(data_dir, group_regex=None, progress=None):
             broken.append(error)
             continue
         entries.append(
-            Entry(
+            ListedCase(
                 case_id,
-                path.relative_to(data_dir).as_posix(),
-                group,
-                tuple(sorted(int(c) for c in meta.get("missing_classes", ()))),
-                tuple(sorted(int(c) for c in meta.get("border_classes", ()))),
-                str(meta.get("source_sha256", "")),
+                path,
+                group=group,
+                missing_classes=tuple(sorted(int(c) for c in meta.get("missing_classes", ()))),
+                border_classes=tuple(sorted(int(c) for c in meta.get("border_classes", ()))),
+                fingerprint=str(meta.get("source_sha256", "")),
             )
         )
     return entries, broken
@@ -244,11 +230,11 @@ def write_splits(output_dir, sets, record):
             stale = []
     for name, entries in sets.items():
         text = io.StringIO()
-        writer = csv.DictWriter(text, FIELDS, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        for entry in entries:
-            row = asdict(entry)
-            writer.writerow(row | {k: " ".join(map(str, row[k])) for k in ("missing_classes", "border_classes")})
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(FIELDS)
+        for entry in entries:  # case files lie directly in the data folder, so a name is a path relative to it
+            classes = (" ".join(map(str, ids)) for ids in (entry.missing_classes, entry.border_classes))
+            writer.writerow([entry.case_id, entry.path.name, entry.group, *classes])
         write_text(output_dir / name, text.getvalue())
     counts = {
         name: {"cases": len(entries), "groups": len({e.group for e in entries}), "missing": _missing_counts(entries)}

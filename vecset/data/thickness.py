@@ -44,8 +44,8 @@ def density_of_thickness(thickness_C):
 
 
 def fps_density(cases, num_classes):
-    """The value of --fps_density ("9:3.9,10:1.8") for the CaseEntry list `cases`: from the median thickness of each
-    class over up to 40 of them, evenly chosen. Classes of factor 1 are left out."""
+    """The value of --fps_density ("9:3.9,10:1.8") for `cases` (list of ListedCase): from the median thickness of
+    each class over up to 40 of them, evenly chosen. Classes of factor 1 are left out."""
     chosen = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(len(cases), _MOST_CASES)).astype(int))]
     thickness = []
     for entry in chosen:

@@ -1,7 +1,6 @@
 """What reconstruct.py is given, as a list of hearts: case files, label maps, folders of them, a CSV of a split, point
 clouds with labels, or codes that it saved itself."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
 from vecset.data.case_file import read_case
+from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_split
 from vecset.imaging.image_file import SUFFIX_WORDS, has_suffix
 from vecset.imaging.label_map import case_name, file_sha256, find_label_maps, natural_key, read_label_map
 from vecset.inference.latents import find_latents, read_latents
@@ -17,21 +17,12 @@ from vecset.inference.point_cloud import is_point_cloud, read_point_cloud
 CASE_MEMBERS = ("surface_points", "surface_labels", "frame", "truth")
 
 
-@dataclass(frozen=True)
-class Heart:
-    """One input: `path` is a case file or a point cloud, a label map where `is_label_map`, codes where `is_code`."""
-
-    case_id: str
-    path: Path
-    is_label_map: bool
-    is_code: bool = False
-
-    def sha256(self):
-        """Of the file's bytes; InputError where it cannot be read."""
-        try:
-            return file_sha256(self.path)
-        except OSError as error:
-            raise InputError(self.path, "a file that can be read", error.strerror or error, "check the path") from None
+def input_sha256(heart: ListedCase) -> str:
+    """Of the file's bytes; InputError where it cannot be read."""
+    try:
+        return file_sha256(heart.path)
+    except OSError as error:
+        raise InputError(heart.path, "a file that can be read", error.strerror or error, "check the path") from None
 
 
 def find_hearts(source, data_path=None, num_classes=None):
@@ -43,9 +34,9 @@ def find_hearts(source, data_path=None, num_classes=None):
         cases = [p for p in source.glob("*.npz") if not p.name.startswith(".")]
         cases.sort(key=lambda p: natural_key(p.name))
         if cases:
-            return [Heart(p.name.removesuffix(".npz"), p, False) for p in cases]
+            return [_case_or_cloud(p) for p in cases]
         try:
-            return [Heart(case_name(p), p, True) for p in find_label_maps(source)]
+            return [ListedCase(case_name(p), p, LABEL_MAP) for p in find_label_maps(source)]
         except InputError as error:
             if error.found != "none":
                 raise
@@ -57,25 +48,26 @@ def find_hearts(source, data_path=None, num_classes=None):
             source, "a case file, a label map, a folder of either, or a CSV", "nothing there", "check --input"
         )
     if name.endswith(".csv"):
-        from vecset.data.dataset import read_split  # imports torch
-
-        hearts = [Heart(e.case_id, e.path, False) for e in read_split(source, data_path or source.parent, num_classes)]
+        hearts = read_split(source, data_path or source.parent, num_classes)
         wrong = [h.case_id for h in hearts if "/" in h.case_id or h.case_id.startswith(".")]
         if wrong:
             raise InputError(source, "a case_id that can name a folder", repr(wrong[0]), "rename the case")
         return hearts
-    if name.endswith(".npz"):
-        return [Heart(source.name[: -len(".npz")], source, False)]
-    if name.endswith(".ply"):
-        return [Heart(source.name[: -len(".ply")], source, False)]
+    if name.endswith((".npz", ".ply")):
+        return [_case_or_cloud(source)]
     if has_suffix(name):
-        return [Heart(case_name(source), source, True)]
+        return [ListedCase(case_name(source), source, LABEL_MAP)]
     raise InputError(source, f"a name ending in .npz, .csv, .ply, {SUFFIX_WORDS}", source.name, "check --input")
+
+
+def _case_or_cloud(path):
+    """The `ListedCase` of a case file or point cloud (.npz, .ply)."""
+    return ListedCase(path.name[: -len(".npz")], path, POINT_CLOUD if is_point_cloud(path) else CASE_FILE)
 
 
 def find_codes(source):
     """The hearts of the codes in `source` (vecset/inference/latents.py), named as they were when they were encoded."""
-    hearts = [Heart(str(read_latents(p)[1].meta["case_id"]), p, False, True) for p in find_latents(source)]
+    hearts = [ListedCase(str(read_latents(p)[1].meta["case_id"]), p, LATENTS) for p in find_latents(source)]
     wrong = [h for h in hearts if "/" in h.case_id or h.case_id.startswith(".") or not h.case_id]
     if wrong or len({h.case_id for h in hearts}) < len(hearts):
         raise InputError(
@@ -91,7 +83,7 @@ def load_heart(heart, class_names, seed=0, num_surface_points=None, spacing_from
     """The `Case` of a heart, with at least surface points, their labels and the frame. A label map goes through the
     data preparation, as `prepare_data.py` would do it (`spacing_from` as there). `spacing_mm`: of the grid that a point
     cloud is given (1 mm where None). InputError where its classes are not `class_names`."""
-    if heart.is_label_map:
+    if heart.kind == LABEL_MAP:
         from vecset.data.preparation import Options, build_case
 
         label_map = _read_labels(heart.path, class_names, spacing_from)
@@ -102,7 +94,7 @@ def load_heart(heart, class_names, seed=0, num_surface_points=None, spacing_from
         case.path = heart.path
         case.meta["class_names"] = list(class_names)
         return case
-    if is_point_cloud(heart.path):
+    if heart.kind == POINT_CLOUD:
         return read_point_cloud(heart.path, class_names, spacing_mm or 1.0)
     case = read_case(heart.path, CASE_MEMBERS).require(
         "surface_points", "surface_labels", "frame", purpose="reconstruction on the source grid"
@@ -156,7 +148,7 @@ def draw_surface(case, case_id, count, balance=0.0, seed=0):
 
 def load_truth(heart, num_classes, spacing_from=None):
     """The true label map (X, Y, Z) u8 on the source grid, and its affine (4, 4) voxel -> mm, the spacing corrected."""
-    if heart.is_label_map:
+    if heart.kind == LABEL_MAP:
         label_map = read_label_map(heart.path, num_classes, spacing_from=spacing_from)
         return label_map.labels, label_map.affine
     case = read_case(heart.path, ("frame", "truth"))

@@ -5,6 +5,7 @@ Coordinates are patient mm (RAS+); labels are class ids 1..C. A case file (surfa
 frame) is none of these.
 """
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ def is_point_cloud(path):
     try:
         with np.load(path, allow_pickle=False) as archive:
             return "points_mm" in archive.files
-    except Exception:
-        return False
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        return False  # what it is instead, its reader tells
 
 
 def read_point_cloud(path, class_names, spacing_mm=1.0):

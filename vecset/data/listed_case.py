@@ -1,0 +1,116 @@
+"""The one record of a case that a folder or a CSV lists, and the reader of the CSVs of a split. No torch.
+
+Splits, training, decision tuning and reconstruction all name their hearts by it.
+"""
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from vecset.common.errors import InputError
+from vecset.data.case_file import read_meta
+
+CASE_FILE, LABEL_MAP, POINT_CLOUD, LATENTS = "case file", "label map", "point cloud", "latents"
+
+
+@dataclass(frozen=True)
+class ListedCase:
+    """A case, its file, and what is known of it without reading its points.
+
+    `kind`: what the file is, one of the four names above. Where the lister reads them: `class_names` (C,) and `annotated`
+    (C bools); `group` (patient); `missing_classes` and `border_classes`, ids of classes that are not there, or that the
+    scan border cuts; `fingerprint` of the source, equal where two case files hold copies of one label map."""
+
+    case_id: str
+    path: Path
+    kind: str = CASE_FILE
+    class_names: tuple = ()
+    annotated: tuple = ()
+    group: str = ""
+    missing_classes: tuple = ()
+    border_classes: tuple = ()
+    fingerprint: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def read_split(csv_path, data_path, num_classes=None, reason="--classes says") -> list[ListedCase]:
+    """The cases of a CSV with header `case_id,file,...` (`file` relative to `data_path`), sorted by case_id, so that
+    the order of lines changes nothing. All cases must have the same classes: `num_classes` of them where given (the
+    error then names the `reason`), else as the first. Raises InputError for a missing file, a duplicate, another class
+    count, no case at all."""
+    csv_path, data_path = Path(csv_path), Path(data_path)
+    try:
+        with open(csv_path, newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            header, lines = reader.fieldnames or [], list(reader)
+    except FileNotFoundError:
+        raise InputError(csv_path, "a CSV of cases", "no such file", "make it with create_csv.py") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(csv_path, "a CSV in UTF-8", error, "make it with create_csv.py") from None
+    if "case_id" not in header or "file" not in header:
+        raise InputError(
+            csv_path,
+            "a header with case_id and file",
+            ",".join(header)[:80] or "an empty file",
+            "make it with create_csv.py",
+        )
+    if not lines:
+        raise InputError(csv_path, "at least one case", "none", "make it again with create_csv.py")
+    for column in ("case_id", "file"):
+        values = Counter(line[column] for line in lines)
+        repeated = [value for value, times in values.items() if times > 1 or not value]
+        if repeated:
+            raise InputError(
+                csv_path,
+                f"a {column} of its own in every line",
+                f"{repeated[0]!r} more than once or empty",
+                "make it again with create_csv.py",
+            )
+    entries = [_entry(csv_path, data_path, line) for line in sorted(lines, key=lambda line: line["case_id"])]
+    expected = num_classes or entries[0].num_classes
+    for entry in entries:
+        if entry.num_classes != expected:
+            told = reason if num_classes else "the others have"
+            raise InputError(
+                entry.path,
+                f"{expected} classes, as {told}",
+                f"{entry.num_classes}",
+                "prepare all cases with the same --classes, or give --classes",
+            )
+    return entries
+
+
+def _entry(csv_path, data_path, line):
+    path = data_path / line["file"]
+    if not path.is_file():
+        raise InputError(
+            csv_path,
+            f"the file of case {line['case_id']}",
+            f"no file {path}",
+            "check --data_path, or make the CSV again with create_csv.py",
+        )
+    meta = read_meta(path)
+    annotated = set(meta["annotated_classes"])
+    return ListedCase(
+        line["case_id"],
+        path,
+        class_names=tuple(meta["class_names"]),
+        annotated=tuple(c in annotated for c in range(1, meta["classes"] + 1)),
+    )
+
+
+def check_disjoint(training, validation, where):
+    """Refuses a case, by id or by file, that is in both splits: its validation figure would be a training figure."""
+    for key in (lambda e: e.case_id, lambda e: e.path.resolve()):
+        both = {key(e) for e in training} & {key(e) for e in validation}
+        if both:
+            raise InputError(
+                where,
+                "no case in both train and val",
+                f"{sorted(map(str, both))[0]} ({len(both)} in all)",
+                "make the CSVs again with create_csv.py",
+            )
