@@ -17,6 +17,7 @@ from vecset.common.errors import InputError, run_command
 from vecset.data import preparation
 from vecset.data.case_file import read_case, read_meta
 from vecset.data.preparation import ISLAND_SHARE, warnings_of
+from vecset.data.prepare_folder import make_all
 from vecset.imaging.label_map import write_label_map
 from vecset.quality.case_checks import check_file
 
@@ -82,7 +83,7 @@ def test_a_broken_file_is_told_and_the_others_are_made(tmp_path, capsys):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_worker_costs_its_own_file_only(tmp_path, capsys, workers):
     paths = [tmp_path / f"{n}.nii.gz" for n in (1, 2, 3, 4)]
-    results = prepare_data._run_all(Killer(), paths, workers)
+    results = make_all(Killer(), paths, workers)
     assert {p.name: results[p][0] for p in paths} == {
         "1.nii.gz": "made",
         "2.nii.gz": "failed",
@@ -98,14 +99,14 @@ def test_label_map_preset_and_annotated(tmp_path):
     array = np.zeros((20, 20, 20), np.int16)
     array[4:10, 4:16, 4:16], array[10:16, 4:16, 4:16] = 205, 500
     nib.save(nib.Nifti1Image(array, np.eye(4)), source / "a.nii.gz")
-    assert run(source, tmp_path / "out", "--label_map", "mmwhs", "--classes", "10") == 0
+    assert run(source, tmp_path / "out", "--label_mapping", "mmwhs", "--classes", "10") == 0
     case = read_case(tmp_path / "out" / "a.npz")
     assert case.meta["present_classes"] == [1, 3] and case.meta["annotated_classes"] == [1, 2, 3, 4, 5, 6, 7]
     assert case.annotated.tolist() == [True] * 7 + [False] * 3
     assert (case.truth_labels() > 0).sum() == 12 * 12 * 12
     mapping = tmp_path / "m.json"
     mapping.write_text(json.dumps({"205": {"class": 2, "name": "muscle"}, "500": 1}))
-    assert run(source, tmp_path / "out", "--label_map", str(mapping), "--annotated", "1,2") == 0
+    assert run(source, tmp_path / "out", "--label_mapping", str(mapping), "--annotated", "1,2") == 0
     assert read_meta(tmp_path / "out" / "a.npz")["class_names"][1] == "muscle"
 
 
@@ -143,7 +144,7 @@ def test_stale_case_files_and_those_made_again_are_named(tmp_path, capsys):
 def test_values_counted_as_background_are_noted(tmp_path, capsys):
     source = make_maps(tmp_path / "in", ["a.nii.gz"])
     (tmp_path / "m.json").write_text(json.dumps({"values": {"1": 1}, "others": "background"}))
-    assert run(source, tmp_path / "out", "--label_map", str(tmp_path / "m.json")) == 0
+    assert run(source, tmp_path / "out", "--label_mapping", str(tmp_path / "m.json")) == 0
     voxels = int((np.asarray(nib.load(source / "a.nii.gz").dataobj) == 2).sum())
     assert f"note: a.nii.gz: values 2 counted as background ({voxels} voxels)" in capsys.readouterr().err
 
@@ -196,14 +197,14 @@ def test_islands_are_dropped_on_request_alone(tmp_path, capsys):
     assert "islands kept: 3 of LA (4 voxels); they make the frame's radius" in lines and "--drop_islands 0.01" in lines
     kept.meta["crumbs"]["grow_radius"] = 0.0
     assert [line for line in warnings_of(kept.meta) if "islands" in line] == ["islands kept: 3 of LA (4 voxels)"]
-    assert run(source, out, "--drop_crumbs", "0.01") == 0
+    assert run(source, out, "--drop_islands", "0.01") == 0
     dropped = read_case(out / "a.npz")
     assert (dropped.truth_labels() == clean).all() and dropped.meta["crumbs"]["classes"] == {}
     assert dropped.meta["dropped_crumbs"] == {"2": [3, 4]} and dropped.meta["request"]["drop_crumbs"] == 0.01
     assert dropped.frame.scale > 1.3 * kept.frame.scale  # the islands made the heart small in its frame
     told = capsys.readouterr().err
     assert "note: a.nii.gz: islands dropped: 3 of LA (4 voxels)" in told
-    assert run(source, out, "--drop_crumbs", "0.01", workers=0) == 0 and "dropped" not in capsys.readouterr().err
+    assert run(source, out, "--drop_islands", "0.01", workers=0) == 0 and "dropped" not in capsys.readouterr().err
     assert (read_case(out / "a.npz").truth_labels() == clean).all()
     report = check_file(out / "a.npz", sample=200, source_dir=source)
     checks = {f["check"]: f["ok"] for f in report.findings}
@@ -259,7 +260,7 @@ def test_hearts_that_the_border_cuts_are_excluded_on_request(tmp_path, capsys, m
     assert left_out("--exclude_border_cut", "3") == {"a.nii.gz": "the scan border cuts LV"}
     assert (out / "b.npz").stat().st_mtime_ns == when and left_out() == {} and contents(out) == whole
     # an island that is dropped is not cut
-    assert left_out("--exclude_border_cut", "2", "--drop_crumbs", "0.01") == {
+    assert left_out("--exclude_border_cut", "2", "--drop_islands", "0.01") == {
         "a.nii.gz": "the scan border cuts LA; a.npz of an earlier run is removed"
     }
 
@@ -267,7 +268,7 @@ def test_hearts_that_the_border_cuts_are_excluded_on_request(tmp_path, capsys, m
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--drop_crumbs", "1.5"],
+        ["--drop_islands", "1.5"],
         ["--exclude_border_cut", "4"],
         ["--exclude_border_cut", "PA"],
         ["--classes", "0"],

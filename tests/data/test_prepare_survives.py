@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from helpers.prepare_runs import Killer, children, command, contents, make_maps, run
 
-import prepare_data
 import vecset.data.case_file as case_file
 from vecset.data.case_file import read_case
+from vecset.data.prepare_folder import make_all, print_summary
 
 
 def times(folder):
@@ -122,9 +122,9 @@ def test_files_that_cannot_be_read(tmp_path, capsys, monkeypatch):
 
 
 def test_a_killed_worker_is_counted(tmp_path, capsys):
-    """Killer kills the process that has a 2 in hand, each time; tests/data/test_prepare_data.py has it with `_run_all`."""
+    """Killer kills the process that has a 2 in hand, each time; tests/data/test_prepare_data.py has it with `make_all`."""
     paths = [tmp_path / f"{n}.nii.gz" for n in (1, 2, 3)]
-    assert prepare_data._summary(prepare_data._run_all(Killer(), paths, 2), paths, tmp_path) == 1
+    assert print_summary(make_all(Killer(), paths, 2), tmp_path) == 1
     told = capsys.readouterr()
     assert "2 made, 0 skipped, 1 failed" in told.out and "not made: 2.nii.gz" in told.err
     assert "its process was killed" in told.err and "use fewer --file_workers" in told.err

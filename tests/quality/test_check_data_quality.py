@@ -5,9 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -18,7 +15,7 @@ from vecset.common.errors import run_command
 from vecset.data.case_file import write_case
 from vecset.imaging.pictures import to_ras
 from vecset.quality import case_checks as quality
-from vecset.quality import summary, thresholds
+from vecset.quality import check_folder, summary, thresholds
 from vecset.report.quality_pictures import contradicts, source_slice
 
 
@@ -101,11 +98,8 @@ def test_single_file_in_detail(cases, tmp_path, capsys):
 
 def test_a_killed_worker_costs_its_own_file_only(cases, tmp_path, monkeypatch):
     paths = sorted(write_all(tmp_path / "cases", cases).iterdir())
-    monkeypatch.setattr(quality, "check_file", killed_by_heart_1)  # workers are forked and take it with them
-    monkeypatch.setattr(
-        check_data_quality, "ProcessPoolExecutor", partial(ProcessPoolExecutor, mp_context=get_context("fork"))
-    )
-    reports = check_data_quality.check_files(paths, 2, sample=500)
+    monkeypatch.setattr(check_folder, "check_file", killed_by_heart_1)  # pickled by its name in this module
+    reports = check_folder.check_files(paths, 2, sample=500)
     assert [r.passed for r in reports] == [True, False, True]
     assert reports[1].failed()[0]["check"] == "readable" and "killed" in reports[1].failed()[0]["note"]
 

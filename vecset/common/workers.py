@@ -9,8 +9,13 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
+from concurrent.futures import wait as wait_futures
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 PARENT_GONE = 1  # exit code of a worker whose parent is gone; nobody is left to read it
 
 
@@ -18,11 +23,16 @@ def start_worker():
     """Starts a pool's worker: the parent hears Ctrl-C and ends its workers; they end with it and use one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the parent's handler
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
+    one_thread()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True, name="parent watch").start()
+
+
+def one_thread():
+    """One thread per process, where the user has not set another number. Works until numpy is imported."""
+    for variable in THREAD_VARIABLES:
+        os.environ.setdefault(variable, "1")
 
 
 def _leave_with(sentinel):
@@ -58,12 +68,58 @@ def end_pool(pool, at_once):
         process.join()
 
 
-@contextlib.contextmanager
-def ending(pool):
-    """`with` for a ProcessPoolExecutor: on an error or interrupt its workers are ended at once, not waited for."""
-    try:
-        yield pool
-    except BaseException:
-        end_pool(pool, at_once=True)
-        raise
-    pool.shutdown()
+def map_files(
+    work: Callable,
+    files: list[Hashable],
+    workers: int,
+    killed: Callable,
+    tell: Callable = lambda file, result: result,
+    here_first: bool = False,
+    **bar,
+) -> dict:
+    """{file: tell(file, work(file))} in the order of `files`, with a progress bar.
+
+    workers: processes, 0: this one; killed(file) -> result: for a file whose process died of it (out of memory, say),
+    which costs no other file its result; tell(file, result) -> result: called in this process as each result comes;
+    here_first: the first file is done in this process before others begin, so that what it compiles is in the cache;
+    bar: options of tqdm. `work` is pickled for each file, so what `tell` changes in it reaches the files that begin
+    later. An exception of `work` or `tell`, Ctrl-C and SIGTERM end all processes at once and raise here.
+    """
+    from tqdm import tqdm
+
+    results = {}
+    with sigterm_as_interrupt(), tqdm(total=len(files), **bar) as progress:
+
+        def done(file, result):
+            results[file] = tell(file, result)
+            progress.update()
+
+        here = len(files) if workers == 0 else int(here_first)
+        for file in files[:here]:
+            done(file, work(file))
+        for file in _map_in_pool(work, files[here:], workers, done):  # alone, so that the one to blame is known
+            if _map_in_pool(work, [file], 1, done):
+                done(file, killed(file))
+    return {file: results[file] for file in files}
+
+
+def _map_in_pool(work, files, workers, done):
+    """Calls done(file, work(file)) for `files`. Returns those that were in work each time that a process died."""
+    waiting, suspects = list(files), []
+    context = multiprocessing.get_context("spawn")  # a fork of a process with running threads may hang
+    while waiting:
+        pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=start_worker)
+        running = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    running[pool.submit(work, waiting[0])] = waiting[0]  # raises BrokenProcessPool, too
+                    waiting.pop(0)
+                for future in wait_futures(running, return_when=FIRST_COMPLETED).done:
+                    result = future.result()  # raises BrokenProcessPool
+                    done(running.pop(future), result)
+        except BrokenProcessPool:
+            suspects += running.values()
+        finally:
+            end_pool(pool, at_once=bool(running))  # an interrupt must not wait for files in work
+    return suspects

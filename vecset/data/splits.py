@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 from vecset.common.atomic import write_text
@@ -20,6 +21,65 @@ from vecset.imaging.label_map import case_name
 
 FIELDS = ("case_id", "file", "group", "missing_classes", "border_classes")
 SIDECAR = "splits.json"
+
+
+def split_folder(
+    data_dir: Path,
+    output_dir: Path,
+    val_ratio: float = 0.2,
+    seed: int = 0,
+    folds: int | None = None,
+    group_regex: str | None = None,
+    holdout: Path | None = None,
+) -> list[InputError]:
+    """Writes the CSVs of all case files in `data_dir` into `output_dir` and prints their sizes. Returns the errors of
+    the files that are broken, which are in no set. Raises InputError where an option is wrong or no file is left."""
+    from tqdm import tqdm
+
+    try:
+        pattern = re.compile(group_regex) if group_regex is not None else None
+    except re.error as error:
+        raise InputError("--group_regex", "a regular expression", f"{group_regex!r} ({error})") from None
+    entries, broken = read_entries(
+        data_dir, pattern, progress=lambda paths: tqdm(paths, desc="case files", unit="file", disable=None)
+    )
+    for error in broken:
+        print(f"error: {error}", file=sys.stderr)
+    if not entries:
+        raise InputError(
+            data_dir,
+            "at least one whole case file",
+            f"{len(broken)} broken ones",
+            "make them again with prepare_data.py --overwrite",
+        )
+    for bundle in clusters(entries):
+        prints = [e.fingerprint for e in bundle]
+        copies = [e.case_id for e in bundle if e.fingerprint and prints.count(e.fingerprint) > 1]
+        if copies:
+            print(f"warning: made from the same label map, so kept in one set: {', '.join(copies)}", file=sys.stderr)
+
+    sets, rest = {}, entries
+    if holdout:
+        rest, sets["test.csv"] = take_holdout(entries, read_holdout(holdout), holdout)
+    sets["train.csv"], sets["val.csv"] = split_train_val(rest, val_ratio, seed)
+    if folds is not None:
+        for k, (train, val) in enumerate(split_folds(rest, folds, seed)):
+            sets[f"train_fold{k}.csv"], sets[f"val_fold{k}.csv"] = train, val
+    record = {
+        "seed": seed,
+        "val_ratio": val_ratio,
+        "folds": folds,
+        "group_regex": group_regex,
+        "holdout": holdout.name if holdout else None,
+        "cases": len(entries),
+        "broken_files": sorted(Path(e.where).name for e in broken),
+    }
+    write_splits(output_dir, sets, record)
+    sizes = ", ".join(f"{name} {len(cases)}" for name, cases in sets.items())
+    print(f"{len(entries)} cases, seed {seed} -> {output_dir}: {sizes}")
+    if broken:
+        print(f"{len(broken)} case files are broken (named above) and in no set", file=sys.stderr)
+    return broken
 
 
 def find_case_files(folder):

@@ -1,0 +1,1 @@
+"""The commands behind the root scripts: their flags and the calls they make, and nothing else."""

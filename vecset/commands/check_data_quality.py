@@ -1,0 +1,100 @@
+"""Case files -> a verdict: every check with its threshold beside the figure, exit code 0 (PASS) or 1 (FAIL).
+
+    python check_data_quality.py output/cases --report output/quality --file_workers 2
+    python check_data_quality.py output/cases/heart_7.npz --report output/quality     # one file in detail
+
+Each file is checked by itself (signs, labels, numbers, frame), against the truth it carries (distances computed again
+by other code, labels, walls, normals) and against the other files (copies, mirrored hearts, outliers).
+--report writes report.html, report.json, files.csv (a row per file), classes.csv (a row per file and class), pictures.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vecset.common.errors import InputError, run_command
+from vecset.common.workers import one_thread
+
+one_thread()  # before numpy is imported: files side by side, not threads inside one
+
+from vecset.data.splits import find_case_files  # noqa: E402
+from vecset.quality.check_folder import check_files  # noqa: E402
+from vecset.quality.exact import require_source_dir  # noqa: E402
+from vecset.quality.population import check_population  # noqa: E402
+from vecset.quality.summary import checks_help, file_lines, summary_lines, verdict  # noqa: E402
+from vecset.report.quality_page import write_report  # noqa: E402
+
+
+def get_parser() -> argparse.ArgumentParser:
+    summary, details = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(
+        "check_data_quality.py",
+        description=summary,
+        epilog=details + "\n" + checks_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", type=Path, metavar="DIR|FILE", help="folder of case files, or one case file (*.npz)")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="write tables and pictures into this folder (default: none)"
+    )
+    parser.add_argument(
+        "--file_workers", type=int, default=1, metavar="N", help="files checked at the same time (default: 1)"
+    )
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=3000,
+        metavar="N",
+        help="points of each group whose distance is computed again, per file (default: 3000)",
+    )
+    parser.add_argument(
+        "--exact",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also compute distance, sign and label at N points per file exactly, from a mesh and by search; takes "
+        "seconds per file (default: 0)",
+    )
+    parser.add_argument(
+        "--source_dir",
+        type=Path,
+        metavar="DIR",
+        help="also compare truth and points with the label maps in this folder, read with nibabel or SimpleITK alone "
+        "(default: none)",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=6,
+        metavar="N",
+        help="files whose slices are shown in the report, failed ones first (default: 6)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = get_parser().parse_args(argv)
+    for name, least in (("file_workers", 1), ("sample", 1), ("exact", 0), ("pictures", 0)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name}", f"at least {least}", getattr(args, name))
+    if args.input.is_dir():
+        paths = find_case_files(args.input)
+    elif args.input.is_file():
+        paths = [args.input]
+    else:
+        raise InputError(args.input, "a folder of case files or a case file", "no such file or folder")
+    if args.source_dir:
+        require_source_dir(args.source_dir)
+    reports = check_files(paths, args.file_workers, sample=args.sample, exact=args.exact, source_dir=args.source_dir)
+    check_population(reports)
+    single = args.input.is_file()
+    print("\n".join(file_lines(reports[0]) if single else summary_lines(reports)))
+    if args.report:
+        write_report(args.report, args.input, reports, pictures=args.pictures, detailed=single)
+        print(f"report: {args.report}")
+    print(verdict(reports))
+    return 0 if all(r.passed for r in reports) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, resumes=False))

@@ -1,0 +1,134 @@
+"""Makes a population of synthetic ten-structure hearts as label maps.
+
+    python make_phantoms.py --output_dir output/phantoms --num 80 --size 128 --seed 0
+
+Writes phantom_0000.nii.gz, ... (uint8, RAS+ mm, qform and sform set) and phantoms.json with the options. Run again
+with the same options, it makes only the hearts that are missing; with other options it makes all of them again.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vecset.common.errors import InputError, run_command
+from vecset.imaging.classes import HEART_CLASSES
+from vecset.phantom.phantom import PhantomOptions
+from vecset.phantom.population import make_population
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "make_phantoms.py",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the label maps")
+    parser.add_argument("--num", type=int, default=80, help="number of hearts")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        default=None,
+        help="voxels along the image axes, one number or three; none: 128, or with --spacing as many as the heart "
+        "needs",
+    )
+    parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs="+",
+        default=None,
+        help="voxel size in mm, one number or three; none: so that the heart fills the image",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the population")
+    parser.add_argument(
+        "--oblique",
+        type=float,
+        default=0.0,
+        metavar="DEGREES",
+        help="largest angle between image axes and patient axes, in degrees (drawn per heart)",
+    )
+    parser.add_argument(
+        "--flip",
+        type=int,
+        nargs="+",
+        default=[],
+        choices=(0, 1, 2),
+        metavar="AXIS",
+        help="image axes (0, 1, 2) that are stored backwards; the patient's position does not change",
+    )
+    parser.add_argument(
+        "--missing",
+        nargs="+",
+        default=[],
+        metavar="CLASS[:SHARE]",
+        help="structures (id or name) that a share of the hearts lacks, from 0 to 1; 0.5 where not given",
+    )
+    parser.add_argument(
+        "--cut",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share (0 to 0.7) of each axis of the field of view that is cut off, at a random position",
+    )
+    parser.add_argument(
+        "--label_noise",
+        type=float,
+        default=0.0,
+        metavar="MM",
+        help="standard deviation in mm of the noise added to the outlines; where not 0, stray voxels are added too",
+    )
+    parser.add_argument("--file_workers", type=int, default=1, help="processes")
+    return parser
+
+
+def read_options(args: argparse.Namespace) -> PhantomOptions:
+    """The PhantomOptions of the parsed arguments. Raises InputError where one is out of range."""
+
+    def three(values, flag, low, high):
+        if values is None:
+            return None
+        if len(values) not in (1, 3) or not all(low <= v <= high for v in values):
+            raise InputError(flag, f"one or three numbers from {low} to {high}", values)
+        return tuple(values) * 3 if len(values) == 1 else tuple(values)
+
+    names = {name.lower(): c for c, name in enumerate(HEART_CLASSES, start=1)}
+    missing = {}
+    for item in args.missing:
+        name, _, share = item.partition(":")
+        class_id = names.get(name.lower(), int(name) if name.isdigit() else 0)
+        try:
+            share = float(share) if share else 0.5
+        except ValueError:
+            share = -1.0
+        if not 1 <= class_id <= len(HEART_CLASSES) or not 0 <= share <= 1:
+            raise InputError(
+                "--missing", f"an id 1..10 or one of {', '.join(HEART_CLASSES)}, with :SHARE from 0 to 1", item
+            )
+        missing[class_id] = share
+    if not 0 <= args.cut <= 0.7:
+        raise InputError("--cut", "a share from 0 to 0.7", args.cut)
+    if not 0 <= args.oblique <= 180:
+        raise InputError("--oblique", "an angle from 0 to 180 degrees", args.oblique)
+    if not 0 <= args.label_noise <= 20:
+        raise InputError("--label_noise", "0 to 20 mm", args.label_noise)
+    for name, least in (("num", 1), ("seed", 0), ("file_workers", 1)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name}", f"at least {least}", getattr(args, name))
+    size = three(args.size, "--size", 8, 1024)
+    spacing = three(args.spacing, "--spacing", 0.1, 50.0)
+    if size is None and spacing is None:
+        size = (128, 128, 128)
+    return PhantomOptions(
+        size, spacing, args.oblique, tuple(sorted(set(args.flip))), missing, args.cut, args.label_noise
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = get_parser().parse_args(argv)
+    options = read_options(args)
+    failed = make_population(args.output_dir, args.num, args.seed, options, args.file_workers)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,157 @@
+"""Label maps -> case files: points on, near and in each heart, with their distances and classes.
+
+Run again, it skips what is done (same label map, same options) and makes the rest. A label map that cannot be used is
+reported in one line and the others go on; the exit code is 1 then. Contents of a case file: docs/design.md.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vecset.common.errors import InputError, run_command
+from vecset.imaging.label_mapping import LabelMapping, preset_names
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "prepare_data.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+    def add(flag, default, text, **kwargs):
+        parser.add_argument(flag, default=default, help=f"{text} (default: {default})", **kwargs)
+
+    def old_name(flag, dest, **kwargs):
+        parser.add_argument(flag, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kwargs)
+
+    parser.add_argument("--input_dir", required=True, help="folder of label maps: .nii.gz, .nii, .nrrd, .mha")
+    parser.add_argument("--output_dir", required=True, help="folder for the case files, NAME.npz each")
+    add("--classes", 10, "number of classes C; labels are 0 (background) and 1..C", type=int)
+    add("--num_surface_points", 50000, "points on the surfaces, per heart", type=int)
+    add("--num_vol_points", 50000, "points in the volume, half of them inside, per heart", type=int)
+    add("--num_near_points", 50000, "points near the surfaces, per heart", type=int)
+    add("--file_workers", 1, "processes, each making one heart at a time; 0: make them in this process", type=int)
+    add("--start_idx", 0, "index of the first file in the naturally sorted list of all", type=int)
+    add("--end_idx", None, "index after the last file; none: to the end", type=int)
+    add("--seed", 0, "seed of all random draws", type=int)
+    parser.add_argument("--overwrite", action="store_true", help="make done files again (default: skip them)")
+    add(
+        "--label_mapping",
+        None,
+        "JSON file that maps the image's values to classes, or one of the presets "
+        + ", ".join(preset_names())
+        + "; none: values are class ids",
+    )
+    old_name("--label_map", "label_mapping")
+    add("--annotated", None, "ids of the annotated classes, as 1,2,3; none: all, or those in --label_mapping")
+    add(
+        "--spacing_from",
+        None,
+        "which spacing to use where a header contradicts itself; none: refuse such files",
+        choices=("affine", "pixdim"),
+    )
+    add(
+        "--sdf",
+        "mesh",
+        "distance: exact to the surface mesh, or from the voxel distance transform alone",
+        choices=("mesh", "edt"),
+    )
+    add(
+        "--class_floor",
+        0.04,
+        "smallest share of the surface, near and inside points that each present class gets; all classes "
+        "together get at most half of the points this way",
+        type=float,
+    )
+    parser.add_argument(
+        "--sample_caps",
+        action="store_true",
+        help="also put points on the flat caps where the field of view truncates a structure (default: no)",
+    )
+    add(
+        "--drop_islands",
+        0.0,
+        "drop connected components of a class that have fewer voxels than this share of its largest component "
+        "(islands are reported below 0.01); 0: keep all",
+        type=float,
+        metavar="SHARE",
+    )
+    old_name("--drop_crumbs", "drop_islands", type=float)
+    add(
+        "--exclude_border_cut",
+        None,
+        "make no case file of a heart in which the field of view truncates one of these classes: ids as 1,2,3, "
+        "or all (also where no value is given); none: make all",
+        nargs="?",
+        const="all",
+        metavar="IDS",
+    )
+    return parser
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The options, with class lists as lists of ids. Raises InputError where a value is out of range."""
+    args = get_parser().parse_args(argv)
+    if not 1 <= args.classes <= 255:
+        raise InputError("--classes", "1..255", args.classes)
+    for name in ("num_surface_points", "num_vol_points", "num_near_points"):
+        if getattr(args, name) < 2:
+            raise InputError(f"--{name}", "at least 2", getattr(args, name))
+    if not 0 <= args.class_floor <= 1:
+        raise InputError("--class_floor", "a share from 0 to 1", args.class_floor)
+    for name in ("file_workers", "seed"):
+        if getattr(args, name) < 0:
+            raise InputError(f"--{name}", "0 or more", getattr(args, name))
+    if not 0 <= args.drop_islands <= 1:
+        raise InputError("--drop_islands", "a share from 0 to 1", args.drop_islands)
+    if args.start_idx < 0 or (args.end_idx is not None and args.end_idx < args.start_idx):
+        raise InputError("--start_idx and --end_idx", "0 <= start <= end", f"{args.start_idx} and {args.end_idx}")
+    args.annotated = _class_list("--annotated", args.annotated, args.classes)
+    if args.exclude_border_cut == "all":
+        args.exclude_border_cut = list(range(1, args.classes + 1))
+    else:
+        args.exclude_border_cut = _class_list("--exclude_border_cut", args.exclude_border_cut, args.classes)
+    return args
+
+
+def _class_list(flag, text, classes):
+    if text is None:
+        return None
+    try:
+        ids = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        ids = []
+    if not ids or ids[0] < 1 or ids[-1] > classes:
+        raise InputError(flag, f"class ids 1..{classes} with commas between", repr(text))
+    return ids
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    from vecset.data.preparation import Options
+    from vecset.data.prepare_folder import CaseMaker, prepare_folder
+
+    make_case = CaseMaker(
+        Path(args.output_dir),
+        Options(
+            num_surface_points=args.num_surface_points,
+            num_vol_points=args.num_vol_points,
+            num_near_points=args.num_near_points,
+            seed=args.seed,
+            sdf=args.sdf,
+            class_floor=args.class_floor,
+            sample_caps=args.sample_caps,
+        ),
+        classes=args.classes,
+        mapping=LabelMapping.load(args.label_mapping, args.classes) if args.label_mapping else None,
+        annotated=args.annotated,
+        spacing_from=args.spacing_from,
+        drop_islands=args.drop_islands,
+        whole_classes=args.exclude_border_cut or [],
+        overwrite=args.overwrite,
+    )
+    failed = prepare_folder(args.input_dir, make_case, args.start_idx, args.end_idx, args.file_workers)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,200 @@
+"""A folder of label maps -> a folder of case files. Files that are done are skipped; one that fails stops no other."""
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vecset.common.atomic import remove_leftovers, require_writable
+from vecset.common.errors import InputError, describe_os_error
+from vecset.common.workers import map_files
+from vecset.data.case_file import read_meta, write_case
+from vecset.data.preparation import Options, border_classes, build_case, warnings_of
+from vecset.geometry.surface import crop_foreground
+from vecset.imaging.label_map import case_name, drop_islands, file_sha256, find_label_maps, read_label_map, some_of
+from vecset.imaging.label_mapping import LabelMapping
+
+FAILED_SHOWN = 20
+STALE_SHOWN = 10
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+PREFIX = {"failed": "error: ", "excluded": "excluded: "}  # of a line about a file; vecset/cluster/shards.py reads it
+
+Result = tuple[str, list[str]]  # state of a file and the lines to print about it
+
+
+@dataclass
+class CaseMaker:
+    """Makes the case file of one label map: called with its path, in any process.
+
+    annotated: class ids, None: as the mapping says; drop_islands: share of the largest component below which another
+    one is dropped; whole_classes: class ids that the field of view must not truncate; overwrite: make done files again;
+    disk_full: set once a write found no space. From then on files are only compared, so that done ones count as skipped.
+    """
+
+    output_dir: Path
+    options: Options = Options()
+    classes: int = 10
+    mapping: LabelMapping | None = None
+    annotated: list[int] | None = None
+    spacing_from: str | None = None
+    drop_islands: float = 0.0
+    whole_classes: list[int] = field(default_factory=list)
+    overwrite: bool = False
+    disk_full: bool = False
+
+    def request(self) -> dict:
+        """The options that decide the content of a case file. They are kept in its meta and compared on the next run.
+        `whole_classes` is not among them: it decides whether there is a file, and the meta says which classes are cut.
+        """
+        return {
+            **self.options.as_meta(),
+            "classes": self.classes,
+            "spacing_from": self.spacing_from,
+            "label_map": self.mapping.text if self.mapping else None,
+            "annotated": self.annotated,
+            "drop_crumbs": self.drop_islands,
+        }
+
+    def __call__(self, path: Path) -> Result:
+        """State: 'made', 'skipped', 'excluded', 'failed', or 'full' where it failed because the disk is full. Nothing
+        that is wrong with one file raises."""
+        try:
+            return self._make(Path(path))
+        except InputError as error:
+            return "failed", [str(error)]
+        except OSError as error:
+            state = "full" if error.errno in DISK_FULL else "failed"
+            return state, [f"{path}: {describe_os_error(error)}"]
+        except MemoryError:
+            return "failed", [f"{path}: not enough memory; use fewer --file_workers"]
+        except Exception as error:  # a defect met on one file must not stop the other 997
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            return "failed", [f"{path}: {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"]
+
+    def _make(self, path):
+        request = self.request()
+        target = self.output_dir / f"{case_name(path)}.npz"
+        if target.exists() and not self.overwrite:
+            try:
+                meta = read_meta(target)
+            except InputError:
+                meta = {}
+            if meta.get("request") == request and meta.get("source_sha256") == file_sha256(path):
+                cut = self._truncated(meta["border_classes"])
+                return self._exclude(path, target, cut, meta["class_names"]) if cut else ("skipped", [])
+        if self.disk_full:
+            raise OSError(errno.ENOSPC, "", f"not tried: {target}")
+        label_map = read_label_map(path, self.classes, self.mapping, self.spacing_from)
+        label_map = drop_islands(label_map, self.drop_islands)
+        if self.whole_classes:
+            cut = self._truncated(border_classes(crop_foreground(label_map.labels, label_map.spacing_mm)))
+            if cut:
+                return self._exclude(path, target, cut, label_map.class_names)
+        case = build_case(label_map, self.options, self.annotated)
+        case.meta["request"] = request
+        write_case(target, case)
+        lines = warnings_of(case.meta)
+        if label_map.as_background:
+            lines.append(
+                f"values {some_of(label_map.as_background)} counted as background "
+                f"({sum(label_map.as_background.values())} voxels)"
+            )
+        return "made", [f"{path.name}: {line}" for line in lines]
+
+    def _truncated(self, border):
+        """Those of the class ids `border` that must be whole."""
+        return [c for c in border if c in self.whole_classes]
+
+    @staticmethod
+    def _exclude(path, target, cut, class_names):
+        """The result of an excluded heart. A case file of an earlier run would be trained on, so it is removed."""
+        line = f"{path.name}: the scan border cuts " + ", ".join(class_names[c - 1] for c in cut)
+        if target.exists():
+            target.unlink(missing_ok=True)
+            line += f"; {target.name} of an earlier run is removed"
+        return "excluded", [line]
+
+
+def prepare_folder(input_dir: Path, make_case: CaseMaker, start: int = 0, end: int | None = None, workers: int = 1):
+    """Makes the case files of the label maps `start` (inclusive) to `end` (exclusive) of `input_dir`, in natural order.
+
+    Prints a line for each file that needs one, a progress bar and a summary. Returns how many files failed. Raises
+    InputError where a folder cannot be used."""
+    paths = find_label_maps(input_dir)
+    total, names = len(paths), {case_name(path) for path in paths}
+    paths = paths[start:end]
+    output_dir = make_case.output_dir
+    require_writable(output_dir)
+    remove_leftovers(output_dir)
+    print(f"{len(paths)} of {total} label maps in {input_dir}", flush=True)
+    before = _times(output_dir)
+    try:
+        results = make_all(make_case, paths, workers)
+    finally:
+        remove_leftovers(output_dir)  # of workers that were killed
+    for line in _stale(results, before, _times(output_dir), names if start == 0 else None):
+        print(f"note: {line}", file=sys.stderr)
+    made_again = sum(results[p][0] == "made" and case_name(p) in before for p in paths)
+    why = "--overwrite" if make_case.overwrite else "options or label map changed, or a broken case file"
+    return print_summary(results, output_dir, f"; {made_again} made again: {why}" if made_again else "")
+
+
+def make_all(make_case: Callable[[Path], Result], paths: list[Path], workers: int) -> dict[Path, Result]:
+    """{path: (state, lines)}, the lines printed as they come. State 'full' becomes 'failed' and sets `disk_full`."""
+    from tqdm import tqdm
+
+    def tell(path, result):
+        if result[0] == "full":
+            make_case.disk_full, result = True, ("failed", result[1])
+        for line in result[1]:
+            tqdm.write(PREFIX.get(result[0], "note: ") + line, file=sys.stderr)
+        return result
+
+    def killed(path):
+        return "failed", [
+            f"{path}: its process was killed, most likely for want of memory; use fewer --file_workers or a machine "
+            "with more memory"
+        ]
+
+    return map_files(make_case, paths, workers, killed, tell, desc="prepare", unit="heart", dynamic_ncols=True)
+
+
+def print_summary(results: dict[Path, Result], output_dir: Path, more: str = "") -> int:
+    """Prints how many files ended in which state, and the names of those that failed. Returns the number of these."""
+    by_state = {
+        state: [p for p, result in results.items() if result[0] == state]
+        for state in ("made", "skipped", "excluded", "failed")
+    }
+    counts = [f"{len(found)} {state}" for state, found in by_state.items() if found or state != "excluded"]
+    print(f"{output_dir}: {', '.join(counts)}{more}")
+    failed = by_state["failed"]
+    if failed:
+        names = ", ".join(p.name for p in failed[:FAILED_SHOWN]) + (", ..." if len(failed) > FAILED_SHOWN else "")
+        print(f"not made: {names}", file=sys.stderr)
+    return len(failed)
+
+
+def _times(folder):
+    """{case name: time of its last change} of the case files in a folder."""
+    return {path.name.removesuffix(".npz"): path.stat().st_mtime_ns for path in folder.glob("[!.]*.npz")}
+
+
+def _stale(results, before, after, names):
+    """Lines about case files that a training would use although no label map of now made them: those whose label map
+    failed, and those that are not in `names`, the cases of all label maps (None: not checked, as in all but the first
+    shard of a job array)."""
+    failed = {case_name(path) for path, (state, _) in results.items() if state == "failed"}
+    lines = [
+        f"{name}.npz: old case file of a label map that failed"
+        for name in before
+        if name in failed and after.get(name) == before[name]
+    ]
+    lines += [
+        f"{name}.npz: case file without a label map in --input_dir"
+        for name in after
+        if names is not None and name not in names
+    ]
+    more = [f"{len(lines) - STALE_SHOWN} more such case files"] if len(lines) > STALE_SHOWN else []
+    return sorted(lines)[:STALE_SHOWN] + more
