@@ -122,7 +122,7 @@ def test_files_that_cannot_be_read(tmp_path, capsys, monkeypatch):
 
 
 def test_a_killed_worker_is_counted(tmp_path, capsys):
-    """Killer kills the process that has a 2 in hand, each time; tests/data/test_prepare_data.py has it with `make_all`."""
+    """Killer kills the process that has a 2 in hand, each time."""
     paths = [tmp_path / f"{n}.nii.gz" for n in (1, 2, 3)]
     assert print_summary(make_all(Killer(), paths, 2), tmp_path) == 1
     told = capsys.readouterr()

@@ -29,12 +29,12 @@ class CaseMaker:
     """Makes the case file of one label map: called with its path, in any process.
 
     annotated: class ids, None: as the mapping says; drop_islands: share of the largest component below which another
-    one is dropped; whole_classes: class ids that the field of view must not truncate; overwrite: make done files again;
-    disk_full: set once a write found no space. From then on files are only compared, so that done ones count as skipped.
+    one is dropped; whole_classes: class ids that the field of view must not truncate; overwrite: make done files again.
+    disk_full: set once a write found no space; from then on files are only compared, so that done ones are skipped.
     """
 
     output_dir: Path
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     classes: int = 10
     mapping: LabelMapping | None = None
     annotated: list[int] | None = None
