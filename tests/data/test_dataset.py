@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,70 @@ def test_item_has_the_keys_of_the_design_and_agrees_with_the_field(entries):
     queries = {tuple(p) for p in points}
     assert all(tuple(p.numpy()) in queries for p in batch["eikonal_points"][0])
     assert len(queries) == 90 and len({tuple(p.numpy()) for p in batch["surface_points"][0]}) == 50  # no repeats
+
+
+def digest(array):
+    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()[:12]
+
+
+EVERYTHING = dict(num_decoded_surface=16, num_normals=6, noise_shape=(4, 2), balance=0.5)
+GOLDEN = {
+    True: {
+        "surface_points": "2039f37a6044",
+        "surface_labels": "3442f8257443",
+        "surface_sdf": "98490bd77bf6",
+        "surface_normals": "e99f4a427e59",
+        "surface_decoded": "8f4688662e6f",
+        "query_points": "df881a892fb9",
+        "query_sdf": "d4d311fc5463",
+        "query_labels": "06e17be26e82",
+        "query_group": "a1813cd3083b",
+        "eikonal_points": "0bad0905f825",
+        "normal_points": "80971b33fb40",
+        "normal_vectors": "1ebf0c085b15",
+        "code_noise": "1222d05b1738",
+        "annotated": "6d659e45c0a7",
+        "case_index": "12ceaa6bd0c0",
+    },
+    False: {
+        "surface_points": "62a84362e10a",
+        "surface_labels": "3442f8257443",
+        "surface_sdf": "98490bd77bf6",
+        "surface_normals": "5160dfa04c50",
+        "surface_decoded": "ab8cdadf3180",
+        "query_points": "04404ff4f56a",
+        "query_sdf": "95df1aafa7cb",
+        "query_labels": "8f0bccb6e554",
+        "query_group": "a1813cd3083b",
+        "eikonal_points": "9858bc9f459a",
+        "normal_points": "c10c887c8f1d",
+        "normal_vectors": "d1ecfc9ed932",
+        "annotated": "6d659e45c0a7",
+        "case_index": "12ceaa6bd0c0",
+    },
+}
+GOLDEN_AUGMENTED = {
+    "surface_points": [1.0060453414916992, 7.380855083465576, -0.11256218701601028],
+    "surface_normals": [1.1172611713409424, 8.196771621704102, -0.12500575184822083],
+    "query_points": [-8.320219039916992, 4.674458980560303, 1.6873691082000732],
+    "query_sdf": 8.806849479675293,
+    "eikonal_points": [0.01911914348602295, -0.9083151817321777, 1.8756978511810303],
+    "normal_points": [1.0606685876846313, -0.7896208167076111, -0.5191020965576172],
+    "normal_vectors": [1.1779202222824097, -0.8769092559814453, -0.5764859318733215],
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_items_are_the_golden_ones_bit_for_bit(entries, training):
+    item = dataset(entries, training, **EVERYTHING)[3, 1]
+    assert {name: digest(array) for name, array in item.items()} == GOLDEN[training]
+
+
+def test_augmented_items_are_the_golden_ones(entries):
+    item = dataset(entries, rotation_deg=30, scaling=0.2, **EVERYTHING)[3, 1]
+    found = {name: item[name].sum(0).tolist() for name in GOLDEN_AUGMENTED}
+    for name, wanted in GOLDEN_AUGMENTED.items():
+        assert found[name] == pytest.approx(wanted, abs=1e-4), name
 
 
 def test_draws_depend_on_epoch_and_case_alone(entries):
