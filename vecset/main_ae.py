@@ -21,7 +21,7 @@ import json  # noqa: E402
 import torch  # noqa: E402
 
 from vecset.common.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
-from vecset.common.errors import InputError, run_command  # noqa: E402
+from vecset.common.errors import EXIT_STOPPED, InputError, run_command  # noqa: E402
 from vecset.data.dataset import CaseDataset, iterate_batches  # noqa: E402
 from vecset.data.epoch_plan import EpochPlan  # noqa: E402
 from vecset.data.listed_case import check_disjoint, read_split  # noqa: E402
@@ -49,7 +49,7 @@ from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
 from vecset.engines.optimizer import build_optimizer, gather_state  # noqa: E402
 from vecset.engines.run import TrainingRun, starting_point  # noqa: E402
 from vecset.engines.schedule import scaled_rate  # noqa: E402
-from vecset.engines.stop import EXIT_NOT_FINITE, EXIT_STOPPED, StopRequest  # noqa: E402
+from vecset.engines.stop import EXIT_NOT_FINITE, StopRequest  # noqa: E402
 from vecset.models.autoencoder import build_model, parse_model_name  # noqa: E402
 from vecset.models.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
 from vecset.models.double_backward import check_double_backward  # noqa: E402

@@ -14,6 +14,7 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[2]
 _IMPORTED_AS = {"skimage": "scikit-image", "vtkmodules": "vtk"}  # name of a module: name of its package
 EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 75  # asked to stop, saved; the same command goes on (EX_TEMPFAIL of sysexits.h)
 
 
 class InputError(Exception):

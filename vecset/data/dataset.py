@@ -12,8 +12,8 @@ import torch
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
 from vecset.data.case_file import read_case
-from vecset.engines.losses import QUERY_GROUPS
 
+QUERY_GROUPS = ("near", "inside", "outside")  # the groups of query points, in the order of an item
 _MEMBERS = (
     "surface_points",
     "surface_normals",

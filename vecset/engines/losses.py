@@ -18,7 +18,9 @@ truncated  L1 of the distance at near and volume points, compared within a band 
 import torch
 import torch.nn.functional as F
 
-QUERY_GROUPS = ("near", "inside", "outside")
+from vecset.data.dataset import QUERY_GROUPS
+from vecset.models.labels import UNKNOWN_LOGIT
+
 POINT_GROUPS = QUERY_GROUPS + ("surface",)
 DEFAULT_WEIGHTS = {
     "vol": 1.0,
@@ -138,7 +140,7 @@ def balanced_class_loss(logits_BTC, labels_BT, annotated_BC):
 
 def softmax_class_loss(logits_BTC, labels_BT, annotated_BC):
     """Cross-entropy over background (its logit is 0) and the annotated classes, mean over points."""
-    logits_BTC = logits_BTC.masked_fill(~annotated_BC.unsqueeze(1), -1e4)
+    logits_BTC = logits_BTC.masked_fill(~annotated_BC.unsqueeze(1), UNKNOWN_LOGIT)
     logits_BTK = torch.cat([torch.zeros_like(logits_BTC[..., :1]), logits_BTC], -1)
     return (
         F.cross_entropy(logits_BTK.flatten(0, 1), labels_BT.flatten(), reduction="none")

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from vecset.common.atomic import write_text
-from vecset.common.errors import InputError
+from vecset.common.errors import EXIT_STOPPED, InputError
 from vecset.data.dataset import iterate_batches
 from vecset.engines import stop as stop_words
 from vecset.engines.distributed import Agreement, gather_objects, wait_for_all
@@ -204,7 +204,7 @@ class TrainingRun:
             wait_for_all(self.ranks)  # a rank that left now would make torchrun kill rank 0 in the middle of saving
             if self.ranks.main:
                 say(f"asked to stop: saved at epoch {self.epoch + 1}, step {self.step}; the same command goes on there")
-            return stop_words.EXIT_STOPPED
+            return EXIT_STOPPED
         if self.reason == stop_words.TIME_IS_UP:
             improved = self._evaluate()
             status = "stopped" if improved is None else "time is up"
@@ -213,7 +213,7 @@ class TrainingRun:
             wait_for_all(self.ranks)
             if self.ranks.main:
                 say(f"time is up: saved at epoch {self.epoch + 1}, step {self.step}, global step {self.global_step}")
-            return stop_words.EXIT_STOPPED if improved is None else 0
+            return EXIT_STOPPED if improved is None else 0
         self._save(status="finished")
         self._write_status("finished")
         return 0

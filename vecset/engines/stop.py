@@ -1,13 +1,12 @@
 """Being asked to stop: SIGTERM (schedulers, torchrun), SIGUSR1 (Slurm's early warning) and Ctrl-C set a flag, no more.
 
-The loop looks at the flag after each step, saves, and leaves with EXIT_STOPPED. Under torchrun the launcher's own exit
+The loop looks at the flag after each step, saves, and leaves with EXIT_STOPPED (common/errors.py). Under torchrun the launcher's own exit
 code is 1 whatever its workers' is, and SIGUSR1 reaches the workers only where TORCHELASTIC_SIGNALS_TO_HANDLE names it;
 `status.json` in the output folder says how the run ended in every case.
 """
 
 import signal
 
-EXIT_STOPPED = 75  # asked to stop, saved, start again to go on (EX_TEMPFAIL of sysexits.h)
 EXIT_NOT_FINITE = 3  # a loss or gradient was not finite
 
 GO_ON, SAVE, TIME_IS_UP, ASKED_TO_STOP = 0, 1, 2, 3  # the largest that a rank says holds for all

@@ -23,10 +23,10 @@ from vecset.models.attention import HEAD_DIM, Attention, FeedForward, Places, Pr
 from vecset.models.bottleneck import BOTTLENECKS
 from vecset.models.embedding import PointEmbed, farthest_point_sampling
 from vecset.models.folding import queries_of_points, read_points
+from vecset.models.labels import UNKNOWN_LOGIT
 
 # the named extensions from the public architecture, switched off
 EXTENSIONS = {"anchors": False, "rotary": False, "fps_class_gap": 0.0, "fps_density": "", "decoder_layers": 0}
-UNKNOWN_LOGIT = -1e4  # of a class that no training case was annotated for: it is never the largest
 GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
 

@@ -2,6 +2,8 @@
 
 import torch
 
+UNKNOWN_LOGIT = -1e4  # of a class that nothing is known of: never the largest, and no part of a softmax
+
 
 def labels_of(sdf_Q: torch.Tensor, logits_QC: torch.Tensor) -> torch.Tensor:
     """u8 labels of points with signed distances `sdf_Q` (negative inside) and class logits `logits_QC`, both of any

@@ -21,10 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vecset.common.atomic import write_text
-from vecset.common.errors import InputError
+from vecset.common.errors import EXIT_STOPPED, InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-EXIT_STOPPED = 75  # what training leaves with when it was asked to stop and has saved
 CHILD_LEAVES_WITHIN_S = 120  # a stopped training run saves a checkpoint before it goes
 
 
