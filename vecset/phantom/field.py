@@ -29,7 +29,7 @@ FAR_MM = 1e3
 SEGMENT_COLUMNS = 3 + 3 + 2 + 1 + 2 + 4 + 4
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _ellipsoid(x, y, z, e):
     x, y, z = x - e[9], y - e[10], z - e[11]
     a = (e[0] * x + e[1] * y + e[2] * z) / e[12]
@@ -42,7 +42,7 @@ def _ellipsoid(x, y, z, e):
     return k0 * (k0 - 1.0) / k1
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _warp(x, y, z, pose, waves):
     """World mm -> anatomy mm. pose (13,): 3x3 (rotation transposed / scale), translation, wavelength in mm;
     waves (3, 2, 3): amplitude in mm of sin and cos along each anatomy axis."""
@@ -86,14 +86,14 @@ def _warp(x, y, z, pose, waves):
     return a + u, b + v, c + w
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _both(a, b, k):
     """Smooth intersection: the edge where `a` meets `b` is rounded over about k mm."""
     h = max(k - abs(a - b), 0.0)
     return max(a, b) + 0.25 * h * h / k
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _bodies(x, y, z, pose, waves, ellipsoids, planes, fields):
     """Takes the five chambers' bodies at a world point into `fields` (11,), by class id."""
     a, b, c = _warp(x, y, z, pose, waves)
@@ -106,7 +106,7 @@ def _bodies(x, y, z, pose, waves, ellipsoids, planes, fields):
     fields[RA] = min(fields[RA], _both(_ellipsoid(a, b, c, ellipsoids[RA_BODY]), tricuspid, _ROUND_RA))
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _segment(x, y, z, s):
     """Signed distance to a cone between two points with round ends, cut by its clip planes."""
     abx, aby, abz = s[3] - s[0], s[4] - s[1], s[5] - s[2]
@@ -124,7 +124,7 @@ def _segment(x, y, z, s):
     return d
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _union(f):
     """Smooth union of all structures but the coronaries: crevices narrower than about FILLET_MM / 2 are filled."""
     total = f[MYO]
@@ -136,7 +136,7 @@ def _union(f):
     return total
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _label(f):
     """The class at a point from its fields (11,): who is in front of whom where bodies overlap."""
     if f[CORONARY] < 0.0:
