@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.ball_cases import tiny_arguments, write_ball_cases
+from helpers.processes import torchrun
 from helpers.variant_models import VARIANTS, batch, randomised
 
 from vecset.data.epoch_plan import MicroBatch
@@ -174,7 +175,7 @@ def test_a_run_and_its_reconstruction(data, tmp_path, more):
 
 @pytest.mark.slow
 def test_a_run_stopped_and_gone_on_under_torchrun(data, tmp_path):  # one process: no NCCL
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1")
+    launcher = torchrun(1)[1:]
     train(data, tmp_path / "run", *POINT_RUN, "--max_steps", 3, launcher=launcher)
     out = train(data, tmp_path / "run", *POINT_RUN, launcher=launcher)
     assert "going on from" in out

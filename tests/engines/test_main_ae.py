@@ -1,6 +1,5 @@
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ import pytest
 import torch
 from helpers.ball_cases import ball_case, tiny_arguments, write_ball_cases, write_csv
 from helpers.engine_parts import epoch_gradients, make_run
+from helpers.processes import rank_environment, torchrun
 
 from vecset.common.errors import EXIT_BAD_INPUT, InputError, run_command
 from vecset.data.case_file import write_case
@@ -21,10 +21,6 @@ from vecset.models.checkpoint import load_checkpoint, model_from_checkpoint
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_ball_cases(tmp_path_factory.mktemp("cases"), train=4, val=2)
-
-
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def test_defaults_are_those_of_the_phase_1_recipe():
@@ -56,12 +52,10 @@ def test_defaults_are_those_of_the_phase_1_recipe():
 def test_both_ways_to_start_work_from_another_folder(data, repository, tmp_path, launcher):
     (tmp_path / "data").mkdir()  # would shadow nothing, and must not be taken for vecset/data
     words = [str(repository / "vecset" / "main_ae.py"), *tiny_arguments(data, tmp_path / "out", "--epochs", 2)]
-    start = (
-        [sys.executable]
-        if launcher == "python"
-        else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    start = [sys.executable] if launcher == "python" else torchrun(2)
+    run = subprocess.run(
+        [*start, *words], cwd=tmp_path, env=rank_environment(), capture_output=True, text=True, timeout=300
     )
-    run = subprocess.run([*start, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert json.loads((tmp_path / "out" / "status.json").read_text())["status"] == "finished"
     found = sorted(p.name for p in (tmp_path / "out").iterdir())
@@ -83,7 +77,9 @@ def test_a_second_run_in_the_same_folder_is_refused(data, repository, tmp_path, 
         str(repository / "vecset" / "main_ae.py"),
         *tiny_arguments(data, tmp_path / "out", "--epochs", 100000, "--num_workers", 1, "--print_every", 1),
     ]
-    first = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    first = subprocess.Popen(
+        words, env=rank_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     try:
         assert any(line.startswith("epoch ") for line in first.stdout)
         assert run_command(main, tiny_arguments(data, tmp_path / "out", "--epochs", 2)) == EXIT_BAD_INPUT
@@ -111,7 +107,9 @@ def test_help_tells_every_flag_and_needs_nothing_but_torch_and_numpy(repository,
         "print('HEAVY', heavy & set(sys.modules))"
     )
     code = f"path = {str(repository / 'vecset' / 'main_ae.py')!r}\n" + code.replace("sys.argv.pop(0) and path", "path")
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=rank_environment(), capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     for action in (a for a in build_parser()._actions if a.help != argparse.SUPPRESS):
         assert action.option_strings[-1] in run.stdout

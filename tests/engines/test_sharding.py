@@ -1,14 +1,18 @@
 """Several processes in one step: the optimizer's state shared out, gradients in bfloat16, tasks started as by srun."""
 
+import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
 import torch
 from helpers.ball_cases import tiny_arguments, write_ball_cases
+from helpers.processes import rank_environment, torchrun
 
+from vecset.engines.slurm_ranks import job_port
 from vecset.models.checkpoint import load_checkpoint
 
 STEPS = ("--epochs", 2, "--eval_every", 1, "--print_every", 1, "--batch_size", 1, "--eikonal_weight", 0.1)
@@ -21,14 +25,12 @@ def data(tmp_path_factory):
 
 def train(repository, data, output, ranks, *more):
     """A run of 2 epochs on `ranks` processes. -> (losses of its steps, last checkpoint)"""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     words = [
-        sys.executable,
-        *launcher,
+        *(torchrun(ranks) if ranks > 1 else [sys.executable]),
         str(repository / "vecset" / "main_ae.py"),
         *tiny_arguments(data, output, *STEPS, *more),
     ]
-    run = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600)
+    run = subprocess.run(words, env=rank_environment(), capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout + run.stderr
     return losses(output), load_checkpoint(output / "checkpoint-last.pth")
 
@@ -99,13 +101,18 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(data, repository, tmp_p
     assert rounded != exact and rounded == pytest.approx(exact, rel=1e-2)
 
 
+def is_free(port):
+    with socket.socket() as taken:
+        return taken.connect_ex(("127.0.0.1", port)) != 0
+
+
 @pytest.mark.slow
 def test_tasks_that_srun_starts_find_each_other(data, repository, tmp_path):
     """Two processes with the environment that srun gives two tasks, against torchrun's."""
     wanted, _ = train(repository, data, tmp_path / "torchrun", 2)
     script = str(repository / "vecset" / "main_ae.py")
     words = [sys.executable, script, *tiny_arguments(data, tmp_path / "srun", *STEPS)]
-    job = str(os.getpid())
+    job = next(str(number) for number in itertools.count(os.getpid()) if is_free(job_port(number, 0)))
     tasks = [
         subprocess.Popen(
             words,
@@ -113,8 +120,7 @@ def test_tasks_that_srun_starts_find_each_other(data, repository, tmp_path):
             stderr=subprocess.STDOUT,
             text=True,
             env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
+                **rank_environment(),
                 "SLURM_JOB_ID": job,
                 "SLURM_STEP_ID": "0",
                 "SLURM_STEP_NUM_TASKS": "2",

@@ -1,6 +1,9 @@
 """How tests start the programs that they send signals to."""
 
+import os
+import socket
 import subprocess
+import sys
 
 # What a shell starts in the background ignores SIGINT, and so does all that it starts. A program whose answer to SIGINT
 # is tested begins with the system's default, however the tests themselves were started.
@@ -10,3 +13,19 @@ HEARS_SIGINT = ("env", "--default-signal=INT")
 def start(words, **options):
     """subprocess.Popen of `words` (the process id is the program's own), SIGINT as from a terminal, output as text."""
     return subprocess.Popen([*HEARS_SIGINT, *map(str, words)], text=True, **options)
+
+
+def torchrun(ranks):
+    """The words that start a script in `ranks` processes of this machine.
+
+    Everything stays on the loopback address: left alone, torchrun looks up the name of the machine, and fails after a
+    minute where that is unknown (a container, no network, /etc/hosts being rewritten).
+    """
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    return [*launcher, f"--nproc_per_node={ranks}"]
+
+
+def rank_environment():
+    """Variables for `torchrun`: one thread per rank, gloo on the loopback interface."""
+    interface = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": interface}
