@@ -101,7 +101,7 @@ def row(name, path, classes):
 def throughput(folder, hearts):
     """Hearts per second by the clock of prepare_data.py with one worker and with two, in turns, the start of the
     workers taken out: the time of `hearts` label maps less that of two. Alone on the machine, or it means nothing."""
-    import make_phantoms
+    from vecset.commands import make_phantoms
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         make_phantoms.main(
@@ -174,7 +174,7 @@ def main(argv=None):
     if args.input:
         row(Path(args.input).name, args.input, args.classes)
         return 0
-    import make_phantoms
+    from vecset.commands import make_phantoms
 
     with tempfile.TemporaryDirectory() as folder:
         for name, size, more in [("256^3 at 1 mm", 256, ["--spacing", "1"])] + [(f"{n}^3", n, []) for n in args.sizes]:

@@ -282,7 +282,7 @@ def main(argv=None):
             radius == 1.5 and (plain < 0.95 or formula < 0.85),
         )
     with tempfile.TemporaryDirectory() as folder:
-        import make_phantoms
+        from vecset.commands import make_phantoms
 
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             make_phantoms.main(["--output_dir", folder, "--num", "1", "--size", "128", "--seed", str(args.seed)])

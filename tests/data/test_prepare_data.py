@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 from helpers.prepare_runs import SMALL, Killer, contents, make_maps, run
 
-import prepare_data
+from vecset.commands import prepare_data
 from vecset.common.errors import InputError, run_command
 from vecset.data import preparation
 from vecset.data.case_file import read_case, read_meta

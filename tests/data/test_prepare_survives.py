@@ -152,7 +152,7 @@ def test_a_worker_killed_once_costs_nothing(repository, tmp_path):
 DRIVER = """
 import os, signal, sys, zipfile
 sys.path.insert(0, {root!r})
-import prepare_data
+from vecset.commands import prepare_data
 place, count = {place!r}, [0]
 
 def deadly(function, name, after=False):

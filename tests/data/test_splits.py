@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import create_csv
+from vecset.commands import create_csv
 from vecset.common.errors import InputError, run_command
 from vecset.data import splits
 from vecset.data.case_file import Case, write_case

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-import prepare_data
+from vecset.commands import prepare_data
 from vecset.common.errors import run_command
 from vecset.imaging.label_map import write_label_map
 

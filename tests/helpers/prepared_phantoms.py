@@ -4,9 +4,8 @@ import copy
 
 import numpy as np
 
-import make_phantoms
-import prepare_data
 from helpers import quality_mutations as mutations
+from vecset.commands import make_phantoms, prepare_data
 from vecset.data.case_file import write_case
 from vecset.quality import case_checks as quality
 from vecset.quality.population import check_population

@@ -176,7 +176,7 @@ HEADERS = {
 def test_outputs_keep_the_header_of_the_source(room, kind):
     """prepare_data.py, reconstruct.py from its case file, and from the label map itself: the label maps that come out
     have the header geometry that went in; meshes are in the corrected mm."""
-    import prepare_data
+    from vecset.commands import prepare_data
 
     labels, frame = make_heart(spacing_mm=(0.95, 0.95, 1.9))
     options = ["--spacing_from", "pixdim"] if kind == "acdc" else []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-import make_phantoms
+from vecset.commands import make_phantoms
 from vecset.common.errors import InputError, run_command
 from vecset.imaging.classes import HEART_CLASSES
 from vecset.phantom import field as pf

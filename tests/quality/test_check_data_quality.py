@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.analytic_case import NAMES, analytic_case
 
-import check_data_quality
+from vecset.commands import check_data_quality
 from vecset.common.errors import run_command
 from vecset.data.case_file import write_case
 from vecset.imaging.pictures import to_ras

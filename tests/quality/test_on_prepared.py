@@ -8,7 +8,7 @@ import pytest
 from helpers import quality_mutations as mutations
 from helpers.prepared_phantoms import failed_after, prepare, prepared
 
-import check_data_quality
+from vecset.commands import check_data_quality
 from vecset.data.case_file import read_case, write_case
 from vecset.imaging.classes import HEART_CLASSES
 from vecset.quality import case_checks as quality
