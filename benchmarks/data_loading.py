@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from vecset.data.case_file import Case, write_case  # noqa: E402
-from vecset.data.dataset import CaseDataset, iterate_batches  # noqa: E402
+from vecset.data.dataset import CaseDataset, PointCounts, iterate_batches  # noqa: E402
 from vecset.data.listed_case import ListedCase  # noqa: E402
 from vecset.imaging.frame import Frame  # noqa: E402
 
@@ -99,11 +99,9 @@ def make_dataset(way, entries, counts):
     kind = MappedDataset if way == "memory-mapped" else CaseDataset
     return kind(
         entries,
-        counts["surface"],
-        *(counts["queries"] // 3,) * 3,
+        PointCounts(counts["surface"], *(counts["queries"] // 3,) * 3, eikonal=counts["eikonal"]),
         0,
         True,
-        num_eikonal=counts["eikonal"],
         cache="none" if way == "plain reads" else "memory",
     )
 

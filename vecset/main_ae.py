@@ -22,7 +22,7 @@ import torch  # noqa: E402
 
 from vecset.common.atomic import remove_leftovers, require_writable, write_text  # noqa: E402
 from vecset.common.errors import EXIT_STOPPED, InputError, run_command  # noqa: E402
-from vecset.data.dataset import CaseDataset, iterate_batches  # noqa: E402
+from vecset.data.dataset import Augmentation, CaseDataset, PointCounts, iterate_batches  # noqa: E402
 from vecset.data.epoch_plan import EpochPlan  # noqa: E402
 from vecset.data.listed_case import check_disjoint, read_split  # noqa: E402
 from vecset.data.thickness import fps_density  # noqa: E402
@@ -84,26 +84,24 @@ def annotated_anywhere(cases):
 
 
 def make_dataset(args, cases, training):
-    noise_shape = None
-    if training:
-        code = parse_model_name(args.model)
-        noise_shape = (code["num_latents"], code["code_dim"]) if code["bottleneck"] == "kl" else None
+    code = parse_model_name(args.model)
     return CaseDataset(
         cases,
-        args.point_cloud_size,
-        args.near_points,
-        args.inside_points,
-        args.outside_points,
+        PointCounts(
+            args.point_cloud_size,
+            args.near_points,
+            args.inside_points,
+            args.outside_points,
+            decoded_surface=args.surface_loss_points,
+            eikonal=args.eikonal_points if args.eikonal_weight else 0,
+            normals=args.normal_points if args.normal_weight else 0,
+        ),
         args.seed,
         training,
-        num_eikonal=args.eikonal_points if args.eikonal_weight else 0,
-        num_normals=args.normal_points if args.normal_weight else 0,
-        noise_shape=noise_shape,
-        num_decoded_surface=args.surface_loss_points,
         balance=args.balance,
+        augmentation=Augmentation(args.augment_rotation, args.augment_scale),
+        noise_shape=(code["num_latents"], code["code_dim"]) if code["bottleneck"] == "kl" else None,
         cache=args.cache,
-        rotation_deg=args.augment_rotation,
-        scaling=args.augment_scale,
     )
 
 

@@ -9,7 +9,9 @@ from vecset.common.errors import InputError
 from vecset.data.case_file import write_case
 from vecset.data.dataset import (
     QUERY_GROUPS,
+    Augmentation,
     CaseDataset,
+    PointCounts,
     collate,
     grid_points_unit,
     grid_truth,
@@ -30,8 +32,8 @@ def entries(folder):
 
 
 def dataset(entries, training=True, **options):
-    options = {"num_eikonal": 8, **options}
-    return CaseDataset(entries, 50, 20, 30, 40, 7, training, **options)
+    counts = {name: options.pop(name) for name in ("decoded_surface", "normals") if name in options}
+    return CaseDataset(entries, PointCounts(50, 20, 30, 40, eikonal=8, **counts), 7, training, **options)
 
 
 def same(a, b):
@@ -73,7 +75,7 @@ def digest(array):
     return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()[:12]
 
 
-EVERYTHING = dict(num_decoded_surface=16, num_normals=6, noise_shape=(4, 2), balance=0.5)
+EVERYTHING = dict(decoded_surface=16, normals=6, noise_shape=(4, 2), balance=0.5)
 GOLDEN = {
     True: {
         "surface_points": "2039f37a6044",
@@ -127,7 +129,7 @@ def test_items_are_the_golden_ones_bit_for_bit(entries, training):
 
 
 def test_augmented_items_are_the_golden_ones(entries):
-    item = dataset(entries, rotation_deg=30, scaling=0.2, **EVERYTHING)[3, 1]
+    item = dataset(entries, augmentation=Augmentation(30, 0.2), **EVERYTHING)[3, 1]
     found = {name: item[name].sum(0).tolist() for name in GOLDEN_AUGMENTED}
     for name, wanted in GOLDEN_AUGMENTED.items():
         assert found[name] == pytest.approx(wanted, abs=1e-4), name
@@ -146,7 +148,7 @@ def test_draws_depend_on_epoch_and_case_alone(entries):
 
 
 def test_a_part_of_the_surface_is_decoded_and_all_of_it_read(entries):
-    whole, part = (collate([dataset(entries, num_decoded_surface=n)[3, i] for i in range(2)]) for n in (None, 20))
+    whole, part = (collate([dataset(entries, decoded_surface=n)[3, i] for i in range(2)]) for n in (None, 20))
     rows = part.pop("surface_decoded")
     assert rows.shape == (2, 20) and all(len(set(row.tolist())) == 20 for row in rows)
     assert all(torch.equal(part[name], whole[name]) for name in whole)
@@ -155,11 +157,11 @@ def test_a_part_of_the_surface_is_decoded_and_all_of_it_read(entries):
         for case in range(2):
             assert torch.equal(everything[case, 90:][rows[case]], some[case, 90:])
     assert not torch.equal(rows[0], rows[1])
-    assert "surface_decoded" not in dataset(entries, num_decoded_surface=50)[3, 0]  # all of them: nothing to choose
+    assert "surface_decoded" not in dataset(entries, decoded_surface=50)[3, 0]  # all of them: nothing to choose
 
 
 def test_validation_draws_are_fixed_and_not_those_of_training(entries):
-    items = dataset(entries, training=False, rotation_deg=30, scaling=0.1)
+    items = dataset(entries, training=False, augmentation=Augmentation(30, 0.1))
     assert same(items[0, 1], items[5, 1])
     assert not np.array_equal(items[0, 1]["query_points"], dataset(entries)[0, 1]["query_points"])
     np.testing.assert_allclose(np.linalg.norm(items[0, 1]["surface_points"], axis=1), RADIUS, atol=1e-6)  # as it was
@@ -177,7 +179,7 @@ def test_balance_gives_rare_classes_their_share(tmp_path):
     entry = read_split(tmp_path / "train.csv", tmp_path)
 
     def shares(balance):
-        item = CaseDataset(entry, 600, 300, 300, 40, 0, True, balance=balance)[0, 0]
+        item = CaseDataset(entry, PointCounts(600, 300, 300, 40), 0, True, balance=balance)[0, 0]
         inside = item["query_labels"][item["query_group"] == 1]
         return np.bincount(item["surface_labels"], minlength=4)[1:] / 600, np.bincount(inside, minlength=4)[1:] / 300
 
@@ -189,7 +191,7 @@ def test_balance_gives_rare_classes_their_share(tmp_path):
 
 
 def test_augmentation_moves_points_normals_and_distances_together(entries):
-    plain, moved = dataset(entries)[2, 0], dataset(entries, rotation_deg=20, scaling=0.2)[2, 0]
+    plain, moved = dataset(entries)[2, 0], dataset(entries, augmentation=Augmentation(20, 0.2))[2, 0]
     matrix = np.linalg.lstsq(plain["surface_points"], moved["surface_points"], rcond=None)[0].T  # moved = M plain
     factor = np.cbrt(np.linalg.det(matrix.astype(float)))
     assert factor != pytest.approx(1, abs=1e-3) and 0.8 <= factor <= 1.2

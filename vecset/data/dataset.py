@@ -5,6 +5,7 @@ its name; it is never replaced by another.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,66 +30,113 @@ _MEMBERS = (
 _READERS = 4  # threads that fill the cache: reading waits on the disk and on checksums, both outside the interpreter
 
 
-class CaseDataset(torch.utils.data.Dataset):
-    """Items of `cases` (list of ListedCase), by `dataset[epoch, index]`: numpy arrays under the batch keys of
-    docs/design.md, and where they are asked for `eikonal_points` (E, 3): a random subset of the item's query points;
-    `surface_decoded` (S,): row numbers of the surface points that are decoded (without it: all);
-    `normal_points` and `normal_vectors` (S, 3): of its surface points on the outer surface, with their unit normals;
-    `code_noise` (M, L): unit normal numbers for the KL bottleneck (training only).
+@dataclass(frozen=True)
+class PointCounts:
+    """How many points of each kind an item has.
 
-    training      True: draws differ per epoch, augmentation applies. False: the draws of epoch 0, always, from a stream
-                  of their own, no augmentation.
-    balance       0: points are drawn uniformly from the file; 1: every class present has the same share of surface
-                  points, of near points (by the surface they were offset from) and of inside points; mixed between.
-    cache         'memory': arrays are kept after the first reading (about 3 MB per case at 3 x 50,000 points); call
-                  `load` before worker processes start and they share one copy. 'none': files are read at every access.
-    rotation_deg  augmentation: rotation about a random axis by up to this angle (degrees).
-    scaling       augmentation: scaling by a factor from 1 - scaling to 1 + scaling; distances scale along.
-    num_eikonal, num_normals, noise_shape    E, S and (M, L); 0 and None leave the members out.
+    surface                  surface points, the encoder's input
+    near, inside, outside    query points of each group
+    decoded_surface          of the surface points, those that are decoded; None: all
+    eikonal                  of the query points, those that the Eikonal loss is taken at
+    normals                  points of the outer surface that the normal loss is taken at
+    """
+
+    surface: int
+    near: int
+    inside: int
+    outside: int
+    decoded_surface: int | None = None
+    eikonal: int = 0
+    normals: int = 0
+
+    def __post_init__(self):
+        if self.eikonal > sum(self.queries.values()):
+            raise ValueError(f"{self.eikonal} Eikonal points of {sum(self.queries.values())} query points")
+
+    @property
+    def queries(self) -> dict[str, int]:
+        """group -> number of query points, in the order of QUERY_GROUPS."""
+        return {group: getattr(self, group) for group in QUERY_GROUPS}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training item: a rotation about a random axis by up to `rotation_deg` degrees, and a scaling
+    by a factor from 1 - scaling to 1 + scaling."""
+
+    rotation_deg: float = 0.0
+    scaling: float = 0.0
+
+    def apply(self, item: dict, rng: np.random.Generator) -> None:
+        """Turns and scales the whole item, in place, about the middle of the unit cube; distances scale with the
+        points."""
+        if not (self.rotation_deg or self.scaling):
+            return
+        axis = rng.normal(size=3)
+        angle = np.deg2rad(rng.uniform(-self.rotation_deg, self.rotation_deg))
+        turn = rotation_matrix(axis, angle).astype(np.float32)
+        factor = np.float32(rng.uniform(1 - self.scaling, 1 + self.scaling))
+        for name in ("surface_points", "query_points"):
+            item[name] = (item[name] @ turn.T) * factor
+        item["surface_normals"] = item["surface_normals"] @ turn.T
+        for name in ("surface_sdf", "query_sdf"):
+            item[name] = item[name] * factor
+
+
+class CaseDataset(torch.utils.data.Dataset):
+    """Items of `cases` (list of ListedCase), by `dataset[epoch, index]`: a dict of numpy arrays.
+
+    surface_points, surface_normals (N, 3), surface_labels, surface_sdf (N,)    the encoder's input and its truth
+    query_points (Q, 3), query_sdf, query_labels, query_group (Q,)              groups by index into QUERY_GROUPS
+    annotated (C,) bool, case_index ()
+    surface_decoded (S,)                    row numbers of the surface points that are decoded; absent: all are
+    eikonal_points (E, 3)                   where the counts ask for them, as `normal_points`, `normal_vectors` (S, 3)
+    code_noise (M, L) = noise_shape         unit normal numbers for the KL bottleneck, in training only
+
+    training        True: draws differ per epoch, and the augmentation applies. False: always the draws of epoch 0, from
+                    a stream of their own, without augmentation.
+    balance         0: points are drawn uniformly from the file; 1: every class present has the same share of surface
+                    points, of near points (by the surface they were offset from) and of inside points; mixed between.
+    cache           'memory': arrays are kept after the first reading (3 MB per case at 3 x 50,000 points); call `load`
+                    before worker processes start and they share one copy. 'none': files are read at every access.
     """
 
     def __init__(
         self,
-        cases,
-        num_surface_points,
-        num_near,
-        num_inside,
-        num_outside,
-        seed,
-        training,
+        cases: list,
+        counts: PointCounts,
+        seed: int,
+        training: bool,
         *,
-        num_eikonal=0,
-        num_decoded_surface=None,
-        num_normals=0,
-        noise_shape=None,
-        balance=0.0,
-        cache="memory",
-        rotation_deg=0.0,
-        scaling=0.0,
+        balance: float = 0.0,
+        augmentation: Augmentation | None = None,
+        noise_shape: tuple[int, int] | None = None,
+        cache: str = "memory",
     ):
         if cache not in ("memory", "none"):
             raise ValueError(f"cache {cache!r}: want 'memory' or 'none'")
-        self.cases = list(cases)
-        self.num_surface_points, self.num_eikonal, self.num_normals = num_surface_points, num_eikonal, num_normals
+        self.cases, self.counts, self.seed, self.training = list(cases), counts, seed, training
+        self.balance, self.cache = balance, cache
+        self.augmentation = augmentation if training else None
         self.noise_shape = noise_shape if training else None
-        self.num_decoded_surface = num_decoded_surface
-        self.num_queries = dict(zip(QUERY_GROUPS, (num_near, num_inside, num_outside)))
-        if num_eikonal > sum(self.num_queries.values()):
-            raise ValueError(f"{num_eikonal} Eikonal points of {sum(self.num_queries.values())} query points")
-        self.seed, self.training, self.balance, self.cache = seed, training, balance, cache
-        self.rotation_deg, self.scaling = (rotation_deg, scaling) if training else (0.0, 0.0)
         self._arrays = {}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.cases)
 
-    def load(self, indices=None):
+    def load(self, indices=None) -> None:
         """Reads the cases (all, or `indices`) into the cache, or, without a cache, checks that they can be read."""
         indices = range(len(self)) if indices is None else indices
         with ThreadPoolExecutor(_READERS) as pool:
             for index, arrays in zip(indices, pool.map(self._read, indices)):
                 if self.cache == "memory":
                     self._arrays[index] = arrays
+
+    def check_readable(self, indices) -> None:
+        """Reads the cases and keeps nothing. Raises InputError for one that cannot be read."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            for _ in pool.map(self._read, indices):
+                pass
 
     def _case_arrays(self, index):
         arrays = self._arrays.get(index)
@@ -99,7 +147,8 @@ class CaseDataset(torch.utils.data.Dataset):
         return arrays
 
     def _read(self, index):
-        """The members of one file and, per class, the rows that balanced draws choose from."""
+        """The members of one file, and under `rows_GROUP` a list of arrays of rows to draw from: one of all rows of the
+        group, or for balanced draws one per class."""
         members = _MEMBERS + (("near_source",) if self.balance else ())
         case = read_case(self.cases[index].path, members).require(*members, purpose="training")
         arrays = {name: getattr(case, name) for name in members}
@@ -109,86 +158,93 @@ class CaseDataset(torch.utils.data.Dataset):
             "inside": np.flatnonzero(case.vol_sdf < 0),
             "outside": np.flatnonzero(case.vol_sdf >= 0),
         }
-        for group, wanted in {"surface": self.num_surface_points, **self.num_queries}.items():
+        for group, wanted in {"surface": self.counts.surface, **self.counts.queries}.items():
             if wanted and not len(rows[group]):
                 raise InputError(case.path, f"{group} points", "none", "make it again with prepare_data.py --overwrite")
-        classes = {"surface": case.surface_labels, "near": case.near_source, "inside": case.vol_labels}
+        classes = {}
+        if self.balance:
+            classes = {"surface": case.surface_labels, "near": case.near_source, "inside": case.vol_labels}
         for group, row in rows.items():
             arrays[f"rows_{group}"] = [row]
-            if self.balance and group in classes:
+            if group in classes:
                 labels = classes[group][row]
                 arrays[f"rows_{group}"] = [row[labels == c] for c in np.unique(labels)]
         return arrays
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, index = key
-        entry = self.cases[index]
-        arrays = self._case_arrays(index)
+        case_id, arrays = self.cases[index].case_id, self._case_arrays(index)
         kind, epoch = ("train", epoch) if self.training else ("val", 0)
 
+        def stream(purpose):
+            return random_stream(self.seed, epoch, case_id, purpose)
+
         def rows(group, wanted):
-            rng = random_stream(self.seed, epoch, entry.case_id, f"{kind} {group}")
-            available = arrays[f"rows_{group}"]
+            available, rng = arrays[f"rows_{group}"], stream(f"{kind} {group}")
             if len(available) > 1:
                 return draw_balanced_rows(rng, available, wanted, self.balance)
             return available[0][draw_rows(rng, len(available[0]), wanted)]
 
-        chosen = rows("surface", self.num_surface_points)
-        item = {
-            "surface_points": arrays["surface_points"][chosen].astype(np.float32, copy=False),
-            "surface_labels": arrays["surface_labels"][chosen].astype(np.int64),
-            "surface_sdf": arrays["surface_sdf"][chosen].astype(np.float32, copy=False),
-            "surface_normals": arrays["surface_normals"][chosen].astype(np.float32),
-        }
-        if self.num_decoded_surface and self.num_decoded_surface < self.num_surface_points:
-            rng = random_stream(self.seed, epoch, entry.case_id, f"{kind} decoded surface")
-            item["surface_decoded"] = draw_rows(rng, self.num_surface_points, self.num_decoded_surface)
-        parts = [
-            ("near" if group == "near" else "vol", rows(group, wanted))
-            for group, wanted in self.num_queries.items()
-            if wanted
-        ]
-        for name in ("points", "sdf", "labels"):
-            item[f"query_{name}"] = np.concatenate([arrays[f"{source}_{name}"][chosen] for source, chosen in parts])
-        item["query_labels"] = item["query_labels"].astype(np.int64)
-        item["query_group"] = np.repeat(np.arange(len(QUERY_GROUPS)), list(self.num_queries.values()))
-        if self.rotation_deg or self.scaling:
-            self._augment(item, random_stream(self.seed, epoch, entry.case_id, "augmentation"))
-        if self.num_eikonal:
-            rng = random_stream(self.seed, epoch, entry.case_id, f"{kind} eikonal")
-            item["eikonal_points"] = item["query_points"][draw_rows(rng, len(item["query_sdf"]), self.num_eikonal)]
-        if self.num_normals:
-            outer = np.flatnonzero(item["surface_sdf"] == 0)  # on inner walls the union's distance has another slope
-            if not len(outer):
-                raise InputError(
-                    entry.path,
-                    "surface points on the outer surface (surface_sdf 0)",
-                    "none",
-                    "make it again with prepare_data.py, or --normal_weight 0",
-                )
-            rng = random_stream(self.seed, epoch, entry.case_id, f"{kind} normals")
-            chosen = outer[draw_rows(rng, len(outer), self.num_normals)]
-            item["normal_points"] = item["surface_points"][chosen]
-            normals = item["surface_normals"][chosen]  # stored in 16 bit
-            item["normal_vectors"] = normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-6)
+        counts = self.counts
+        item = _surface_part(arrays, rows("surface", counts.surface))
+        if counts.decoded_surface and counts.decoded_surface < counts.surface:
+            rng = stream(f"{kind} decoded surface")
+            item["surface_decoded"] = draw_rows(rng, counts.surface, counts.decoded_surface)
+        item |= _query_part(arrays, {group: rows(group, wanted) for group, wanted in counts.queries.items() if wanted})
+        if self.augmentation:
+            self.augmentation.apply(item, stream("augmentation"))
+        if counts.eikonal:
+            chosen = draw_rows(stream(f"{kind} eikonal"), len(item["query_sdf"]), counts.eikonal)
+            item["eikonal_points"] = item["query_points"][chosen]
+        if counts.normals:
+            item |= _normal_part(item, counts.normals, stream(f"{kind} normals"), self.cases[index].path)
         if self.noise_shape:
-            rng = random_stream(self.seed, epoch, entry.case_id, "code noise")
-            item["code_noise"] = rng.standard_normal(self.noise_shape, dtype=np.float32)
-        item["annotated"] = np.array(entry.annotated)
+            item["code_noise"] = stream("code noise").standard_normal(self.noise_shape, dtype=np.float32)
+        item["annotated"] = np.array(self.cases[index].annotated)
         item["case_index"] = np.int64(index)
         return item
 
-    def _augment(self, item, rng):
-        """Turns and scales the whole item about the middle of the unit cube; distances scale with the points."""
-        axis = rng.normal(size=3)
-        angle = np.deg2rad(rng.uniform(-self.rotation_deg, self.rotation_deg))
-        turn = rotation_matrix(axis, angle).astype(np.float32)
-        factor = np.float32(rng.uniform(1 - self.scaling, 1 + self.scaling))
-        for name in ("surface_points", "query_points"):
-            item[name] = (item[name] @ turn.T) * factor
-        item["surface_normals"] = item["surface_normals"] @ turn.T
-        for name in ("surface_sdf", "query_sdf"):
-            item[name] = item[name] * factor
+
+def _surface_part(arrays, rows):
+    return {
+        "surface_points": arrays["surface_points"][rows].astype(np.float32, copy=False),
+        "surface_labels": arrays["surface_labels"][rows].astype(np.int64),
+        "surface_sdf": arrays["surface_sdf"][rows].astype(np.float32, copy=False),
+        "surface_normals": arrays["surface_normals"][rows].astype(np.float32),
+    }
+
+
+def _query_part(arrays, rows):
+    """`rows`: group -> row numbers, in the order of QUERY_GROUPS."""
+    part = {
+        f"query_{name}": np.concatenate(
+            [arrays[f"{'near' if group == 'near' else 'vol'}_{name}"][chosen] for group, chosen in rows.items()]
+        )
+        for name in ("points", "sdf", "labels")
+    }
+    part["query_labels"] = part["query_labels"].astype(np.int64)
+    numbers = [QUERY_GROUPS.index(group) for group in rows]
+    part["query_group"] = np.repeat(numbers, [len(chosen) for chosen in rows.values()])
+    return part
+
+
+def _normal_part(item, count, rng, path):
+    """Of the item's surface points, `count` on the outer surface with their unit normals: on inner walls the union's
+    distance has another slope."""
+    outer = np.flatnonzero(item["surface_sdf"] == 0)
+    if not len(outer):
+        raise InputError(
+            path,
+            "surface points on the outer surface (surface_sdf 0)",
+            "none",
+            "make it again with prepare_data.py, or --normal_weight 0",
+        )
+    chosen = outer[draw_rows(rng, len(outer), count)]
+    normals = item["surface_normals"][chosen]  # stored in 16 bit
+    return {
+        "normal_points": item["surface_points"][chosen],
+        "normal_vectors": normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-6),
+    }
 
 
 def rotation_matrix(axis, angle):
