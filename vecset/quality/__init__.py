@@ -1,1 +1,1 @@
-"""May these case files be trained on: checks, thresholds, findings as data. No pages and no torch."""
+"""Whether case files may be trained on: checks, thresholds, findings as data. No pages and no torch."""

@@ -1,8 +1,8 @@
-"""Is a case file what docs/design.md says it is? Every check is one figure beside one threshold.
+"""Whether a case file is what docs/design.md says. Every check compares one value with one threshold.
 
-`check_file` asks one file: its own consistency (signs, labels, counts, finite numbers, frame) and its agreement with
-the truth it carries, by a second way of computing distances (`truth_reference`). Nothing here knows how the points
-were made, so an error of the preparation cannot hide itself.
+`check_file` checks one file for its own consistency (signs, labels, counts, finite numbers, frame) and for agreement
+with the truth that it carries, by a second way of computing distances (`truth_reference`). No code is shared with the
+preparation, so an error there cannot hide itself.
 """
 
 import hashlib
@@ -15,17 +15,25 @@ from vecset.common.errors import InputError
 from vecset.data.case_file import GROUPS, OPTIONAL_MEMBERS, POINT_MEMBERS, read_case
 from vecset.imaging.frame import UNIT_RADIUS, check_affine
 from vecset.imaging.label_map import case_name
+from vecset.quality.exact import check_exact, check_source
 from vecset.quality.near_balance import check_near_balance
 from vecset.quality.thresholds import BINS, FileReport
 from vecset.quality.truth_reference import TruthReference
 
-_NORMAL_STEP = 0.6  # voxels: from between two voxels into the next one; more would leave a vessel on its other side
-_SURFACE_SAMPLE = 15000  # surface points whose neighbourhood is looked at; with the usual floors 600 of each class
+_NORMAL_STEP = 0.6  # voxels: from between two voxels into the next one; more would cross a thin vessel
+_SURFACE_SAMPLE = 15000  # surface points whose neighbourhood is checked; with the usual class floors 600 of each class
+_CLASS_POINTS = 50  # no share of a class is judged from fewer points
+_SIDED_POINTS = 20  # the same for the direction of normals
 
 
-def check_file(path, sample=3000, seed=0, exact=0, source_dir=None):
-    """A FileReport of the case file at `path`. `sample`: points of each group whose distance is computed again;
-    `exact`: points at which it is computed exactly (slow); `source_dir`: folder of the label maps, to compare with."""
+def check_file(
+    path: Path | str, sample: int = 3000, seed: int = 0, exact: int = 0, source_dir: Path | str | None = None
+) -> FileReport:
+    """The FileReport of the case file at `path`. A file that cannot be read fails the check `readable`.
+
+    `sample`: points of each group whose distance is computed again; `seed`: of their choice; `exact`: points at which
+    it is computed exactly (slow); `source_dir`: folder of the label maps to compare with, or None.
+    """
     path = Path(path)
     report = FileReport(path.name.removesuffix(".npz"), path.name)
     try:
@@ -37,7 +45,7 @@ def check_file(path, sample=3000, seed=0, exact=0, source_dir=None):
     source_name = str(case.meta.get("source_name", ""))
     if source_name:
         same = report.case_id == case_name(source_name)
-        report.add("name", same, note="" if same else f"made from {source_name}, so another heart's name or renamed")
+        report.add("name", same, note="" if same else f"made from {source_name}")
     report.class_names = case.class_names
     report.classes = {c: {} for c in range(1, case.num_classes + 1)}
     missing = [n for n in POINT_MEMBERS if n not in OPTIONAL_MEMBERS and getattr(case, n) is None]
@@ -50,21 +58,18 @@ def check_file(path, sample=3000, seed=0, exact=0, source_dir=None):
     report.add("frame", not frame_problem, note=frame_problem)
     digest = hashlib.sha256(np.ascontiguousarray(case.surface_points).tobytes()).hexdigest()
     report.facts.update(points_sha256=digest, source_sha256=str(case.meta.get("source_sha256", "")))
-    # a comparison with the truth needs all of it; what is missing has failed already
+    # the comparison with the truth needs every member; what is missing has failed already
     if not missing and not frame_problem and finite and min(rows.values()):
         _check_truth(report, case, np.random.default_rng(seed), sample)
-        if exact or source_dir:
-            from vecset.quality.exact import check_exact, check_source
-
-            if exact:
-                check_exact(report, case, exact, seed)
-            if source_dir:
-                check_source(report, case, source_dir)
+        if exact:
+            check_exact(report, case, exact, seed)
+        if source_dir:
+            check_source(report, case, source_dir)
     return report
 
 
 def _check_alone(report, case):
-    """What the arrays say without the truth. Returns whether all numbers are finite."""
+    """Checks the arrays without the truth. Returns whether all numbers are finite."""
     floats = {n: a for n, a in case.arrays.items() if a.dtype.kind == "f"}
     bad = {n: int(a.size - np.count_nonzero(np.isfinite(a))) for n, a in floats.items()}
     report.add("non_finite", sum(bad.values()), note=", ".join(f"{n} {k}" for n, k in bad.items() if k))
@@ -82,9 +87,8 @@ def _check_alone(report, case):
     if case.vol_sdf is not None and len(case.vol_sdf):
         report.add("vol_inside", np.mean(case.vol_sdf < 0))
     if case.surface_sdf is not None:
-        report.histograms["surface"] = np.histogram(case.surface_sdf[np.isfinite(case.surface_sdf)], BINS["surface"])[
-            0
-        ].tolist()
+        finite_sdf = case.surface_sdf[np.isfinite(case.surface_sdf)]
+        report.histograms["surface"] = np.histogram(finite_sdf, BINS["surface"])[0].tolist()
     if case.surface_normals is not None and len(case.surface_normals):
         length = np.linalg.norm(case.surface_normals.astype(np.float32), axis=1)
         report.add("normals_unit", np.mean(~(np.abs(length - 1) <= 0.01)))
@@ -92,13 +96,13 @@ def _check_alone(report, case):
 
 
 def _frame_problem(case):
-    """What is wrong with the frame, in words; '' where nothing is."""
+    """What is wrong with the frame or the truth in it, in words; '' where nothing is."""
     if case.frame is None:
         return "no frame in the file"
     try:
         check_affine(case.frame.affine, "frame_affine")
     except InputError as error:
-        return f"found {error.found}"
+        return error.problem
     if case.truth_crop is not None and case.truth_origin is not None:
         origin = np.asarray(case.truth_origin, int)
         if (
@@ -115,6 +119,7 @@ def _frame_problem(case):
 
 
 def _check_truth(report, case, rng, sample):
+    """Checks frame, classes, labels and distances against the truth, and keeps the facts to compare between files."""
     frame, reference = case.frame, TruthReference(case.frame, case.truth_crop, case.truth_origin)
     voxels = _count_voxels(case.truth_crop, case.num_classes)
     present = [c for c in range(1, case.num_classes + 1) if voxels[c]]
@@ -149,7 +154,7 @@ def _check_truth(report, case, rng, sample):
 
 def _check_frame(report, frame, reference):
     faces_mm = frame.voxel_to_mm(reference.faces_voxel)
-    middle_mm = np.array([axis.min() + axis.max() for axis in faces_mm.T]) / 2  # many times faster than min(0)
+    middle_mm = np.array([axis.min() + axis.max() for axis in faces_mm.T]) / 2  # much faster than min(0)
     report.add("frame_centre", np.abs(frame.centre_mm - middle_mm).max() / reference.voxel_mm)
     report.add("frame_radius", np.linalg.norm(frame.mm_to_unit(faces_mm), axis=1).max())
 
@@ -189,20 +194,21 @@ def _check_labels(report, case, reference, points_voxel, present):
     report.add("label_exact", np.mean((stored != here)[both]) if both.any() else 1)
     for c in present:
         mine = stored == c
-        if np.count_nonzero(mine) >= 50:
+        if np.count_nonzero(mine) >= _CLASS_POINTS:
             report.add("label_class", np.mean(strange[mine]), c)
         mine = both & (here == c)
-        if np.count_nonzero(mine) >= 50:
+        if np.count_nonzero(mine) >= _CLASS_POINTS:
             report.add("label_missed", np.mean(stored[mine] != c), c)
 
 
 def _check_surface(report, case, reference, points_voxel, present, rng):
+    """Surface points lie on a wall of their class, and their normals point out of it."""
     chosen = rng.permutation(len(case.surface_labels))[:_SURFACE_SAMPLE]
     labels, points_voxel = case.surface_labels[chosen], points_voxel[chosen]
     around = reference.labels_around(np.rint(points_voxel).astype(np.int64))
     mine = around == labels[:, None]
     on_wall = mine.any(1) & ~mine.all(1)
-    # normals are patient directions; a step along them, in voxels whatever the spacing in that direction
+    # normals are directions in patient mm; the step has one length in voxels, whatever the spacing along it
     axes = case.frame.affine[:3, :3] / case.frame.spacing_mm
     step = case.surface_normals[chosen].astype(np.float64) @ axes / case.frame.spacing_mm
     step *= _NORMAL_STEP / np.maximum(np.linalg.norm(step, axis=1), 1e-9)[:, None]
@@ -210,15 +216,16 @@ def _check_surface(report, case, reference, points_voxel, present, rng):
     behind = reference.labels_at(np.rint(points_voxel - step).astype(np.int64)) == labels
     for c in present:
         of_class = labels == c
-        if np.count_nonzero(of_class) >= 50:
+        if np.count_nonzero(of_class) >= _CLASS_POINTS:
             report.add("surface_class", np.mean(~on_wall[of_class]), c)
-            # where the class is on both sides or on none (a wall one voxel thick, stepped over) a point tells nothing
-            leaves, told = behind[of_class] & ~ahead[of_class], behind[of_class] != ahead[of_class]
-            if np.count_nonzero(told) >= 20:
-                report.add("normals_outward", 2 * np.mean(leaves[told]) - 1, c)
+            # a point with the class on both sides or on neither (the step crossed a wall one voxel thick) has no vote
+            leaves, sided = behind[of_class] & ~ahead[of_class], behind[of_class] != ahead[of_class]
+            if np.count_nonzero(sided) >= _SIDED_POINTS:
+                report.add("normals_outward", 2 * np.mean(leaves[sided]) - 1, c)
 
 
 def _check_distances(report, case, reference, points_voxel, rng, sample):
+    """Compares the stored distances with those of `reference`, in voxels, at `sample` points of each group."""
     unit_to_voxels = 1 / (case.frame.scale * reference.voxel_mm)
     stored, true, gradient, group = [], [], [], []
     for number, name in enumerate(GROUPS):
@@ -244,7 +251,15 @@ def _check_distances(report, case, reference, points_voxel, rng, sample):
     far = ~surface & (np.abs(true) > 4)
     if np.count_nonzero(far) >= 100:
         report.add("slope", np.median(stored[far] / true[far]))
-    # stored(x) = true(x + shift) + bias + jump * side; clipped, so that a few gross errors do not decide it
+    _fit_errors(report, true, error, gradient, surface)
+
+
+def _fit_errors(report, true, error, gradient, surface):
+    """Fits stored(x) = true(x + shift) + bias + jump * side near the surface, by least squares.
+
+    `true`, `error` (stored - true) (n,) and `gradient` (n, 3) of the true distance in voxels; `surface` (n,) bool:
+    surface points, which have no side. Errors are clipped, so that a few gross ones do not decide the fit.
+    """
     fit = np.abs(true) < 5
     columns = np.column_stack([np.ones(fit.sum()), np.where(surface, 0, np.sign(true))[fit], gradient[fit]])
     bias, jump, *shift = np.linalg.lstsq(columns, np.clip(error[fit], -2, 2), rcond=None)[0]
@@ -254,8 +269,8 @@ def _check_distances(report, case, reference, points_voxel, rng, sample):
 
 
 def _radius_with_islands(case):
-    """Radius of the whole foreground over that of its large components (1 % of the voxels or more), 26-connected, on
-    blocks of 2x2x2 voxels; 1 where there are no islands."""
+    """Radius of the foreground over that of its large components (1 % of the voxels or more); 1 without islands.
+    Components are 26-connected, on blocks of 2x2x2 voxels."""
     even = np.pad(case.truth_crop > 0, [(0, n % 2) for n in case.truth_crop.shape])
     blocks = even[0::2] | even[1::2]
     blocks = blocks[:, 0::2] | blocks[:, 1::2]
@@ -288,12 +303,13 @@ def _border_classes(case):
 
 
 def _count_voxels(crop, num_classes):
-    """(C + 1,) voxels per label; slab by slab, for bincount needs eight bytes per voxel."""
+    """(C + 1,) voxels per label, counted slab by slab because bincount needs eight bytes per voxel."""
     return sum(np.bincount(slab.ravel(), minlength=num_classes + 1) for slab in crop)
 
 
 def _centroids_mm(case):
-    """{class id: (3,) centroid in mm}, of every second voxel along each axis (a class that these miss is left out)."""
+    """{class id: (3,) centroid in mm} from every second voxel along each axis, of all voxels in small crops. A class
+    without such a voxel is left out."""
     every = 2 if min(case.truth_crop.shape) >= 64 else 1
     thinned = case.truth_crop[::every, ::every, ::every]
     index = np.nonzero(thinned)

@@ -1,41 +1,38 @@
-"""Two slow judges that a user may call: the exact distance to a surface mesh, and the original label map.
+"""Two slow checks on request: the exact distance to a surface mesh, and the source label map.
 
-The mesh is plain marching cubes of the truth (scikit-image, nothing smoothed), distances to its triangles are
-trimesh's, the sign is that of the voxels within that distance, the label that of the nearest foreground voxel. None of
-it is code of the preparation, whose surface is smoothed by up to half a voxel: so much may the two differ.
+The mesh is marching cubes of the truth (scikit-image) without smoothing, the distance to its triangles is trimesh's,
+the sign that of the voxels within that distance, the label that of the nearest foreground voxel. No code is shared with
+the preparation. Its surface is smoothed by up to half a voxel, so the two may differ by that much.
 """
 
 import json
+import zlib
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from vecset.common.errors import InputError
-from vecset.quality.thresholds import CHECKS, Check
+from vecset.data.case_file import Case
+from vecset.quality.thresholds import FileReport
 
-CHECKS.update(
-    {
-        "exact_mean": Check(0, 0.3, "voxels", "mean |stored - exact distance to the unsmoothed mesh| (--exact)"),
-        "exact_max": Check(0, 1.0, "voxels", "largest |stored - exact distance| (--exact)"),
-        "exact_sign": Check(0, 0, "points", "signs that differ farther than half a voxel from the surface (--exact)"),
-        "exact_label": Check(
-            0, 0, "points", "inside points without the label of the nearest foreground voxel (--exact)"
-        ),
-        "source": Check(1, 1, "", "the label map that meta names can be read (--source_dir)"),
-        "source_labels": Check(0, 0, "voxels", "voxels where truth and label map differ (--source_dir)"),
-        "source_crumbs": Check(
-            0, 0, "voxels", "voxels of the label map that --drop_islands left out (--source_dir)", "warn"
-        ),
-        "source_points": Check(0, 0.005, "share", "inside points without the label map's label there (--source_dir)"),
-    }
+# What nibabel and SimpleITK raise for a file that is missing, broken or of another kind, and numpy for its shape
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    zlib.error,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
 )
 
 
-def check_exact(report, case, count, seed=0):
-    """Adds the exact checks at `count` points of `case`, half of them near points."""
-    from skimage.measure import marching_cubes  # slow to import, and only needed here
+def check_exact(report: FileReport, case: Case, count: int, seed: int = 0) -> None:
+    """Adds the exact checks at `count` points of `case`, half of them near points, drawn by `seed`."""
+    from skimage.measure import marching_cubes  # slow to import
 
     frame, rng = case.frame, np.random.default_rng([seed, 1])
     spacing_mm = frame.spacing_mm
@@ -61,15 +58,15 @@ def check_exact(report, case, count, seed=0):
     report.add("exact_label", len(wrong))
 
 
-def exact_distance(points_mm, triangles_mm):
-    """(N,) distances of `points_mm` (N, 3) to `triangles_mm` (F, 3, 3): every triangle that can be the nearest is
-    asked, so the result is exact."""
+def exact_distance(points_mm: np.ndarray, triangles_mm: np.ndarray) -> np.ndarray:
+    """(N,) exact distances in mm of `points_mm` (N, 3) to `triangles_mm` (F, 3, 3), from every triangle that can be the
+    nearest."""
     from trimesh.triangles import closest_point
 
     centres = triangles_mm.mean(1)
     reach_mm = np.linalg.norm(triangles_mm - centres[:, None], axis=2).max()
     tree = cKDTree(centres)
-    bound_mm = tree.query(points_mm)[0] + reach_mm  # the nearest triangle is no farther than its centre
+    bound_mm = tree.query(points_mm)[0] + reach_mm  # no triangle is farther than its centre
     distances = np.empty(len(points_mm))
     for i, (point, bound) in enumerate(zip(points_mm, bound_mm)):
         near = tree.query_ball_point(point, bound)
@@ -78,12 +75,15 @@ def exact_distance(points_mm, triangles_mm):
     return distances
 
 
-def sides(points_voxel, distance_mm, case):
-    """(N,) bool: inside. A voxel centre nearer to the point than the mesh is on the point's side of it; where there is
-    none, the point is within a voxel of the mesh, and the mask interpolated between its voxels decides."""
+def sides(points_voxel: np.ndarray, distance_mm: np.ndarray, case: Case) -> np.ndarray:
+    """(N,) bool: whether `points_voxel` (N, 3) are inside, given their `distance_mm` (N,) to the mesh.
+
+    A voxel centre that is nearer to the point than the mesh lies on the point's side of it. Without such a voxel the
+    point is within a voxel of the mesh, and the mask interpolated between voxels decides.
+    """
     local = points_voxel - case.truth_origin + 1
     foreground = np.pad(case.truth_crop > 0, 1)
-    centre = np.clip(np.rint(local).astype(int), 0, np.array(foreground.shape) - 1)  # the margin is outside as well
+    centre = np.clip(np.rint(local).astype(int), 0, np.array(foreground.shape) - 1)  # the margin is background
     near_voxel = foreground[tuple(centre.T)]
     sure = (np.linalg.norm((local - np.rint(local)) * case.frame.spacing_mm, axis=1) < distance_mm) | (
         centre != np.rint(local)
@@ -93,7 +93,7 @@ def sides(points_voxel, distance_mm, case):
 
 
 def _nearest_label(case, point_voxel, label):
-    """Whether `label` is that of one of the foreground voxels nearest to the point (within a thousandth of a voxel)."""
+    """Whether one of the foreground voxels nearest to the point (within a thousandth of a voxel) has `label`."""
     local = point_voxel - case.truth_origin
     low = np.maximum(np.rint(local).astype(int) - 3, 0)
     box = case.truth_crop[tuple(slice(a, max(a, b)) for a, b in zip(low, np.rint(local).astype(int) + 4))]
@@ -105,52 +105,64 @@ def _nearest_label(case, point_voxel, label):
     return label in box[tuple(nearest.T)]
 
 
-def check_source(report, case, source_dir):
-    """Adds the comparison of `case` with the label map that its meta names, read from `source_dir` with nibabel or
-    SimpleITK alone. The affine is not taken from the case file: a wrong one there shows as wrong labels at the points.
-    Islands that were dropped on request are found again: they must be gone, and nothing else may differ."""
-    from nibabel.affines import apply_affine
+def check_source(report: FileReport, case: Case, source_dir: Path | str) -> None:
+    """Adds the comparison of `case` with the label map in `source_dir` that its meta names.
 
+    The label map is read with nibabel or SimpleITK alone. Its own affine is used, so that a wrong one in the case file
+    shows as wrong labels at the points. Islands that were dropped on request are found here again: they must be gone
+    from the truth, and nothing else may differ.
+    """
     path = Path(source_dir) / str(case.meta.get("source_name"))
     request = case.meta.get("request") or {}
     try:
         values, affine = _read_source(path, request.get("spacing_from"))
         values = values.reshape(values.shape[:3])
-    except Exception as error:  # the libraries raise many kinds; each means that there is nothing to compare
+    except READ_ERRORS as error:
         report.add("source", 0, note=f"{path.name}: {type(error).__name__}: {error}")
         return
     if tuple(values.shape) != case.frame.shape:
         report.add("source", 0, note=f"{path.name} has shape {values.shape}, the case {case.frame.shape}")
         return
-    if request.get("label_map"):
-        pairs = json.loads(request["label_map"])[0]
-        classes = np.zeros(values.shape, np.uint8)
-        for value, c in pairs:
-            classes[values == value] = c
-    else:
-        classes = np.rint(values).astype(np.uint8)
-    truth = case.truth_labels()
-    island = _islands(classes, float(request.get("drop_crumbs") or 0))
     report.add("source", 1, note=path.name)
-    if request.get("drop_crumbs"):
+    classes, truth = _source_classes(values, request.get("label_map")), case.truth_labels()
+    island_share = float(request.get("drop_crumbs") or 0)
+    island = _islands(classes, island_share)
+    if island_share:
         report.add("source_crumbs", np.count_nonzero(island), note="they were dropped on request")
     wrong = (classes != truth) & ~island
     if (island & (classes == truth)).any():
-        wrong |= island & (classes == truth) & _islands(truth, float(request["drop_crumbs"]))
+        wrong |= island & (classes == truth) & _islands(truth, island_share)
     report.add("source_labels", np.count_nonzero(wrong))
     classes[island] = truth[island]
+    report.add("source_points", _wrong_at_points(case, classes, affine))
+
+
+def _source_classes(values, mapping_text):
+    """(X, Y, Z) u8 class ids of a label map's `values`; `mapping_text` (or None): `LabelMapping.text` of the case."""
+    if not mapping_text:
+        return np.rint(values).astype(np.uint8)
+    pairs = json.loads(mapping_text)[0]
+    classes = np.zeros(values.shape, np.uint8)
+    for value, c in pairs:
+        classes[values == value] = c
+    return classes
+
+
+def _wrong_at_points(case, classes, affine):
+    """Share of the inside points whose label is not that of `classes` (X, Y, Z) at their place; 1 where there are none.
+    Points in background voxels are not counted: the surface is smooth."""
     wrong = total = 0
     for group in ("vol", "near"):
         points_mm = case.frame.unit_to_mm(case.arrays[f"{group}_points"])
-        index = np.rint(apply_affine(np.linalg.inv(affine), points_mm)).astype(int)
+        index = np.rint(nib.affines.apply_affine(np.linalg.inv(affine), points_mm)).astype(int)
         seen = ((index >= 0) & (index < classes.shape)).all(1) & (case.arrays[f"{group}_labels"] > 0)
         here, stored = classes[tuple(index[seen].T)], case.arrays[f"{group}_labels"][seen]
         wrong, total = wrong + np.count_nonzero((here != stored) & (here > 0)), total + np.count_nonzero(here > 0)
-    report.add("source_points", wrong / total if total else 1)
+    return wrong / total if total else 1.0
 
 
 def _read_source(path, spacing_from):
-    """Voxel values and affine (4, 4) voxel -> mm RAS+ of a label map."""
+    """Voxel values (X, Y, Z) and affine (4, 4) voxel -> mm RAS+ of a label map. Raises one of READ_ERRORS."""
     if path.name.lower().endswith((".nrrd", ".mha")):
         import SimpleITK as sitk
 
@@ -161,10 +173,8 @@ def _read_source(path, spacing_from):
         ]
         affine = np.eye(4)
         affine[:3] = np.column_stack([*(end - corner for end in along), corner])
-        affine[:2] *= -1  # ITK's x and y go to the left and back
+        affine[:2] *= -1  # LPS -> RAS
         return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
-    import nibabel as nib
-
     image = nib.load(path)
     affine = np.array(image.affine, np.float64)
     if spacing_from == "pixdim":
@@ -173,7 +183,7 @@ def _read_source(path, spacing_from):
 
 
 def _islands(classes, share):
-    """(X, Y, Z) bool: the voxels of components that have fewer voxels than `share` of their class's largest one."""
+    """(X, Y, Z) bool: voxels of components that have fewer voxels than `share` of the largest one of their class."""
     found = np.zeros(classes.shape, bool)
     for c in np.unique(classes) if share else ():
         parts, _ = ndimage.label(classes == c, np.ones((3, 3, 3)))
@@ -182,7 +192,9 @@ def _islands(classes, share):
     return found
 
 
-def require_source_dir(source_dir):
-    """InputError where `source_dir` is no folder."""
+def require_source_dir(source_dir: Path | str) -> None:
+    """Raises InputError where `source_dir` is not a folder."""
     if not Path(source_dir).is_dir():
-        raise InputError("--source_dir", "the folder of the label maps", f"no folder {source_dir}")
+        raise InputError.because(
+            "--source_dir", f"there is no folder {source_dir}", "give the folder of the label maps"
+        )

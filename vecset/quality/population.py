@@ -1,33 +1,21 @@
-"""What only many case files together, or the anatomy itself, can tell: copies, mirrored hearts, outliers.
+"""Checks between case files, and against the anatomy of a heart: copies, mirrored hearts, outliers.
 
-Findings are added to the report of the file they are about, so that one verdict covers everything.
+Each finding is added to the report of its file, so that one verdict covers everything.
 """
 
 import numpy as np
 
 from vecset.quality.chirality import heart_handedness, population_handedness
-from vecset.quality.thresholds import CHECKS, INF, Check
+from vecset.quality.thresholds import FileReport
 
-LEAST_FOR_OUTLIERS = 8  # fewer hearts have no distribution
-FEW_HEARTS = 30  # fewer may be alike by chance: their volumes are granted the 10 % by which hearts differ anyway
-
-CHECKS.update(
-    {
-        "copies": Check(0, 0, "files", "other files with the same points or the same truth"),
-        "same_source": Check(0, 0, "files", "other files made from the same label map"),
-        "handedness": Check(
-            0, INF, "", "-1 to 1: places of the named structures against a heart, less against its mirror"
-        ),
-        "handedness_others": Check(0, INF, "", "the same against the other hearts, where the names do not tell"),
-        "volume_outlier": Check(0, 6, "robust sd", "log volume of a class against the other hearts", "warn"),
-        "size_outlier": Check(0, 6, "robust sd", "log radius of the heart against the others", "warn"),
-        "rows": Check(0, 0, "groups", "groups whose number of points is not that of most files", "warn"),
-    }
-)
+LEAST_FOR_OUTLIERS = 8  # hearts; fewer have no distribution
+FEW_HEARTS = 30  # fewer may be alike by chance, so that a usual volume would be an outlier
+FEW_HEARTS_SPREAD = 0.1  # smallest standard deviation of log volumes assumed for fewer than FEW_HEARTS
+LEAST_SPREAD = 0.03  # the same for more hearts, and for radii
 
 
-def check_population(reports):
-    """Adds the findings between `reports` (FileReports of one run) to them. Unreadable files are left out."""
+def check_population(reports: list[FileReport]) -> None:
+    """Adds the findings between `reports`, the files of one run, to them. Unreadable files are left out."""
     _copies(reports)
     whole = [r for r in reports if "volumes_ml" in r.facts]
     _handedness(whole)
@@ -40,7 +28,8 @@ def check_population(reports):
 
 
 def _handedness(reports):
-    """By the names of the structures; where these do not tell, hearts with the same classes against each other."""
+    """Mirrored hearts: by the names of the structures, or where those do not decide, by comparing hearts with the same
+    classes to each other."""
     unnamed = {}
     for report in reports:
         centroids_mm = report.facts["centroids_mm"]
@@ -48,7 +37,7 @@ def _handedness(reports):
         if turn is not None:
             report.facts["handedness"] = turn
             report.add(
-                "handedness", turn, note="mirrored: left and right are exchanged, or situs inversus" if turn < 0 else ""
+                "handedness", turn, note="mirrored: left and right exchanged, or situs inversus" if turn < 0 else ""
             )
         else:
             unnamed.setdefault((*report.class_names, *sorted(centroids_mm, key=int)), []).append(report)
@@ -80,17 +69,18 @@ def _outliers(reports):
         having = [r for r in reports if c in r.facts["volumes_ml"]]
         if len(having) >= LEAST_FOR_OUTLIERS:
             volumes = [r.facts["volumes_ml"][c] for r in having]
-            scores = _robust_scores(np.log(volumes), 0.1 if len(having) < FEW_HEARTS else 0.03)
+            spread = FEW_HEARTS_SPREAD if len(having) < FEW_HEARTS else LEAST_SPREAD
+            scores = _robust_scores(np.log(volumes), spread)
             for report, score, volume in zip(having, scores, volumes):
                 report.add("volume_outlier", score, int(c), f"{volume:.3g} ml, median {np.median(volumes):.3g} ml")
     radii = [r.facts["radius_mm"] for r in reports]
-    for report, score, radius in zip(reports, _robust_scores(np.log(radii), 0.03), radii):
+    for report, score, radius in zip(reports, _robust_scores(np.log(radii), LEAST_SPREAD), radii):
         report.add("size_outlier", score, note=f"{radius:.1f} mm, median {np.median(radii):.1f} mm")
 
 
 def _robust_scores(values, least_spread):
-    """|value - median| in units of the median absolute deviation, scaled to a standard deviation; a spread of at least
-    `least_spread` is granted, so that nearly equal hearts are not outliers of each other."""
+    """|value - median| of `values` (n,) in robust standard deviations (1.4826 times the median absolute deviation), at
+    least `least_spread` each, so that nearly equal hearts are not outliers of each other."""
     values = np.asarray(values)
     away = np.abs(values - np.median(values))
     return away / max(1.4826 * np.median(away), least_spread)

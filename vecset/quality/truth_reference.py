@@ -1,26 +1,29 @@
-"""The truth of a case file, asked at points: a union distance that shares no code with the preparation.
+"""Labels and the union distance from the truth of a case file, by code that shares nothing with the preparation.
 
-The preparation takes a distance transform and a surface mesh. Here neither is used: the surface is the cloud of the
-centres of the voxel faces between foreground and background, smoothed where it is asked by the plane through the
-nearest ones. On smooth walls this is right to about a tenth of a voxel; walls thinner than two voxels are worse, so
-it judges averages, shares and fits, not single points.
+The preparation uses a distance transform and a surface mesh. Here the surface is the cloud of the centres of the voxel
+faces between foreground and background, smoothed locally by the plane through the nearest ones. On smooth walls the
+error is about a tenth of a voxel. It is larger on walls thinner than two voxels, so this reference judges means, shares
+and fits, not single points.
 """
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-_NEIGHBOURS = 12  # on a flat wall: faces within two voxels
-_SAME_WALL = 2.2  # voxels: faces farther away are another wall's, as where an island has no twelve of its own
-_MARGIN = 3  # empty voxels round the crop: the 3x3x3 voxels round any voxel beyond it are empty too
+from vecset.imaging.frame import Frame
+
+_NEIGHBOURS = 12  # faces of a plane; on a flat wall they lie within two voxels
+_SAME_WALL = 2.2  # voxels: faces farther away belong to another wall (a small island has fewer than twelve of its own)
+_MARGIN = 3  # empty voxels around the crop, so that the 3x3x3 voxels around any voxel outside it are empty too
 
 
 class TruthReference:
-    """`frame` (Frame), `crop` (X, Y, Z) u8 and `origin` (3,) as in the case file (label_crop, label_origin).
+    """`frame`, `crop` (X, Y, Z) u8 and `origin` (3,) as in the case file (label_crop, label_origin).
 
-    Lengths here are mm along the image's own axes ("grid mm": voxel * spacing), which is patient space turned; signs
-    are negative inside. What touches the border of the image is closed there, as the preparation closes it."""
+    Lengths are mm along the image axes ("grid mm": voxel * spacing), that is patient space rotated or reflected.
+    Distances are negative inside. Structures that the image border cuts are closed there, as in the preparation.
+    """
 
-    def __init__(self, frame, crop, origin):
+    def __init__(self, frame: Frame, crop: np.ndarray, origin: np.ndarray):
         self.frame, self.origin = frame, np.asarray(origin, np.int64)
         self.spacing_mm = frame.spacing_mm
         self.voxel_mm = float(self.spacing_mm.max())
@@ -42,29 +45,29 @@ class TruthReference:
         self.faces_grid_mm = faces_voxel.astype(np.float64) * self.spacing_mm
         self.outward = np.concatenate(outward)  # (F, 3) f32, along the image axes
         self.tree = _tree(self.faces_grid_mm)
-        # neighbours on the wall are counted in voxels: in mm, those of a 10 mm slice would all lie on one line
+        # the nearest faces are searched in voxels: in mm, those in a 10 mm slice would all lie on one line
         isotropic = self.spacing_mm.max() < 1.5 * self.spacing_mm.min()
         self.voxel_tree = self.tree if isotropic else _tree(self.faces_voxel)
         self._wall_points = self.faces_grid_mm if isotropic else self.faces_voxel
         self._wall_voxel = self.voxel_mm if isotropic else 1.0  # a voxel in the unit of _wall_points
 
-    def labels_at(self, index):
-        """(N,) labels at voxel indices (N, 3) of the source grid; 0 outside the crop."""
+    def labels_at(self, index: np.ndarray) -> np.ndarray:
+        """(N,) u8 labels at voxel indices (N, 3) of the source grid; 0 outside the crop."""
         return self.padded.ravel()[self._flat(index)]
 
-    def labels_around(self, index):
-        """(N, 27) labels of the 3x3x3 voxels round the voxel indices (N, 3)."""
+    def labels_around(self, index: np.ndarray) -> np.ndarray:
+        """(N, 27) u8 labels of the 3x3x3 voxels around the voxel indices (N, 3)."""
         _, y, z = self.padded.shape
         steps = np.array([(i * y + j) * z + k for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)])
         return self.padded.ravel()[self._flat(index)[:, None] + steps]
 
     def _flat(self, index):
-        """Flat indices into the padded crop; what lies beyond it is moved to the middle of its empty margin."""
+        """(N,) flat indices into the padded crop; indices beyond it are moved into its empty margin."""
         local = np.clip(index - (self.origin - _MARGIN), 1, np.array(self.padded.shape) - 2)
         return np.ravel_multi_index(tuple(local.T), self.padded.shape)
 
-    def distance(self, points_voxel):
-        """Estimated union distance at points (N, 3) in voxels: (sdf_mm (N,), gradient (N, 3) along the image axes)."""
+    def distance(self, points_voxel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Union distance at points (N, 3) in voxels, estimated: sdf_mm (N,), gradient (N, 3) along the image axes."""
         x = np.asarray(points_voxel, np.float64) * self.spacing_mm
         near_mm, nearest = self.tree.query(x)
         used, back = np.unique(nearest, return_inverse=True)
@@ -74,7 +77,7 @@ class TruthReference:
         height = (offset * normal).sum(1)
         along = offset - height[:, None] * normal
         reach = np.linalg.norm(along / self.spacing_mm, axis=1)  # in voxels
-        # the plane stands for the surface only within about a voxel of its middle
+        # the plane approximates the surface only within about a voxel of its middle
         foot = centre + along * np.minimum(1, 1 / np.maximum(reach, 1e-9))[:, None]
         away = x - foot
         distance = np.linalg.norm(away, axis=1)
@@ -89,7 +92,8 @@ class TruthReference:
         return sign * distance, gradient
 
     def _planes(self, faces):
-        """Middle (n, 3) and outward unit normal (n, 3) of the plane through the faces round each of `faces` (ids)."""
+        """Middle (n, 3) in grid mm and outward unit normal (n, 3) of the plane through the voxel faces around each of
+        `faces` (n,), row numbers of `faces_voxel`."""
         count = min(_NEIGHBOURS, len(self.faces_grid_mm))
         away, around = self.voxel_tree.query(self._wall_points[faces], k=count)
         away, around = away.reshape(len(faces), count), around.reshape(len(faces), count)
