@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Dice against numbers in the code: one model with point queries, encoded with fewer and more latents.
+"""Dice against the size of the latents: one model with point queries, encoded with fewer and more of them.
 
     python benchmarks/compression.py --checkpoint C --val cases/val.csv --output_dir OUT
                                      [--hearts 8] [--latents 32 64 ...] [-- options of reconstruct.py]
 
-A code of M latents has M x (L + 3) numbers (L of the name, and the place). Beside it: what the label maps take as
-compressed files, and the code in 16 bit.
+M latents are M x (L + 3) numbers (L of the model's name, and the place). Beside them: their size in 16 bit, and that
+of the label maps as compressed files.
 """
 
 import argparse
@@ -29,10 +29,12 @@ def main(argv=None):
     words, more = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--val", type=Path, required=True, help="CSV of the hearts that were held back")
+    parser.add_argument("--val", type=Path, required=True, help="val.csv of create_csv.py")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--hearts", type=int, default=8, help="the first so many of them (default: 8)")
-    parser.add_argument("--latents", type=int, nargs="+", default=[32, 64, 128, 256, 512, 1024])
+    parser.add_argument("--hearts", type=int, default=8, help="how many of them, from the first (default: 8)")
+    parser.add_argument(
+        "--latents", type=int, nargs="+", default=[32, 64, 128, 256, 512, 1024], help="numbers of latents"
+    )
     args = parser.parse_args(words)
     checkpoint = load_checkpoint(args.checkpoint)
     per_latent = parse_model_name(checkpoint["model_config"]["name"])["code_dim"] + 3

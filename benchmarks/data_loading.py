@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """Loading of training batches at full counts: memory cache, memory-mapped files, and plain reads, in one run.
 
-    python benchmarks/data_loading.py            24 made-up case files, two minutes on two free cores
+    python benchmarks/data_loading.py            24 synthetic case files, two minutes on two free cores
 
-8,192 surface points, 3,072 queries and 1,024 Eikonal points per case from files of 3 x 50,000 points, batch 8. Every
-way is measured in turn, --repeat times, and its fastest round counts. Cases per second by the clock depend on what
-else the machine does: the ratios and the CPU seconds per case hold. Memory is that of the training process and its
-loader processes together, shared pages counted once (PSS), after epochs 1, 5 and 10.
+8,192 surface points, 3,072 queries and 1,024 Eikonal points per case from files of 3 x 50,000 points, batch 8. The
+ways are measured in turn, --repeat times; the fastest round of each counts. Cases per second by the clock depend on
+the load of the machine; ratios and CPU seconds per case do not. Memory is that of the training process and its loader
+processes together, shared pages counted once (PSS), after epochs 1, 5 and 10.
 """
 
 import argparse

@@ -5,9 +5,9 @@
     python benchmarks/decoding.py --checkpoint C --input CASE.npz --size 256 --weights random    # an untrained model
     python benchmarks/decoding.py --checkpoint C --input CASE.npz --size 256 --weights truth     # the heart's own field
 
-A line per heart, as in benchmarks/RESULTS.md; exit code 1 where a limit of issue 5 is broken (`complaints`). `truth`:
-instead of a model the distance field and labels of the case's own truth (vecset/geometry/distance_field.py), which a model
-without any error would give; its coronaries are as thin as the heart's.
+A line per heart, as in benchmarks/RESULTS.md; exit code 1 where a limit is broken (`complaints`). `truth`: the
+distance field and labels of the case's own truth instead of a model (vecset/geometry/distance_field.py), as a model
+without any error would give them.
 """
 
 import argparse
@@ -142,7 +142,7 @@ def compare(labels, expected, num_classes):
 
 
 def complaints(figures, weights, size):
-    """What of issue 5 does not hold, as a list of texts. A random field may fall back, and then must be equal."""
+    """The limits that are broken, as a list of texts. A random field may fall back, and then must be equal."""
     found = []
     if figures["checked"] < CHECKED_SHARE * figures["skipped"]:
         found.append(f"{figures['checked']} of {figures['skipped']} skipped voxels checked")
@@ -210,14 +210,16 @@ def main():
     parser.add_argument("--input", required=True, type=Path, nargs="+", help="case files or label maps")
     parser.add_argument("--size", type=int, help="size^3 voxels over the unit cube (default: the source grid)")
     parser.add_argument("--chunk", type=int, default=CHUNK, help="query points at once (default: %(default)s)")
-    parser.add_argument("--no_dense", action="store_true", help="coarse to fine alone, without the comparison")
+    parser.add_argument("--no_dense", action="store_true", help="leave out decoding every voxel")
     parser.add_argument(
         "--weights",
         default="trained",
         choices=("trained", "random", "truth"),
-        help="of the checkpoint, random ones, or no model but the heart's own field (default: trained)",
+        help="those of the checkpoint, random ones, or the heart's own field instead of a model (default: trained)",
     )
-    parser.add_argument("--random_std", type=float, default=0.1, help="of random weights (default: %(default)s)")
+    parser.add_argument(
+        "--random_std", type=float, default=0.1, help="standard deviation of random weights (default: %(default)s)"
+    )
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.checkpoint)
     model = model_from_checkpoint(checkpoint)

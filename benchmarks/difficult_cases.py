@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""What a trained model makes of hearts that are harder than its training hearts: Dice per class, a row per difficulty.
+"""How a trained model reconstructs hearts that are harder than its training hearts: Dice per class, a row per
+difficulty.
 
     python benchmarks/difficult_cases.py --checkpoint C --labels FOLDER --val cases/val.csv --output_dir OUT
                                          [--hearts 8] [-- options of reconstruct.py]
@@ -7,14 +8,14 @@
 The same validation hearts, made harder one way at a time, go through `reconstruct.py` as label maps:
 
     as they are      for comparison
-    missing          pulmonary veins and appendage are not in the label map at all (classes 10 and 8)
+    missing          pulmonary veins and appendage are not in the label map (classes 10 and 8)
     cut              the image ends where a sixth of the heart's height is left above
-    noise            a fifth of the voxels at class borders has the label of a neighbour; scored against the clean labels
+    noise            a fifth of the voxels at class borders has a neighbour's label; scored against the clean labels
     2 mm             resampled to 2 mm
     thick slices     resampled to 0.8 x 0.8 x 4 mm
     turned           the patient turned by 40 degrees about an oblique axis, twice as far as training turns hearts
 
-Dice is taken by this script from the label maps that were written, on the grid of what was given.
+This script computes Dice itself, from the label maps that were written, on the grid of the input.
 """
 
 import argparse
@@ -127,9 +128,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--labels", type=Path, required=True, help="folder of the label maps")
-    parser.add_argument("--val", type=Path, required=True, help="CSV of the hearts that were held back")
+    parser.add_argument("--val", type=Path, required=True, help="val.csv of create_csv.py")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--hearts", type=int, default=8, help="the first so many of them (default: 8)")
+    parser.add_argument("--hearts", type=int, default=8, help="how many of them, from the first (default: 8)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args(words)
     with open(args.val, newline="", encoding="utf-8") as handle:
@@ -180,20 +181,20 @@ def main(argv=None):
             print("|---|" + "---|" * (len(names) + 2), flush=True)
         found = {case: np.asanyarray(nib.load(folder / "out" / case / "labels.nii.gz").dataobj) for case in cases}
         table = np.array([dice(found[case], truths[case], len(names)) for case in cases])
-        invented = [
+        spurious = [
             int(sum((found[case] == c).sum() > 0 and not (truths[case] == c).any() for case in cases))
             for c in range(1, len(names) + 1)
         ]
         union = np.mean([dice(found[case] > 0, truths[case] > 0, 1)[0] for case in cases])
         cells = [
-            f"invented in {times}"
+            f"spurious in {times}"
             if times
             else "absent"
             if not any((truths[case] == c).any() for case in cases)
             else f"{np.nanmean(table[:, c - 1]):.3f}"
-            for c, times in enumerate(invented, 1)
+            for c, times in enumerate(spurious, 1)
         ]
-        present = np.array([not t for t in invented]) & np.isfinite(table).any(0)
+        present = np.array([not t for t in spurious]) & np.isfinite(table).any(0)
         print(
             f"| {way} | {np.nanmean(table[:, present], 0).mean():.3f} | {' | '.join(cells)} | {union:.3f} |", flush=True
         )

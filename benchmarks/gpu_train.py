@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""The training step on a GPU, all of it in one command and one table, within eight minutes.
+"""The training step on a GPU: one command, one table, within eight minutes.
 
     python benchmarks/gpu_train.py                  the 425 M model of Phase 1 on the first GPU
-    python benchmarks/gpu_train.py --tiny           a tiny model, also on a CPU: shows that it runs, not how fast
+    python benchmarks/gpu_train.py --tiny           a tiny model, also on a CPU: a smoke test, no timing
 
-Needs torch 2.6 or newer, numpy and this repository, nothing else and no data: the points are made up, the step is the
-one of vecset/engines (forward, losses, backward, clipping, AdamW, the guard against what is not finite). Rows: batch 2,
-16 and 64, with and without the Eikonal term, compiled and not, activations kept or computed again (where keeping them
-runs out of memory, and at the largest batch in any case), and the reference (plain attention everywhere, the Eikonal
-gradient at all points, float32). MFU is useful work over the speed of a large matrix product measured just before.
+Needs torch 2.6 or newer, numpy and this repository; no data. Points are random; the step is that of vecset/engines
+(forward, losses, backward, clipping, AdamW, the check for non-finite values). Rows: batch 2, 16 and 64, with and
+without the Eikonal term, compiled and not, activations kept or recomputed (where keeping them runs out of memory, and
+at the largest batch in any case), and the reference (plain attention everywhere, the Eikonal gradient at all points,
+float32). MFU: useful work over the speed of a large matrix product, measured just before.
 """
 
 import argparse
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 import torch  # noqa: E402
-from step_parts import CLASSES, human, made_up_batch, randomise_output, slow_losses, step_flop  # noqa: E402
+from step_parts import CLASSES, human, random_batch, randomise_output, slow_losses, step_flop  # noqa: E402
 
 from vecset.data.epoch_plan import MicroBatch  # noqa: E402
 from vecset.engines.distributed import Ranks  # noqa: E402
@@ -83,7 +83,7 @@ class Bench:
 
     def batch(self, cases, eikonal=True):
         s = self.sizes
-        return made_up_batch(cases, s["surface"], s["queries"], s["eikonal"] if eikonal else 0, self.device)
+        return random_batch(cases, s["surface"], s["queries"], s["eikonal"] if eikonal else 0, self.device)
 
     def wait(self):
         if self.device.type == "cuda":
@@ -142,7 +142,7 @@ def matrix_speed(size, device):
     """FLOP/s of a square matrix product, bfloat16 on a GPU and float32 on a CPU."""
     on_gpu = device.type == "cuda"
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)
-    for repeat in range(2):
+    for _ in range(2):
         times = 20
         if on_gpu:
             torch.cuda.synchronize(device)
@@ -160,7 +160,7 @@ def exactness(device):
     with device:
         model = build_model("learnable_vec16x8_dim128_depth2_nb", CLASSES)
     randomise_output(model)
-    batch = made_up_batch(2, 256, 96, 32, device)
+    batch = random_batch(2, 256, 96, 32, device)
     weights = {**DEFAULT_WEIGHTS, "eikonal": 1.0}
     found = []
     for losses in (
@@ -177,7 +177,6 @@ def exactness(device):
 
 def synchronizing_calls(bench):
     """How many calls inside three steps made the host wait for the GPU, by torch's own account."""
-    counted = []
 
     def after_step(epoch, step, lr):
         if step == 1:  # the first step sets up
@@ -295,13 +294,13 @@ def main(argv=None):
     deadline = time.monotonic() + 60 * args.minutes
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cpu" and not args.tiny:
-        print("error: no GPU here; --tiny shows on a CPU that this runs", file=sys.stderr)
+        print("error: no GPU found; --tiny runs on a CPU", file=sys.stderr)
         return 2
     sizes = SIZES["tiny" if args.tiny else "full"]
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{where}, torch {torch.__version__}, Python {sys.version.split()[0]}")
     if device.type == "cpu":
-        print("THIS IS NO GPU FIGURE: it ran on a CPU, in float32, with a model that is no use.")
+        print("NOT A GPU FIGURE: it ran on a CPU, in float32, with a tiny model.")
     check_double_backward(device)
     loss, gradient = exactness(device)
     print(
@@ -323,7 +322,7 @@ def main(argv=None):
     for line in verdict(sizes, results) if device.type == "cuda" and not args.tiny else ():
         print(line)
     if device.type == "cpu":
-        print("THIS WAS NO GPU FIGURE.")
+        print("NOT A GPU FIGURE.")
     return 0
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How long report.html takes to write, and how large it is.
 
-python benchmarks/html_report.py RECONSTRUCTION            a finished folder, its input still there
+python benchmarks/html_report.py RECONSTRUCTION            a finished folder whose inputs are still there
 python benchmarks/html_report.py --label_map heart.nii.gz  one heart against itself moved by two voxels, three times
 """
 
@@ -21,7 +21,7 @@ from vecset.report.page import write_html_report
 
 
 def moved_copies(folder, label_map, classes):
-    """A made-up run in `folder`: three hearts, each `label_map` with its reconstruction moved by two voxels."""
+    """A synthetic run in `folder`: three hearts, each `label_map` with its reconstruction moved by two voxels."""
     from vecset.imaging.classes import default_class_names
     from vecset.imaging.label_map import read_label_map, write_label_map
     from vecset.metrics.overlap import mean_over_classes, score
@@ -46,7 +46,7 @@ def main(argv=None):
     parser.add_argument("folder", nargs="?", type=Path, help="output folder of reconstruct.py (default: none)")
     parser.add_argument("--label_map", type=Path, help="a label map instead of a folder (default: none)")
     parser.add_argument("--classes", type=int, default=10, help="classes of --label_map (default: 10)")
-    parser.add_argument("--run_dir", type=Path, help="training run, for the curves (default: none)")
+    parser.add_argument("--run_dir", type=Path, help="training run whose curves are shown (default: none)")
     args = parser.parse_args(argv)
     if (args.folder is None) == (args.label_map is None):
         parser.error("give a folder or --label_map")

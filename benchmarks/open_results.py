@@ -3,13 +3,13 @@
 
     python benchmarks/open_results.py RECONSTRUCTION [--truth heart.nii.gz] [--volume_tolerance 0.03]
 
-For every heart in the folder: labels.nii.gz and labels.seg.nrrd hold the same voxels at the same places in the patient
-(SimpleITK's LPS against nibabel's RAS), with the same names; with --truth (one heart), at the places of the source.
-Each mesh is watertight, wound outward, with the volume of its label within the tolerance, or within a twentieth of a
-voxel over its whole surface where that is more (a tube of one or two voxels loses that by meshing), and its centre
-within a voxel of the label's; heart.glb has a part for each. With --truth the volume is compared with the true label's,
-too, which a reconstruction of an unseen heart will not always pass. Exit code 1 and a line for each thing that is not
-so.
+For every heart in the folder: labels.nii.gz and labels.seg.nrrd hold the same voxels at the same places in the
+patient (SimpleITK's LPS against nibabel's RAS), with the same names; with --truth (one heart), at the places of the
+source. Each mesh is watertight and wound outward. Its volume is that of its label within the tolerance, or within a
+twentieth of a voxel over its whole surface where that is more (a tube of one or two voxels loses that by meshing).
+Its centre is within a voxel of the label's. heart.glb has a part for each. With --truth the volume is also compared
+with the true label's, which a reconstruction of an unseen heart will not always pass. Exit code 1 and a line for each
+mismatch.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="output folder of reconstruct.py")
     parser.add_argument("--truth", type=Path, help="the label map that the one heart was made from (NIfTI)")
-    parser.add_argument("--volume_tolerance", type=float, default=0.03, help="of meshes, a share (default: 0.03)")
+    parser.add_argument("--volume_tolerance", type=float, default=0.03, help="of meshes, relative (default: 0.03)")
     args = parser.parse_args(argv)
     hearts = sorted(p.parent for p in args.folder.glob("*/labels.nii.gz"))
     if not hearts or (args.truth and len(hearts) > 1):
@@ -124,12 +124,12 @@ def main(argv=None):
     truth, complaints = nibabel.load(args.truth) if args.truth else None, []
     for folder in hearts:
         print(folder.name)
-        parts = check_grids(folder, truth, lambda text: complaints.append(f"{folder.name}: {text}"))
+        found = []
+        parts = check_grids(folder, truth, found.append)
         if (folder / "meshes").is_dir():
-            check_meshes(
-                folder, *parts, truth, args.volume_tolerance, lambda text: complaints.append(f"{folder.name}: {text}")
-            )
-    print("\n".join(complaints) or f"{len(hearts)} of {len(hearts)} hearts as they should be")
+            check_meshes(folder, *parts, truth, args.volume_tolerance, found.append)
+        complaints += [f"{folder.name}: {text}" for text in found]
+    print("\n".join(complaints) or f"{len(hearts)} of {len(hearts)} hearts passed")
     return bool(complaints)
 
 

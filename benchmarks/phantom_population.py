@@ -1,6 +1,6 @@
 """How much the synthetic hearts differ: the validation Dice of the training set's mean shape and of its nearest heart.
 
-A population on which these two score high is learned by heart, not understood. Hearts 0..T-1 of the seed train, the
+Where these two score high, a model can memorise the population. Hearts 0..T-1 of the seed train, the
 next V validate (as `make_phantoms.py --num T+V` numbers them). Every heart is brought into the unit frame (centre =
 middle of the union's bounding box in mm, scale = 0.95 / largest distance from it) and sampled on one grid of [-1, 1]^3.
 

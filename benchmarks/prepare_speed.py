@@ -4,10 +4,10 @@
     python benchmarks/prepare_speed.py                     phantoms of all sizes, five minutes
     python benchmarks/prepare_speed.py --slow              with the plain way in the same run: three minutes more
     python benchmarks/prepare_speed.py --workers           one worker against two, by the clock: two minutes more
-    python benchmarks/prepare_speed.py --input FILE        a label map of one's own
+    python benchmarks/prepare_speed.py --input FILE        your own label map
 
-CPU seconds (one thread) and seconds by the clock of the second run in a process (numba has compiled); peak memory of
-that process, interpreter and libraries included.
+CPU seconds (one thread) and wall-clock seconds of the second run in a process (numba has compiled); peak memory of that
+process, interpreter and libraries included.
 """
 
 import argparse
@@ -82,7 +82,8 @@ def measure_one(path, classes):
         fast(path, classes, Path(folder) / "a.npz")
         cpu, clock, box = fast(path, classes, Path(folder) / "b.npz")
     # not ru_maxrss: across fork and exec that starts at the parent's
-    peak_kb = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    with open("/proc/self/status") as status:
+        peak_kb = next(line.split()[1] for line in status if line.startswith("VmHWM"))
     print(cpu, clock, box, int(peak_kb) / 1024)
 
 

@@ -4,10 +4,10 @@
     python benchmarks/quality_speed.py --cases output/cases                     998 files out of those in the folder
     python benchmarks/quality_speed.py --cases output/cases --files 100 --report
 
-Where the folder holds fewer files than asked for, each is taken several times under other names (hard links, or copies
-where the file system has none); these are rightly reported as copies of each other, so the verdict is FAIL then and is
-printed without judging it. CPU seconds of the command and its workers, seconds by the clock, largest memory of one
-process; one line of a table.
+Where the folder holds fewer files than --files, each is taken several times under other names (hard links, or copies
+where the file system has none). They are reported as copies of each other, so the verdict is FAIL then; it is printed
+and not judged. Prints one line of a table: CPU seconds of the command and its workers, wall-clock seconds, largest
+memory of one process.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, help="folder of case files")
     parser.add_argument("--files", type=int, default=998, help="files to check (default: 998)")
-    parser.add_argument("--file_workers", type=int, default=2, help="as of check_data_quality.py (default: 2)")
+    parser.add_argument("--file_workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument("--report", action="store_true", help="with tables and pictures (default: verdict alone)")
     args = parser.parse_args()
     sources = sorted(args.cases.resolve().glob("*.npz"))

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""What a step of the recipes' networks costs on a GPU, on made-up points, and how latents are chosen. All surface points
-are decoded here, a part of them in the recipes (`--surface_loss_points`), whose steps are cheaper.
+"""What a step of the recipes' networks costs on a GPU, on random points, and what choosing latents costs. All surface
+points are decoded here; the recipes decode a part of them (`--surface_loss_points`), so their steps are cheaper.
 
     python benchmarks/recipe_steps.py           about a minute on the first GPU
-    python benchmarks/recipe_steps.py --tiny    tiny models, also on a CPU: shows that it runs, not how fast
+    python benchmarks/recipe_steps.py --tiny    tiny models, also on a CPU: a smoke test, no timing
 
 Needs torch 2.6 or newer, numpy and this repository. First table: farthest point sampling by the kernel of
-vecset/models/farthest_points_cuda.py and by the loop it replaces, and whether they choose the same points. Second table:
-whole training steps (forward, losses, Eikonal decode, backward, clipping, AdamW) in bfloat16 on a GPU.
+vecset/models/farthest_points_cuda.py and by the loop it replaces, and whether they choose the same points. Second
+table: whole training steps (forward, losses, Eikonal decode, backward, clipping, AdamW) in bfloat16 on a GPU.
 """
 
 import argparse
@@ -21,7 +21,7 @@ sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 import torch  # noqa: E402
 from gpu_train import OneBatch  # noqa: E402
-from step_parts import CLASSES, human, made_up_batch, randomise_output, step_flop  # noqa: E402
+from step_parts import CLASSES, human, random_batch, randomise_output, step_flop  # noqa: E402
 
 from vecset.engines.distributed import Ranks  # noqa: E402
 from vecset.engines.loop import StepOptions, new_monitor, train_one_epoch  # noqa: E402
@@ -55,8 +55,8 @@ def wait(device):
 
 
 def choice_of_latents(device, cases, points, counts):
-    """Rows: latents chosen, milliseconds by `farthest_point_sampling` and by the loop (best of two), the same points?"""
-    batch = made_up_batch(cases, points, 96, 0, device)
+    """Rows: latents, milliseconds by `farthest_point_sampling` and by the loop (best of two), the same points?"""
+    batch = random_batch(cases, points, 96, 0, device)
     points_BN3, classes_BN = batch["surface_points"], batch["surface_labels"] - 1
     density_C = build_model("point_vec8x4_dim64_depth1_nb", CLASSES, **OPTIONS).density_C.to(device)
     first_B = (points_BN3 - points_BN3.mean(1, keepdim=True)).square().sum(-1).argmax(1)
@@ -104,7 +104,7 @@ def step_row(device, name, cases, surface, latents, compiled, queries, eikonal, 
         torch.cuda.reset_peak_memory_stats(device)
     train_one_epoch(
         model,
-        itertools.repeat(made_up_batch(cases, surface, queries, eikonal, device)),
+        itertools.repeat(random_batch(cases, surface, queries, eikonal, device)),
         OneBatch(3 + steps, cases),
         build_optimizer(model, 1e-5, 0.01, 0.95),
         lambda epoch: 1e-5,
@@ -135,13 +135,14 @@ def main(argv=None):
     args = parser.parse_args(argv)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cpu" and not args.tiny:
-        print("error: no GPU here; --tiny shows on a CPU that this runs", file=sys.stderr)
+        print("error: no GPU found; --tiny runs on a CPU", file=sys.stderr)
         return 2
-    print(torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU: THIS IS NO GPU FIGURE", end=", ")
+    print(torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU: NOT A GPU FIGURE", end=", ")
     print(f"torch {torch.__version__}, Python {sys.version.split()[0]}\n")
     choice_of_latents(device, *((2, 256, (16, 32)) if args.tiny else (32, 8192, (512, 1024))))
     print(
-        "\n| model | parameters | batch | surface points | latents | compiled | ms per step | cases/s | speed | peak GB |"
+        "\n| model | parameters | batch | surface points | latents | compiled "
+        "| ms per step | cases/s | speed | peak GB |"
     )
     print("|---" * 10 + "|")
     for row in TINY_STEPS if args.tiny else STEPS:

@@ -3,13 +3,12 @@
 
     python benchmarks/resources.py [--hearts 798] [--epochs 400] [--tflops 156] [--models NAME ...]
 
-Memory: what every GPU holds whatever the batch is: weights in float32 (4 bytes per parameter) and their bfloat16 copies
-(2), gradients (4), the copy of them that DDP sends (4, several ranks only) and AdamW's two moments (8, or 8 / ranks
-with --shard optimizer). On top of it, per case, what a step keeps for its backward pass: counted on the CPU under
-bfloat16 autocast, at depth 1 and 2, of which it is a straight line. GB everywhere. What an operation needs for a moment is in neither;
-`main_ae.py --dry_run` prints the peak of a step. Hours: operations of the steps
-(step_parts.step_flop) over the speed that is assumed; the default is half of the 312 TFLOP/s that NVIDIA states for
-dense bfloat16 on an A100.
+Memory in GB. Independent of the batch: weights in float32 (4 bytes per parameter) and their bfloat16 copies (2),
+gradients (4), the copy of them that DDP sends (4, several ranks only) and AdamW's two moments (8, or 8 / ranks with
+--shard optimizer). Per case: what a step keeps for its backward pass, counted on the CPU under bfloat16 autocast at
+depth 1 and 2 and extrapolated linearly. Temporary buffers are in neither; `main_ae.py --dry_run` prints the peak of a
+step. Hours: operations of the steps (step_parts.step_flop) over the assumed speed; the default is half of the 312
+TFLOP/s that NVIDIA states for dense bfloat16 on an A100.
 """
 
 import argparse
@@ -21,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 import torch  # noqa: E402
-from step_parts import made_up_batch, step_flop  # noqa: E402
+from step_parts import random_batch, step_flop  # noqa: E402
 
 from vecset.engines.loop import StepOptions, forward_losses  # noqa: E402
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
@@ -74,7 +73,7 @@ def kept_bytes(name, cases, counts, options=None):
     model = build_model(name, 10, **options or {})
     kept, weights = Kept(model), {**DEFAULT_WEIGHTS, "eikonal": 0.1}
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-        loss = forward_losses(model, made_up_batch(cases, *counts), StepOptions(weights, bf16=True), 10)
+        loss = forward_losses(model, random_batch(cases, *counts), StepOptions(weights, bf16=True), 10)
     total = kept.count()
     del loss  # it holds the graph
     return total
@@ -94,7 +93,7 @@ def case_gb(name, counts=(8192, 3072, 1024)):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hearts", type=int, default=798, help="training hearts (default: 798)")
-    parser.add_argument("--epochs", type=int, default=400, help="default: 400")
+    parser.add_argument("--epochs", type=int, default=400, help="epochs (default: 400)")
     parser.add_argument("--tflops", type=float, default=156, help="assumed speed of one GPU (default: 156)")
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="model names")
     args = parser.parse_args(argv)

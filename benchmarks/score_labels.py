@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Dice of label maps against the truth. On purpose it shares nothing with the rest: nibabel (SimpleITK) and numpy.
+"""Dice of label maps against the truth. Independent of the rest on purpose: nibabel (SimpleITK) and numpy alone.
 
     python benchmarks/score_labels.py truth.nii.gz prediction.nii.gz
     python benchmarks/score_labels.py TRUTH_DIR PREDICTION_DIR
@@ -10,6 +10,7 @@ within 1e-4. A class in neither map is left out; in one of them only, its Dice i
 folders, over the classes' means.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -75,11 +76,15 @@ def pairs(truth, prediction):
     return [(n, here[n], there[n]) for n in here if n in there], [n for n in here if n not in there]
 
 
-def main(arguments):
-    if len(arguments) != 2 or not all(Path(a).exists() for a in arguments):
-        print(__doc__, file=sys.stderr)
-        return 2
-    found, left_out = pairs(*map(Path, arguments))
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("truth", type=Path, help="label map, or folder of label maps")
+    parser.add_argument("prediction", type=Path, help="label map, or folder of label maps")
+    args = parser.parse_args(argv)
+    for path in (args.truth, args.prediction):
+        if not path.exists():
+            parser.error(f"{path}: no such file or folder")
+    found, left_out = pairs(args.truth, args.prediction)
     if not found:
         sys.exit("error: no prediction belongs to any truth")
     per_class = {}
@@ -102,4 +107,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Accuracy of the prepared distance field against formulas, over random poses: the tables of issue 3.
+"""Accuracy of the prepared distance field against formulas, over random poses.
 
 Near the surface: fresh points, uniform within 3 voxels of the true one; errors in voxels of the largest spacing; wrong
 signs among points within 1 voxel. Then: far points, the slope, other grids, thick slices against brute force, a whole
@@ -21,7 +21,7 @@ sys.path[0] = ROOT
 from vecset.geometry.distance_field import METHODS, UnionField  # noqa: E402
 from vecset.geometry.surface import crop_foreground, mask_mesh, signed_volume, union_mesh  # noqa: E402
 
-# Limits of issue 3: mean, p99 (voxels), wrong signs (share)
+# Limits: mean, p99 (voxels), wrong signs (share)
 LIMITS = {
     "sphere": (0.09, 0.33, 0.045),
     "torus": (0.09, 0.33, 0.045),
@@ -112,7 +112,7 @@ def pose_of(body, spacing, rng, reach=22.0):
 
 def far_errors(body, spacing, rng, count=5000):
     """Largest error in voxels at points up to two image widths away: beyond the crop, and beyond the image."""
-    field, crop, to_local, to_body, unit = pose_of(body, spacing, rng)
+    field, crop, to_local, _, unit = pose_of(body, spacing, rng)
     points = rng.uniform(-100, 100, (count, 3))
     local_mm = to_local(points)
     index = local_mm / crop.spacing_mm

@@ -1,9 +1,8 @@
-"""What the benchmarks of the training step share: batches of made-up points, and the reference of the step.
+"""What the benchmarks of the training step share: batches of random points, and the reference of the step.
 
-The reference does what the forerunner of this software did: a token for every point (no folding of linear maps), plain
-attention everywhere (a Q x K buffer for every head), float32, and the Eikonal gradient taken on the main graph at all
-decoded points, queries and surface points.
-torch and numpy only.
+The reference has a token for every point (no folding of linear maps), plain attention everywhere (a Q x K buffer for
+every head), float32, and the Eikonal gradient taken on the main graph at all decoded points, queries and surface
+points. torch and numpy only.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from vecset.models.embedding import surface_features
 CLASSES = 10
 
 
-def made_up_batch(cases, surface, queries, eikonal, device="cpu", seed=0):
+def random_batch(cases, surface, queries, eikonal, device="cpu", seed=0):
     """A batch with the keys of docs/design.md: points in a ball of radius 0.8 cut into slabs. The numbers of `queries`
     are near, inside and outside points in equal parts; eikonal 0: no Eikonal points."""
     generator = torch.Generator().manual_seed(seed)
@@ -55,7 +54,7 @@ def randomise_output(model):
 
 
 @contextlib.contextmanager
-def as_the_forerunner(model):
+def as_the_reference(model):
     """Plain attention everywhere, differentiated by autograd alone, and a token for every point."""
     kept = attention.fused_attention, attention_slope.slope_kernel
     attention.fused_attention, attention_slope.slope_kernel = attention.plain_attention, slope_by_autograd
@@ -72,7 +71,7 @@ def slow_losses(model, batch, weights=None, all_points=True):
     weights = weights or DEFAULT_WEIGHTS
     points_BT3, *targets = decoded_points(batch)
     surface_BNF = surface_features(batch["surface_points"], batch["surface_labels"], CLASSES)
-    with as_the_forerunner(model):
+    with as_the_reference(model):
         if all_points and weights.get("eikonal"):
             points_BT3 = points_BT3.clone().requires_grad_(True)
             outputs = model(surface_BNF, points_BT3)
@@ -85,7 +84,7 @@ def slow_losses(model, batch, weights=None, all_points=True):
 def step_flop(name, surface, queries, eikonal, rotary=False, decoder_layers=0, **no_matter):
     """Floating point operations of one training step and case (a product and a sum are two): matrix products and
     attention, forward once and backward twice as much; the Eikonal decode as one more forward and backward, and the
-    backward of both. What is recomputed is not counted, so the share of the peak (MFU) is that of useful work. The rest:
+    backward of both. What is recomputed is not counted, so MFU is that of useful work. The rest:
     options of the network; those that cost no products are taken and ignored."""
     sizes = parse_model_name(name)
     D, M, depth = sizes["dim"], sizes["num_latents"], sizes["depth"]

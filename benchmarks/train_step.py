@@ -5,9 +5,8 @@
     python benchmarks/train_step.py --model NAME --only M N Q        one model, some of the tables
 
 Every row is a process of its own, one case. Seconds are those of a step, forward and backward, the least of --steps
-after one that does not count: CPU seconds of one thread, which other work on the machine disturbs least, or with
---threads 2 and more seconds by the clock. Memory is the process's peak above what it had before the model was built.
-Both sides of a ratio are measured one after the other in the same run.
+after a warm-up step: CPU seconds of one thread, or wall-clock seconds with more (--threads). Memory is the process's
+peak above that before the model was built. Both sides of a ratio are measured one after the other in the same run.
 """
 
 import argparse
@@ -31,7 +30,7 @@ SIDES = {
 def measure(side, name, surface, queries, eikonal, steps, threads):
     """{'seconds', 'peak_mb', 'loss', 'gradient'} of one side, in this process."""
     import torch
-    from step_parts import CLASSES, made_up_batch, randomise_output, slow_losses
+    from step_parts import CLASSES, random_batch, randomise_output, slow_losses
 
     from vecset.engines.loop import StepOptions, forward_losses
     from vecset.engines.losses import DEFAULT_WEIGHTS
@@ -43,7 +42,7 @@ def measure(side, name, surface, queries, eikonal, steps, threads):
     torch.manual_seed(0)
     model = build_model(name, CLASSES)
     randomise_output(model)
-    batch = made_up_batch(1, surface, queries, eikonal)
+    batch = random_batch(1, surface, queries, eikonal)
     seconds = []
     for _ in range(1 + steps):
         model.zero_grad()
@@ -71,7 +70,7 @@ def in_a_process(**settings):
     return json.loads(run.stdout.strip().split("\n")[-1])
 
 
-def against_the_twin(name, surface, queries, eikonal, steps, threads):
+def against_the_reference(name, surface, queries, eikonal, steps, threads):
     rows = {
         side: in_a_process(
             side=side, name=name, surface=surface, queries=queries, eikonal=eikonal, steps=steps, threads=threads
@@ -128,24 +127,24 @@ def main():
     )
     parser.add_argument("--surface", type=int, default=8192, help="surface points (default: 8192)")
     parser.add_argument("--queries", type=int, default=3072, help="query points (default: 3072)")
-    parser.add_argument("--eikonal", type=int, default=1024, help="Eikonal points of our side (default: 1024)")
-    parser.add_argument("--steps", type=int, default=2, help="steps that count (default: 2)")
+    parser.add_argument("--eikonal", type=int, default=1024, help="Eikonal points (default: 1024)")
+    parser.add_argument("--steps", type=int, default=2, help="measured steps (default: 2)")
     parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
     parser.add_argument(
         "--only",
         nargs="*",
-        default=["twin", "M", "N", "Q"],
-        choices=("twin", "M", "N", "Q"),
+        default=["reference", "M", "N", "Q"],
+        choices=("reference", "M", "N", "Q"),
         help="which tables (default: all)",
     )
-    parser.add_argument("--small", action="store_true", help="tiny tables of growth, for a test; they mean nothing")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, a smoke test")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(measure(**json.loads(args.one))))
         return
-    for name in args.model if "twin" in args.only else ():
-        against_the_twin(name, args.surface, args.queries, args.eikonal, args.steps, args.threads)
+    for name in args.model if "reference" in args.only else ():
+        against_the_reference(name, args.surface, args.queries, args.eikonal, args.steps, args.threads)
     for letter in "MNQ":
         if letter in args.only:
             growth(letter, args.steps, args.small, args.threads)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 import resources  # noqa: E402
-from step_parts import made_up_batch  # noqa: E402
+from step_parts import random_batch  # noqa: E402
 
 from vecset.engines.loop import StepOptions, forward_losses  # noqa: E402
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
@@ -65,7 +65,7 @@ def test_states_are_what_a_step_leaves_behind():
     torch.manual_seed(0)
     model = build_model(TINY.format(2), 10)
     optimizer = build_optimizer(model, 1e-3, 0.05, 0.999)
-    batch = made_up_batch(1, *COUNTS)
+    batch = random_batch(1, *COUNTS)
     forward_losses(model, batch, StepOptions({**DEFAULT_WEIGHTS, "eikonal": 0.1}), 10)[0].backward()
     optimizer.step()
     tensors = [t for p in model.parameters() for t in (p, p.grad, *optimizer.state[p].values())]

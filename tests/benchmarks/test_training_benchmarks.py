@@ -14,7 +14,7 @@ sys.path.append(os.path.join(os.path.dirname(__file__), "..", "benchmarks"))
 
 from step_parts import (
     CLASSES,
-    made_up_batch,
+    random_batch,
     randomise_output,
     slow_losses,
     step_flop,
@@ -33,10 +33,10 @@ def model_and_batch(eikonal=32):
     torch.manual_seed(0)
     model = build_model(NAME, CLASSES)
     randomise_output(model)
-    return model, made_up_batch(2, 128, 96, eikonal)
+    return model, random_batch(2, 128, 96, eikonal)
 
 
-def test_slow_twin_and_ours_agree_at_the_same_points():
+def test_reference_and_ours_agree_at_the_same_points():
     model, batch = model_and_batch()
     everywhere = {**batch, "eikonal_points": decoded_points(batch)[0]}
     for items, all_points in ((batch, False), (everywhere, True)):
@@ -92,11 +92,11 @@ def run_benchmark(repository, name, *words):
 def test_gpu_train_runs_on_a_bare_image_and_says_that_a_cpu_is_no_gpu(repository):
     run = run_benchmark(repository, "gpu_train.py", "--tiny", "--device", "cpu", "--no_compile", "--steps", 1)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("NO GPU FIGURE") == 2 and "goal" not in run.stdout
+    assert run.stdout.count("NOT A GPU FIGURE") == 2 and "goal" not in run.stdout
     rows = [
         line.split("|")[1:-1]
         for line in run.stdout.splitlines()
-        if line.startswith("| ours") or line.startswith("| slow")
+        if line.startswith("| ours") or line.startswith("| reference")
     ]
     assert [(int(r[1]), r[2].strip(), r[4].strip()) for r in rows] == [
         (2, "yes", "kept"),
@@ -117,7 +117,7 @@ def test_gpu_train_runs_on_a_bare_image_and_says_that_a_cpu_is_no_gpu(repository
 
 def test_recipe_steps_runs_on_a_bare_image(repository):
     run = run_benchmark(repository, "recipe_steps.py", "--tiny", "--device", "cpu", "--steps", 1)
-    assert run.returncode == 0 and "NO GPU FIGURE" in run.stdout, run.stderr
+    assert run.returncode == 0 and "NOT A GPU FIGURE" in run.stdout, run.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in run.stdout.splitlines() if "|" in line]
     assert [row[0] for row in rows if row[-1] == "yes"] == ["16", "32"], "the same points by both ways"
     assert [row[4] for row in rows if row[0].startswith("point_")] == ["all", "16"]
@@ -161,7 +161,7 @@ def test_train_step_prints_its_tables(repository):
         "--steps",
         1,
         "--only",
-        "twin",
+        "reference",
         "Q",
         "--small",
     )
