@@ -12,12 +12,15 @@ def importing(name):
     return lambda argv: __import__(name) and None
 
 
-@pytest.mark.parametrize("name", ["SimpleITK", "skimage", "matplotlib", "tensorboardX"])
-def test_a_package_that_is_not_installed_is_one_line(name, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "package"), [("SimpleITK", "SimpleITK"), ("skimage", "scikit-image"), ("tensorboardX", "tensorboardX")]
+)
+def test_a_package_that_is_not_installed_is_one_line(name, package, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     assert run_command(importing(name)) == 2
     line = capsys.readouterr().err
-    assert line.count("\n") == 1 and f"{name}, found none; install what requirements.txt names" in line
+    assert line.count("\n") == 1 and f"the Python package {package} is not installed; run " in line
+    assert line.endswith(f"-m pip install {package}\n")
 
 
 @pytest.mark.parametrize("name", ["vecset.no_such_module", "make_phantoms_x", "scipy.no_such_part"])
@@ -43,4 +46,4 @@ def test_reconstruct_asks_for_its_packages_before_it_begins(tmp_path, capsys, mo
         )
         == 2
     )
-    assert "package SimpleITK, found none" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "package SimpleITK is not installed" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -7,11 +7,8 @@ is not installed does; every other exception is a defect of the software and kee
 
 import errno
 import importlib.util
-import re
 import sys
-from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[2]
 _IMPORTED_AS = {"skimage": "scikit-image", "vtkmodules": "vtk"}  # name of a module: name of its package
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 75  # asked to stop, saved; the same command goes on (EX_TEMPFAIL of sysexits.h)
@@ -20,7 +17,7 @@ EXIT_STOPPED = 75  # asked to stop, saved; the same command goes on (EX_TEMPFAIL
 class InputError(Exception):
     """Bad input from outside, told in one line. Two forms:
 
-    InputError(where, expected, found, to_do)                where both are values: "x.csv: expected 10 classes, found 7"
+    InputError(where, expected, found, to_do)                where both are values: "x.csv: expected 10, found 7"
     InputError.because(where, problem, to_do)                all else: "--init_from and --resume exclude each other"
 
     where: a file, a flag, or "" where the problem names it; to_do: what the user can do about it, or "".
@@ -49,19 +46,22 @@ def require_package(name):
 
 
 def _is_lacking(name):
-    """Whether `name` is a package of requirements.txt or requirements-test.txt that is not installed; all else that cannot
+    """Whether the module `name` is of a package that the program needs and that is not installed. All else that cannot
     be imported (a module of ours, a part of a package of another version) is a defect."""
-    wanted = {
-        re.split(r"[^\w-]", line, maxsplit=1)[0].lower()
-        for path in _ROOT.glob("requirements*.txt")
-        for line in path.read_text(encoding="utf-8").splitlines()
-    }
-    known = _IMPORTED_AS.get(name, name).lower().replace("_", "-")
-    return known in wanted and importlib.util.find_spec(name) is None
+    from vecset.common.requirements import package_names
+
+    return _package(name).lower() in package_names() and importlib.util.find_spec(name) is None
+
+
+def _package(module):
+    return _IMPORTED_AS.get(module, module).replace("_", "-")
 
 
 def _missing(name):
-    return InputError(sys.executable, f"the Python package {name}", "none", "install what requirements.txt names")
+    package = _package(name)
+    return InputError.because(
+        "", f"the Python package {package} is not installed", f"run {sys.executable} -m pip install {package}"
+    )
 
 
 def describe_os_error(error):

@@ -1,61 +1,96 @@
-"""Which packages of requirements.txt an interpreter lacks. Standard library only: it runs before anything is installed.
+"""Which of the packages that the program needs an interpreter lacks. Standard library only: nothing else need be there.
 
-    python vecset/common/requirements.py [LIST]     prints one pinned requirement a line: what has to be installed of
-                                                   requirements.txt, or of requirements-test.txt
+    python vecset/common/requirements.py [LIST]     prints what has to be installed of requirements.txt, or of
+                                                    requirements-test.txt: one pinned requirement a line
+    python -m vecset.common.requirements            the same of an installed package, with its lower bounds
 
-A package that is there satisfies when it is at least as new as pyproject.toml asks for, so that a Python which its
-owner has put together (a container with its own build of torch, say) is used as it is and not rebuilt to our pins.
+A package that is there is kept if it is at least as new as pyproject.toml asks for. So a Python that its owner has put
+together (a container with its own build of torch, say) is used as it is.
 """
 
 import re
 import sys
 import tomllib
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]  # of a checkout; an installed package has no pyproject.toml there
+PACKAGE = "vecsetx-heart"
+MAIN, TEST = "requirements.txt", "requirements-test.txt"
+EXTRAS = {MAIN: ("", "tracking"), TEST: ("test",)}  # of an installed package: what stands for each list
 
 
-def release(version):
-    """The numbers of a version, "2.13.0+cpu" -> (2, 13, 0); letters and what follows them are left out."""
+def release(version: str) -> tuple[int, ...]:
+    """The numbers of a version, "2.13.0+cpu" -> (2, 13, 0). Letters and what follows them are left out."""
     return tuple(int(number) for number in re.match(r"\d+(?:\.\d+)*", version).group().split("."))
 
 
-def minimum_versions(pyproject_text):
-    """{package in lower case: lowest release allowed} from pyproject.toml's dependencies and extras."""
-    project = tomllib.loads(pyproject_text)["project"]
-    lines = list(project["dependencies"])
-    for extra in project.get("optional-dependencies", {}).values():
-        lines += extra
+def minimum_versions(lines: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """{package in lower case: lowest release allowed} of lines "name>=version"."""
     return {name.strip().lower(): release(minimum) for name, minimum in (line.split(">=") for line in lines)}
 
 
-def pinned(requirements_text):
-    """The pinned lines "name==version" of requirements.txt, comments left out."""
+def declared(pyproject_text: str) -> list[str]:
+    """The dependencies of pyproject.toml, those of its extras included."""
+    project = tomllib.loads(pyproject_text)["project"]
+    groups = [project["dependencies"], *project.get("optional-dependencies", {}).values()]
+    return [line for group in groups for line in group]
+
+
+def pinned(requirements_text: str) -> list[str]:
+    """The lines "name==version" of requirements.txt, comments left out."""
     lines = (line.split("#")[0].strip() for line in requirements_text.splitlines())
     return [line for line in lines if line]
 
 
-def installed_version(name):
+def installed_lines(name: str = MAIN) -> list[str]:
+    """The lines "name>=version" that stand for the list `name` in an installed package."""
+    wanted = []
+    for line in metadata.requires(PACKAGE) or []:
+        requirement, _, marker = line.partition(";")
+        extra = re.search(r"extra\s*==\s*[\"']([^\"']+)", marker)
+        if (extra.group(1) if extra else "") in EXTRAS[name]:
+            wanted.append(requirement.strip())
+    return wanted
+
+
+def package_names() -> set[str]:
+    """The packages that the program and its tests need, in lower case: of the checkout, or of the installed package."""
+    if (ROOT / "pyproject.toml").is_file():
+        return set(minimum_versions(declared((ROOT / "pyproject.toml").read_text(encoding="utf-8"))))
+    return set(minimum_versions(installed_lines(MAIN) + installed_lines(TEST)))
+
+
+def installed_version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
 
 
-def missing(requirements_text, pyproject_text, version_of=installed_version):
-    """The pinned lines whose package is absent or older than pyproject.toml asks for."""
-    lowest = minimum_versions(pyproject_text)
+def missing(lines: Iterable[str], lowest: dict[str, tuple[int, ...]], version_of: Callable = installed_version) -> list:
+    """Those of the lines "name==version" or "name>=version" whose package is absent or older than `lowest` allows."""
     found = []
-    for line in pinned(requirements_text):
-        name, version = line.split("==")
+    for line in lines:
+        name, version = re.split("[=>]=", line)
         there = version_of(name)
         if there is None or release(there) < lowest.get(name.lower(), release(version)):
             found.append(line)
     return found
 
 
+def main(argv: list[str]) -> int:
+    name = argv[0] if argv else MAIN
+    if (ROOT / "pyproject.toml").is_file():
+        lines = pinned((ROOT / name).read_text(encoding="utf-8"))
+        lowest = minimum_versions(declared((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+    else:
+        lines = installed_lines(name)
+        lowest = minimum_versions(lines)
+    print("".join(f"{line}\n" for line in missing(lines, lowest)), end="")
+    return 0
+
+
 if __name__ == "__main__":
-    name = sys.argv[1] if sys.argv[1:] else "requirements.txt"
-    for line in missing((ROOT / name).read_text(), (ROOT / "pyproject.toml").read_text()):
-        print(line)
+    sys.exit(main(sys.argv[1:]))
