@@ -1,7 +1,7 @@
 """Label maps -> case files: points on, near and in each heart, with their distances and classes.
 
 Run again, it skips what is done (same label map, same options) and makes the rest. A label map that cannot be used is
-reported in one line and the others go on; the exit code is 1 then. Contents of a case file: docs/design.md.
+reported in one line and the others go on; the exit code is 1 then. Contents of a case file: docs/data.md.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The case file: one heart as an npz, the only thing that passes from the data stage to every later one.
 
-Keys, shapes and meanings are those of the table in docs/design.md. Members are stored without compression, so that a
+Keys, shapes and meanings are those of the table in docs/data.md. Members are stored without compression, so that a
 loader reads them at the speed of the disk, but for `label_crop`, which shrinks fifty-fold and is read rarely. Zip
 time stamps are fixed: the same heart gives the same bytes.
 """
@@ -44,7 +44,7 @@ _TRUTH_MEMBERS = ("label_crop", "label_origin")
 
 @dataclass
 class Case:
-    """One heart. Arrays as in docs/design.md (points in unit, distances in unit, negative inside); a member that the
+    """One heart. Arrays as in docs/data.md (points in unit, distances in unit, negative inside); a member that the
     file does not have is None, and `require` turns that into a clear error where it is needed.
 
     `truth_crop` (X, Y, Z) u8 and `truth_origin` (3,) are `label_crop` and `label_origin` of the file."""

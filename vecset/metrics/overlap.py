@@ -1,6 +1,6 @@
 """How well two label maps agree, per class and for the union of all: overlap, surfaces, volume, topology. No torch.
 
-The rule for classes that are not in both maps (docs/design.md, "Tables"), as `status`:
+The rule for classes that are not in both maps (docs/metrics.md), as `status`:
     ok             in truth and prediction
     missed         in the truth only: Dice, IoU and NSD are 0, counted
     invented       in the prediction only: Dice, IoU and NSD are 0, counted

@@ -1,6 +1,6 @@
 """Checkpoints: whole or not there, readable without running code, enough for every later stage.
 
-A checkpoint is a dict of tensors, numbers, strings, lists and dicts (docs/design.md, "Checkpoint"):
+A checkpoint is a dict of tensors, numbers, strings, lists and dicts (docs/design.md):
 
     format, model, model_config, class_names      the network: build_model(**model_config).load_state_dict(model)
     optimizer, epoch, step, plan, random_state    where training stands: `step` optimizer steps of `epoch` are done

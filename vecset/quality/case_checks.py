@@ -1,4 +1,4 @@
-"""Whether a case file is what docs/design.md says. Every check compares one value with one threshold.
+"""Whether a case file is what docs/data.md says. Every check compares one value with one threshold.
 
 `check_file` checks one file for its own consistency (signs, labels, counts, finite numbers, frame) and for agreement
 with the truth that it carries, by a second way of computing distances (`truth_reference`). No code is shared with the
