@@ -1,3 +1,3 @@
-"""VecSetX-Heart: a multi-label heart as one continuous shape code, and back."""
+"""VecSetX-Heart: multi-label heart segmentations as one continuous field."""
 
 __version__ = "0.1.0"
