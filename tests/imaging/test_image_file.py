@@ -174,8 +174,8 @@ def test_what_is_no_3d_label_map_in_one_file_is_refused(tmp_path, capfd):
     (tmp_path / "list.nrrd").write_bytes(list_header)
     nrrd(tmp_path / "outside.nrrd", "data file: x.raw")
     for name, words in {
-        "text.nrrd": "whole NRRD",
-        "text.mha": "whole MetaImage",
+        "text.nrrd": "truncated NRRD",
+        "text.mha": "truncated MetaImage",
         "outside.mha": "another file",
         "outside.nrrd": "another file",
         "layers.nrrd": "one number per voxel",
@@ -184,10 +184,10 @@ def test_what_is_no_3d_label_map_in_one_file_is_refused(tmp_path, capfd):
         "flat.mha": "3D",
         "frames.nrrd": "3D",
         "frames.mha": "3D",
-        "list.nrrd": "3D",
+        "list.nrrd": "one number per voxel",
         "no.mha": "no such file",
         "folder.mha": "directory",
-        "x.raw": "another kind",
+        "x.raw": "not a label map in a format",
     }.items():
         with pytest.raises(InputError, match=words) as error:
             read_label_map(tmp_path / name, 3)

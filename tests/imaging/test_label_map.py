@@ -131,7 +131,7 @@ def test_values_counted_as_background_are_told(tmp_path):
     assert found.as_background == {51: 3, 52: 1} and found.labels.max() == 2 and (found.labels > 0).sum() == 28
     assert read_label_map(save(tmp_path / "y.nii.gz", labels()), 10).as_background == {}
     array[array < 51] = 0
-    with pytest.raises(InputError, match="found only values that --label_mapping does not list: 51, 52;"):
+    with pytest.raises(InputError, match="--label_mapping lists none of its label values 51, 52;"):
         read_label_map(save(path, array), 10, "totalsegmentator_heartchambers")
     with pytest.raises(InputError, match="empty mask"):
         read_label_map(save(path, 0 * array), 10, "totalsegmentator_heartchambers")
@@ -154,7 +154,7 @@ def test_folder_is_naturally_sorted_and_collisions_are_refused(tmp_path):
     (tmp_path / "a.mha").unlink()
     assert {p.name for p in find_label_maps(tmp_path)} >= {"A.NRRD", "a.nii"}
     (tmp_path / "empty").mkdir()
-    for name, words in (("empty", "none"), ("no", "nothing there"), ("b.txt", "a file")):
+    for name, words in (("empty", "none"), ("no", "no such folder"), ("b.txt", "a file")):
         with pytest.raises(InputError, match=words):
             find_label_maps(tmp_path / name)
 

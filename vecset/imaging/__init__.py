@@ -1,1 +1,1 @@
-"""Images and label maps: files, frames, labels, their names, colours and pictures. No case files and no torch."""
+"""Images and label maps: files, coordinate frames, classes with names and colours, pictures. No case files or torch."""

@@ -1,9 +1,11 @@
-"""The structures: ids, names and colours. Class ids are 1..C in a label map, 0 is background."""
+"""The classes of a label map: ids, names and colours. Structures have the ids 1..C."""
 
+BACKGROUND = 0  # the label of everything that is no structure, in every label map, case file and output
+BACKGROUND_COLOUR = "#F7F7F7"
 HEART_CLASSES = ("Myocardium", "LA", "LV", "RA", "RV", "Aorta", "PA", "LAA", "Coronary", "PV")
 
-# Paul Tol's "muted" qualitative scheme (https://personal.sron.nl/~pault/, told apart by colour-blind people),
-# ordered so that neighbouring structures differ in lightness as well; the tenth is his "bright" blue.
+# Paul Tol's "muted" qualitative scheme (https://personal.sron.nl/~pault/), safe for colour-blind readers, ordered so
+# that neighbouring structures differ in lightness as well; the tenth is his "bright" blue.
 _COLOURS = (
     "#CC6677",
     "#88CCEE",
@@ -19,9 +21,9 @@ _COLOURS = (
 _MORE = ("#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB", "#EE8866", "#77AADD", "#FFAABB", "#AAAA00")
 
 
-def default_class_names(num_classes):
-    """The names of classes 1..C: the heart's ten when C is at most 10 (label order of ImageCAS-STACOM2025), else
-    `class_1` .. `class_C`."""
+def default_class_names(num_classes: int) -> list[str]:
+    """Names of the classes 1..C: the first C of HEART_CLASSES (label order of ImageCAS-STACOM2025) where C is at most
+    10, else `class_1` .. `class_C`."""
     if num_classes <= len(HEART_CLASSES):
         return list(HEART_CLASSES[:num_classes])
     return [f"class_{c}" for c in range(1, num_classes + 1)]
@@ -33,8 +35,8 @@ def rgb(colour: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def class_colours(num_classes):
-    """C colours as '#RRGGBB'; beyond 20 classes they repeat, darker."""
+def class_colours(num_classes: int) -> list[str]:
+    """C colours as '#RRGGBB'; after 20 they repeat, darker."""
     base = _COLOURS + _MORE
     colours = []
     for c in range(num_classes):

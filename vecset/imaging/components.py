@@ -1,7 +1,8 @@
-"""Connected components of a label map, through faces, edges and corners: of each class, and of the whole foreground.
+"""Connected components of a label map, 26-connected: of each class, and of the whole foreground.
 
-One pass of union-find over the foreground voxels alone; scipy.ndimage.label, class by class, takes ten times as long
-(it is the reference in the tests)."""
+One pass of union-find over the runs of foreground voxels. scipy.ndimage.label, class by class, takes ten times as long;
+it is the reference in the tests.
+"""
 
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ WITH_CORNERS = np.ones((3, 3, 3), bool)
 
 @dataclass
 class Components:
-    """label (n,) u8 of each component (0 for those of the whole foreground), voxels (n,) i64, start and stop (n, 3)
-    i64: its box in indices."""
+    """label (n,) u8 of each component (0 for components of the whole foreground), voxels (n,) i64 their sizes, start
+    and stop (n, 3) i64 their boxes in voxel indices."""
 
     label: np.ndarray
     voxels: np.ndarray
@@ -23,8 +24,8 @@ class Components:
     stop: np.ndarray
 
 
-def components(labels):
-    """(Components of each class, Components of the whole foreground) of labels (X, Y, Z) u8, C order."""
+def components(labels: np.ndarray) -> tuple[Components, Components]:
+    """The Components of each class, and those of the whole foreground, of labels (X, Y, Z) u8."""
     own, whole, label, voxels, start, stop = _components(np.ascontiguousarray(labels))
     found = []
     for root, keep_label in ((own, True), (whole, False)):
@@ -38,10 +39,13 @@ def components(labels):
     return tuple(found)
 
 
-def without_islands(labels, share):
-    """(labels without islands, {class id as text: [number, voxels]} of what was dropped) of labels (X, Y, Z) u8. An island
-    is a component with fewer voxels than `share` of its class's largest one. Islands become background; those that no
-    background touches (through a face) take the class of most voxels round them, as a hole would be a defect, too."""
+def without_islands(labels: np.ndarray, share: float) -> tuple[np.ndarray, dict[str, list[int]]]:
+    """`labels` (X, Y, Z) u8 without islands, and {class id as text: [number, voxels]} of what was dropped.
+
+    An island is a component with fewer voxels than `share` of the largest component of its class. Islands become
+    background. An island without a background voxel at any of its faces takes the class of most voxels at its faces:
+    background there would be a hole.
+    """
     if not labels.any():
         return labels, {}
     ends = [np.flatnonzero(labels.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
@@ -64,14 +68,14 @@ def without_islands(labels, share):
 
 
 def _fill(labels, island):
-    """Empties the voxels `island` (X, Y, Z) bool of `labels` in place, or fills them where nothing round is empty."""
+    """Sets the voxels `island` (X, Y, Z) bool of `labels` to background, in place, or to the class around them."""
     labels[island] = 0
     groups, _ = ndimage.label(island)  # islands of several classes may touch
     for n, box in enumerate(ndimage.find_objects(groups), 1):
         wider = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
         own = groups[wider] == n
         if any(s.start == 0 or s.stop == size for s, size in zip(box, labels.shape)):
-            continue  # at the side of the foreground's box, so outside of everything
+            continue  # at the side of the foreground's box, so not enclosed
         beside = labels[wider][ndimage.binary_dilation(own) & ~own]
         if beside.all():
             labels[wider][own] = np.bincount(beside).argmax()
@@ -94,8 +98,8 @@ def _join(parent, a, b):
 
 @njit(cache=True)
 def _components(labels):
-    """Runs along the last axis are the nodes; returns for each run its component's root among its class and among the
-    whole foreground, its label, length and box."""
+    """The nodes are runs of one label along the last axis. Returns for each run: the root of its component within its
+    class, the root within the whole foreground, its label, its length, start and stop of its box."""
     nx, ny, nz = labels.shape
     total = 0
     for i in range(nx):
@@ -134,7 +138,7 @@ def _components(labels):
                     continue
                 a, b = row[pi * ny + pj], row[r]
                 while a < row[pi * ny + pj + 1] and b < run:
-                    for c in range(a, min(a + 2, row[pi * ny + pj + 1])):  # the next run may touch b's last corner, too
+                    for c in range(a, min(a + 2, row[pi * ny + pj + 1])):  # the next run may touch b's last corner
                         if start[c, 2] <= stop[b, 2] and start[b, 2] <= stop[c, 2]:
                             _join(whole, c, b)
                             if label[c] == label[b]:

@@ -1,8 +1,10 @@
-"""The one frame: every change between voxel, mm and unit coordinates of one heart.
+"""The coordinate systems of one heart, and every conversion between them.
 
-voxel   array indices (i, j, k), the centre of a voxel is an integer
-mm      patient space, RAS+, the NIfTI affine applied
-unit    (mm - centre_mm) * scale: the union surface lies in a ball of radius 0.95 round the origin
+voxel     array indices (i, j, k) of the source image; the centre of a voxel is an integer
+mm        patient space, RAS+: the NIfTI affine applied to voxel
+unit      (mm - centre_mm) * scale: the union surface lies in a ball of radius 0.95 around the origin
+local_mm  (voxel - origin of a crop) * spacing, along the image axes: rotated or reflected mm with another origin, so
+          that distances are the same as in mm. For surfaces and distances alone: vecset/geometry/surface.py, `Crop`
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,10 @@ MAX_SHEAR = 1e-3  # largest |cos| between two image axes
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """affine (4, 4) f64 voxel -> mm; shape (3,) of the source grid; centre_mm (3,) f64; scale f64, unit per mm."""
+    """affine (4, 4) f64 voxel -> mm; shape (3,) of the source grid; centre_mm (3,) f64; scale: unit per mm.
+
+    Points are (..., 3); conversions return f64. Raises ValueError for other shapes or numbers that are not finite.
+    """
 
     affine: np.ndarray
     shape: tuple
@@ -25,13 +30,13 @@ class Frame:
     scale: float
 
     def __post_init__(self):
-        affine = np.array(self.affine, dtype=np.float64)  # a copy: the caller may go on using its own
+        affine = np.array(self.affine, dtype=np.float64)  # a copy: it becomes read-only
         centre_mm = np.array(self.centre_mm, dtype=np.float64)
         shape = tuple(int(n) for n in self.shape)
         if affine.shape != (4, 4) or centre_mm.shape != (3,) or len(shape) != 3:
             raise ValueError(f"affine {affine.shape}, centre {centre_mm.shape}, shape {shape}: want (4, 4), (3,), 3")
         if not (np.isfinite(affine).all() and np.isfinite(centre_mm).all() and np.isfinite(self.scale)):
-            raise ValueError("frame holds numbers that are not finite")
+            raise ValueError("affine, centre and scale must be finite")
         if not self.scale > 0:
             raise ValueError(f"scale {self.scale}: want > 0")
         affine.flags.writeable = centre_mm.flags.writeable = False
@@ -41,61 +46,62 @@ class Frame:
         object.__setattr__(self, "scale", float(self.scale))
 
     @classmethod
-    def from_surface(cls, affine, shape, vertices_mm):
-        """The frame of a union surface with `vertices_mm` (V, 3): centre = middle of their bounding box in mm,
-        scale = 0.95 / largest distance of a vertex from the centre."""
+    def from_surface(cls, affine: np.ndarray, shape: tuple, vertices_mm: np.ndarray) -> "Frame":
+        """The frame of a union surface with `vertices_mm` (V, 3): its centre is the middle of their bounding box, its
+        scale UNIT_RADIUS over the largest distance of a vertex from the centre."""
         vertices_mm = np.asarray(vertices_mm, dtype=np.float64)
         centre_mm = (vertices_mm.min(0) + vertices_mm.max(0)) / 2
         radius_mm = np.sqrt(((vertices_mm - centre_mm) ** 2).sum(1).max())
         return cls(affine, shape, centre_mm, UNIT_RADIUS / radius_mm)
 
     @property
-    def spacing_mm(self):
+    def spacing_mm(self) -> np.ndarray:
         """(3,) voxel size along the image axes."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
-    def voxel_to_mm(self, points_voxel):
+    def voxel_to_mm(self, points_voxel: np.ndarray) -> np.ndarray:
         return np.asarray(points_voxel, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
-    def mm_to_voxel(self, points_mm):
+    def mm_to_voxel(self, points_mm: np.ndarray) -> np.ndarray:
         inverse = np.linalg.inv(self.affine[:3, :3])
         return (np.asarray(points_mm, np.float64) - self.affine[:3, 3]) @ inverse.T
 
-    def mm_to_unit(self, points_mm):
+    def mm_to_unit(self, points_mm: np.ndarray) -> np.ndarray:
         return (np.asarray(points_mm, np.float64) - self.centre_mm) * self.scale
 
-    def unit_to_mm(self, points_unit):
+    def unit_to_mm(self, points_unit: np.ndarray) -> np.ndarray:
         return np.asarray(points_unit, np.float64) / self.scale + self.centre_mm
 
-    def voxel_to_unit(self, points_voxel):
+    def voxel_to_unit(self, points_voxel: np.ndarray) -> np.ndarray:
         return self.mm_to_unit(self.voxel_to_mm(points_voxel))
 
-    def unit_to_voxel(self, points_unit):
+    def unit_to_voxel(self, points_unit: np.ndarray) -> np.ndarray:
         return self.mm_to_voxel(self.unit_to_mm(points_unit))
 
-    def nearest_voxel(self, points_unit):
-        """(N, 3) int indices of the nearest voxel centre and (N,) bool: inside the image."""
+    def nearest_voxel(self, points_unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 3) i64 indices of the voxel centres nearest to (N, 3) points, and (N,) bool: inside the image."""
         index = np.rint(self.unit_to_voxel(points_unit)).astype(np.int64)
         return index, ((index >= 0) & (index < np.array(self.shape))).all(-1)
 
 
-def check_affine(affine, where):
-    """Refuses an affine that is singular, not finite or sheared (|cos| between axes > 1e-3), naming `where`."""
+def check_affine(affine: np.ndarray, where: object) -> None:
+    """Raises InputError, naming `where`, for an affine that is singular, not finite or sheared (see MAX_SHEAR)."""
     affine = np.asarray(affine, np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        raise InputError(where, "a finite 4x4 affine", "one that is not", "repair the image's header")
+        raise InputError.because(where, "the affine is not a finite 4x4 matrix", "repair the image's header")
     axes = affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
     if lengths.min() <= 0 or abs(np.linalg.det(axes / np.maximum(lengths, 1e-30))) < 1e-3:
-        raise InputError(
-            where, "an affine that can be inverted", f"axis lengths {lengths.tolist()} mm", "repair the image's header"
+        raise InputError.because(
+            where,
+            f"the affine cannot be inverted; its axes have the lengths {lengths.tolist()} mm",
+            "repair the image's header",
         )
     cosines = (axes / lengths).T @ (axes / lengths)
     shear = float(np.abs(cosines[np.triu_indices(3, 1)]).max())
     if shear > MAX_SHEAR:
-        raise InputError(
+        raise InputError.because(
             where,
-            f"image axes at right angles (|cos| at most {MAX_SHEAR:g})",
-            f"a sheared affine with |cos| = {shear:.4f}",
+            f"the affine is sheared: |cos| between two axes is {shear:.4f}, more than {MAX_SHEAR:g}",
             "resample the image onto a grid without shear",
         )

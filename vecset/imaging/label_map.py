@@ -1,7 +1,8 @@
-"""Label maps: reading with every header check, writing, listing a folder, and the names of their cases."""
+"""Label maps: reading with checks of header and values, writing, listing a folder, case names."""
 
 import gzip
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,17 +18,18 @@ from vecset.imaging.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, ha
 from vecset.imaging.label_mapping import LabelMapping
 from vecset.imaging.label_table import name_extension
 
-SPACING_TOLERANCE = 0.01  # relative difference between sform and pixdim that is still rounding
-ROUNDING = 1e-4  # of labels stored as float, or scaled by the header
+SPACING_TOLERANCE = 0.01  # relative difference between sform and pixdim that counts as rounding
+ROUNDING = 1e-4  # largest distance from a whole number of labels stored as float or scaled by the header
+SHOWN = 8  # label values that a message lists
 
 
 @dataclass
 class LabelMap:
-    """labels (X, Y, Z) u8, 0 background, 1..C classes; affine (4, 4) f64 voxel -> mm RAS+ (its spacing corrected where
-    `spacing_from` says pixdim); source_affine as the header has it; sha256 of the file's bytes; class_names (C,);
-    annotated: the class ids that the annotators looked for; geometry: what a NIfTI header says of the image's place
-    (None for other formats), for what is written on its grid; dropped_islands: {class id as text: [number, voxels]};
-    as_background: {value: voxels} of the values that the label mapping leaves out as background."""
+    """labels (X, Y, Z) u8, 0 background, 1..C classes; affine (4, 4) f64 voxel -> mm RAS+, with the spacing of pixdim
+    where `spacing_from` says so; sha256 of the file's bytes; class_names (C,); annotated: the class ids that the
+    annotators looked for; source_affine as in the header; geometry: the fields of a NIfTI header that place the image
+    (`nifti_geometry`; None for other formats), for outputs on its grid; dropped_islands: {class id as text: [number,
+    voxels]}; as_background: {value: voxels} of values that the label mapping does not list and counts as background."""
 
     labels: np.ndarray
     affine: np.ndarray
@@ -41,20 +43,28 @@ class LabelMap:
     as_background: dict = field(default_factory=dict)
 
     @property
-    def spacing_mm(self):
+    def spacing_mm(self) -> np.ndarray:
+        """(3,) voxel size along the image axes."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     @property
-    def name(self):
+    def name(self) -> str:
+        """The name of its case."""
         return case_name(self.path)
 
 
-def read_label_map(path, num_classes, label_mapping=None, spacing_from=None):
-    """Reads a label map (.nii.gz, .nii, .nrrd, .mha) of `num_classes` classes into a `LabelMap`.
+def read_label_map(
+    path: Path | str,
+    num_classes: int,
+    label_mapping: LabelMapping | Path | str | None = None,
+    spacing_from: str | None = None,
+) -> LabelMap:
+    """Reads a label map (.nii.gz, .nii, .nrrd, .mha) of `num_classes` classes.
 
     `label_mapping`: a LabelMapping, the name of a preset or a JSON file (see vecset/imaging/label_mapping.py).
-    `spacing_from` ('affine' or 'pixdim') decides where the two contradict each other by more than 1 %.
-    Raises InputError, in one line, for every file that is not a sound label map.
+    `spacing_from` ('affine' or 'pixdim') decides where the two differ by more than SPACING_TOLERANCE.
+    Raises InputError where the file is broken, not 3D, sheared or empty, holds values that are not whole numbers or no
+    class, or contradicts itself about its spacing and `spacing_from` is None.
     """
     path = Path(path)
     mapping = LabelMapping.load(label_mapping, num_classes) if label_mapping is not None else None
@@ -66,14 +76,13 @@ def read_label_map(path, num_classes, label_mapping=None, spacing_from=None):
     unlisted = values[(labels == 0) & (values != 0)] if mapping else values[:0]
     as_background = {int(v): int(n) for v, n in zip(*np.unique(unlisted, return_counts=True))}
     if not labels.any():
-        found = (
-            f"only values that --label_mapping does not list: {some_of(as_background)}"
-            if as_background
-            else ("an empty mask (all background)")
-        )
-        raise InputError(
-            path, "a label map with some foreground", found, "remove it from the folder, or check --label_mapping"
-        )
+        if as_background:
+            raise InputError.because(
+                path,
+                f"--label_mapping lists none of its label values {some_of(as_background)}",
+                "check the mapping, or remove the file from the folder",
+            )
+        raise InputError.because(path, "an empty mask (all background)", "remove it from the folder")
     names = mapping.class_names if mapping else default_class_names(num_classes)
     annotated = mapping.annotated if mapping else list(range(1, num_classes + 1))
     return LabelMap(
@@ -89,31 +98,32 @@ def read_label_map(path, num_classes, label_mapping=None, spacing_from=None):
     )
 
 
-def some_of(values):
-    """The first eight of `values` as text, and how many there are more."""
+def some_of(values: Iterable) -> str:
+    """The first SHOWN of `values` as text, and the number of others."""
     values = list(values)
-    more = f" and {len(values) - 8} more" if len(values) > 8 else ""
-    return ", ".join(map(str, values[:8])) + more
+    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+    return ", ".join(map(str, values[:SHOWN])) + more
 
 
-def drop_islands(label_map, share):
-    """The `LabelMap` without the components that have fewer voxels than `share` of their class's largest one (0: as it
-    is). See `vecset.imaging.components.without_islands`."""
+def drop_islands(label_map: LabelMap, share: float) -> LabelMap:
+    """The LabelMap without components that have fewer voxels than `share` of the largest one of their class; 0 drops
+    none. See `vecset.imaging.components.without_islands`."""
     if not share:
         return label_map
-    from vecset.imaging.components import without_islands  # brings numba
+    from vecset.imaging.components import without_islands  # imports numba
 
     labels, dropped = without_islands(label_map.labels, share)
     return replace(label_map, labels=labels, dropped_islands=dropped)
 
 
-def file_sha256(path):
+def file_sha256(path: Path | str) -> str:
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _three_axes(path, values):
+    """The values without trailing axes of length 1, (X, Y, Z)."""
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != 3:
@@ -121,12 +131,12 @@ def _three_axes(path, values):
             path, "a 3D label map", f"{values.ndim}D with shape {values.shape}", "export one frame of it as a 3D image"
         )
     if 0 in values.shape:
-        raise InputError(path, "a label map with voxels", f"shape {values.shape}", "export it again")
+        raise InputError.because(path, f"the image has no voxels: its shape is {values.shape}", "export it again")
     return values
 
 
 def _integral(path, values):
-    """The values as an integer array; labels stored as float are fine where they are whole numbers."""
+    """The values as an integer array. Labels stored as float are accepted where they are whole numbers."""
     if values.dtype.kind in "iu":
         return values
     if values.dtype.kind == "b":
@@ -134,22 +144,18 @@ def _integral(path, values):
     if values.dtype.kind != "f":
         raise InputError(path, "one number per voxel", f"voxels of type {values.dtype}", "export it as integers")
     if not np.isfinite(values).all():
-        raise InputError(
-            path,
-            "whole numbers as labels",
-            "voxels that are not finite (NaN or Inf)",
-            "check that this is a label map and not an image",
+        raise InputError.because(
+            path, "labels are not finite (NaN or Inf)", "check that this is a label map and not an image"
         )
     if np.abs(values).max() > 2**31 - 1:
-        raise InputError(path, "whole numbers as labels", f"values up to {np.abs(values).max():g}", "export it again")
+        raise InputError.because(path, f"labels are too large: up to {np.abs(values).max():g}", "export it again")
     whole = np.rint(values).astype(np.int32)
     wrong = np.abs(values - whole) > ROUNDING
     if wrong.any():
-        raise InputError(
+        raise InputError.because(
             path,
-            "whole numbers as labels",
-            f"{int(wrong.sum())} voxels with others, e.g. {values[wrong][0]:g}",
-            "check that this is a label map, and resampled with nearest neighbour",
+            f"labels are not whole numbers in {int(wrong.sum())} voxels, e.g. {values[wrong][0]:g}",
+            "check that this is a label map, and that it was resampled with nearest neighbour",
         )
     return whole
 
@@ -161,19 +167,18 @@ def _in_range(path, values, num_classes):
             path, f"labels 0..{num_classes}", f"negative labels, down to {low}", "map them with --label_mapping"
         )
     if high > num_classes:
-        some = sorted(int(v) for v in np.unique(values) if v > num_classes)
-        shown = ", ".join(map(str, some[:8])) + (", ..." if len(some) > 8 else "")
+        above = sorted(int(v) for v in np.unique(values) if v > num_classes)
         raise InputError(
             path,
             f"labels 0..{num_classes} (--classes {num_classes})",
-            f"labels {shown}",
+            f"labels {some_of(above)}",
             "give the right --classes, or map them with --label_mapping",
         )
     return values.astype(np.uint8)
 
 
 def _settle_spacing(path, affine, pixdim_mm, spacing_from):
-    """The affine, its axes scaled to pixdim where the two differ and `spacing_from` says 'pixdim'.
+    """The affine (4, 4), its axes scaled to `pixdim_mm` (3,) where the two differ and `spacing_from` is 'pixdim'.
     A header without pixdim (None) cannot contradict itself."""
     if pixdim_mm is None:
         return affine
@@ -188,25 +193,33 @@ def _settle_spacing(path, affine, pixdim_mm, spacing_from):
         affine = affine.copy()
         affine[:3, :3] *= pixdim_mm / affine_mm
         return affine
-    raise InputError(
+    raise InputError.because(
         path,
-        "sform and pixdim that agree within 1 %",
-        f"a spacing of {shown[0]} mm in the affine and of {shown[1]} mm in pixdim",
+        f"the spacing is {shown[0]} mm in the affine but {shown[1]} mm in pixdim",
         "say which is right with --spacing_from affine" + (" or --spacing_from pixdim" if sound else ""),
     )
 
 
-def write_label_map(path, labels, affine, class_names=None, geometry=None):
-    """Writes labels (X, Y, Z) u8 as NIfTI, atomically; the same labels give the same bytes. The header places them by
-    `geometry` (that of a `LabelMap`), exactly as the source's did; where that is None by `affine` (4, 4) voxel -> mm,
-    qform and sform both set. `class_names` go into the description as far as it is long (79 characters), and with
-    their colours into a header extension (vecset/imaging/label_table.py)."""
+def write_label_map(
+    path: Path | str,
+    labels: np.ndarray,
+    affine: np.ndarray,
+    class_names: list[str] | None = None,
+    geometry: dict | None = None,
+) -> None:
+    """Writes labels (X, Y, Z) u8 as NIfTI, atomically; the same arguments give the same bytes.
+
+    The header gets the fields of `geometry` (that of a LabelMap), so that it places the labels as the source did. Where
+    it is None, qform and sform are both set to `affine` (4, 4) voxel -> mm. `class_names` go into the description, cut
+    after 79 characters, and with their colours into a header extension (vecset/imaging/label_table.py).
+    Raises ValueError for other labels, InputError for another suffix or an affine that `check_affine` refuses.
+    """
     path = Path(path)
     labels = np.asarray(labels)
     if labels.ndim != 3 or labels.dtype != np.uint8:
         raise ValueError(f"labels {labels.dtype} {labels.shape}: want uint8 (X, Y, Z)")
     if not has_suffix(path, NIFTI_SUFFIXES):
-        raise InputError(path, "an output name ending in .nii.gz or .nii", path.name, "name it so")
+        raise InputError.because(path, "the name of a label map to write ends in .nii.gz or .nii", "rename the output")
     if geometry:
         header = nifti_header(geometry, labels.shape)
         kind = nib.Nifti2Image if geometry["nifti_version"] == 2 else nib.Nifti1Image
@@ -225,15 +238,16 @@ def write_label_map(path, labels, affine, class_names=None, geometry=None):
         temporary.write_bytes(gzip.compress(data, 4, mtime=0) if path.name.lower().endswith(".gz") else data)
 
 
-def find_label_maps(folder):
-    """The label maps of a folder (.nii.gz, .nii, .nrrd, .mha), naturally sorted (2 before 10); names that begin with
-    a dot are none.
-    Raises InputError where there is no folder, no image in it, or two images would give one case."""
+def find_label_maps(folder: Path | str) -> list[Path]:
+    """The label maps of a folder (.nii.gz, .nii, .nrrd, .mha), naturally sorted (2 before 10). Names that begin with a
+    dot are left out.
+
+    Raises InputError where there is no such folder, no label map in it, or two label maps of one case name.
+    """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(
-            folder, "a folder of label maps", "a file" if folder.exists() else "nothing there", "check --input_dir"
-        )
+        found = "a file" if folder.exists() else "no such folder"
+        raise InputError(folder, "a folder of label maps", found, "check --input_dir")
     paths = [p for p in folder.iterdir() if has_suffix(p.name) and not p.name.startswith(".")]
     if not paths:
         raise InputError(folder, f"label maps ending in {SUFFIX_WORDS}", "none", "check --input_dir")
@@ -242,17 +256,16 @@ def find_label_maps(folder):
     for path in paths:
         other = seen.setdefault(case_name(path), path)
         if other is not path:
-            raise InputError(
+            raise InputError.because(
                 folder,
-                "one label map per case",
-                f"{other.name} and {path.name}, which would both become {case_name(path)}.npz",
+                f"{other.name} and {path.name} would both become {case_name(path)}.npz",
                 "rename or remove one of them",
             )
     return paths
 
 
-def case_name(path):
-    """The file's name with only the image suffix taken off: `1.nii.img.nii.gz` -> `1.nii.img`."""
+def case_name(path: Path | str) -> str:
+    """The file's name without its image suffix: `1.nii.img.nii.gz` -> `1.nii.img`."""
     name = Path(path).name
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):

@@ -1,4 +1,4 @@
-"""Which label values of a data set stand for which class: JSON files, some shipped in vecset/imaging/presets/.
+"""Label mappings: which label values of a data set are which class. JSON files; some ship in vecset/imaging/presets/.
 
     {
       "name": "MM-WHS",
@@ -7,10 +7,11 @@
       "annotated": [1, 2, 3, 5]
     }
 
-Each key of `values` is a value in the image; what it stands for is a class id, one of the default class names of
---classes, or both an id and a name of one's own. Several values may stand for one class. `others` says what values that
-are not listed mean: "refuse" (default) or "background". `annotated`: the ids that the annotators looked for (default:
-those in `values`). An object without `values` is taken as `values` itself: {"1": "LV", "2": "Myocardium"}.
+Each key of `values` is a value in the image. It is mapped to a class id, to one of the default class names of
+--classes, or to an id and a name of your own. Several values may map to one class. `others` is what happens to values
+that are not listed: "refuse" (default) or "background". `annotated` are the ids that the annotators looked for
+(default: those in `values`). `name` and `source` are comments. An object without `values` is taken as `values` itself:
+{"1": "LV", "2": "Myocardium"}.
 """
 
 import json
@@ -20,20 +21,23 @@ from pathlib import Path
 import numpy as np
 
 from vecset.common.errors import InputError
-from vecset.imaging.classes import default_class_names
+from vecset.imaging.classes import BACKGROUND, default_class_names
 
 PRESETS = Path(__file__).parent / "presets"
+KEYS = ("name", "values", "others", "annotated", "source")
+OTHERS = ("refuse", "background")
+TABLE_VALUES = 2**16  # label values below this are mapped by a table, larger ones by search
 
 
-def preset_names():
-    """The presets that are shipped, sorted."""
+def preset_names() -> list[str]:
+    """The names of the presets, sorted."""
     return sorted(path.stem for path in PRESETS.glob("*.json"))
 
 
 @dataclass
 class LabelMapping:
-    """value_to_class: image value -> class id 1..C; others: 'refuse' or 'background'; class_names (C,); annotated ids;
-    text: the file's content in a fixed form, by which two mappings are compared."""
+    """value_to_class: {image value: class id 1..C}; others: one of OTHERS; class_names (C,); annotated: class ids;
+    text: the content in a canonical form, equal for equal mappings (stored in case files)."""
 
     value_to_class: dict
     others: str
@@ -42,8 +46,11 @@ class LabelMapping:
     text: str
 
     @classmethod
-    def load(cls, source, num_classes):
-        """From a preset's name, a JSON file, or a mapping that is one already. Raises InputError where it is wrong."""
+    def load(cls, source: "str | Path | LabelMapping", num_classes: int) -> "LabelMapping":
+        """The mapping of a JSON file or of the preset `source`; a LabelMapping is returned as it is.
+
+        Raises InputError where there is no such file, or where its content is not a mapping to classes 1..num_classes.
+        """
         if isinstance(source, cls):
             return source
         path = Path(source)
@@ -52,76 +59,80 @@ class LabelMapping:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError(
-                path,
-                "a JSON file of label values",
-                "no such file",
-                f"give a file or one of the presets {', '.join(preset_names())}",
+            presets = ", ".join(preset_names())
+            raise InputError.because(
+                path, "no such file", f"give a JSON file or one of the presets {presets}"
             ) from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(path, "a JSON file of label values", str(error), "see vecset/imaging/presets/") from None
+            raise _wrong(path, f"not a JSON file of label values: {error}") from None
         return cls._parse(content, num_classes, path)
 
     @classmethod
     def _parse(cls, content, num_classes, path):
-        def wrong(expected, found):
-            return InputError(path, expected, found, "see vecset/imaging/presets/ for examples")
-
         if not isinstance(content, dict):
-            raise wrong("one JSON object", type(content).__name__)
+            raise _wrong(path, f"a label mapping is one JSON object, not a {type(content).__name__}")
         parts = content if "values" in content else {"values": content}
-        unknown = set(parts) - {"name", "values", "others", "annotated", "source"}
+        unknown = sorted(set(parts) - set(KEYS))
         if unknown:
-            raise wrong("keys name, values, others, annotated, source", ", ".join(sorted(unknown)))
+            raise _wrong(path, f"unknown keys {', '.join(unknown)}; a label mapping has {', '.join(KEYS)}")
         others = parts.get("others", "refuse")
-        if others not in ("refuse", "background"):
-            raise wrong("others to be refuse or background", repr(others))
-        defaults = default_class_names(num_classes)
-        by_name = {name.lower(): c for c, name in enumerate(defaults, 1)}
-        names, value_to_class = list(defaults), {}
+        if others not in OTHERS:
+            raise _wrong(path, f'"others" is "refuse" or "background", not {others!r}')
         if not isinstance(parts["values"], dict) or not parts["values"]:
-            raise wrong("values to be an object that is not empty", repr(parts["values"]))
+            raise _wrong(path, f'"values" is an object that is not empty, not {parts["values"]!r}')
+        names, value_to_class = default_class_names(num_classes), {}
+        ids = {name.lower(): c for c, name in enumerate(names, 1)}
         for key, target in parts["values"].items():
-            try:
-                value = int(key)
-            except ValueError:
-                raise wrong("image values (whole numbers) as keys", repr(key)) from None
-            name = None
-            if isinstance(target, dict):
-                target, name = target.get("class"), target.get("name")
-            elif isinstance(target, str) and target.lower() in by_name:
-                target = by_name[target.lower()]
-            if not isinstance(target, int) or isinstance(target, bool) or not 1 <= target <= num_classes:
-                raise wrong(
-                    f"a class id 1..{num_classes} (--classes) or one of {', '.join(defaults)} for value {key}",
-                    repr(target),
-                )
-            if value == 0:
-                raise wrong("0 to stay background", f"0 -> {target}")
+            value, class_id, name = _entry(key, target, ids, num_classes, path)
+            value_to_class[value] = class_id
             if name:
-                names[target - 1] = str(name)
-            value_to_class[value] = target
+                names[class_id - 1] = str(name)
         annotated = parts.get("annotated", sorted(set(value_to_class.values())))
         if not isinstance(annotated, list) or not all(isinstance(c, int) and 1 <= c <= num_classes for c in annotated):
-            raise wrong(f"annotated to be a list of class ids 1..{num_classes}", repr(annotated))
+            raise _wrong(path, f'"annotated" is a list of class ids 1..{num_classes}, not {annotated!r}')
         text = json.dumps([sorted(value_to_class.items()), others, names, annotated])
         return cls(value_to_class, others, names, sorted(set(annotated)), text)
 
-    def apply(self, values, path):
-        """Image values (integers) -> class ids, u8, same shape. Raises InputError for values that are not listed."""
+    def apply(self, values: np.ndarray, path: Path | str) -> np.ndarray:
+        """Class ids, u8, of image values (integers), same shape.
+
+        Raises InputError naming `path` for values that are not listed, unless `others` makes them background.
+        """
         found = np.unique(values)
-        classes = np.array([self.value_to_class.get(int(v), 0) for v in found], np.uint8)
-        strange = [int(v) for v in found if v != 0 and int(v) not in self.value_to_class]
-        if strange and self.others == "refuse":
-            raise InputError(
+        classes = np.array([self.value_to_class.get(int(v), BACKGROUND) for v in found], np.uint8)
+        unlisted = [int(v) for v in found if v != BACKGROUND and int(v) not in self.value_to_class]
+        if unlisted and self.others == "refuse":
+            raise InputError.because(
                 path,
-                "only label values that --label_mapping lists",
-                f"also {strange[:8]}",
-                'list them, or say "others": "background" in it',
+                f"--label_mapping does not list the label values {unlisted[:8]}",
+                'list them, or set "others" to "background"',
             )
         low, high = int(found[0]), int(found[-1])
-        if low >= 0 and high < 2**16:
+        if low >= 0 and high < TABLE_VALUES:
             table = np.zeros(high + 1, np.uint8)
             table[found.astype(np.int64)] = classes
             return table[values]
         return classes[np.searchsorted(found, values)]
+
+
+def _entry(key, target, ids, num_classes, path):
+    """(image value, class id, own name or None) of one entry of `values`; `ids`: {default class name: id}."""
+    try:
+        value = int(key)
+    except ValueError:
+        raise _wrong(path, f'the keys of "values" are whole numbers, not {key!r}') from None
+    name = None
+    if isinstance(target, dict):
+        target, name = target.get("class"), target.get("name")
+    elif isinstance(target, str) and target.lower() in ids:
+        target = ids[target.lower()]
+    if not isinstance(target, int) or isinstance(target, bool) or not 1 <= target <= num_classes:
+        allowed = f"a class id 1..{num_classes} (--classes) or one of {', '.join(default_class_names(num_classes))}"
+        raise _wrong(path, f"value {key} is mapped to {allowed}, not to {target!r}")
+    if value == BACKGROUND:
+        raise _wrong(path, f"value {BACKGROUND} is background and cannot be mapped to class {target}")
+    return value, target, name
+
+
+def _wrong(path, problem):
+    return InputError.because(path, problem, "vecset/imaging/presets/ has examples")

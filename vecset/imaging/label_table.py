@@ -1,10 +1,11 @@
-"""The names and colours of a label map's classes, where viewers look for them.
+"""Label tables: names and colours of classes, in the files and formats that viewers read.
 
-NIfTI: an extension of the header with code 0 and a label table in the XML of Caret (Connectome Workbench), as
-TotalSegmentator writes and reads it. NRRD: the fields of 3D Slicer's `.seg.nrrd`
+NIfTI: a header extension of code 0 with a label table in the XML of Caret (Connectome Workbench), as TotalSegmentator
+writes and reads it. NRRD: the fields of 3D Slicer's `.seg.nrrd`
 (https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html).
 """
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 import nibabel as nib
@@ -17,8 +18,8 @@ from vecset.imaging.image_file import LPS_TO_RAS
 EXTENSION_CODE = 0
 
 
-def name_extension(class_names):
-    """The nibabel header extension that names classes 1..C; the same names give the same bytes."""
+def name_extension(class_names: list[str]) -> nib.nifti1.Nifti1Extension:
+    """The header extension with names and colours of the classes 1..C; the same names give the same bytes."""
     root = ElementTree.Element("CaretExtension")
     volume = ElementTree.SubElement(root, "VolumeInformation", Index="0")
     table = ElementTree.SubElement(volume, "LabelTable")
@@ -31,8 +32,8 @@ def name_extension(class_names):
     return nib.nifti1.Nifti1Extension(EXTENSION_CODE, xml)
 
 
-def read_names(header):
-    """{class id: name} of a NIfTI header's extension; {} where it has none."""
+def read_names(header: nib.Nifti1Header) -> dict[int, str]:
+    """{class id: name} from the extension of a NIfTI header; {} where it has none."""
     for extension in header.extensions:
         try:
             root = ElementTree.fromstring(bytes(extension.get_content()).rstrip(b"\0"))
@@ -42,10 +43,10 @@ def read_names(header):
     return {}
 
 
-def write_segmentation_nrrd(path, labels, affine, class_names):
+def write_segmentation_nrrd(path: Path | str, labels: np.ndarray, affine: np.ndarray, class_names: list[str]) -> None:
     """Writes labels (X, Y, Z) u8 as a `.seg.nrrd`, atomically: one layer, a segment with name and colour per class.
-    affine (4, 4): voxel -> mm RAS+."""
-    import SimpleITK as sitk  # a fifth of a second, for those who need it
+    `affine` (4, 4): voxel -> mm RAS+."""
+    import SimpleITK as sitk  # takes 0.2 s
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(labels.T))  # ITK's arrays are k, j, i
     lps = LPS_TO_RAS @ np.asarray(affine, np.float64)
