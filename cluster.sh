@@ -1,10 +1,10 @@
 # Sourced by the Slurm scripts: which Python a job uses, what it prints first, how it fails.
-# A compute node installs nothing (it may have no network): run `bash environment.sh` once where there is one.
+# A compute node installs nothing, for it may have no network: run `bash environment.sh` once on a node that has one.
 #
-# The Python of a job is, in this order (each as an environment variable or as an option of the scripts):
+# A job uses the first of these that is set (as an environment variable or as an option of the scripts):
 #   CONTAINER  --container IMAGE   python3 inside an Apptainer / Singularity image; the repository and the folders that
 #                                  the script was given are bound into it (CONTAINER_ARGS: more arguments for it)
-#   MODULES    --modules "A B"     `module load A B` first; goes together with the ones below
+#   MODULES    --modules "A B"     `module load A B` first; can be combined with those below
 #   PYTHON     --python PROGRAM    this interpreter
 #   VENV       --venv FOLDER       a virtual environment
 #   else .venv in the repository if it is there, else python3
@@ -12,7 +12,7 @@
 
 job_fail() { echo "error: $*" >&2; exit 2; }
 
-job_option() { # job_option NAME VALUE: takes one of the options above; returns 1 where it is none of them
+job_option() { # job_option NAME VALUE: sets one of the options above; returns 1 where NAME is another option
   case $1 in
     --container) CONTAINER=$2 ;; --modules) MODULES=$2 ;; --python) PYTHON=$2 ;;
     --venv) VENV=$2 PYTHON="" ;; # an option beats what the environment says
@@ -20,21 +20,23 @@ job_option() { # job_option NAME VALUE: takes one of the options above; returns 
   esac
 }
 
-job_value() { # job_value NAME WORDS...: the value of option --NAME among the words, as --NAME value or --NAME=value
-  local name=--$1 value=""
+job_value() { # job_value "NAME OLD_NAME" WORDS...: the last value of --NAME or --OLD_NAME among the words
+  local names=$1 name value=""
   shift
   while [ $# -gt 0 ]; do
-    case $1 in "$name") value=${2-} ;; "$name="*) value=${1#*=} ;; esac
+    for name in $names; do
+      case $1 in "--$name") value=${2-} ;; "--$name="*) value=${1#*=} ;; esac
+    done
     shift
   done
   echo "$value"
 }
 
-job_folder_of() { # job_folder_of FILE: its folder, absolute; nothing where there is no such file
+job_folder_of() { # job_folder_of FILE: its folder as an absolute path; nothing where there is no such file
   if [ -n "$1" ] && [ -e "$1" ]; then (cd "$(dirname "$1")" && pwd); fi
 }
 
-job_make_folder() { # job_make_folder OPTION FOLDER: makes it, or says why it cannot be written to
+job_make_folder() { # job_make_folder OPTION FOLDER: makes it, or fails and says why it cannot be written to
   local said
   said=$(mkdir -p -- "$2" 2>&1) || job_fail "$1: ${said#mkdir: }"
   [ -w "$2" ] || job_fail "$1: cannot write to $2"
@@ -49,7 +51,7 @@ job_quote() { # job_quote WORDS...: quoted for sh as for bash (%q of printf may 
   done
 }
 
-job_state() { # job_state: what Slurm says of this job: RUNNING, COMPLETING, ...; nothing where it does not answer
+job_state() { # job_state: the state that Slurm reports for this job: RUNNING, ...; nothing where it does not answer
   local said try
   for try in 1 2 3; do # a controller that is busy or just starting again answers the next time
     if said=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null) && [[ $said =~ JobState=([A-Z_]+) ]]; then
@@ -60,12 +62,12 @@ job_state() { # job_state: what Slurm says of this job: RUNNING, COMPLETING, ...
   done
 }
 
-job_python() { # job_python ROOT FOLDERS...: fills the array RUN with the words that start Python, after checking them
+job_python() { # job_python ROOT FOLDERS...: sets the array RUN to the words that start Python, after checking them
   local root=$1 name engine lacking folder
   local to_do="run 'bash $root/environment.sh' on a node with a network"
   to_do+=", or give --venv, --python, --modules or --container"
   if [ -n "${MODULES:-}" ]; then
-    set +eu # what sites write there takes neither
+    set +eu # the files of many sites fail under either
     # shellcheck disable=SC1091
     if ! type module >/dev/null 2>&1 && [ -r /etc/profile ]; then . /etc/profile; fi # sbatch --export=NONE
     type module >/dev/null 2>&1 || job_fail "--modules $MODULES: this node has no 'module' command"

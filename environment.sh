@@ -1,8 +1,8 @@
-# `bash environment.sh` sets up and nothing else. The other scripts source it: `prepare_python ROOT` leaves in PYTHON an
-# interpreter with all that requirements.txt names, and installs what is missing.
+# `bash environment.sh` installs what requirements.txt names. Other scripts source this file and call
+# `prepare_python ROOT`, which does the same and sets PYTHON to the interpreter. Environment variables:
 #   PYTHON   a Python (3.11 or newer) to use instead of a virtual environment; packages it already has are kept
-#   VENV     where the virtual environment is (default ROOT/.venv); it is made when it is not there
-# A second call finds the stamp of the first one, installs nothing and needs no network.
+#   VENV     the virtual environment (default: ROOT/.venv); it is made where there is none
+# A second call finds that all is installed and needs no network.
 # shellcheck shell=bash
 
 environment_fail() { echo "error: $*" >&2; exit 2; }
@@ -32,21 +32,21 @@ prepare_python() {
     done
   fi
   [ -n "$base" ] || environment_fail "no Python 3.11 or newer found; install one, or name it: PYTHON=/path/to/python"
-  # the lists that decide what is installed, and the interpreter it is installed for
+  # what is installed depends on these files and on the interpreter
   wanted=$(cat "$root/requirements.txt" "$root/pyproject.toml" |
     "$base" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest(), sys.version.split()[0])')
   stamp=$venv/vecsetx-heart.stamp
   PYTHON=$venv/bin/python
   if [ -x "$PYTHON" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return 0; fi
 
-  if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then  # none yet, or one whose making was interrupted
+  if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then  # there is none, or making it was interrupted
     echo "making the virtual environment $venv"
     "$base" -m venv --clear "$venv" >/dev/null 2>&1 || environment_fail \
       "$base cannot make a virtual environment in $venv; on Debian and Ubuntu: apt-get install python3-venv; or name a Python: PYTHON=..."
   fi
   echo "installing requirements.txt into $venv"
   "$PYTHON" -m pip install --disable-pip-version-check -r "$root/requirements.txt" ||
-    environment_fail "pip could not install requirements.txt (see above); run the same command again to go on"
+    environment_fail "pip could not install requirements.txt (see above); run the same command again to continue"
   printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -55,7 +55,7 @@ if [ "${BASH_SOURCE[0]}" = "$0" ]; then  # `bash environment.sh`: set up and say
   case ${1:-} in
     "") ;;
     -h | --help) sed -n '1,5s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
-    *) environment_fail "$1: expected no arguments; bash environment.sh --help" ;;
+    *) environment_fail "$1: this script takes no arguments; see bash environment.sh --help" ;;
   esac
   prepare_python "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
   echo "ready: $PYTHON"

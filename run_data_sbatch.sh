@@ -9,21 +9,21 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #
-# Label maps -> case files, as a Slurm job array: each task does its share of the list. Safe to run again.
+# Label maps -> case files, as a Slurm job array: each task prepares one shard of the list. Safe to run again.
 #
 #   sbatch [--account=A --partition=P ...] run_data_sbatch.sh --input_dir LABELS --output_dir CASES [options]
-#   bash run_data_sbatch.sh --summary --input_dir LABELS --output_dir CASES     what is missing, why, how to go on
+#   bash run_data_sbatch.sh --summary --input_dir LABELS --output_dir CASES     prints what is missing and why
 #
 #   --input_dir, --output_dir   folders; also as INPUT_DIR, OUTPUT_DIR
-#   --tasks N                   into how many shares the list is cut (also TASKS; default: the size of the array).
-#                               Needed where the array has gaps, as in sbatch --array=3,17 to do two shares again
+#   --tasks N                   number of shards (also TASKS; default: the size of the array). Required where the array
+#                               has gaps, as in sbatch --array=3,17, which prepares two shards again
 #   --container, --modules, --venv, --python   which Python, see cluster.sh
-#   anything else goes to prepare_data.py (--classes 10, --label_map FILE, --seed 0, --overwrite, ...)
+#   all other options go to prepare_data.py (--classes 10, --label_mapping FILE, --seed 0, --overwrite, ...)
 # Account, partition, time and the like are sbatch's own options (or SBATCH_ACCOUNT, SBATCH_PARTITION, ...). Logs
-# (heart-data-JOB_TASK.log) lie in the folder that sbatch was called from.
+# (heart-data-JOB_TASK.log) are written to the folder that sbatch was called from.
 set -euo pipefail
 
-find_root() { # the repository: Slurm runs a copy of this file from its spool folder, so the job itself is asked
+find_root() { # the repository: Slurm runs a copy of this file from its spool folder, so scontrol is asked for its path
   local name=run_data_sbatch.sh here said try
   here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
   if [ -z "${SLURM_JOB_ID:-}" ] || [ -r "$here/cluster.sh" ]; then echo "$here"; return; fi
@@ -31,7 +31,7 @@ find_root() { # the repository: Slurm runs a copy of this file from its spool fo
     if said=$(scontrol show job "$SLURM_JOB_ID"); then break; fi
     sleep $((3 * try))
   done
-  # of the tasks of an array the first; all of the answer is read before it is looked at, or scontrol dies of the pipe
+  # the first task of an array; the whole answer is read first, or scontrol fails on a closed pipe
   said=${said#*Command=} said=${said%%$'\n'*}
   case $said in */"$name"*) here=$(dirname "$(realpath "${said%%/"$name"*}/$name")") ;; esac
   echo "$here"
@@ -67,31 +67,33 @@ done
 INPUT_DIR=$(cd "$INPUT_DIR" && pwd)
 job_make_folder --output_dir "$OUTPUT_DIR"
 OUTPUT_DIR=$(cd "$OUTPUT_DIR" && pwd)
-label_map=$(job_value label_map ${passed[@]+"${passed[@]}"})
-job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR" "$(job_folder_of "$label_map")"
+mapping=$(job_value "label_mapping label_map" ${passed[@]+"${passed[@]}"})
+job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR" "$(job_folder_of "$mapping")"
 logs=$OUTPUT_DIR/task-logs
 
 first=${SLURM_ARRAY_TASK_MIN:-0} last=${SLURM_ARRAY_TASK_MAX:-0} task=${SLURM_ARRAY_TASK_ID:-0}
 if [ -z "${TASKS:-}" ]; then
   if [ "$summary" = 1 ]; then TASKS=$(cat "$logs/tasks" 2>/dev/null || echo 50)
   elif [ "$first" = 0 ] && [ "${SLURM_ARRAY_TASK_COUNT:-1}" = $((last + 1)) ]; then TASKS=$((last + 1))
-  else job_fail "--tasks: the array has gaps or does not start at 0, so say into how many shares the list is cut"; fi
+  else job_fail "--tasks: the array has gaps or does not start at 0, so give the number of shards"; fi
 fi
 [[ $TASKS =~ ^[1-9][0-9]*$ ]] || job_fail "--tasks: expected a whole number, found $TASKS"
-[ "$last" -lt "$TASKS" ] || job_fail "--tasks $TASKS: the array goes up to $last, expected at most $((TASKS - 1))"
+[ "$last" -lt "$TASKS" ] ||
+  job_fail "--tasks $TASKS: the array goes up to task $last; it must end at $((TASKS - 1)) or before"
 
-shares=("${RUN[@]}" -P "$ROOT/vecset/cluster/shards.py" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR"
+shards=("${RUN[@]}" -P "$ROOT/vecset/cluster/shards.py" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR"
   --tasks "$TASKS")
-if [ "$summary" = 1 ]; then exec "${shares[@]}" --summary --logs "$logs" --again "$ROOT/run_data_sbatch.sh"; fi
+if [ "$summary" = 1 ]; then exec "${shards[@]}" --summary --logs "$logs" --again "$ROOT/run_data_sbatch.sh"; fi
 
-job_header "run_data_sbatch.sh, share $task of $TASKS" "$ROOT"
+job_header "run_data_sbatch.sh, shard $task of $TASKS" "$ROOT"
 mkdir -p "$logs"
 echo "$TASKS" >"$logs/tasks"
-job_quote ${python[@]+"${python[@]}"} ${passed[@]+"${passed[@]}"} >"$logs/options" # of the command that does it again
-range=$("${shares[@]}" --share "$task")
+# kept for the command with which --summary has missing shards prepared again
+job_quote ${python[@]+"${python[@]}"} ${passed[@]+"${passed[@]}"} >"$logs/options"
+range=$("${shards[@]}" --shard "$task")
 read -r start end <<<"$range"
 echo "label maps $start to $((end - 1)) of $INPUT_DIR -> $OUTPUT_DIR; Python ${RUN[*]}; ${passed[*]-}"
-if [ "$start" = "$end" ]; then echo "no label map in this share"; : >"$logs/task-$task.log"; exit 0; fi
+if [ "$start" = "$end" ]; then echo "no label map in this shard"; : >"$logs/task-$task.log"; exit 0; fi
 
 # one worker per core, so one thread per worker
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
@@ -99,5 +101,5 @@ code=0
 "${RUN[@]}" "$ROOT/prepare_data.py" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR" \
   --start_idx "$start" --end_idx "$end" --file_workers "${SLURM_CPUS_PER_TASK:-$(nproc)}" \
   ${passed[@]+"${passed[@]}"} 2>&1 | tee "$logs/task-$task.log" || code=$?
-echo "== share $task ended with exit code $code =="
+echo "== shard $task ended with exit code $code =="
 exit "$code"

@@ -10,30 +10,30 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300
 #
-# Phase 1 training under Slurm: one torchrun per node. Before the time limit, or when it is preempted, the run saves,
-# the job requeues itself and goes on where it was, until the epochs are done. So it does when a process was killed or
-# broke off; without progress between two starts it stops instead.
+# Phase 1 training under Slurm: one torchrun per node. Before the time limit, or when it is preempted, the run saves a
+# checkpoint and the job requeues itself and resumes, until all epochs are done. It also does so when a process crashed
+# or was killed. If there is no progress between two starts, it stops.
 #
 #   sbatch --account=A --partition=P run_phase1_sbatch.sh --data_path CASES --output_dir RUN [options, training options]
-#   bash run_phase1_sbatch.sh --dry_run --data_path CASES --output_dir RUN     checks all it can without a GPU job
+#   bash run_phase1_sbatch.sh --dry_run --data_path CASES --output_dir RUN     checks what can be checked without a GPU
 #
 #   --data_path, --output_dir   case files with train.csv and val.csv; the run folder. Also as DATA_PATH, OUTPUT_DIR
 #   --gpus N                    processes per node (default: the GPUs that Slurm gave, else one)
 #   --stage_dir FOLDER          copy the case files to this node-local folder first, and read them there (STAGE_DIR);
 #                               '$NAME' in single quotes: the folder that the node has in this variable, as '$TMPDIR'
-#   --dry_run                   print the configuration and the command, check, and stop
-#   --options_only              check the options and print the configuration; data, GPUs and Slurm are not looked at
+#   --dry_run                   print the configuration and the command, run all checks, and stop
+#   --options_only              check the options and print the configuration; data, GPUs and Slurm are not checked
 #   --container, --modules, --venv, --python   which Python, see cluster.sh
-#   anything else goes to vecset/main_ae.py (--epochs 400, --batch_size 16, --wandb offline, ...), behind the words of
-#                               TRAINING_OPTIONS in the environment; of an option given twice the last counts
+#   all other options go to vecset/main_ae.py (--epochs 400, --batch_size 16, --wandb offline, ...), after those in the
+#                               environment variable TRAINING_OPTIONS; of an option given twice the last one counts
 # Account, partition, nodes (--nodes=2), GPUs (--gres=gpu:4) and time are sbatch's own options, or SBATCH_ACCOUNT,
-# SBATCH_PARTITION and so on in the environment. The log (heart-phase1-JOB.log) lies in the folder that sbatch was
-# called from.
+# SBATCH_PARTITION and so on in the environment. The log (heart-phase1-JOB.log) is written to the folder that sbatch
+# was called from.
 set -euo pipefail
-warned=0 # Slurm's warning may come before training has begun, as while data is being copied
+warned=0 # Slurm's warning may come before training begins, for example while data is being copied
 trap 'warned=1' USR1
 
-find_root() { # the repository: Slurm runs a copy of this file from its spool folder, so the job itself is asked
+find_root() { # the repository: Slurm runs a copy of this file from its spool folder, so scontrol is asked for its path
   local name=run_phase1_sbatch.sh here said try
   here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
   if [ -z "${SLURM_JOB_ID:-}" ] || [ -r "$here/cluster.sh" ]; then echo "$here"; return; fi
@@ -41,7 +41,7 @@ find_root() { # the repository: Slurm runs a copy of this file from its spool fo
     if said=$(scontrol show job "$SLURM_JOB_ID"); then break; fi
     sleep $((3 * try))
   done
-  # of the tasks of an array the first; all of the answer is read before it is looked at, or scontrol dies of the pipe
+  # the first task of an array; the whole answer is read first, or scontrol fails on a closed pipe
   said=${said#*Command=} said=${said%%$'\n'*}
   case $said in */"$name"*) here=$(dirname "$(realpath "${said%%/"$name"*}/$name")") ;; esac
   echo "$here"
@@ -75,7 +75,7 @@ while [ $# -gt 0 ]; do
 done
 option() { job_value "$1" ${training[@]+"${training[@]}"}; } # the value of a training option
 
-# ---- what can be wrong is found before any GPU hour is spent
+# ---- errors are found before any GPU hour is spent
 [ -n "${DATA_PATH:-}" ] || job_fail "--data_path: the folder of case files is not named"
 [ -n "${OUTPUT_DIR:-}" ] || job_fail "--output_dir: the run folder is not named"
 csv_dir=$(option csv_dir) fold=$(option fold)
@@ -94,7 +94,7 @@ done
 if [ "$options_only" = 0 ]; then
   job_make_folder --output_dir "$OUTPUT_DIR"
   OUTPUT_DIR=$(cd "$OUTPUT_DIR" && pwd)
-  if [[ ${STAGE_DIR:-} =~ ^\$\{?([A-Za-z_][A-Za-z_0-9]*)\}?(/.*)?$ ]]; then # known on the node and not before
+  if [[ ${STAGE_DIR:-} =~ ^\$\{?([A-Za-z_][A-Za-z_0-9]*)\}?(/.*)?$ ]]; then # only the node knows its value
     name=${BASH_REMATCH[1]}
     STAGE_DIR=${!name:-}${BASH_REMATCH[2]}
     [ -n "${!name:-}" ] || [ "$dry_run" = 1 ] || job_fail "--stage_dir: $(hostname) has no \$$name"
@@ -118,7 +118,7 @@ export PYTHONUNBUFFERED=1
 job_header "run_phase1_sbatch.sh" "$ROOT"
 echo "data $DATA_PATH -> run $OUTPUT_DIR"
 echo "$nodes node(s) x $gpus process(es), $OMP_NUM_THREADS threads each; Python ${RUN[*]}"
-"${preflight[@]}" -- "${words[@]}" || exit 2 # it has said why
+"${preflight[@]}" -- "${words[@]}" || exit 2 # it has printed why
 
 # ---- data on the node's own disk
 data=$DATA_PATH
@@ -128,7 +128,7 @@ if [ -n "${STAGE_DIR:-}" ]; then
     everywhere=()
     if [ "$nodes" -gt 1 ]; then everywhere=(srun --export=ALL --ntasks="$nodes" --ntasks-per-node=1); fi
     staged=$data
-    unstage() { # before the job ends, for whatever reason: nothing of it stays on the node
+    unstage() { # removes the copy from the nodes, however the job ends
       if [ -n "$staged" ]; then ${everywhere[@]+"${everywhere[@]}"} rm -rf -- "$staged" || true; fi
       staged=""
     }
@@ -140,21 +140,21 @@ if [ -n "${STAGE_DIR:-}" ]; then
   echo "data staged to $data"
 fi
 
-# ---- one torchrun per node; a port of this job's own, so that two jobs on a node do not meet
+# ---- one torchrun per node; each job uses a port of its own, so that two jobs can share a node
 words=("$ROOT/vecset/main_ae.py" --data_path "$data" --output_dir "$OUTPUT_DIR" ${training[@]+"${training[@]}"})
 torchrun=("${RUN[@]}" -m torch.distributed.run "--nnodes=$nodes" "--nproc_per_node=$gpus")
 if [ "$nodes" -gt 1 ]; then
   names=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
   head_node=${names%%$'\n'*}
-  port=$((12000 + SLURM_JOB_ID % 20000)) # below the ports that Linux hands out by itself
+  port=$((12000 + SLURM_JOB_ID % 20000)) # below the range that Linux assigns itself
   torchrun+=(--rdzv_backend=c10d "--rdzv_endpoint=$head_node:$port" "--rdzv_id=$SLURM_JOB_ID")
 else
   torchrun+=(--standalone)
 fi
-# torchrun must not die of USR1 while its workers save: it inherits "ignored", they set a handler of their own. srun
-# gives its tasks the default again, so the ignoring is done inside the task.
+# USR1 must not kill torchrun while its workers save: torchrun inherits "ignored", the workers set their own handler.
+# srun resets signals to their defaults in its tasks, so the signal is ignored inside the task.
 launch=(bash -c 'trap "" USR1; exec "$@"' torchrun)
-# srun no longer takes the CPUs over from sbatch by itself; after sbatch --export=NONE it would hand on no environment
+# srun does not take --cpus-per-task over from sbatch, and after sbatch --export=NONE it would pass on no environment
 if [ -n "${SLURM_JOB_ID:-}" ]; then
   launch=(srun --export=ALL --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1
     "${launch[@]}")
@@ -162,35 +162,35 @@ fi
 echo "command: ${torchrun[*]} ${words[*]}"
 if [ "$dry_run" = 1 ]; then echo "dry run: all checks passed, nothing started"; exit 0; fi
 
-progress() { # how far the run is: epoch and step of its last checkpoint, or "none"
+progress() { # progress position|state|how: see vecset/cluster/run_state.py
   "${RUN[@]}" -P "$ROOT/vecset/cluster/run_state.py" "$OUTPUT_DIR" "$1"
 }
 before=$(progress position)
 echo "at the start: $before"
 starts=$OUTPUT_DIR/starts.txt here="job ${SLURM_JOB_ID:-none} at $before" in_vain=0
-if [ -n "${SLURM_JOB_ID:-}" ]; then # starts of this job, one after the other, that began where it is now
+if [ -n "${SLURM_JOB_ID:-}" ]; then # counts the last starts of this job that began at the same position
   while read -r line; do if [ "$line" = "$here" ]; then in_vain=$((in_vain + 1)); else in_vain=0; fi; done \
     < <(cat "$starts" 2>/dev/null)
   if [ "$in_vain" -ge 2 ]; then
-    echo "error: the last $in_vain starts of this job made no progress ($before): not started once more; when the" \
-      "cause is found, submit it again" >&2
+    echo "error: the last $in_vain starts of this job made no progress ($before): not started once more; find the" \
+      "cause, then submit it again" >&2
     exit 1
   fi
   echo "$here" >>"$starts" || job_fail "--output_dir: cannot write to $starts"
 fi
 
 repeating="" code=0
-stopping=0 # asked to stop in any way; `warned`: by USR1, after which Slurm lets the job go on for a while
+stopping=0 # asked to stop, by any signal; `warned`: by USR1, after which the job still has some minutes
 ask_to_stop() {
   if [ -n "${SLURM_JOB_ID:-}" ]; then scancel --signal=USR1 "$SLURM_JOB_ID"; else pkill -USR1 -P "$child"; fi \
     2>/dev/null || true
 }
-on_signal() { # Slurm's warning reaches this shell only; the training processes get it from here, on every node
+on_signal() { # only this shell gets Slurm's warning; it passes it on to the training processes of every node
   if [ "$stopping" = 1 ]; then return; fi
   stopping=1
   echo "== $(date '+%H:%M:%S') asked to stop: saving =="
   ask_to_stop
-  # a process that was only starting has not heard it
+  # sent again for processes that were just starting and missed it
   while sleep 15; do ask_to_stop; done &
   repeating=$!
 }
@@ -210,26 +210,26 @@ else
   echo "== training ended with exit code $code, state $state, at $after =="
 fi
 if [ -n "$repeating" ]; then kill "$repeating" 2>/dev/null || true; fi
-trap '' USR1 # heard; a second one must not end what is left to do
+trap '' USR1 # a second signal must not interrupt what is left to do
 trap - TERM
-# a state that an earlier start left does not count where this one failed
+# if this start failed without progress, the state is that of an earlier start and does not count
 if [ "$state" = finished ] && { [ "$code" = 0 ] || [ "$after" != "$before" ]; }; then exit 0; fi
-if [ "$state" = "time is up" ]; then exit "$code"; fi # --max_steps or --max_minutes: done as asked
+if [ "$state" = "time is up" ]; then exit "$code"; fi # --max_steps or --max_minutes: ended as requested
 crashed=0
 if [ "$stopping" = 0 ] && { [ "$state" != stopped ] || [ "$after" = "$before" ]; }; then
   crashed=1
-  echo "error: training broke off (exit code $code); the cause stands above: a traceback, 'error:' or 'Signal'" \
+  echo "error: training broke off (exit code $code); for the cause look above for a traceback, 'error:' or 'Signal'" \
     "of the process that ended first" >&2
-  if [ "$(progress how)" = "not finite" ]; then exit "$((code > 0 ? code : 1))"; fi # it would be so again
+  if [ "$(progress how)" = "not finite" ]; then exit "$((code > 0 ? code : 1))"; fi # the same would happen again
 fi
-# what broke off without a step done would do so again; who was stopped that early gets a second try
+# a crash without progress would repeat itself; a run that was stopped without progress gets a second try
 if [ "$after" = "$before" ] && { [ "$crashed" = 1 ] || [ "$in_vain" -ge 1 ] || [ -z "${SLURM_JOB_ID:-}" ]; }; then
   echo "error: no progress since this start ($after): not requeued; give the job more time, or see the log above" >&2
   exit 1
 fi
 if [ "$crashed" = 1 ] && [ -z "${SLURM_JOB_ID:-}" ]; then exit $((code > 0 ? code : 1)); fi
 [ -n "${SLURM_JOB_ID:-}" ] || { echo "saved; run the same command again to go on"; exit 75; }
-# TERM without USR1 before it, and the job is ending: scancel, which means it; or Slurm requeues the job by itself
+# TERM without USR1 before it, and the job is ending: cancelled by its owner, or Slurm requeues it by itself
 if [ "$warned" = 0 ] && [ "$(job_state)" != RUNNING ]; then
   echo "saved; the job was cancelled, or Slurm requeues it: it is not requeued from here"
   exit 0
@@ -243,7 +243,7 @@ for pause in 2 5 10; do
   echo "$said"
   sleep "$pause"
 done
-# no exit code 0: what waits for this job (afterok) must not take a run that is not done
+# not exit code 0: a job that waits for this one (afterok) must not start from an unfinished run
 [ "$requeued" = 1 ] || {
   echo "error: saved, but Slurm does not requeue the job ($said): submit the same line again to go on" >&2
   exit 75

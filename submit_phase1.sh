@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# The whole way under Slurm, as jobs that wait for each other:
-#   data (array) -> what is missing -> splits and quality -> training -> reconstruction of the validation hearts
-# Each starts when the one before ended well; when one fails, the rest is cancelled. Submitted again, it finds a chain
-# that is still under way and leaves it alone; otherwise each stage does only what is left to do.
+# The whole pipeline under Slurm, as jobs that wait for each other:
+#   data (array) -> summary -> splits and quality -> training -> reconstruction of the validation hearts
+# A job starts when the one before it succeeded; if one fails, the rest is cancelled. Called again while the chain is
+# under way, it submits nothing; otherwise each stage does only what is left to do.
 #
 #   bash submit_phase1.sh --input_dir LABELS --output_dir OUT [options] [-- training options]
 #
 #   --input_dir, --output_dir   label maps; OUT/cases, OUT/quality, OUT/train and OUT/reconstruction are written
 #   --classes C                 number of structures (default: 10)
-#   --label_map FILE            JSON that maps label values to 1..C (default: none)
-#   --prepare_options "..."     more options of prepare_data.py in one string: "--drop_crumbs 0.001 --annotated 1,2,3"
+#   --label_mapping FILE        JSON that maps the values in the label maps to classes 1..C, or a preset (default: none)
+#   --prepare_options "..."     more options of prepare_data.py in one string: "--drop_islands 0.001 --annotated 1,2,3"
 #   --val_ratio R, --seed S     of the split (default: 0.2, 0)
-#   --tasks N                   shares of the label maps (default: 50, or one for each when there are fewer)
+#   --tasks N                   shards of the label maps (default: 50, or one per label map when there are fewer)
 #   --sbatch "..."              sbatch options for all jobs, e.g. "--account=A --partition=P"
-#   --cpu_sbatch "..."          besides, for data, splits and quality, e.g. "--partition=small --mem-per-cpu=2G"
-#   --gpu_sbatch "..."          besides, for training and reconstruction, e.g. "--partition=gpumedium --nodes=2"
+#   --cpu_sbatch "..."          in addition, for data, splits and quality, e.g. "--partition=small --mem-per-cpu=2G"
+#   --gpu_sbatch "..."          in addition, for training and reconstruction, e.g. "--partition=gpumedium --nodes=2"
 #   --container, --modules, --venv, --python   which Python, see cluster.sh
-#   --dry_run                   let Slurm test every job (sbatch --test-only), submit none
-# Logs lie in the folder that this is called from. Training options are those of vecset/main_ae.py.
+#   --dry_run                   let Slurm check every job (sbatch --test-only), submit none
+# Logs are written to the folder that this is called from. Training options are those of vecset/main_ae.py.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/cluster.sh"
 
-INPUT_DIR="" OUTPUT_DIR="" CLASSES=10 LABEL_MAP="" VAL_RATIO=0.2 SEED=0 TASKS="" STEP="" dry_run=0
+INPUT_DIR="" OUTPUT_DIR="" CLASSES=10 LABEL_MAPPING="" VAL_RATIO=0.2 SEED=0 TASKS="" STEP="" dry_run=0
 prepare=() all=() cpu=() gpu=() training=() python=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -32,7 +32,8 @@ while [ $# -gt 0 ]; do
   esac
   [ $# -ge 2 ] || job_fail "$1: not an option, or it needs a value; see --help"
   case $1 in
-    --input_dir) INPUT_DIR=$2 ;; --output_dir) OUTPUT_DIR=$2 ;; --classes) CLASSES=$2 ;; --label_map) LABEL_MAP=$2 ;;
+    --input_dir) INPUT_DIR=$2 ;; --output_dir) OUTPUT_DIR=$2 ;; --classes) CLASSES=$2 ;;
+    --label_mapping | --label_map) LABEL_MAPPING=$2 ;; # the second is its old name
     --prepare_options)
       words=$(xargs -n 1 printf '%s\n' <<<"$2") || job_fail "--prepare_options: a quote is left open: $2"
       if [ -n "$words" ]; then mapfile -t prepare <<<"$words"; fi ;;
@@ -45,12 +46,12 @@ while [ $# -gt 0 ]; do
 done
 [ -d "$INPUT_DIR" ] || job_fail "--input_dir: expected a folder of label maps, found '$INPUT_DIR'"
 [ -n "$OUTPUT_DIR" ] || job_fail "--output_dir: the folder for the results is not named"
-[ -z "$LABEL_MAP" ] || [ ! -f "$LABEL_MAP" ] || LABEL_MAP=$(realpath "$LABEL_MAP")
+[ ! -f "$LABEL_MAPPING" ] || LABEL_MAPPING=$(realpath "$LABEL_MAPPING") # else the name of a preset
 job_make_folder --output_dir "$OUTPUT_DIR"
 INPUT_DIR=$(realpath "$INPUT_DIR") OUTPUT_DIR=$(realpath "$OUTPUT_DIR")
 cases=$OUTPUT_DIR/cases
-job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR" "$(job_folder_of "$LABEL_MAP")" \
-  "$(job_folder_of "$(job_value label_map ${prepare[@]+"${prepare[@]}"})")"
+job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR" "$(job_folder_of "$LABEL_MAPPING")" \
+  "$(job_folder_of "$(job_value "label_mapping label_map" ${prepare[@]+"${prepare[@]}"})")"
 
 # ---- the small jobs of the chain run this same file with --step
 case $STEP in
@@ -72,12 +73,12 @@ esac
 command -v sbatch >/dev/null ||
   job_fail "sbatch: no such command here; without Slurm: bash run_train.sh --input_dir ... --output_dir ..."
 [ -w . ] || job_fail "$(pwd): the logs of all jobs go to the folder that this is called from; it cannot be written to"
-# the jobs get as options what is here by environment variables: sbatch --export=NONE keeps those back
+# environment variables become options of the jobs, because sbatch --export=NONE does not pass them on
 if [ ${#python[@]} = 0 ]; then
   python=(${CONTAINER:+--container "$CONTAINER"} ${MODULES:+--modules "$MODULES"} ${VENV:+--venv "$VENV"}
     ${PYTHON:+--python "$PYTHON"})
 fi
-# a mistyped option is told now and not by fifty jobs, or after them
+# a mistyped option is reported now, not by fifty jobs or after them
 for name in data_path output_dir; do
   [ -z "$(job_value "$name" ${training[@]+"${training[@]}"})" ] ||
     job_fail "--$name: not a training option here: the chain trains on OUT/cases and writes to OUT/train"
@@ -90,11 +91,11 @@ if [ ${#prepare[@]} -gt 0 ]; then
     "${prepare[@]}" --start_idx 0 --end_idx 0 2>&1) || job_fail "--prepare_options: ${wrong##*error: }"
 fi
 count=$("${RUN[@]}" -P "$ROOT/vecset/cluster/shards.py" --input_dir "$INPUT_DIR" --output_dir "$cases" \
-  --tasks 1 --share 0)
+  --tasks 1 --shard 0)
 count=${count#* }
 if [ -z "$TASKS" ]; then TASKS=$((count < 50 ? count : 50)); fi
 
-# ---- a chain that is under way is left alone, and so is one that is just being submitted
+# ---- nothing is submitted while a chain is under way or is just being submitted
 record=$OUTPUT_DIR/chain.txt part=$OUTPUT_DIR/chain-part.txt
 under_way() { # under_way FILE: whether a job of this list is still in the queue
   local ids
@@ -102,7 +103,7 @@ under_way() { # under_way FILE: whether a job of this list is still in the queue
   [ -n "$ids" ] && [ -n "$(squeue --noheader --jobs "$ids" 2>/dev/null)" ]
 }
 if [ "$dry_run" = 0 ]; then
-  exec 9>"$OUTPUT_DIR/.chain.lock" # given back when this ends, however it does
+  exec 9>"$OUTPUT_DIR/.chain.lock" # released when this script ends, however it ends
   code=0
   flock --nonblock --conflict-exit-code 9 9 2>/dev/null || code=$? # other codes: a file system without locks
   [ "$code" != 9 ] || job_fail "--output_dir: another submit_phase1.sh is submitting for $OUTPUT_DIR at this moment"
@@ -118,7 +119,7 @@ if [ "$dry_run" = 0 ]; then
 fi
 
 submitted=() id=""
-cancel_rest() { # half a chain is none; `id` may be of a job that is not in the list yet
+cancel_rest() { # cancels what is submitted so far; `id` may be of a job that is not in the list yet
   if [ "$dry_run" = 1 ] || [ -z "${submitted[*]}$id" ]; then return; fi
   if scancel "${submitted[@]}" ${id:+"${id%%;*}"}; then rm -f "$part"; fi
 }
@@ -149,7 +150,7 @@ small=("${common[@]}" --nodes=1 --ntasks=1 --cpus-per-task=4 --time=02:00:00 "--
 
 submit data "" "${common[@]}" ${cpu[@]+"${cpu[@]}"} "--array=0-$((TASKS - 1))" "$ROOT/run_data_sbatch.sh" \
   --input_dir "$INPUT_DIR" --output_dir "$cases" --tasks "$TASKS" --classes "$CLASSES" --seed "$SEED" \
-  ${LABEL_MAP:+--label_map "$LABEL_MAP"} ${prepare[@]+"${prepare[@]}"} ${python[@]+"${python[@]}"}
+  ${LABEL_MAPPING:+--label_mapping "$LABEL_MAPPING"} ${prepare[@]+"${prepare[@]}"} ${python[@]+"${python[@]}"}
 submit summary "afterany:$id" "${small[@]}" --job-name=heart-summary --wrap "$(step summary)"
 submit check "afterok:$id" "${small[@]}" --job-name=heart-check --wrap "$(step check)"
 submit train "afterok:$id" "${common[@]}" ${gpu[@]+"${gpu[@]}"} "${train[@]}"
@@ -159,4 +160,4 @@ submit reconstruct "afterok:$id" "${common[@]}" --cpus-per-task=8 --time=08:00:0
 if [ "$dry_run" = 1 ]; then echo "dry run: Slurm accepts all jobs, none was submitted"; exit 0; fi
 mv "$part" "$record"
 trap - INT TERM HUP
-echo "$count label maps in $TASKS shares; watch with: squeue --me; cancel all with: scancel ${submitted[*]}"
+echo "$count label maps in $TASKS shards; watch with: squeue --me; cancel all with: scancel ${submitted[*]}"

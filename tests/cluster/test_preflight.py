@@ -13,16 +13,15 @@ from vecset.cluster.preflight import verdict
         ((None, None, 0, 2, "cpu"), None),
         (
             ("13.0", "570.86.15", 0, 4),
-            "expected driver 580 or newer for a torch built for CUDA 13.0, found driver 570.86.15, "
-            "which is too old; install a torch built for CUDA 12 into this Python: pip install --force-reinstall 'torch>=2.6' "
-            "--index-url https://download.pytorch.org/whl/cu126",
+            "driver 570.86.15 is too old for a torch built for CUDA 13.0, which needs 580 or newer; install a torch "
+            "built for CUDA 12 into this Python: pip install --force-reinstall 'torch>=2.6' --index-url https://download.pytorch.org/whl/cu126",
         ),
         (("12.8", "470.8", 0, 4), "whl/cu118"),
         (("12.8", "440.33", 0, 1), "ask for a newer driver"),
         (("12.8", "525.60", 0, 1), "driver 525.60 is new enough for CUDA 12.8; ask Slurm for one"),
-        ((None, "570.1", 0, 1), "found one for CPUs only"),
+        ((None, "570.1", 0, 1), "built for CPUs only"),
         (("12.8", None, 0, 1, "cuda"), "no NVIDIA driver"),
-        (("12.8", "570.1", 2, 4), "found 2"),
+        (("12.8", "570.1", 2, 4), "4 processes need a GPU each, and torch sees 2"),
         (("12.8", "470.8", 0, 4, "cpu"), None),
     ],
 )

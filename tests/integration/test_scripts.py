@@ -17,7 +17,7 @@ SCRIPTS = sorted(
 SBATCH = ("run_data_sbatch.sh", "run_phase1_sbatch.sh")
 COMMANDS = {
     "make_phantoms.py": "--spacing",
-    "prepare_data.py": "--label_map",
+    "prepare_data.py": "--label_mapping",
     "create_csv.py": "--group_regex",
     "check_data_quality.py": "--report",
     "reconstruct.py": "--checkpoint",
@@ -271,7 +271,7 @@ def test_setting_up_has_a_help_and_takes_nothing_else():
     answer = run("bash", ROOT / "environment.sh", "--help", PYTHON="/no/such/python")
     assert answer.returncode == 0 and "VENV" in answer.stdout and "PYTHON" in answer.stdout
     answer = run("bash", ROOT / "environment.sh", "--hlep", PYTHON="/no/such/python")
-    assert answer.returncode == 2 and "--hlep: expected no arguments" in answer.stderr
+    assert answer.returncode == 2 and "--hlep: this script takes no arguments" in answer.stderr
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_data_array_makes_every_case_and_names_what_is_missing(lab, labels, tmp_
 
     summary = lab.run("bash", ROOT / "run_data_sbatch.sh", "--summary", *options, cwd=submit, check=False)
     assert summary.returncode == 1 and "4 of 5 case files are there" in summary.stdout
-    assert re.search(r"phantom_0002.nii.gz \(share 1\): error: .*phantom_0002.nii.gz: expected", summary.stdout)
+    assert re.search(r"phantom_0002.nii.gz \(shard 1\): error: .*phantom_0002.nii.gz: expected", summary.stdout)
     again = summary.stdout.strip().splitlines()[-1].split()
     assert again[:2] == ["sbatch", "--array=1"]
 
@@ -113,7 +113,7 @@ def test_data_array_makes_every_case_and_names_what_is_missing(lab, labels, tmp_
     assert all((tmp_path / "cases" / name).stat().st_mtime_ns == when for name, when in before.items())
 
 
-def test_an_array_with_gaps_needs_to_know_the_number_of_shares(lab, labels, tmp_path):
+def test_an_array_with_gaps_needs_to_know_the_number_of_shards(lab, labels, tmp_path):
     job = lab.submit(
         "--array=1,3",
         "--cpus-per-task=1",

@@ -90,7 +90,7 @@ def test_the_whole_chain_runs_from_odd_folders_and_goes_on_after_a_stop(lab, tmp
         "--sbatch",
         "--export=SLURM_CONF,PATH,HOME",
         "--prepare_options",
-        "--drop_crumbs 0.0001 --label_map 'my map.json'",
+        "--drop_islands 0.0001 --label_map 'my map.json'",
         repository=repository,
         training=("--epochs", "60", "--eval_every", "30", "--print_every", "1"),
     )
@@ -131,7 +131,7 @@ def test_998_hearts_are_50_tasks_and_two_submissions_at_once_are_one(lab, labels
     ]
     said = sorted((process.communicate()[0] for process in both), key=lambda answer: "998 label maps" in answer)
     assert "nothing submitted" in said[0] or "is submitting for" in said[0], said
-    assert "998 label maps in 50 shares" in said[1], said
+    assert "998 label maps in 50 shards" in said[1], said
     jobs = jobs_of(out)
     assert lab.facts(jobs["data"])[0]["ArrayTaskId"] == "0-49"
     assert len(in_queue(lab)) == 50 + 4

@@ -212,7 +212,7 @@ def test_scancel_ends_a_job_for_good(lab, cases, tmp_path):
     assert lab.facts(job)[0]["JobState"] == "CANCELLED" and lab.facts(job)[0]["Restarts"] == "0"
 
 
-def test_a_killed_array_task_is_found_missing_and_just_its_share_made_again(lab, labels, tmp_path):
+def test_a_killed_array_task_is_found_missing_and_just_its_shard_made_again(lab, labels, tmp_path):
     options = ["--input_dir", labels, "--output_dir", tmp_path / "cases"]
     job = lab.submit(
         "--array=0-1", "--cpus-per-task=1", ROOT / "run_data_sbatch.sh", *options, *FEW_POINTS, cwd=tmp_path

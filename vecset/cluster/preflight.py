@@ -1,7 +1,8 @@
-"""Can this run start, on this node? Options, data, checkpoints, versions, GPUs and the driver, before a job spends
-hours on finding out. Prints the whole configuration, defaults and all.
+"""Can this training run start on this node? Checks options, data, checkpoints, versions, GPUs and driver.
 
-    python vecset/cluster/preflight.py [--processes 4] [--options_only] -- OPTIONS OF main_ae.py
+    python -m vecset.cluster.preflight [--processes 4] [--options_only] -- OPTIONS OF main_ae.py
+
+Prints the whole configuration, defaults included. The scripts run this module as a file, before a job spends hours.
 """
 
 import argparse
@@ -12,18 +13,20 @@ import sys
 import textwrap
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:] = [str(ROOT)] + [p for p in sys.path if p not in (str(ROOT), str(Path(__file__).resolve().parent))]
+if not __package__:  # run as a file: its folder gives way to the repository
+    sys.path[:] = [str(Path(__file__).resolve().parents[2])] + [
+        p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent
+    ]
 
-from vecset.common.errors import run_command  # noqa: E402
+from vecset.common.errors import run_command
 
 # the oldest driver for a CUDA's first number: "CUDA compatibility" (minor version compatibility), docs.nvidia.com
 OLDEST_DRIVER = {13: 580, 12: 525, 11: 450}
 TORCH_INDEX = {12: "cu126", 11: "cu118"}  # builds of torch for it, https://download.pytorch.org/whl/
 
 
-def driver_version():
-    """The NVIDIA driver's version by nvidia-smi, or None."""
+def driver_version() -> str | None:
+    """The version of the NVIDIA driver, from nvidia-smi, or None."""
     if shutil.which("nvidia-smi") is None:
         return None
     words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -31,54 +34,49 @@ def driver_version():
     return (answer.stdout.split("\n")[0].strip() or None) if answer.returncode == 0 else None
 
 
-def verdict(built_for, driver, devices, processes, device=""):
-    """What is wrong, as one line, or None. built_for: the CUDA version of torch or None; devices: GPUs it can use."""
+def verdict(built_for: str | None, driver: str | None, devices: int, processes: int, device: str = "") -> str | None:
+    """Why this node cannot train, as one line, or None. built_for: the CUDA version that torch was built for; devices:
+    GPUs that torch can use; device: as --device of main_ae.py, "" as its default."""
     if device == "cpu":
         return None
     if devices >= processes or (devices == 0 and driver is None and not device.startswith("cuda")):
         return None  # enough of them, or a node without GPUs that trains on its CPUs
     if devices:
         return (
-            f"expected a GPU for each of {processes} processes, found {devices}; ask Slurm for more, or give "
+            f"{processes} processes need a GPU each, and torch sees {devices}; ask Slurm for more, or give "
             f"--gpus {devices}"
         )
     if driver is None:
-        return "expected a GPU, found no NVIDIA driver on this node; ask Slurm for one (--gres=gpu:4)"
+        return "this node has no NVIDIA driver; ask Slurm for a GPU (--gres=gpu:4)"
     if built_for is None:
-        return (
-            "expected a torch built for CUDA, found one for CPUs only; install torch from PyPI (pip install torch) "
-            "into this Python"
-        )
+        return "this torch is built for CPUs only; install one built for CUDA into this Python (pip install torch)"
     return driver_verdict(built_for, driver)
 
 
-def driver_verdict(built_for, driver):
-    """Why torch, built for CUDA `built_for`, sees no GPU beside this driver: too old, or no GPU given."""
+def driver_verdict(built_for: str, driver: str) -> str:
+    """Why torch, built for CUDA `built_for`, sees no GPU with this driver: it is too old, or no GPU was given."""
     cuda, number = int(built_for.split(".")[0]), int(driver.split(".")[0])
     oldest = OLDEST_DRIVER.get(cuda, max(OLDEST_DRIVER.values()))
     if number >= oldest:
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         seen = "is not set" if given is None else f"is '{given}'"
         return (
-            f"expected a GPU that torch can use, found none, although driver {driver} is new enough for CUDA "
-            f"{built_for}; ask Slurm for one (--gres=gpu:4; CUDA_VISIBLE_DEVICES {seen}), and try nvidia-smi there"
+            f"torch sees no GPU, although driver {driver} is new enough for CUDA {built_for}; ask Slurm for one "
+            f"(--gres=gpu:4; CUDA_VISIBLE_DEVICES {seen}), and run nvidia-smi there"
         )
     newest = max((c for c, first in OLDEST_DRIVER.items() if number >= first and c in TORCH_INDEX), default=None)
-    to_do = "no torch that this software runs on knows it: ask for a newer driver"
+    to_do = "no torch that this software needs supports it: ask for a newer driver"
     if newest:
         to_do = (
             f"install a torch built for CUDA {newest} into this Python: pip install --force-reinstall "
             f"'torch>=2.6' --index-url https://download.pytorch.org/whl/{TORCH_INDEX[newest]}"
         )
-    return (
-        f"expected driver {oldest} or newer for a torch built for CUDA {built_for}, found driver {driver}, which is "
-        f"too old; {to_do}"
-    )
+    return f"driver {driver} is too old for a torch built for CUDA {built_for}, which needs {oldest} or newer; {to_do}"
 
 
-def check_training(words, with_data):
-    """Prints the configuration that main_ae.py makes of `words`; returns its --device. Raises InputError where the
-    options contradict each other, a checkpoint is none or, `with_data`, the splits or their files are not there."""
+def check_training(words: list[str], with_data: bool) -> str:
+    """Prints the configuration that main_ae.py makes of the options `words`. Returns its --device. Raises InputError
+    where options contradict each other, a checkpoint is none or, `with_data`, splits or case files are missing."""
     from vecset.engines.arguments import parse_arguments
     from vecset.main_ae import check_arguments, read_splits
     from vecset.models.autoencoder import parse_model_name
@@ -104,11 +102,11 @@ def check_training(words, with_data):
     return args.device
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("preflight.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--processes", type=int, default=1, help="training processes on this node (default: 1)")
-    parser.add_argument("--options_only", action="store_true", help="look at the training options, not at data or GPUs")
-    parser.add_argument("training", nargs="*", help="behind --: options of main_ae.py")
+    parser.add_argument("--options_only", action="store_true", help="check the training options, not data and GPUs")
+    parser.add_argument("training", nargs="*", help="after --: options of main_ae.py")
     args = parser.parse_args(argv)
     import torch
 

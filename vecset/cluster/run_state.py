@@ -1,17 +1,17 @@
-"""How far a run folder is, from the JSON sidecar of its last checkpoint and status.json. Standard library only.
+"""The progress of a training run, from the JSON sidecar of its last checkpoint and status.json. Standard library only.
 
-python vecset/cluster/run_state.py RUN position     "epoch 12, step 3", or "no checkpoint"
-python vecset/cluster/run_state.py RUN state        running, stopped, finished, or none
-python vecset/cluster/run_state.py RUN how          how the last start ended: the same words, or "not finite"
+python -m vecset.cluster.run_state RUN position     "epoch 12, step 3", or "no checkpoint"
+python -m vecset.cluster.run_state RUN state        running, stopped, finished, or none
+python -m vecset.cluster.run_state RUN how          how the last start ended: the same words, or "not finite"
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 
-def run_state(folder):
-    """(position, state) of a run folder, as the batch script compares them between two starts."""
+def run_state(folder: Path) -> tuple[str, str]:
+    """(position, state) of a run folder. The batch script compares the position before and after a start."""
     sidecar = Path(folder) / "checkpoint-last.json"
     try:
         facts = json.loads(sidecar.read_text(encoding="utf-8"))
@@ -20,14 +20,23 @@ def run_state(folder):
         return "no checkpoint", "none"
 
 
-def last_status(folder):
-    """What the last start wrote of itself: 'running' where it was killed or broke off."""
+def last_status(folder: Path) -> str:
+    """What the last start wrote about itself: 'running' where it was killed or crashed."""
     try:
         return str(json.loads((Path(folder) / "status.json").read_text(encoding="utf-8"))["status"])
     except (OSError, ValueError, KeyError):
         return "none"
 
 
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("run_state.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a training run")
+    parser.add_argument("question", choices=("position", "state", "how"), help="what to print")
+    args = parser.parse_args(argv)
+    position, state = run_state(args.folder)
+    print({"position": position, "state": state, "how": last_status(args.folder)}[args.question])
+    return 0
+
+
 if __name__ == "__main__":
-    folder, question = sys.argv[1:]
-    print(last_status(folder) if question == "how" else run_state(folder)[("position", "state").index(question)])
+    raise SystemExit(main())
