@@ -58,7 +58,7 @@ def test_all_ten_classes_are_in_the_table_and_each_stage_left_its_files(finished
         assert any(line.startswith(name) for line in lines), name
     assert "mean shape Dice" in answer.stdout and "nearest training heart Dice" in answer.stdout
     assert "never seen in training" in answer.stdout
-    assert len(list((out / "labels").glob("*.nii.gz"))) == len(list((out / "cases").glob("*.npz"))) == 6
+    assert len(list((out / "labels").glob("*.nii.gz"))) == len(list((out / "cases").glob("*.npz"))) == 4
     for name in (
         "cases/train.csv",
         "cases/val.csv",
@@ -97,7 +97,7 @@ def test_run_again_it_says_within_seconds_that_all_is_done(finished):
 
 def test_a_changed_training_option_trains_afresh_and_keeps_the_old_run(copy):
     answer = job("--output_dir", copy, "--", "--epochs", "2")
-    assert "options changed (words)" in answer.stdout
+    assert "options changed (epochs" in answer.stdout
     assert answer.stdout.count("done before") == 4, "data is not made again"
     assert (copy / "train.old-1" / "checkpoint-best.pth").is_file()
     assert json.loads((copy / "train" / "checkpoint-last.json").read_text())["args"]["epochs"] == 2
@@ -139,7 +139,7 @@ def test_a_broken_label_map_stops_the_job_with_its_name_unless_told_to_go_on(fin
     broken.write_bytes(broken.read_bytes()[:2000])
     answer = job("--input_dir", labels, "--output_dir", out, check=False)
     assert answer.returncode != 0 and "phantom_0003.nii.gz" in answer.stderr
-    assert len(list((out / "cases").glob("*.npz"))) == 5
+    assert len(list((out / "cases").glob("*.npz"))) == 3
     answer = job("--input_dir", labels, "--output_dir", out, "--keep_going")
     assert "accepted by --keep_going" in answer.stdout
     assert "phantom_0003" not in (out / "cases" / "train.csv").read_text() + (out / "cases" / "val.csv").read_text()
@@ -216,4 +216,4 @@ def test_two_jobs_in_one_folder_are_refused(finished, tmp_path):
     with (finished[0] / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         answer = job("--output_dir", finished[0], check=False)
-    assert answer.returncode == 2 and "one that is at work" in answer.stderr
+    assert answer.returncode == 2 and "another run is at work" in answer.stderr

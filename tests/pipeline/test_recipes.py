@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from vecset.pipeline.recipes import RECIPES, flags
+from vecset.pipeline.options import flags
+from vecset.pipeline.recipes import RECIPES
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -22,7 +23,11 @@ def test_a_batch_can_be_filled_and_warm_up_and_validation_fit_into_the_epochs(na
 
 
 def test_flags_leaves_out_what_is_none_or_false():
-    assert flags({"seed": 0, "overwrite": True, "label_map": None, "anchors": False}) == ["--seed", "0", "--overwrite"]
+    assert flags({"seed": 0, "overwrite": True, "label_mapping": None, "anchors": False}) == [
+        "--seed",
+        "0",
+        "--overwrite",
+    ]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -45,7 +50,7 @@ def test_the_other_commands_take_theirs(command, part, repository):
             assert f"--{flag}" in text
 
 
-def test_hearts_are_read_alike_for_calibration_and_reconstruction_and_another_model_keeps_its_latents(tmp_path):
+def test_hearts_are_read_alike_for_decision_tuning_and_reconstruction_and_another_model_keeps_its_latents(tmp_path):
     from vecset.pipeline.main import Pipeline, get_parser
 
     args = get_parser().parse_args(["--recipe", "cpu", "--output_dir", str(tmp_path)])

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from vecset.common.errors import InputError
-from vecset.pipeline.stages import Stage, Stamps, contents, imported_files, listing, move_aside, run_child, run_stage
+from vecset.pipeline.stages import (
+    Stage,
+    Stamps,
+    code_version,
+    constant,
+    contents,
+    listing,
+    move_aside,
+    run_child,
+    run_stage,
+)
 
 
 class Bench:
@@ -18,7 +28,8 @@ class Bench:
         self.folder, self.out, self.lines = folder, folder / "out", []
         self.out.mkdir()
         (folder / "input.txt").write_text("one")
-        self.options, self.put_away_calls = {"factor": 1}, []
+        self.options, self.limits, self.put_away_calls = {"factor": 1}, {}, []
+        self.other_code = []
 
     def stage(self, body="", **changes):
         script = self.folder / "script.py"
@@ -36,19 +47,25 @@ class Bench:
         stage = Stage(
             "copy",
             "a copy",
-            script,
+            1,
             inputs=lambda: contents([self.folder / "input.txt"], self.folder),
-            options=self.options,
+            options=lambda: self.options,
+            limits=lambda: self.limits,
             outputs=lambda: [p for p in [self.out / "result.txt"] if p.exists()],
-            put_away=lambda old, wanted: self.put_away_calls.append(old.get("state")),
+            put_away=lambda old, wanted, whole: self.put_away_calls.append((old.get("state"), whole)),
             command=lambda resumed: [sys.executable, script],
         )
         for name, value in changes.items():
             setattr(stage, name, value)
         return stage
 
-    def run(self, *args, **changes):
-        return run_stage(self.stage(*args, **changes), Stamps(self.out), self.say, "[1/1]")
+    def run(self, *args, redo=False, code=None, **changes):
+        stamps = Stamps(self.out)
+        stamps.code = code or stamps.code
+        try:
+            return run_stage(self.stage(*args, **changes), stamps, self.say, "[1/1]", redo)
+        finally:
+            self.other_code = stamps.other_code
 
     def say(self, line, quiet=False):
         self.lines.append(line)
@@ -59,8 +76,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch):
-    monkeypatch.setattr("vecset.pipeline.stages.ROOT", tmp_path)
+def bench(tmp_path):
     return Bench(tmp_path)
 
 
@@ -70,16 +86,77 @@ def test_a_finished_stage_is_not_done_again(bench):
     assert bench.runs == 1
 
 
-def test_changed_input_option_or_code_is_done_again_and_named(bench):
+def test_changed_input_option_or_method_is_done_again_and_named(bench):
     bench.run()
     (bench.folder / "input.txt").write_text("two")
     assert bench.run() == "done" and (bench.out / "result.txt").read_text() == "two"
     assert any("inputs changed (input.txt)" in line for line in bench.lines)
     bench.options["factor"] = 2
     assert bench.run() == "done" and any("options changed (factor)" in line for line in bench.lines)
-    assert bench.run("pass") == "done" and any("code changed (script.py)" in line for line in bench.lines)
+    assert bench.run(method=2) == "done" and any("method changed (1 -> 2)" in line for line in bench.lines)
     assert bench.runs == 4
-    assert bench.put_away_calls == [None, "done", "done", "done"]
+    assert bench.put_away_calls == [(None, True), ("done", False), ("done", True), ("done", True)]
+
+
+def test_changed_code_is_reported_and_nothing_is_done_again(bench):
+    bench.run(code={"version": "0.1.0", "source": "a"})
+    assert bench.run("pass", code={"version": "0.1.0", "source": "a"}) == "done before" and bench.other_code == []
+    assert bench.run(code={"version": "0.1.0", "source": "b"}) == "done before" and bench.other_code == ["copy"]
+    assert bench.runs == 1
+
+
+def test_an_option_that_the_stamp_does_not_name_counts_as_the_default(bench):
+    bench.run()
+    bench.options = {"factor": 1, "new": 0}
+    assert bench.run(defaults=lambda: {"factor": 1, "new": 0}) == "done before"
+    bench.options = {"factor": 1, "new": 5}
+    assert bench.run(defaults=lambda: {"factor": 1, "new": 0}) == "done" and bench.runs == 2
+
+
+def test_a_changed_limit_goes_on_from_the_present_result(bench):
+    bench.limits = {"max_steps": 4}
+    bench.run()
+    assert bench.run() == "done before"
+    bench.limits = {"max_steps": 8}
+    assert bench.run() == "done" and bench.runs == 2
+    assert len(bench.put_away_calls) == 1
+    assert any("limits changed (max_steps); it goes on" in line for line in bench.lines)
+    assert bench.run() == "done before"
+
+
+def test_redo_runs_a_finished_stage_again_and_puts_everything_away(bench):
+    bench.run()
+    assert bench.run(redo=True) == "done" and bench.runs == 2
+    assert bench.put_away_calls[1:] == [("done", True)]
+    assert any("--redo; it is done again" in line for line in bench.lines)
+    assert bench.run() == "done before"
+
+
+def test_an_interrupted_redo_goes_on_with_the_same_command(bench):
+    bench.run()
+    with pytest.raises(InputError):
+        bench.run("sys.exit(3)", redo=True)
+    assert bench.run(redo=True) == "done"
+    assert len(bench.put_away_calls) == 2 and any("(goes on)" in line for line in bench.lines)
+    assert bench.run(redo=True) == "done" and len(bench.put_away_calls) == 3, "that redo was finished"
+
+
+def test_a_stage_that_was_killed_goes_on(bench):
+    bench.run()
+    stamps = Stamps(bench.out)
+    stamps.write("copy", {**stamps.read("copy"), "state": "running", "outputs": []})  # as kill -9 leaves it
+    assert bench.run() == "done" and bench.runs == 2 and len(bench.put_away_calls) == 1
+
+
+def test_code_version_sees_a_comment_and_constant_reads_without_importing(tmp_path):
+    (tmp_path / "a.py").write_text("import no_such_package\nVERSION = 3  # of the method\n")
+    before = code_version(tmp_path)
+    assert constant(tmp_path / "a.py", "VERSION") == 3
+    with pytest.raises(LookupError, match="OTHER"):
+        constant(tmp_path / "a.py", "OTHER")
+    with (tmp_path / "a.py").open("a") as handle:
+        handle.write("# a comment\n")
+    assert code_version(tmp_path) != before and code_version(tmp_path)["version"] == before["version"]
 
 
 def test_a_lost_output_is_made_again_without_putting_the_rest_away(bench):
@@ -99,7 +176,7 @@ def test_failure_is_one_clear_error_and_the_next_run_goes_on(bench):
 
 
 def test_a_stage_without_output_is_no_success(bench):
-    with pytest.raises(InputError, match="found none"):
+    with pytest.raises(InputError, match="wrote no output files"):
         bench.run("sys.exit(0)")
     assert Stamps(bench.out).read("copy")["state"] == "running"
 
@@ -139,31 +216,6 @@ def test_sigterm_reaches_the_child_and_ends_the_pipeline(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_child([sys.executable, script], {}, lambda line, quiet: None)
     assert heard.exists()
-
-
-def test_imported_files_follows_imports_inside_the_repository(tmp_path):
-    package = tmp_path / "vecset"
-    (package / "data").mkdir(parents=True)
-    for name, text in {
-        "__init__.py": "",
-        "errors.py": "",
-        "data/__init__.py": "",
-        "data/frame.py": "import numpy\n",
-        "data/field.py": "from vecset.data import frame\n",
-        "other.py": "",
-    }.items():
-        (package / name).write_text(text)
-    script = tmp_path / "command.py"
-    script.write_text("def main():\n    from vecset.data.field import f\nfrom vecset import errors\n")
-    found = {str(p.relative_to(tmp_path)) for p in imported_files(script, tmp_path)}
-    assert found == {
-        "command.py",
-        "vecset/__init__.py",
-        "vecset/common/errors.py",
-        "vecset/data/__init__.py",
-        "vecset/data/field.py",
-        "vecset/imaging/frame.py",
-    }
 
 
 def test_listing_sees_a_rewritten_file_and_contents_does_not_mind_an_equal_one(tmp_path):

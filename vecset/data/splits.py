@@ -19,6 +19,7 @@ from vecset.data.case_file import read_meta
 from vecset.data.listed_case import ListedCase
 from vecset.imaging.label_map import case_name
 
+VERSION = 1  # of the method: higher when the same case files and options give other CSVs
 FIELDS = ("case_id", "file", "group", "missing_classes", "border_classes")
 SIDECAR = "splits.json"
 

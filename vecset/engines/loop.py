@@ -15,6 +15,7 @@ from vecset.engines.optimizer import gradient_norm, masked_step
 from vecset.engines.step_metrics import FiniteGuard, MetricSums, point_metrics
 from vecset.models.embedding import surface_features
 
+VERSION = 1  # of training: higher when the same cases and options give another model
 _LOSS_NAMES = ("loss",) + LOSSES
 
 

@@ -22,6 +22,7 @@ from scipy import ndimage
 from vecset.common.atomic import write_text
 from vecset.common.errors import InputError
 
+VERSION = 1  # of the method: higher when the same hearts and options give another file
 FORMAT = "vecsetx-heart calibration 1"
 OFFSETS = sorted(np.arange(-2.0, 1.01, 0.25).tolist(), key=abs)  # of two that are as good, the smaller
 NEAR_VOXELS = 3  # of a class: there its mistakes are looked for more closely

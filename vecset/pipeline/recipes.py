@@ -1,13 +1,14 @@
 """The sizes of the main job, in one place: synthetic hearts, case files, training.
 
-Everything in `train` is a flag of vecset/main_ae.py. Epochs are not fixed: `heart_passes` is how often training sees a
-heart in all (64 training hearts x 105 epochs, say), so that the job takes about as long on one heart as on hundreds;
-see `training_options`. A batch is never larger than the training set. What the user writes behind `--` comes last on
-the command line and therefore wins.
+Everything in `train` is a flag of vecset/main_ae.py. Epochs are not fixed: `heart_passes` is the number of training
+hearts times epochs (64 hearts x 105 epochs, say), so that the job takes about as long on one heart as on hundreds. A
+batch is never larger than the training set. The user's words behind `--` come last on the command line and win.
 """
 
 import math
 from dataclasses import dataclass
+
+from vecset.pipeline.options import own_model
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Recipe:
     """One size. phantoms, prepare, train, reconstruct: {flag of the stage's command: value}; a value of None leaves
     the flag out, True gives it without a value. heart_passes: training hearts x epochs; at most max_epochs epochs.
     warmup_share: part of the epochs in which the learning rate rises; validations: how many during training;
-    val_ratio: share of the hearts that is held back for validation, where the user does not say."""
+    val_ratio: share of the hearts that is held out for validation, where the user does not say; file_workers: largest
+    number of processes that is worth starting, None: one per core."""
 
     phantoms: dict
     prepare: dict
@@ -26,8 +28,9 @@ class Recipe:
     warmup_share: float = 0.05
     validations: int = 10
     val_ratio: float = 0.2
+    file_workers: int | None = None
 
-    def training_options(self, training_hearts, ranks):
+    def training_options(self, training_hearts: int, ranks: int) -> dict:
         """`train` and what follows from the number of hearts: epochs, warm-up, validations, a batch that is full."""
         epochs = max(1, min(self.max_epochs, round(self.heart_passes / training_hearts)))
         batch = min(self.train["batch_size"], max(1, training_hearts // ranks))
@@ -40,7 +43,22 @@ class Recipe:
         }
 
 
-# What both recipes for two cores train with
+def training_flags(
+    recipe: Recipe, words: list, training_hearts: int, ranks: int, seed: int, overfit: bool = False
+) -> dict:
+    """{flag: value} that go before the user's `words` on the command line of training."""
+    options = {**recipe.training_options(training_hearts, ranks), "seed": seed}
+    model = own_model(words) or ""
+    if overfit:  # augmentation is for unseen hearts
+        options["augment_rotation"] = None
+    if model:  # which may have fewer latents than the recipe begins with
+        options |= dict.fromkeys(("early_latents", "early_share"))
+    if model.startswith("learnable"):  # these are for point queries alone
+        options |= dict.fromkeys(("fps_class_gap", "fps_density"))
+    return options
+
+
+# Training options of both recipes for two cores
 _TWO_CORES = {
     "anchors": True,
     "rotary": True,
@@ -135,7 +153,7 @@ RECIPES = {
     ),
     # The smallest that goes through every stage, for the tests; its figures mean nothing.
     "tiny": Recipe(
-        phantoms={"num": 6, "size": 112},  # coarser, and coronaries are thinner than a voxel
+        phantoms={"num": 4, "size": 112},  # coarser, and coronaries are thinner than a voxel
         prepare={"num_surface_points": 4000, "num_vol_points": 4000, "num_near_points": 4000},
         train={
             "model": "learnable_vec16x8_dim32_depth1_nb",
@@ -153,14 +171,6 @@ RECIPES = {
         heart_passes=4 * 3,
         max_epochs=3,
         validations=1,
+        file_workers=1,  # each process compiles anew what is compiled when it is first used
     ),
 }
-
-
-def flags(options):
-    """{flag: value} as words of a command line; None leaves the flag out, True gives it alone."""
-    words = []
-    for name, value in options.items():
-        if value is not None and value is not False:
-            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return words

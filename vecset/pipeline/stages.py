@@ -1,12 +1,15 @@
-"""Stages that know whether they are done: a fingerprint of inputs, options and code, kept in a stamp.
+"""Stages that know whether they are done.
 
-A stage is one command. Before it runs, its stamp says `running` and the fingerprint; after it, `done`. Run again:
+A stage is one command. Its stamp, stages/NAME.json in the output folder, holds what the result depends on: options,
+inputs, and the version of the method. Before the command runs, the stamp says `running`; after it, `done`. Run again:
 
-    same fingerprint, done, outputs there   nothing to do
-    same fingerprint otherwise              the command goes on where it was stopped
-    another fingerprint                     what the old one made is put away first, then the command runs
+    nothing changed, done, outputs there   nothing to do
+    nothing changed otherwise              the command continues where it was stopped
+    a limit changed (--max_steps)          the command continues from the present result
+    options, inputs or method changed      the old results are put away, then the command runs
 
-Standard library only, so that a finished pipeline answers at once.
+The source code is no part of that: it is recorded, and a difference is reported, but only a new method version makes
+a stage run again. Standard library only, so that a finished pipeline answers at once.
 """
 
 import ast
@@ -16,20 +19,22 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import vecset
 from vecset.common.atomic import write_text
 from vecset.common.errors import EXIT_STOPPED, InputError
 
-ROOT = Path(__file__).resolve().parents[2]
-CHILD_LEAVES_WITHIN_S = 120  # a stopped training run saves a checkpoint before it goes
+PACKAGE = Path(vecset.__file__).resolve().parent
+CHILD_LEAVES_WITHIN_S = 120  # a stopped training run saves a checkpoint before it exits
+PARTS = ("options", "inputs", "method")  # a change in one of them makes a stage run again
 
 
-def listing(paths, base):
-    """{path relative to `base`: [bytes, modification time in ns]} of the files among `paths`: a change of content
-    shows in it, a move of the whole folder does not."""
+def listing(paths: Iterable, base) -> dict:
+    """{path relative to `base`: [bytes, modification time in ns]} of the files among `paths`. It differs where a file
+    was rewritten, and stays the same where the whole folder was moved."""
     found = {}
     for path in sorted(map(Path, paths)):
         if path.is_file():
@@ -38,8 +43,8 @@ def listing(paths, base):
     return found
 
 
-def contents(paths, base):
-    """{path relative to `base`: SHA-256} of the files among `paths`: small ones that may be rewritten unchanged."""
+def contents(paths: Iterable, base) -> dict:
+    """{path relative to `base`: SHA-256} of the files among `paths`: small files that may be rewritten unchanged."""
     return {
         str(path.relative_to(base)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(map(Path, paths))
@@ -47,90 +52,113 @@ def contents(paths, base):
     }
 
 
-def imported_files(script, root=ROOT):
-    """`script` and every file of the repository that it imports, directly or not: the code version of a stage."""
-    todo, found = [Path(script)], set()
-    while todo:
-        path = todo.pop()
-        if path in found or not path.is_file():
-            continue
-        found.add(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
-            for name in names:
-                module = root.joinpath(*name.split("."))
-                todo += [module.with_suffix(".py"), module / "__init__.py"]
-    return sorted(found)
+def code_version(package: Path = PACKAGE) -> dict:
+    """{"version": of the package, "source": SHA-256 of all its Python files}."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return {"version": vecset.__version__, "source": digest.hexdigest()}
+
+
+def constant(path: Path, name: str):
+    """The value of the constant `name` at the top of a Python file. The file is read and not imported, because the
+    packages that it imports take seconds. Raises LookupError where there is none."""
+    for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return ast.literal_eval(node.value)
+    raise LookupError(f"{path} has no constant {name}")
 
 
 @dataclass
 class Stage:
     """One command of the pipeline.
 
-    name: of the stamp; title: for the reader; script: the file that runs; command(resumed) -> list of words;
-    inputs() -> {path: anything that changes with the content}; options: everything else the result depends on;
-    outputs() -> files that must be there when it is done; put_away(old_stamp, wanted): takes away what an earlier
-    fingerprint made, `wanted` being the options, inputs and code of now; accept(exit_code) -> whether the pipeline may
-    go on; work() runs instead of a command.
+    name: of the stamp; title: for the reader; method: version of the method, a number or a string;
+    inputs() -> {path: a value that changes with the content}; options() -> {name: value} that the result depends on;
+    defaults() -> {name: value} of options that a stamp may lack; limits() -> {name: value} of options that only say how
+    long to continue; outputs() -> files that must exist when it is done; command(resumed) -> list of words;
+    work() runs instead of a command; put_away(old_stamp, wanted, whole) removes the results of earlier options or
+    inputs: all of them (`whole`), or those of the inputs that changed; accept(exit_code) -> whether the pipeline may go
+    on; translate(stamp) -> a stamp without a method version in the present form.
     """
 
     name: str
     title: str
-    script: Path
+    method: int | str
     inputs: Callable
+    options: Callable
     outputs: Callable
-    options: dict
-    command: Callable = None
-    put_away: Callable = lambda old_stamp, wanted: None
+    command: Callable | None = None
+    work: Callable | None = None
+    defaults: Callable = dict
+    limits: Callable = dict
+    put_away: Callable = lambda old_stamp, wanted, whole: None
     accept: Callable = lambda exit_code: exit_code == 0
-    work: Callable = None
+    translate: Callable = lambda stamp: stamp
     environment: dict = field(default_factory=dict)
 
 
 class Stamps:
-    """The stamps of one output folder, under `stages/`; paths in them are relative to the output folder."""
+    """The stamps of one output folder, under `stages/`; paths in them are relative to the output folder.
+    code: what `code_version` says now; other_code: names of the stages met so far that other code has finished."""
 
     def __init__(self, output_dir):
         self.output_dir = Path(output_dir)
         self.folder = self.output_dir / "stages"
+        self.code = code_version()
+        self.other_code = []
 
-    def read(self, name):
-        """The stamp as a dict, or {} when there is none that can be read."""
+    def read(self, name: str) -> dict:
+        """The stamp, or {} when there is none that can be read."""
         try:
             return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
 
-    def write(self, name, stamp):
+    def write(self, name: str, stamp: dict):
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / f"{name}.json", json.dumps(stamp, indent=1) + "\n")
 
 
-def run_stage(stage, stamps, say, label):
+def run_stage(stage: Stage, stamps: Stamps, say: Callable, label: str, redo: bool = False) -> str:
     """Does what is left of `stage`. Returns "done before" or "done". Raises InputError when it fails.
 
-    say(line): prints and logs one line; label: e.g. "[2/6]".
+    say(line): prints and logs one line; label: e.g. "[2/6]"; redo: run it again although nothing changed. A redo that
+    was interrupted continues.
     """
-    inputs, code = stage.inputs(), contents(imported_files(stage.script), ROOT)
-    # through JSON, so that what is compared with an old stamp looks like one
-    wanted = json.loads(json.dumps({"options": stage.options, "inputs": inputs, "code": code}, default=str))
-    fingerprint = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+    wanted = {"options": stage.options(), "inputs": stage.inputs(), "method": stage.method, "limits": stage.limits()}
+    wanted = json.loads(json.dumps(wanted, default=str))  # through JSON, as the stamp that it is compared with
     old = stamps.read(stage.name)
-    same = old.get("fingerprint") == fingerprint
+    if old and "method" not in old:
+        old = stage.translate(old)
+    running = old.get("state") == "running"
+    redo = redo and bool(old) and not (running and old.get("redo"))
+    changes = changed_parts(old, wanted, stage.defaults())
+    same = bool(old) and not changes and not redo
+    longer = sorted(name for name in wanted["limits"] if old.get("limits", {}).get(name) != wanted["limits"][name])
     whole = bool(old.get("outputs")) and all((stamps.output_dir / p).is_file() for p in old["outputs"])
-    if same and old["state"] == "done" and whole:
+    if same and not running and whole and not longer:
+        if old.get("code") != stamps.code:
+            stamps.other_code.append(stage.name)
         say(f"{label} {stage.title}: done before ({old['seconds']:.0f} s){_noted(old)}")
         return "done before"
     if not same:
         if old:
-            say(f"{label} {stage.title}: {what_changed(old, wanted)}; it is done again")
-        stage.put_away(old, wanted)
+            say(f"{label} {stage.title}: {'--redo' if redo else in_words(changes)}; it is done again")
+        stage.put_away(old, wanted, redo or {"options", "method"} & changes.keys() != set())
+    elif longer and not running:
+        say(f"{label} {stage.title}: limits changed ({', '.join(longer)}); it goes on")
     before = old.get("seconds", 0.0) if same else 0.0
-    stamp = {"state": "running", "fingerprint": fingerprint, **wanted, "outputs": [], "seconds": before, "exit_code": 0}
+    stamp = {
+        "state": "running",
+        "fingerprint": hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest(),
+        **wanted,
+        "code": stamps.code,
+        "outputs": [],
+        "seconds": before,
+        "exit_code": 0,
+        **({"redo": True} if redo or (same and old.get("redo")) else {}),
+    }
     stamps.write(stage.name, stamp)
     start = time.time()
     say(f"{label} {stage.title}" + (" (goes on)" if same else ""))
@@ -147,14 +175,14 @@ def run_stage(stage, stamps, say, label):
         stamp["outputs"] = [str(Path(path).relative_to(stamps.output_dir)) for path in stage.outputs()]
         stamps.write(stage.name, stamp)
     if not stage.accept(exit_code):
-        raise InputError(
-            f"{stage.title}",
-            "exit code 0",
-            f"exit code {exit_code}; what is wrong stands above",
-            "put it right and run the same command again: it goes on from here",
+        raise InputError.because(
+            stage.title,
+            f"the command failed with exit code {exit_code}; its message is above",
+            "remove the cause and run the same command again: it continues from here",
         )
     if not stamp["outputs"]:
-        raise InputError(stage.title, "output files", "none", "see the messages above")
+        raise InputError.because(stage.title, "the command wrote no output files", "see the messages above")
+    stamp.pop("redo", None)
     stamps.write(stage.name, {**stamp, "state": "done"})
     say(f"{label} {stage.title}: done in {stamp['seconds']:.0f} s{_noted(stamp)}")
     return "done"
@@ -164,21 +192,35 @@ def _noted(stamp):
     return f", with exit code {stamp['exit_code']}, accepted by --keep_going" if stamp.get("exit_code") else ""
 
 
-def what_changed(old, wanted):
-    """In words: which of options, inputs and code differ between a stamp and what is wanted now."""
-    changes = []
-    for part in ("options", "inputs", "code"):
-        before, now = old.get(part, {}), wanted[part]
-        keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-        if keys:
-            names = ", ".join(Path(key).name for key in keys[:3]) + (f" and {len(keys) - 3} more" if keys[3:] else "")
-            changes.append(f"{part} changed ({names})")
-    return ", ".join(changes) or "the stamp is of another version"
+def changed_parts(old: dict, wanted: dict, defaults: dict) -> dict:
+    """{part: names that differ} between a stamp and what is wanted now; {} where nothing differs. An option that the
+    stamp does not name counts as the default."""
+    changes = {}
+    if old.get("method") != wanted["method"]:
+        changes["method"] = [f"{old.get('method')} -> {wanted['method']}"]
+    known = {"options": json.loads(json.dumps(defaults, default=str))}
+    for part in ("options", "inputs"):
+        before, now = {**known.get(part, {}), **old.get(part, {})}, {**known.get(part, {}), **wanted[part]}
+        names = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if names:
+            changes[part] = names
+    return changes
 
 
-def run_child(words, environment, say):
-    """Runs a command on this terminal (its progress bars show) and returns its exit code; a signal that stops this
-    process reaches the child, which is given time to save and leave."""
+def in_words(changes: dict) -> str:
+    """One phrase for what `changed_parts` found."""
+    phrases = []
+    for part in PARTS:
+        if part in changes:
+            names = [Path(name).name for name in changes[part]]
+            more = f" and {len(names) - 3} more" if names[3:] else ""
+            phrases.append(f"{part} changed ({', '.join(names[:3])}{more})")
+    return ", ".join(phrases)
+
+
+def run_child(words: list, environment: dict, say: Callable) -> int:
+    """Runs a command on this terminal (its progress bars show) and returns its exit code. A signal that stops this
+    process is passed on to the child, which gets time to save. Raises KeyboardInterrupt where the child was stopped."""
     say("  $ " + " ".join(str(word) for word in words), quiet=True)
     asked, child = [], None
 
@@ -190,21 +232,21 @@ def run_child(words, environment, say):
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         child = subprocess.Popen([str(word) for word in words], env={**os.environ, **environment})
-        for number in asked:  # what came before there was a child
+        for number in asked:  # signals that came before the child was started
             child.send_signal(number)
         exit_code = child.wait()
     except KeyboardInterrupt:  # the terminal has sent it to the child as well
-        _leave(child)
+        _wait_for(child)
         raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if asked or exit_code in (130, EXIT_STOPPED):  # a command that knows nothing of signals just ends by them
+    if asked or exit_code in (130, EXIT_STOPPED):  # a command without handlers of its own just ends by the signal
         raise KeyboardInterrupt
     return exit_code
 
 
-def _leave(child):
+def _wait_for(child):
     try:
         child.wait(CHILD_LEAVES_WITHIN_S)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
@@ -212,8 +254,9 @@ def _leave(child):
         child.wait()
 
 
-def move_aside(folder):
-    """Renames `folder` to `folder.old-N` (the first N that is free): a run that took hours is never deleted."""
+def move_aside(folder) -> Path | None:
+    """Renames `folder` to `folder.old-N` (the first free N), because a run that took hours is never deleted. Returns
+    the new path, or None where there is no such folder."""
     folder = Path(folder)
     if not folder.exists():
         return None

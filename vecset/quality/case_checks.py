@@ -20,6 +20,7 @@ from vecset.quality.near_balance import check_near_balance
 from vecset.quality.thresholds import BINS, FileReport
 from vecset.quality.truth_reference import TruthReference
 
+VERSION = 1  # of the method: higher when the same case file gets other findings
 _NORMAL_STEP = 0.6  # voxels: from between two voxels into the next one; more would cross a thin vessel
 _SURFACE_SAMPLE = 15000  # surface points whose neighbourhood is checked; with the usual class floors 600 of each class
 _CLASS_POINTS = 50  # no share of a class is judged from fewer points

@@ -1,0 +1,82 @@
+"""The options that a result depends on, by the names and defaults of the command that makes it.
+
+Two command lines with the same options here give the same result, whatever aliases, order or abbreviations they use.
+"""
+
+import functools
+import hashlib
+import importlib
+from pathlib import Path
+
+# Options of training that change where and how fast it runs and what it reports, and not what it learns.
+# --init_from is none of them: with other first weights the result is another one.
+NOT_IN_TRAINING_RESULT = {
+    "data_path",
+    "csv_dir",
+    "output_dir",
+    "resume",
+    "eval",
+    "dry_run",
+    "device",
+    "num_workers",
+    "cache",
+    "compile",
+    "checkpoint_activations",
+    "shard",
+    "save_every_minutes",
+    "print_every",
+    "log_dir",
+    "wandb",
+    "wandb_project",
+    "wandb_name",
+}
+TRAINING_LIMITS = {"max_steps", "max_minutes"}  # how long to train: with a larger one, a run continues
+NOT_IN_CASE_FILES = {"input_dir", "output_dir", "file_workers", "overwrite"}
+
+
+def flags(options: dict) -> list[str]:
+    """{flag: value} as words of a command line; None leaves the flag out, True gives it without a value."""
+    words = []
+    for name, value in options.items():
+        if value is not None and value is not False:
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return words
+
+
+@functools.lru_cache
+def _training_arguments(words, model=None):
+    from vecset.engines.arguments import parse_arguments  # brings torch
+
+    defaults = {} if model is None else {"model": model}
+    return vars(parse_arguments(["--data_path", "cases", "--output_dir", "train", *words], defaults))
+
+
+def training_options(words) -> dict:
+    """{name: value} of the options in `words` of a training command, and of all defaults, that the result depends on.
+    Exits as the command would where a word is wrong."""
+    leave_out = NOT_IN_TRAINING_RESULT | TRAINING_LIMITS
+    return {k: v for k, v in _training_arguments(tuple(map(str, words))).items() if k not in leave_out}
+
+
+def training_limits(words) -> dict:
+    """{name: value} of the options in `words` of a training command that say how long to train at most."""
+    arguments = _training_arguments(tuple(map(str, words)))
+    return {name: arguments[name] for name in sorted(TRAINING_LIMITS)}
+
+
+def own_model(words) -> str | None:
+    """The model that a user's words for the training command name, or None where they name none."""
+    return _training_arguments(tuple(map(str, words)), model="")["model"] or None
+
+
+def prepare_options(words) -> dict:
+    """{name: value} of the options in `words` of prepare_data.py, and of all defaults, that case files depend on. A
+    file of label values counts by its content. Raises InputError, or exits, as the command would."""
+    # by name: commands stand above the pipeline, which starts them
+    command = importlib.import_module("vecset.commands.prepare_data")
+    arguments = vars(command.parse_arguments(["--input_dir", "labels", "--output_dir", "cases", *map(str, words)]))
+    options = {k: v for k, v in arguments.items() if k not in NOT_IN_CASE_FILES}
+    mapping = options["label_mapping"]
+    if mapping is not None and Path(mapping).is_file():
+        options["label_mapping"] = hashlib.sha256(Path(mapping).read_bytes()).hexdigest()
+    return options
