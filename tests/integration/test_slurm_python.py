@@ -125,7 +125,7 @@ def test_a_driver_too_old_for_the_pinned_torch_is_told_what_to_install(data, tmp
     assert answer.returncode == 2 and "driver 470.82.01, 0 GPU(s)" in answer.stdout
     last = answer.stderr.strip().splitlines()[-1]
     assert last.startswith(
-        "error: expected driver 580 or newer for a torch built for CUDA 13.0, found driver 470.82.01"
+        "error: driver 470.82.01 is too old for a torch built for CUDA 13.0, which needs 580 or newer"
     )
     assert "pip install --force-reinstall 'torch>=2.6' --index-url https://download.pytorch.org/whl/cu118" in last
 
