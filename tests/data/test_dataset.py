@@ -297,7 +297,7 @@ def test_grid_truth_is_that_of_the_nearest_voxel(folder, entries):
     case = ball_case(0)
     whole = case.truth_labels()
     slow = []
-    for point in points:  # the obvious twin: one point at a time on the whole map
+    for point in points:  # reference: one point at a time on the whole map
         i, j, k = (int(round(v)) for v in case.frame.unit_to_voxel(point))
         slow.append(whole[i, j, k] if all(0 <= v < 24 for v in (i, j, k)) else 0)
     assert np.array_equal(truth, slow)

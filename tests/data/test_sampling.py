@@ -212,7 +212,7 @@ def test_describe_borders_missing_volumes_and_islands():
 
 
 def test_islands_are_judged_by_the_radius_of_the_frame():
-    """A flat heart with an island over it: the box's diagonal hardly grows. Slow twin: all voxels, without_islands by
+    """A flat heart with an island over it: the box's diagonal hardly grows. Reference: all voxels, without_islands by
     hand."""
     labels = np.zeros((40, 40, 60), np.uint8)
     labels[5:35, 5:35, 5:8] = 1

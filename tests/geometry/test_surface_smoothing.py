@@ -1,4 +1,4 @@
-"""Smoothing against slow, obvious twins; bodies whose surface is known; vessels, voxels and caps that must not shrink."""
+"""Smoothing against slow references; bodies with a known surface; vessels, voxels and caps that must not shrink."""
 
 import numpy as np
 import pytest
@@ -49,9 +49,9 @@ def slow_fit(start, smoothed, faces, labels, spacing_mm, fixed):
 
     gate = np.ones(len(soft))
     for v in range(len(soft)):
-        for depth in np.arange(1, fast.THIN[1] + 0.01, 0.25):
+        for depth in np.arange(1, fast.THIN_TO + 0.01, 0.25):
             if not held(soft[v] - depth * vertex_normals[v]) or held(soft[v] + depth * vertex_normals[v]):
-                gate[v] = np.clip((depth - fast.THIN[0]) / (fast.THIN[1] - fast.THIN[0]), 0, 1)
+                gate[v] = np.clip((depth - fast.THIN_FROM) / (fast.THIN_TO - fast.THIN_FROM), 0, 1)
                 break
 
     beyond = {(a, b): f for f, (i, j, k) in enumerate(faces.tolist()) for a, b in ((i, j), (j, k), (k, i))}
@@ -76,7 +76,7 @@ def slow_fit(start, smoothed, faces, labels, spacing_mm, fixed):
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.5, 0.8, 1.0)])
-def test_both_equal_their_slow_twins(spacing_mm):
+def test_both_equal_their_references(spacing_mm):
     grid = np.indices((15, 20, 13)).transpose(1, 2, 3, 0)
     mask = ball((15, 20, 13), (7, 6.6, 6.3), 5.3) | (np.abs(grid - [7, 14, 6]) <= [1, 4, 1]).all(-1)  # and a thin rod
     crop = crop_foreground(mask.astype(np.uint8), spacing_mm)

@@ -50,7 +50,7 @@ def slow_handedness(points, reference, weights):
     return (mirrored - turned) / (mirrored + turned)
 
 
-def test_against_the_slow_twin():
+def test_against_the_reference():
     rng = np.random.default_rng(0)
     for n in (5, 7, 10):
         for _ in range(10):

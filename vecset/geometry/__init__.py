@@ -1,1 +1,1 @@
-"""Surfaces of masks and distances to them, in mm or voxels. No files and no torch."""
+"""Surfaces of masks, and distances to them, in voxels or mm. No files and no torch."""

@@ -1,10 +1,10 @@
-"""The signed distance to the union of all structures, and the class of a point: one field for every sample.
+"""The signed distance to the union of all structures, and the class of a point. Two methods:
 
-`mesh`: the exact distance to the union's surface mesh, at every point, near and far. Sign within BAND_VOXELS of the
-surface from the mesh, beyond from the mask (they agree where they meet; see the tests).
-`edt`: the voxel Euclidean distance transform alone, half-voxel corrected and interpolated; kept to be compared with.
+`mesh`: the exact distance to the union's surface mesh. Within BAND_VOXELS of the surface the mesh decides the sign,
+beyond it the mask; the tests show that the two agree at the boundary.
+`edt`: the Euclidean distance transform of the voxels, corrected by half a voxel and interpolated; for comparison.
 
-Coordinates are `local_mm` of a `Crop` (vecset/geometry/surface.py); distances are mm, negative inside.
+Points are in `local_mm` of a Crop (vecset/geometry/surface.py). Distances are in mm, negative inside.
 """
 
 import edt
@@ -14,24 +14,25 @@ from scipy.ndimage import distance_transform_edt, map_coordinates
 from scipy.spatial import cKDTree
 
 from vecset.geometry.mesh_distance import MeshDistance
+from vecset.geometry.surface import Crop, UnionMesh
 
 METHODS = ("mesh", "edt")
-BAND_VOXELS = 2.0  # of the largest spacing: nearer to the surface than this, the mesh tells the sign
+BAND_VOXELS = 2.0  # of the largest spacing: nearer to the surface than this, the mesh decides the sign
 
 
 class UnionField:
-    """The field of one heart: `crop` a Crop, `mesh` its UnionMesh, `method` one of METHODS."""
+    """The distance field of one heart; `mesh`: the UnionMesh of `crop`; `method`: one of METHODS."""
 
-    def __init__(self, crop, mesh, method="mesh"):
+    def __init__(self, crop: Crop, mesh: UnionMesh, method: str = "mesh"):
         if method not in METHODS:
-            raise ValueError(f"method {method!r}: want one of {METHODS}")
+            raise ValueError(f"method {method!r} is none of {METHODS}")
         self.crop, self.mesh, self.method = crop, mesh, method
         self.surface = MeshDistance(mesh.vertices_local_mm, mesh.faces)
         self._voxel_field = VoxelField(crop) if method == "edt" else None
 
-    def query(self, points_local_mm):
-        """(N, 3) -> sdf_mm (N,) f64, unknown (N,) bool: beyond the scan where the nearest surface is a cap, so that
-        nobody can say whether the structure goes on there."""
+    def query(self, points_local_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """sdf_mm (N,) f64 at points (N, 3), and unknown (N,) bool: beyond the scan with a cap as the nearest surface,
+        where the structure may or may not continue."""
         points_local_mm = np.asarray(points_local_mm, np.float64)
         distance_mm, inside, face = self.surface.query(points_local_mm)
         unknown = self.mesh.face_cap[face] & ~self.crop.inside_image(points_local_mm)
@@ -41,17 +42,17 @@ class UnionField:
         inside[far] = in_mask(points_local_mm[far], self.crop)
         return np.where(inside, -distance_mm, distance_mm), unknown
 
-    def labels(self, points_local_mm, sdf_unit):
-        """(N,) u8: 0 where `sdf_unit` (f32, as it will be stored) is >= 0, else the class of the nearest foreground
-        voxel (ties: the lower id)."""
+    def labels(self, points_local_mm: np.ndarray, sdf_unit: np.ndarray) -> np.ndarray:
+        """(N,) u8 classes of points (N, 3): background where `sdf_unit` (N,) f32, the distance as it is stored, is
+        >= 0, else the class of the nearest foreground voxel, the lower id where two are equally near."""
         labels = np.zeros(len(points_local_mm), np.uint8)
         inside = np.asarray(sdf_unit) < 0
         labels[inside] = nearest_class(points_local_mm[inside], self.crop)
         return labels
 
 
-def in_mask(points_local_mm, crop):
-    """(N,) bool: the nearest voxel of the crop is foreground (outside the crop nothing is)."""
+def in_mask(points_local_mm: np.ndarray, crop: Crop) -> np.ndarray:
+    """(N,) bool: the voxel that holds the point is foreground. Outside the crop everything is background."""
     index = np.rint(np.asarray(points_local_mm) / crop.spacing_mm).astype(np.int64)
     valid = ((index >= 0) & (index < crop.labels.shape)).all(-1)
     found = np.zeros(len(index), bool)
@@ -59,8 +60,8 @@ def in_mask(points_local_mm, crop):
     return found
 
 
-def nearest_class(points_local_mm, crop):
-    """(N,) u8: class of the foreground voxel whose centre is nearest in mm; the lower id where two are as near."""
+def nearest_class(points_local_mm: np.ndarray, crop: Crop) -> np.ndarray:
+    """(N,) u8: class of the foreground voxel with the nearest centre in mm, the lower id where two are equally near."""
     return _nearest_class(np.ascontiguousarray(points_local_mm, np.float64), crop.labels, crop.spacing_mm)
 
 
@@ -78,12 +79,12 @@ def _nearest_class(points, labels, spacing):
             abs(points[n, 1] / spacing[1] - cj),
             abs(points[n, 2] / spacing[2] - ck),
         )
-        if here and gap < 0.5 - 1e-9:  # the voxel that holds the point has the nearest centre of all
+        if here and gap < 0.5 - 1e-9:  # no other voxel's centre is nearer than that of the voxel with the point
             found[n] = here
             continue
         best, label = np.inf, 0
         for ring in range(max(shape) + 1):
-            if ring > 0 and best < ((ring - 0.5) * spacing.min()) ** 2:  # no voxel of this ring can be as near
+            if ring > 0 and best < ((ring - 0.5) * spacing.min()) ** 2:  # all voxels of this ring are farther
                 break
             for i in range(max(ci - ring, 0), min(ci + ring, shape[0] - 1) + 1):
                 for j in range(max(cj - ring, 0), min(cj + ring, shape[1] - 1) + 1):
@@ -99,18 +100,21 @@ def _nearest_class(points, labels, spacing):
                         )
                         if d2 < best * (1 - 1e-12):
                             best, label = d2, labels[i, j, k]
-                        elif d2 <= best * (1 + 1e-12) and labels[i, j, k] < label:  # as near, but for rounding
+                        elif d2 <= best * (1 + 1e-12) and labels[i, j, k] < label:  # equally near within rounding
                             label = labels[i, j, k]
         found[n] = label
     return found
 
 
 class VoxelField:
-    """The voxel distance of a crop: distance to the nearest voxel of the other side, less half a voxel's extent along
-    the direction to it, so that it is zero on the surface and its slope is 1. Interpolated linearly inside the crop;
-    beyond, the distance to the nearest foreground voxel's centre, corrected in the same way."""
+    """The distance of a crop by a distance transform of its voxels.
 
-    def __init__(self, crop):
+    Distance to the nearest voxel of the other side, less half a voxel's extent in that direction, so that it is zero on
+    the surface and has slope 1. Interpolated linearly inside the crop. Beyond it: distance to the centre of the nearest
+    foreground voxel, with the same correction.
+    """
+
+    def __init__(self, crop: Crop):
         self.crop = crop
         mask, spacing_mm = crop.labels > 0, crop.spacing_mm
         self.values_mm = (_corrected_edt(~mask, spacing_mm) - _corrected_edt(mask, spacing_mm)).astype(np.float32)
@@ -118,7 +122,8 @@ class VoxelField:
         self._centres_local_mm = np.argwhere(shell) * spacing_mm
         self._tree = cKDTree(self._centres_local_mm)
 
-    def query(self, points_local_mm):
+    def query(self, points_local_mm: np.ndarray) -> np.ndarray:
+        """sdf_mm (N,) f64 at points (N, 3)."""
         index = points_local_mm / self.crop.spacing_mm
         sdf_mm = map_coordinates(self.values_mm, index.T, order=1, mode="nearest").astype(np.float64)
         beyond = ((index < 0) | (index > np.array(self.crop.labels.shape) - 1)).any(1)
@@ -129,9 +134,9 @@ class VoxelField:
         return sdf_mm
 
 
-def half_extent_mm(step_mm, spacing_mm):
-    """(..., 3) vectors from a voxel's centre -> (...,) from the centre to the voxel's face along them; on isotropic
-    grids half the spacing whatever the direction, which was measured to be the better of the two there."""
+def half_extent_mm(step_mm: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """(...,) distances from a voxel's centre to its face along vectors `step_mm` (..., 3). On isotropic grids half the
+    spacing in all directions, which measured more accurate there."""
     spacing_mm = np.asarray(spacing_mm, np.float64)
     if np.ptp(spacing_mm) <= 0.01 * spacing_mm.max():
         return np.full(np.shape(step_mm)[:-1], spacing_mm.mean() / 2)
@@ -142,7 +147,7 @@ def half_extent_mm(step_mm, spacing_mm):
 
 
 def _corrected_edt(mask, spacing_mm):
-    """Distance in mm from each True voxel to the nearest False one, half-voxel corrected; 0 elsewhere."""
+    """Distance in mm from each True voxel to the nearest False one, less half a voxel; 0 in False voxels."""
     if np.ptp(spacing_mm) <= 0.01 * spacing_mm.max():
         distance_mm = edt.edt(mask, anisotropy=tuple(spacing_mm), black_border=False, parallel=1)
         return np.where(mask, distance_mm - spacing_mm.mean() / 2, 0)

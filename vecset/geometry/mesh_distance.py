@@ -1,10 +1,10 @@
-"""The distance from points to a triangle mesh, and the side of the mesh that each point is on.
+"""The distance from points to a closed triangle mesh, and the side of the mesh that each point is on.
 
 The nearest vertex (pykdtree) bounds the distance; then a tree of bounding boxes over the triangles in Morton order is
-searched with numba. That is exact for every mesh, long triangles of thick slices included; a k-d tree of the vertices
-alone is not. Beyond FAR times the longest edge only the triangles round the nearest vertex are looked at: its distance
-is at most 0.167 / FAR of that edge too long there, since nothing is farther than 0.578 of its longest edge from the
-corners of a triangle.
+searched with numba. This is exact for every mesh, also for the long triangles of thick slices, where a k-d tree of the
+vertices alone is not. Beyond FAR times the longest edge only the triangles around the nearest vertex are searched. The
+distance is then too long by at most 0.167 / FAR of that edge, because no point of a triangle is farther than 0.578 of
+its longest edge from all three corners.
 
 Sign: the pseudonormal of the nearest feature (face, edge or vertex), Baerentzen and Aanaes 2005, "Signed distance
 computation using the angle weighted pseudonormal". Distance to a triangle: Ericson 2005, "Real-Time Collision
@@ -17,19 +17,20 @@ from pykdtree.kdtree import KDTree
 
 LEAF = 4  # triangles per leaf
 FAR = 3.0  # longest edges: beyond, the error is below 0.056 of an edge
-_FACE, _VERTEX, _EDGE = 0, 1, 4  # feature codes: 0; 1..3 = vertex 0..2; 4..6 = edge 01, 12, 20
+_FACE, _VERTEX, _EDGE = 0, 1, 4  # feature codes: 0 = face; 1..3 = vertex 0..2; 4..6 = edge 01, 12, 20
 
 
 class MeshDistance:
     """Distances to a closed mesh: `vertices` (V, 3) in any unit of length, `faces` (F, 3) wound outward.
 
-    `vertex_normals` (V, 3) f32, angle-weighted, unit length, outward."""
+    Attribute `vertex_normals` (V, 3) f32: angle-weighted, of unit length, outward. Raises ValueError without faces.
+    """
 
-    def __init__(self, vertices, faces):
+    def __init__(self, vertices: np.ndarray, faces: np.ndarray):
         self.vertices = np.ascontiguousarray(vertices, np.float32)
         self.faces = np.ascontiguousarray(faces, np.int32)
         if not len(self.faces):
-            raise ValueError("a mesh without triangles has no distance")
+            raise ValueError("a mesh without faces has no distance")
         self.face_normals, self.vertex_normals = mesh_normals(self.vertices, self.faces)
         self._first, self._around = faces_of_vertices(self.faces, len(self.vertices))
         corners = self.vertices[self.faces]
@@ -41,12 +42,12 @@ class MeshDistance:
         self._vertex_tree = KDTree(self.vertices, leafsize=16)
         self._far = FAR * np.sqrt(_longest_edge_2(self.vertices, self.faces))
 
-    def query(self, points):
-        """(N, 3) points -> distance (N,) f64 >= 0, inside (N,) bool by the pseudonormal, face (N,) i32 nearest."""
+    def query(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of points (N, 3): distance (N,) f64 >= 0, inside (N,) bool by the pseudonormal, nearest face (N,) i32."""
         points = np.ascontiguousarray(points, np.float64)
         if not len(points):
             return np.zeros(0), np.zeros(0, bool), np.zeros(0, np.int32)
-        order = np.argsort(morton_codes(points), kind="stable")  # neighbours in a row share the cache
+        order = np.argsort(morton_codes(points), kind="stable")  # successive points are neighbours and share the cache
         points = points[order]
         to_vertex, vertex = self._vertex_tree.query(points.astype(np.float32), k=1)
         found = _nearest(
@@ -71,13 +72,13 @@ class MeshDistance:
         return distance, side < 0, face
 
 
-def mesh_normals(vertices, faces):
-    """Face normals (F, 3) f32 and angle-weighted vertex normals (V, 3) f32, unit length (0 where degenerate)."""
+def mesh_normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Face normals (F, 3) f32 and angle-weighted vertex normals (V, 3) f32, of unit length (0 where degenerate)."""
     return _normals(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32))
 
 
-def morton_codes(points):
-    """(N, 3) points -> (N,) i64 place on a Z-order curve through their bounding cube (21 bits per axis)."""
+def morton_codes(points: np.ndarray) -> np.ndarray:
+    """(N,) i64: the places of points (N, 3) on a Z-order curve through their bounding cube (21 bits per axis)."""
     points = np.ascontiguousarray(points, np.float32)
     low = points.min(0)
     extent = max(float((points.max(0) - low).max()), 1e-30)
@@ -136,8 +137,8 @@ def _normals(vertices, faces):
 
 
 @njit(cache=True)
-def faces_of_vertices(faces, num_vertices):
-    """CSR lists: the faces round vertex v are around[first[v] : first[v + 1]]."""
+def faces_of_vertices(faces: np.ndarray, num_vertices: int) -> tuple[np.ndarray, np.ndarray]:
+    """CSR lists `first` (V + 1,), `around` (3 F,) i32: the faces at vertex v are around[first[v] : first[v + 1]]."""
     first = np.zeros(num_vertices + 1, np.int32)
     for f in range(len(faces)):
         for k in range(3):
@@ -156,8 +157,8 @@ def faces_of_vertices(faces, num_vertices):
 
 @njit(cache=True)
 def _build_tree(triangles):
-    """Boxes (2 P, 6) f32, low and high along x, y, z, of a complete binary tree: root 1, children of n are 2n and 2n + 1
-    (side by side in memory), leaf j is node P + j and holds LEAF triangles."""
+    """Boxes (2 P, 6) f32, low and high along x, y, z, of a complete binary tree: the root is node 1, the children of n
+    are 2n and 2n + 1 (adjacent in memory), leaf j is node P + j and holds LEAF triangles."""
     leaves = (len(triangles) + LEAF - 1) // LEAF
     size = 1
     while size < leaves:
@@ -178,8 +179,8 @@ def _build_tree(triangles):
 
 @njit(cache=True)
 def _discs(triangles):
-    """(F, 7) f32: centre, unit normal and radius (a hair too large) of a disc that holds each triangle. Whether a
-    sphere reaches the disc costs a fifth of the distance to the triangle, and most triangles of a leaf fail."""
+    """(F, 7) f32: centre, unit normal and radius (rounded up) of a disc that contains each triangle. Testing whether a
+    sphere reaches the disc takes a fifth of the time of the distance, and excludes most triangles of a leaf."""
     discs = np.empty((len(triangles), 7), np.float32)
     for t in range(len(triangles)):
         ax, ay, az = triangles[t, 0], triangles[t, 1], triangles[t, 2]
@@ -223,7 +224,7 @@ def _beyond_disc(x, y, z, discs, t, reach_2):
     """Whether all of disc `t` is farther from the point than the square root of `reach_2`."""
     cx, cy, cz = x - discs[t, 0], y - discs[t, 1], z - discs[t, 2]
     height = cx * discs[t, 3] + cy * discs[t, 4] + cz * discs[t, 5]
-    left_2 = 1.0001 * reach_2 - height * height  # squared radius in which the sphere cuts the disc's plane
+    left_2 = 1.0001 * reach_2 - height * height  # squared radius of the circle in which the sphere cuts the plane
     if left_2 < 0:
         return True
     radius = discs[t, 6]
@@ -233,7 +234,7 @@ def _beyond_disc(x, y, z, discs, t, reach_2):
 
 @njit(cache=True, inline="always")
 def _closest(px, py, pz, triangles, t):
-    """The point of triangle `t` (row of 9) nearest to p: squared distance, feature, vector from it to p."""
+    """The point of triangle `t` (row of 9) nearest to p: squared distance, feature code, vector from it to p."""
     ax, ay, az = np.float64(triangles[t, 0]), np.float64(triangles[t, 1]), np.float64(triangles[t, 2])
     ux, uy, uz = triangles[t, 3] - ax, triangles[t, 4] - ay, triangles[t, 5] - az
     vx, vy, vz = triangles[t, 6] - ax, triangles[t, 7] - ay, triangles[t, 8] - az

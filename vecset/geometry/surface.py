@@ -1,15 +1,15 @@
-"""Surfaces of a label map: the one mesh of the union, and the inner walls where two structures touch.
+"""Surfaces of a label map: the mesh of the union of all structures, and the inner walls where two structures touch.
 
-Every mesh is marching cubes of a mask (watertight; the crop is padded, so structures that the scan border cuts are
-closed by a flat cap), then made smooth (vecset/geometry/surface_smoothing.py). The triangles of each of the 256 cells are
-those of scikit-image's "lorensen" (asked for once, cell by cell); going over the labels is done here, because a mask has
-all its vertices in the middles of grid edges and scikit-image takes five times as long. Lorensen and Cline 1987.
+Every mesh is marching cubes of a mask (Lorensen and Cline 1987), then smoothed (vecset/geometry/surface_smoothing.py).
+It is watertight: the crop is padded, so that a flat cap closes structures that the scan border cuts. The triangles of
+the 256 cells are those of scikit-image's "lorensen", computed once, cell by cell. The loop over the labels is our own:
+all vertices of a mask lie in the middles of grid edges, and scikit-image takes five times as long.
 
-Coordinates here are `local_mm`: (index in the crop) * spacing, along the image axes. Distances in it are distances in
+Coordinates are `local_mm`: (voxel - origin of the crop) * spacing, along the image axes. Distances are the same as in
 patient mm, because affines with shear are refused.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -24,30 +24,34 @@ CROP_PAD = 2  # voxels of background round the foreground box
 
 @dataclass
 class Crop:
-    """labels (X, Y, Z) u8, C order: the foreground box and CROP_PAD voxels more on each side, zero beyond the image;
-    origin (3,) source index of its first voxel (may be negative); image_shape (3,); spacing_mm (3,) f64."""
+    """A label map cropped to its foreground, and the coordinates `local_mm` of the crop.
+
+    labels (X, Y, Z) u8, C order: the box of the foreground and CROP_PAD voxels of background on each side, also beyond
+    the image; origin (3,) index of its first voxel in the image (may be negative); image_shape (3,); spacing_mm (3,)
+    f64. Points are (..., 3) f64.
+    """
 
     labels: np.ndarray
     origin: np.ndarray
     image_shape: tuple
     spacing_mm: np.ndarray
 
-    def voxel_to_local_mm(self, points_voxel):
+    def voxel_to_local_mm(self, points_voxel: np.ndarray) -> np.ndarray:
         return (np.asarray(points_voxel, np.float64) - self.origin) * self.spacing_mm
 
-    def local_mm_to_voxel(self, points_local_mm):
+    def local_mm_to_voxel(self, points_local_mm: np.ndarray) -> np.ndarray:
         return np.asarray(points_local_mm, np.float64) / self.spacing_mm + self.origin
 
-    def inside_image(self, points_local_mm):
-        """(N,) bool: the point lies in some voxel of the image."""
+    def inside_image(self, points_local_mm: np.ndarray) -> np.ndarray:
+        """(N,) bool: the point lies in a voxel of the image."""
         voxel = self.local_mm_to_voxel(points_local_mm)
         return ((voxel >= -0.5) & (voxel <= np.array(self.image_shape) - 0.5)).all(-1)
 
 
 @dataclass
 class UnionMesh:
-    """vertices_local_mm (V, 3) f32, faces (F, 3) i32 wound outward, face_class (F,) u8 the class behind each face,
-    face_cap (F,) bool: on (or at the rim of) a flat cap where the scan border cuts a structure."""
+    """vertices_local_mm (V, 3) f32; faces (F, 3) i32 wound outward; face_class (F,) u8 the class behind each face;
+    face_cap (F,) bool: in or at the rim of a flat cap, where the scan border cuts a structure."""
 
     vertices_local_mm: np.ndarray
     faces: np.ndarray
@@ -57,8 +61,8 @@ class UnionMesh:
 
 @dataclass
 class Walls:
-    """Inner walls of all classes: triangles of class `face_class` (F,) u8 that face class `face_other` (F,) u8.
-    vertices_local_mm (V, 3) f32, vertex_normals (V, 3) f32 and faces (F, 3) i32 point out of `face_class`."""
+    """Inner walls: faces (F, 3) i32 of the surface of class `face_class` (F,) u8 that touch class `face_other` (F,) u8.
+    vertices_local_mm (V, 3) f32; vertex_normals (V, 3) f32 and the winding of faces point out of `face_class`."""
 
     vertices_local_mm: np.ndarray
     vertex_normals: np.ndarray
@@ -67,8 +71,17 @@ class Walls:
     face_other: np.ndarray
 
 
-def foreground_box(labels):
-    """First index and one past the last (3,) of the nonzero voxels of a label map that has some."""
+_NO_WALLS = Walls(
+    vertices_local_mm=np.zeros((0, 3), np.float32),
+    vertex_normals=np.zeros((0, 3), np.float32),
+    faces=np.zeros((0, 3), np.int32),
+    face_class=np.zeros(0, np.uint8),
+    face_other=np.zeros(0, np.uint8),
+)
+
+
+def foreground_box(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The box of the nonzero voxels of labels (X, Y, Z) u8 that have some: first index (3,), one past the last (3,)."""
     if not (labels.flags.c_contiguous or labels.flags.f_contiguous):
         labels = np.ascontiguousarray(labels)
     if labels.flags.c_contiguous:
@@ -78,15 +91,13 @@ def foreground_box(labels):
     return start.copy(), stop.copy()
 
 
-def crop_foreground(labels, spacing_mm, pad=CROP_PAD):
-    """The `Crop` of a label map (X, Y, Z) u8 that has foreground."""
+def crop_foreground(labels: np.ndarray, spacing_mm: np.ndarray, pad: int = CROP_PAD) -> Crop:
+    """The Crop of labels (X, Y, Z) u8 that have foreground."""
     start, stop = foreground_box(labels)
     origin, end = start - pad, stop + pad
     crop = np.zeros(end - origin, np.uint8)
     inner = tuple(slice(pad, -pad) for _ in range(3))
     crop[inner] = labels[tuple(slice(a, b) for a, b in zip(start, stop))]
-    low, high = np.maximum(origin, 0), np.minimum(end, labels.shape)  # no copy of the padding: it holds zeros
-    assert (low <= start).all() and (high >= stop).all()
     return Crop(crop, origin, tuple(labels.shape), np.asarray(spacing_mm, np.float64))
 
 
@@ -111,9 +122,9 @@ def _box(labels):
 
 @dataclass
 class MaskMesh:
-    """Marching cubes of one mask: vertices (V, 3) f32 in indices, each in the middle of a grid edge between a voxel of
-    the mask, `behind`, and one that is not, `front` ((V,) u8 labels of the two); front_index (V, 3) i32; faces (F, 3)
-    i32 wound outward."""
+    """Marching cubes of one mask. Each vertex is in the middle of a grid edge between a voxel inside the mask (behind)
+    and one outside (front): vertices (V, 3) f32 in indices; front, behind (V,) u8 the labels of these two voxels;
+    front_index (V, 3) i32 the index of the outer one; faces (F, 3) i32 wound outward."""
 
     vertices: np.ndarray
     faces: np.ndarray
@@ -122,20 +133,22 @@ class MaskMesh:
     front_index: np.ndarray
 
 
-def mask_mesh(labels, label=0):
-    """The `MaskMesh` of the voxels of `labels` (X, Y, Z) u8 that are `label`, or not 0 where `label` is 0; none of them
-    lies on the border of the array. The winding is measured, not assumed."""
+def mask_mesh(labels: np.ndarray, label: int = 0) -> MaskMesh:
+    """The MaskMesh of the voxels of `labels` (X, Y, Z) u8 with the value `label`; 0 stands for the whole foreground.
+    None of them may lie on the border of the array."""
     edges, counts = _cell_table()
     vertices, faces, front, behind, front_index = _march(np.ascontiguousarray(labels), np.uint8(label), edges, counts)
-    if signed_volume(vertices, faces) < 0:
+    if signed_volume(vertices, faces) < 0:  # the winding of scikit-image's table is not documented
         faces = np.ascontiguousarray(faces[:, ::-1])
     return MaskMesh(vertices, faces, front, behind, front_index)
 
 
 @lru_cache(maxsize=1)
 def _cell_table():
-    """For the 256 ways to fill a cell's corners (bit 4 di + 2 dj + dk: corner (di, dj, dk) is in the mask): the
-    triangles' edges (256, 5, 3, 4) i32 as (axis, di, dj, dk) of the edge's lower corner, and their number (256,)."""
+    """The triangles of the 256 ways to fill a cell's corners; bit 4 di + 2 dj + dk: corner (di, dj, dk) is in the mask.
+
+    edges (256, 5, 3, 4) i32: for each corner of each triangle the grid edge it lies on, as its axis and its lower
+    corner (di, dj, dk); counts (256,) i32: the number of triangles."""
     edges, counts = np.zeros((256, 5, 3, 4), np.int32), np.zeros(256, np.int32)
     for case in range(1, 255):
         cell = np.array([case >> bit & 1 for bit in range(8)], np.float32).reshape(2, 2, 2)
@@ -208,8 +221,8 @@ def _march(labels, label, edges, counts):
     return vertices, faces, front, behind, front_index
 
 
-def signed_volume(vertices, faces):
-    """Volume inside a closed mesh: positive where its faces are wound outward."""
+def signed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
+    """Volume inside a closed mesh of vertices (V, 3) and faces (F, 3); positive where they are wound outward."""
     return _signed_volume(np.ascontiguousarray(vertices, np.float32), faces)
 
 
@@ -227,20 +240,20 @@ def _signed_volume(vertices, faces):
 
 
 def _majority(three):
-    """(F, 3) u8 -> (F,) u8: the value that two of three have, else the lowest that is not 0."""
+    """(F,) u8 of (F, 3) u8: the value that two of the three have, else the lowest that is not 0."""
     a, b, c = three.T
     some = np.where(three == 0, 255, three).min(1)
     return np.where((a == b) | (a == c), a, np.where(b == c, b, some)).astype(np.uint8)
 
 
 def _beyond_image(index, crop):
-    """(V, 3) bool: the coordinate of this crop index lies outside the image."""
+    """(V, 3) bool: which coordinates of the crop indices (V, 3) are outside the image."""
     source = index + crop.origin
     return (source < 0) | (source >= np.array(crop.image_shape))
 
 
-def union_mesh(crop):
-    """The `UnionMesh` of all foreground of a `Crop`."""
+def union_mesh(crop: Crop) -> UnionMesh:
+    """The mesh of all foreground of a Crop."""
     marched = mask_mesh(crop.labels)
     fixed = _beyond_image(marched.front_index, crop)
     vertices = fit_planes(
@@ -256,9 +269,9 @@ def union_mesh(crop):
     )
 
 
-def inner_walls(crop):
-    """The `Walls` of all classes of a `Crop`: each wall comes twice, once for each of the two that it parts."""
-    parts, offset = [], 0
+def inner_walls(crop: Crop) -> Walls:
+    """The inner walls of all classes of a Crop. Each wall is there twice, once for each of the two classes."""
+    parts, offset = [_NO_WALLS], 0
     for c, box in class_boxes(crop.labels):
         marched = mask_mesh(crop.labels[box], c)
         touches = (marched.front > 0)[marched.faces].sum(1) >= 2
@@ -274,22 +287,21 @@ def inner_walls(crop):
         used[faces.ravel()] = True
         renumbered = (np.cumsum(used, dtype=np.int32) - 1)[faces]
         parts.append(
-            (vertices[used], normals[used], renumbered + np.int32(offset), np.full(len(faces), c, np.uint8), face_other)
+            Walls(
+                vertices_local_mm=vertices[used],
+                vertex_normals=normals[used],
+                faces=renumbered + np.int32(offset),
+                face_class=np.full(len(faces), c, np.uint8),
+                face_other=face_other,
+            )
         )
         offset += int(used.sum())
-    if not parts:
-        return Walls(
-            np.zeros((0, 3), np.float32),
-            np.zeros((0, 3), np.float32),
-            np.zeros((0, 3), np.int32),
-            np.zeros(0, np.uint8),
-            np.zeros(0, np.uint8),
-        )
-    return Walls(*(np.concatenate(column) for column in zip(*parts)))
+    return Walls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Walls)})
 
 
-def class_boxes(labels, pad=1):
-    """[(class, slices of its box and `pad` voxels more)] of a crop with a margin of at least `pad`, ascending."""
+def class_boxes(labels: np.ndarray, pad: int = 1) -> list[tuple[int, tuple[slice, ...]]]:
+    """[(class, the slices of its box and `pad` voxels around)] of labels (X, Y, Z) u8 with `pad` voxels of background
+    at every side, in ascending order of class."""
     starts, stops = _class_boxes(np.ascontiguousarray(labels))
     return [
         (c, tuple(slice(int(a) - pad, int(b) + pad) for a, b in zip(starts[c], stops[c])))

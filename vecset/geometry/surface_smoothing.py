@@ -1,18 +1,18 @@
-"""From voxel steps to a smooth surface: where between two voxels the surface of a mask most likely runs.
+"""Smoothing of the stepped surface of a mask. Two methods:
 
-`taubin`: low-pass smoothing that hardly shrinks vessels; used for every mesh. Taubin 1995, "A signal processing approach
-to fair surface design".
+`taubin`: low-pass smoothing that hardly shrinks vessels; used for every mesh. Taubin 1995, "A signal processing
+approach to fair surface design".
 
-`fit_planes`: for the outer surface, after it. The normals of the triangles are averaged with those neighbours whose
-normals are alike, again and again, so that the flat terraces of a mask become the slope they stand for while edges stay
-edges; then the vertices go back to the middles of their grid edges and move to where the surface has these normals.
-Halves the error of Taubin alone (benchmarks/sdf_accuracy.py). Zheng, Fu, Au, Tai 2011, "Bilateral normal filtering for
-mesh denoising"; the vertices' way is that of Sun, Rosin, Martin, Langbein 2007, "Fast and effective feature-preserving
-mesh denoising". A vessel has no terraces, its two walls would be averaged: where the structure, or the gap to the next
-one, is thinner than THIN voxels, Taubin's surface stays.
+`fit_planes`: for the outer surface, after `taubin`. The normals of neighbouring triangles are averaged repeatedly where
+they are similar, so that the terraces of a mask become a slope and edges are kept. Then the vertices start again in the
+middles of their grid edges and move until the surface has these normals. This halves the error of Taubin alone
+(benchmarks/sdf_accuracy.py). Zheng, Fu, Au, Tai 2011, "Bilateral normal filtering for mesh denoising"; the vertex
+update is that of Sun, Rosin, Martin, Langbein 2007, "Fast and effective feature-preserving mesh denoising". In vessels
+the normals of opposite walls would be averaged; where the structure, or the gap to the next one, is thin (THIN_FROM,
+THIN_TO), Taubin's surface is kept.
 
-Neither moves a vertex far from its grid edge, so that every voxel's centre stays on its side or next to the surface.
-Slow twins: tests/geometry/test_surface_smoothing.py.
+Neither moves a vertex far from its grid edge: every voxel's centre stays on its side of the surface, or next to it.
+The references are in tests/geometry/test_surface_smoothing.py.
 """
 
 import numpy as np
@@ -25,30 +25,41 @@ SHRINK, GROW = 0.5, -0.53
 MAX_SHIFT = 0.25  # voxels that Taubin may move a vertex along an axis: one-voxel structures keep a volume
 
 SWEEPS = 40  # of averaging normals
-ALIKE = 0.23  # length of the difference of two unit normals that counts as alike
+ALIKE = 0.23  # two unit normals are similar where their difference is not much longer than this
 STEPS = 8  # of moving vertices to the averaged normals
 ALONG_EDGE, ACROSS_EDGE = 0.45, 0.4  # voxels that a vertex may move along its own grid edge, and across it
-THIN = (
-    3.5,
-    4.5,
-)  # largest spacings: thinner than the first nothing is fitted, from the second on all is; between, part
+THIN_FROM, THIN_TO = 3.5, 4.5  # thickness in largest spacings: no fit below the first, full fit from the second on
 
 
-def taubin(vertices, faces, fixed=None, passes=PASSES):
-    """Taubin smoothing of a closed mesh in index units: (V, 3) f32. `fixed` (V, 3) bool: coordinates that stay (those
-    that keep a cap flat). No vertex moves farther than MAX_SHIFT along an axis."""
+def taubin(
+    vertices: np.ndarray, faces: np.ndarray, fixed: np.ndarray | None = None, passes: int = PASSES
+) -> np.ndarray:
+    """(V, 3) f32: the vertices (V, 3) of a closed mesh in indices after Taubin smoothing; faces (F, 3).
+
+    `fixed` (V, 3) bool: coordinates that stay, to keep caps flat. No vertex moves farther than MAX_SHIFT along an axis.
+    """
     free = np.ones(vertices.shape, bool) if fixed is None else ~fixed
     return _taubin(np.ascontiguousarray(vertices, np.float32), faces, free, passes)
 
 
-def fit_planes(start, smoothed, faces, labels, spacing_mm, fixed=None):
-    """Vertices (V, 3) f32 in indices. `start`: those of marching cubes, in the middles of grid edges; `smoothed`: after
-    `taubin`; `faces` (F, 3) i32 wound outward; `labels` (X, Y, Z) u8 the mask's voxels (nonzero); `fixed` as there."""
+def fit_planes(
+    start: np.ndarray,
+    smoothed: np.ndarray,
+    faces: np.ndarray,
+    labels: np.ndarray,
+    spacing_mm: np.ndarray,
+    fixed: np.ndarray | None = None,
+) -> np.ndarray:
+    """(V, 3) f32: vertices in indices, fitted to averaged normals.
+
+    `start` (V, 3): of marching cubes, in the middles of grid edges; `smoothed` (V, 3): the same after `taubin`; `faces`
+    (F, 3) i32 wound outward; `labels` (X, Y, Z) u8: the mask's voxels are not 0; `fixed` (V, 3) bool as in `taubin`.
+    """
     spacing_mm = np.asarray(spacing_mm, np.float64)
-    scale = (spacing_mm / spacing_mm.max()).astype(np.float32)  # lengths in largest spacings: slopes are physical
+    scale = (spacing_mm / spacing_mm.max()).astype(np.float32)  # lengths in largest spacings, so that angles are true
     smoothed, start = smoothed * scale, np.ascontiguousarray(start, np.float32)
     face_normals, vertex_normals = mesh_normals(smoothed, faces)
-    gate = _thickness_gate(smoothed, vertex_normals, labels, scale, *THIN)
+    gate = _thickness_gate(smoothed, vertex_normals, labels, scale, THIN_FROM, THIN_TO)
     first, around = faces_of_vertices(faces, len(start))
     neighbours = _face_neighbours(faces, first, around, gate)
     normals = _average_normals(face_normals, _areas(smoothed, faces), neighbours, np.float32(ALIKE), SWEEPS)
@@ -61,7 +72,7 @@ def fit_planes(start, smoothed, faces, labels, spacing_mm, fixed=None):
 
 @njit(cache=True)
 def _taubin(start, faces, free, passes):
-    # In a closed mesh each directed edge belongs to one face, so a sum over directed edges is a sum over neighbours.
+    # In a closed mesh each directed edge belongs to one face: the sum over directed edges is the sum over neighbours.
     vertices = start.copy()
     count = np.zeros(len(start), np.float32)
     for f in range(len(faces)):
@@ -91,8 +102,8 @@ def _taubin(start, faces, free, passes):
 
 @njit(cache=True)
 def _thickness_gate(vertices, normals, labels, scale, low, high):
-    """(V,) f32, 0 where the mask behind a vertex or the background before it is thinner than `low`, 1 from `high` on.
-    Lengths in largest spacings; looked up along the normal in steps of a quarter."""
+    """(V,) f32: 0 where the mask behind a vertex or the background before it is thinner than `low`, 1 from `high` on,
+    linear between. Lengths in largest spacings; sampled along the normal in steps of a quarter."""
     gate = np.empty(len(vertices), np.float32)
     for v in range(len(vertices)):
         depth, clear = 0.75, True
@@ -126,7 +137,7 @@ def _areas(vertices, faces):
 
 @njit(cache=True)
 def _face_neighbours(faces, first, around, gate):
-    """(F, 3) i32: the face beyond the edge from corner k to corner k + 1; all -1 where no corner is to be moved."""
+    """(F, 3) i32: the face beyond the edge from corner k to corner k + 1; -1 where no corner of the face may move."""
     neighbours = np.full((len(faces), 3), -1, np.int32)
     for f in range(len(faces)):
         if gate[faces[f, 0]] <= 0 and gate[faces[f, 1]] <= 0 and gate[faces[f, 2]] <= 0:
@@ -147,9 +158,12 @@ def _face_neighbours(faces, first, around, gate):
 
 @njit(cache=True, fastmath={"contract", "arcp"})
 def _average_normals(normals, areas, neighbours, alike, sweeps):
-    """One face after the other, each sweep in the opposite direction of the last: half as many as if all were averaged
-    at once. Weight of a neighbour: its area times (1 - d^2 / (10 alike^2))^4, d the difference of the two normals: like
-    exp(-d^2 / (2 alike^2)) (within 0.05), zero beyond d = 3.2 alike, and cheaper."""
+    """(F, 3) f32: normals averaged with those of their neighbours, face by face (Gauss-Seidel), each sweep in the
+    opposite direction of the last; averaging all faces at once would need twice as many sweeps.
+
+    Weight of a neighbour: its area times (1 - d^2 / (10 alike^2))^4, where d is the length of the difference of the two
+    normals. This is exp(-d^2 / (2 alike^2)) within 0.05, zero beyond d = 3.2 alike, and cheaper.
+    """
     normals = normals.copy()
     steep, one, nothing = np.float32(0.1) / (alike * alike), np.float32(1), np.float32(0)
     for sweep in range(sweeps):
@@ -176,8 +190,8 @@ def _average_normals(normals, areas, neighbours, alike, sweeps):
 
 @njit(cache=True)
 def _move(start, limit, normals, faces, first, around, gate, steps):
-    """Each step moves each vertex by the mean, over the faces round it, of the way along the face's averaged normal to
-    the plane through the face's centre; never farther than `limit` (V, 3) from `start`."""
+    """(V, 3) f32: vertices after `steps` moves, never farther than `limit` (V, 3) from `start`. A move is the mean,
+    over the faces at the vertex, of the way along the face's averaged normal to the plane through the face's centre."""
     vertices, third = start.copy(), np.float32(1 / 3)
     for _ in range(steps):
         for v in range(len(vertices)):
