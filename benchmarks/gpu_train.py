@@ -27,7 +27,7 @@ from step_parts import CLASSES, human, random_batch, randomise_output, slow_loss
 
 from vecset.data.epoch_plan import MicroBatch  # noqa: E402
 from vecset.engines.distributed import Ranks  # noqa: E402
-from vecset.engines.loop import StepOptions, forward_losses, new_monitor, train_one_epoch  # noqa: E402
+from vecset.engines.loop import Monitor, StepOptions, forward_losses, train_one_epoch  # noqa: E402
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
 from vecset.engines.optimizer import build_optimizer, gradient_norm, masked_step  # noqa: E402
 from vecset.models.autoencoder import build_model  # noqa: E402
@@ -102,7 +102,7 @@ class Bench:
             CLASSES,
             0,
             0,
-            new_monitor(self.ranks),
+            Monitor(self.ranks),
             after_step,
         )
 

@@ -24,7 +24,7 @@ from gpu_train import OneBatch  # noqa: E402
 from step_parts import CLASSES, human, random_batch, randomise_output, step_flop  # noqa: E402
 
 from vecset.engines.distributed import Ranks  # noqa: E402
-from vecset.engines.loop import StepOptions, new_monitor, train_one_epoch  # noqa: E402
+from vecset.engines.loop import Monitor, StepOptions, train_one_epoch  # noqa: E402
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
 from vecset.engines.optimizer import build_optimizer  # noqa: E402
 from vecset.models import embedding  # noqa: E402
@@ -112,7 +112,7 @@ def step_row(device, name, cases, surface, latents, compiled, queries, eikonal, 
         CLASSES,
         0,
         0,
-        new_monitor(Ranks(0, 1, device)),
+        Monitor(Ranks(0, 1, device)),
         after_step,
     )
     wait(device)

@@ -212,7 +212,7 @@ def test_command(tmp_path, capsys):
 
 def test_no_patient_is_in_two_of_the_written_sets_and_training_reads_the_folds(tmp_path):
     """From the CSVs alone, as they are found on the disk; training refuses a fold whose sets have been mixed up."""
-    from vecset.main_ae import read_splits
+    from vecset.engines.setup import read_splits
 
     for i in range(24):
         write_tiny(tmp_path / f"p{i // 2}_{i}.npz", missing=(3,) if i % 3 == 0 else (), sha=f"sha{i}", seed=i)

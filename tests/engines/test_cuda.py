@@ -16,7 +16,7 @@ from helpers.variant_models import VARIANTS, batch, randomised
 
 from vecset.data.epoch_plan import MicroBatch
 from vecset.engines.distributed import Ranks
-from vecset.engines.loop import StepOptions, forward_losses, new_monitor, train_one_epoch
+from vecset.engines.loop import Monitor, StepOptions, forward_losses, train_one_epoch
 from vecset.engines.losses import DEFAULT_WEIGHTS
 from vecset.engines.optimizer import build_optimizer
 from vecset.models.double_backward import check_double_backward
@@ -114,7 +114,7 @@ def test_no_step_waits_for_the_gpu(name, options):
             10,
             0,
             0,
-            new_monitor(Ranks(0, 1, device)),
+            Monitor(Ranks(0, 1, device)),
             after_step,
         )
     finally:

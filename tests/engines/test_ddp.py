@@ -14,7 +14,7 @@ from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.engine_parts import epoch_gradients, make_run
 from helpers.processes import rank_environment, torchrun
 
-from vecset.engines.loop import new_monitor
+from vecset.engines.loop import Monitor
 from vecset.models.checkpoint import load_checkpoint
 
 RANK_SCRIPT = """
@@ -22,13 +22,13 @@ import json, sys
 import torch
 sys.path[:0] = sys.argv[1:3]
 from helpers.engine_parts import epoch_gradients, make_run
-from vecset.engines.loop import new_monitor
+from vecset.engines.loop import Monitor
 from vecset.engines.distributed import start_ranks, stop_ranks
 ranks = start_ranks("cpu")
 for number, words in enumerate(json.loads(sys.argv[5])):
     run = make_run(sys.argv[3], f"{sys.argv[4]}/{number}", *words, ranks=ranks)
-    monitor = new_monitor(ranks)
-    gradients, trained = epoch_gradients(run, monitor=monitor), monitor[0].read()
+    monitor = Monitor(ranks)
+    gradients, trained = epoch_gradients(run, monitor=monitor), monitor.sums.read()
     results = run.evaluator.evaluate(run.model)
     results.pop("slices")
     torch.save(
@@ -87,8 +87,8 @@ def test_two_ranks_have_the_gradient_and_the_metrics_of_one(data, two_ranks, tmp
     batch, accumulation, more = RUNS[name]
     ranks = two_ranks[name]
     one = make_run(data, tmp_path, "--batch_size", 2 * batch, "--accum_iter", accumulation, *more)
-    monitor = new_monitor(one.ranks)
-    expected, trained = epoch_gradients(one, monitor=monitor), monitor[0].read()
+    monitor = Monitor(one.ranks)
+    expected, trained = epoch_gradients(one, monitor=monitor), monitor.sums.read()
     assert len(expected) == 2 and {"loss", "near", "eikonal", "iou_vol", "accuracy", "gradient_norm"} <= trained.keys()
     for rank in ranks:
         assert len(rank["gradients"]) == len(expected)

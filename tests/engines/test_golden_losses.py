@@ -1,4 +1,4 @@
-"""Losses of the first steps and the first validation of three tiny runs: a change that should not change them does not."""
+"""Losses of the first steps and the validation of three tiny runs: what should not change them does not."""
 
 import pytest
 from helpers.ball_cases import tiny_arguments, write_ball_cases

@@ -4,7 +4,7 @@ import torch
 
 from vecset.data.dataset import grid_points_unit
 from vecset.engines.distributed import Ranks
-from vecset.engines.grid_dice import GridDice, decode_grid
+from vecset.engines.evaluation import GridDice, decode_grid
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -24,7 +24,7 @@ class BallModel:
 
 
 def test_decode_grid_follows_the_label_rule(monkeypatch):
-    monkeypatch.setattr("vecset.engines.grid_dice._QUERIES_AT_ONCE", 100)  # in many chunks
+    monkeypatch.setattr("vecset.engines.evaluation._QUERIES_AT_ONCE", 100)  # in many chunks
     labels = decode_grid(BallModel(), torch.tensor([0.5, 0.8]).view(2, 1, 1), 9)
     points = grid_points_unit(9)
     for row, radius in zip(labels.numpy(), (0.5, 0.8)):

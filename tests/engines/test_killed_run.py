@@ -20,10 +20,10 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-from vecset.engines import run as training_run
+from vecset.engines import saving
 from vecset.main_ae import main
 folder, words, rng, duration = Path(sys.argv[2]), sys.argv[3:], random.Random(0), 0.02
-save = training_run.save_checkpoint
+save = saving.save_checkpoint
 for line in sys.stdin:
     ours, theirs = os.pipe()
     child = os.fork()
@@ -32,7 +32,7 @@ for line in sys.stdin:
             os.write(theirs, b"s")
             save(path, checkpoint)
             os.write(theirs, b"e")
-        training_run.save_checkpoint = telling
+        saving.save_checkpoint = telling
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         code = 1

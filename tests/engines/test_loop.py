@@ -10,9 +10,10 @@ from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.engine_parts import assert_same_state, epoch_gradients, make_run, records
 
 from vecset.data.dataset import collate, grid_truth, iterate_batches
-from vecset.engines.grid_dice import decode_grid
-from vecset.engines.loop import forward_losses, new_monitor, train_one_epoch
+from vecset.engines.evaluation import decode_grid
+from vecset.engines.loop import Monitor, forward_losses, train_one_epoch
 from vecset.engines.run import TrainingRun
+from vecset.engines.saving import RunState, Saver, go_on_from
 from vecset.main_ae import main
 from vecset.models.checkpoint import load_checkpoint
 from vecset.models.embedding import surface_features
@@ -73,7 +74,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(data, tmp_path, monkeypatch,
     after_step = TrainingRun._after_step
 
     def interrupting(run, *position):
-        if run.global_step + 1 == at_step:
+        if run.state.global_step + 1 == at_step:
             os.kill(os.getpid(), getattr(signal, name))
         return after_step(run, *position)
 
@@ -96,7 +97,7 @@ def test_a_signal_during_validation_is_obeyed_and_the_validation_made_up_for(dat
         os.kill(os.getpid(), signal.SIGTERM)
         return decode_grid(*arguments)
 
-    monkeypatch.setattr("vecset.engines.loop.decode_grid", decode_then_signal)
+    monkeypatch.setattr("vecset.engines.evaluation.decode_grid", decode_then_signal)
     assert train(data, tmp_path) == 75
     monkeypatch.undo()
     assert [r["kind"] for r in records(tmp_path)] == 3 * ["train"]
@@ -107,13 +108,16 @@ def test_a_signal_during_validation_is_obeyed_and_the_validation_made_up_for(dat
 
 def test_timed_saving_in_mid_epoch(data, tmp_path, monkeypatch):
     seen = []
-    save = TrainingRun._save
+    save = Saver.save
 
-    def saving(run, *a, **k):
-        save(run, *a, **k)
-        seen.append((run.epoch, run.step, json.loads((tmp_path / "status.json").read_text())["global_step"]))
+    def saving(saver, *a, **k):
+        seconds = save(saver, *a, **k)
+        seen.append(
+            (saver.state.epoch, saver.state.step, json.loads((tmp_path / "status.json").read_text())["global_step"])
+        )
+        return seconds
 
-    monkeypatch.setattr(TrainingRun, "_save", saving)
+    monkeypatch.setattr(Saver, "save", saving)
     assert train(data, tmp_path, "--save_every_minutes", 0, "--max_steps", 2) == 0
     # who watches status.json sees what is saved; the last one is told when the run leaves
     assert seen == [(0, 1, 1), (0, 2, 1)]
@@ -316,7 +320,7 @@ def test_a_step_that_is_not_finite_changes_no_weight(data, tmp_path, monkeypatch
     bad = next(s for s in range(3) if 2 in run.plan.step_cases(0, s))
     states = []
     batches = iterate_batches(run.dataset, run.plan.keys(0, 0, 1))
-    monitor = new_monitor(run.ranks)
+    monitor = Monitor(run.ranks)
     start = [p.detach().clone() for p in run.model.parameters()]
     train_one_epoch(
         run.wrapped,
@@ -331,7 +335,7 @@ def test_a_step_that_is_not_finite_changes_no_weight(data, tmp_path, monkeypatch
         monitor,
         lambda *p: states.append([p.detach().clone() for p in run.model.parameters()]) and False,
     )
-    assert monitor[1].first_bad_step() == bad
+    assert monitor.guard.first_bad_step() == bad
     for step, (before, after) in enumerate(itertools.pairwise([start, *states])):
         same = all(torch.equal(a, b) for a, b in zip(before, after))
         assert same == (step >= bad)  # frozen from the bad step on
@@ -389,14 +393,15 @@ def test_options_that_make_it_another_run_are_refused(data, tmp_path, capsys):
 def test_another_batch_size_goes_on_at_the_same_case(data, tmp_path):
     assert train(data, tmp_path, "--max_steps", 2) == 0  # four of five cases are done
     run = make_run(data, tmp_path, "--epochs", 3, "--batch_size", 3)
-    run.go_on_from(load_checkpoint(tmp_path / "checkpoint-last.pth"), "x")
-    assert (run.epoch, run.step) == (0, 1)  # three are counted as done, the fourth is seen twice
+    state = go_on_from(run, load_checkpoint(tmp_path / "checkpoint-last.pth"), "x")
+    assert (state.epoch, state.step) == (0, 1)  # three are counted as done, the fourth is seen twice
 
 
 def test_a_class_that_no_training_case_was_annotated_for_is_known_to_nobody(tmp_path):
     folder = write_ball_cases(tmp_path / "data", missing=(2,), annotated=(1, 3))
     run = make_run(folder, tmp_path / "out")
     assert run.model.known_classes.tolist() == [True, False, True]
-    assert run.checkpoint()["model"]["known_classes"].tolist() == [True, False, True]
+    checkpoint = Saver(run, RunState(), Monitor(run.ranks)).checkpoint()
+    assert checkpoint["model"]["known_classes"].tolist() == [True, False, True]
     per_class = run.evaluator.evaluate(run.model)["per_class"]
     assert per_class["c2"]["cases"] == per_class["c2"]["invented"] == 0

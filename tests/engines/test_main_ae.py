@@ -84,7 +84,7 @@ def test_a_second_run_in_the_same_folder_is_refused(data, repository, tmp_path, 
         assert any(line.startswith("epoch ") for line in first.stdout)
         assert run_command(main, tiny_arguments(data, tmp_path / "out", "--epochs", 2)) == EXIT_BAD_INPUT
         error = capsys.readouterr().err
-        assert "no other run in this folder, found one that is at work" in error and error.count("\n") == 1
+        assert "another run is at work in this folder" in error and error.count("\n") == 1
     finally:
         first.kill()  # SIGKILL: nothing of it has a chance to clean up, and its loader may live on for seconds
         first.wait()
@@ -237,7 +237,10 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
         (("--classes", "10"), "expected 10 classes, as --classes says, found 3"),
         (("--batch_size", "5"), "5 x 1 x 1 = 5 cases, found 4"),
         (("--eikonal_points", "49"), "at most the number of query points, found 49 of 48"),
-        (("--inside_points", "0", "--outside_points", "0"), "--vol_weight"),
+        (
+            ("--inside_points", "0", "--outside_points", "0"),
+            "--vol_weight: there are no points to take this loss at (--inside_points or --outside_points)",
+        ),
         (("--warmup_epochs", "400"), "--warmup_epochs: expected fewer than --epochs"),
         (("--precision", "bf16"), "--precision: expected auto or fp32 on a CPU"),
         (("--normal_weight", "1", "--normal_points", "65"), "expected at most --point_cloud_size, found 65 of 64"),
@@ -246,8 +249,11 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
         (("--rotary",), "--rotary: expected --anchors beside it"),
         (("--fps_class_gap", "1"), "--fps_class_gap: expected a model with point queries"),
         (("--fps_density", "4:2"), "--fps_density: expected CLASS:FACTOR,... with classes 1..3"),
-        (("--early_latents", "4"), "--early_latents: expected a model with point queries"),
-        (("--early_latents", "9", "--model", "point_vec8x4_dim32_depth1_nb"), "of at least so many latents, found 9"),
+        (("--early_latents", "4"), "--early_latents: the 8 queries of learnable_vec8x4_dim32_depth1_nb are learned"),
+        (
+            ("--early_latents", "9", "--model", "point_vec8x4_dim32_depth1_nb"),
+            "--early_latents: expected at most the 8 latents of point_vec8x4_dim32_depth1_nb, found 9",
+        ),
         (
             (
                 "--near_points",
@@ -265,7 +271,7 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
                 "--truncated_weight",
                 "1",
             ),
-            "--truncated_weight: expected points",
+            "--truncated_weight: there are no points",
         ),
         (("--init_from", "nowhere.pth"), "nowhere.pth: expected a checkpoint, found no such file"),
         (("--device", "tpu"), "--device"),

@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vecset.data.epoch_plan import MicroBatch
-from vecset.engines import loop as engine_ae
+from vecset.engines import loop
 from vecset.engines.distributed import Ranks
-from vecset.engines.loop import StepOptions, forward_losses, new_monitor, train_one_epoch
+from vecset.engines.loop import Monitor, StepOptions, forward_losses, train_one_epoch
 from vecset.engines.losses import DEFAULT_WEIGHTS
 from vecset.engines.optimizer import build_optimizer
 from vecset.models.autoencoder import build_model
@@ -55,7 +55,7 @@ def three_steps(name, options, class_loss="bce", recompute=False):
         "code_noise": torch.randn(2, 8, 4),
     }
     optimizer = build_optimizer(model, 1e-3, 0.05, 0.99)
-    monitor = new_monitor(Ranks(0, 1, torch.device("cpu")))
+    monitor = Monitor(Ranks(0, 1, torch.device("cpu")))
     with FromTheHost():
         done = train_one_epoch(
             model,
@@ -78,8 +78,8 @@ def three_steps(name, options, class_loss="bce", recompute=False):
 @pytest.mark.parametrize("name, options", VARIANTS)
 def test_no_value_is_asked_for_inside_a_step(name, options, class_loss, recompute):
     with FakeTensorMode():
-        sums, guard = three_steps(name, options, class_loss, recompute)
-        for look in (sums.read, guard.first_bad_step):  # the values are asked for here, and only here
+        monitor = three_steps(name, options, class_loss, recompute)
+        for look in (monitor.sums.read, monitor.guard.first_bad_step):  # the values are asked for here, and only here
             with pytest.raises(DataDependentOutputException):
                 look()
 
@@ -96,6 +96,6 @@ def test_the_test_sees_a_host_that_looks(monkeypatch):
             spoil(total)
             return total, values, surface
 
-        monkeypatch.setattr(engine_ae, "forward_losses", looking)
+        monkeypatch.setattr(loop, "forward_losses", looking)
         with FakeTensorMode(), pytest.raises((DataDependentOutputException, AssertionError)):
             three_steps(*VARIANTS[0])

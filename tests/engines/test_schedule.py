@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from vecset.engines.schedule import learning_rate, scaled_rate
+from vecset.engines.optimizer import learning_rate, scaled_rate
 
 PHASE_1 = dict(lr=1.0, min_lr=1e-3, warmup_epochs=20, epochs=400)
 

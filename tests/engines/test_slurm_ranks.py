@@ -3,7 +3,7 @@
 import pytest
 
 from vecset.common.errors import InputError
-from vecset.engines.slurm_ranks import FIRST_PORT, NUM_PORTS, first_host, job_port, slurm_ranks, tasks_on_node
+from vecset.engines.distributed import FIRST_PORT, NUM_PORTS, first_host, job_port, slurm_ranks, tasks_on_node
 
 # as srun --nodes=2 --ntasks-per-node=2 sets it for the last task (Slurm 22.05)
 TASK = {

@@ -11,7 +11,8 @@ from helpers.variant_models import VARIANTS, batch, randomised
 from vecset.data.dataset import collate
 from vecset.engines.arguments import parse_arguments
 from vecset.engines.loop import StepOptions, forward_losses
-from vecset.main_ae import main, step_options
+from vecset.engines.setup import step_options
+from vecset.main_ae import main
 from vecset.models import attention_slope
 from vecset.models.checkpoint import load_checkpoint
 from vecset.models.embedding import surface_features

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vecset.engines.distributed import Ranks
-from vecset.engines.step_metrics import FiniteGuard, MetricSums, point_metrics
+from vecset.engines.loop import FiniteGuard, MetricSums, point_metrics
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 

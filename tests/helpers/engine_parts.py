@@ -8,18 +8,17 @@ from helpers.ball_cases import tiny_arguments
 from vecset.data.dataset import iterate_batches
 from vecset.engines.arguments import build_parser
 from vecset.engines.distributed import Ranks
-from vecset.engines.loop import new_monitor, train_one_epoch
-from vecset.engines.stop import StopRequest
-from vecset.main_ae import set_up
+from vecset.engines.loop import Monitor, train_one_epoch
+from vecset.engines.setup import Training, set_up
 
 torch.set_num_threads(1)  # these models are so small that a second thread only waits, most of all on a busy machine
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def make_run(data, output, *more, ranks=ONE):
-    """A TrainingRun of tiny size whose output layer is not zero (there it would hide most gradients)."""
-    run = set_up(build_parser().parse_args(tiny_arguments(data, output, *more)), ranks, StopRequest())
+def make_run(data, output, *more, ranks=ONE) -> Training:
+    """A training run's parts, of tiny size, whose output layer is not zero (there it would hide most gradients)."""
+    run = set_up(build_parser().parse_args(tiny_arguments(data, output, *more)), ranks)
     randomise(run.model)
     return run
 
@@ -60,7 +59,7 @@ def epoch_gradients(run, epoch=0, monitor=None):
         len(run.class_names),
         epoch,
         0,
-        monitor or new_monitor(run.ranks),
+        monitor or Monitor(run.ranks),
         lambda *position: False,
     )
     return watcher.steps

@@ -366,7 +366,7 @@ def test_a_model_with_point_queries_takes_any_number_of_latents(room, capsys, mo
         with np.load(room / "out" / "a" / "latents.npz") as file:
             assert file["latents"].shape == (wanted, 4 + 3)
     assert run(room, "--num_latents", 5) == 2
-    assert "--num_latents: expected none with this model, whose 4 queries are learned" in capsys.readouterr().err
+    assert "--num_latents: the 4 queries of this model are learned, their number is fixed" in capsys.readouterr().err
 
 
 def test_calibration_from_training_hearts_to_the_label_map(room, capsys, monkeypatch):

@@ -77,8 +77,8 @@ def driver_verdict(built_for: str, driver: str) -> str:
 def check_training(words: list[str], with_data: bool) -> str:
     """Prints the configuration that main_ae.py makes of the options `words`. Returns its --device. Raises InputError
     where options contradict each other, a checkpoint is none or, `with_data`, splits or case files are missing."""
-    from vecset.engines.arguments import parse_arguments
-    from vecset.main_ae import check_arguments, read_splits
+    from vecset.engines.arguments import check_arguments, parse_arguments
+    from vecset.engines.setup import read_splits
     from vecset.models.autoencoder import parse_model_name
     from vecset.models.checkpoint import LAST, load_checkpoint, load_safely
 

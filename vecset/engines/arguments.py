@@ -2,8 +2,9 @@
 
 import argparse
 
+from vecset.common.errors import InputError
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
-from vecset.models.autoencoder import EXTENSIONS
+from vecset.models.autoencoder import EXTENSIONS, parse_model_name
 
 # flags that are handed on by name
 MODEL_OPTIONS = tuple(EXTENSIONS)
@@ -35,8 +36,9 @@ on where the run stood; a finished run says so. Exit codes: 0 done, 2 bad input,
 for all of the last three: OUTPUT_DIR/status.json says which it was."""
 
 
-def parse_arguments(argv=None, defaults=None):
-    """The flags, with what follows from others filled in. defaults: {name: value} in place of the flags' own."""
+def parse_arguments(argv: list[str] | None = None, defaults: dict | None = None) -> argparse.Namespace:
+    """The flags, with defaults that depend on other flags filled in. defaults: {name: value}, in place of the flags'
+    own defaults."""
     parser = build_parser()
     parser.set_defaults(**defaults or {})
     args = parser.parse_args(argv)
@@ -45,7 +47,66 @@ def parse_arguments(argv=None, defaults=None):
     return args
 
 
-def build_parser():
+def check_arguments(args: argparse.Namespace) -> None:
+    """What no single flag can check for itself. Raises InputError."""
+    queries = args.near_points + args.inside_points + args.outside_points
+    if args.eikonal_weight and args.eikonal_points > queries:
+        raise InputError(
+            "--eikonal_points",
+            "at most the number of query points",
+            f"{args.eikonal_points} of {queries}",
+            "lower it, or give more query points",
+        )
+    groups = ("near_points", "inside_points", "outside_points")
+    for loss, needs in (("vol", groups[1:]), ("near", groups[:1]), ("truncated", groups)):
+        if getattr(args, f"{loss}_weight") and not any(getattr(args, flag) for flag in needs):
+            raise InputError.because(
+                f"--{loss}_weight",
+                f"there are no points to take this loss at (--{' or --'.join(needs)})",
+                f"give some, or --{loss}_weight 0",
+            )
+    _check_latents(args)
+    for flag, wanted in (
+        ("surface_loss_points", args.surface_loss_points or 0),
+        ("normal_points", args.normal_points if args.normal_weight else 0),
+    ):
+        if wanted > args.point_cloud_size:
+            raise InputError(
+                f"--{flag}", "at most --point_cloud_size", f"{wanted} of {args.point_cloud_size}", "lower it"
+            )
+    if args.init_from and args.resume:
+        raise InputError.because(
+            "",
+            "--init_from and --resume exclude each other",
+            "--resume goes on with a run, --init_from starts a new one with its weights",
+        )
+    if args.warmup_epochs >= args.epochs and args.warmup_epochs:
+        raise InputError("--warmup_epochs", f"fewer than --epochs {args.epochs}", f"{args.warmup_epochs:g}", "lower it")
+
+
+def _check_latents(args):
+    model = parse_model_name(args.model)
+    point_queries, num_latents = model["query_type"] == "point", model["num_latents"]
+    if point_queries and num_latents > args.point_cloud_size:
+        raise InputError(
+            "--point_cloud_size",
+            f"at least the {num_latents} latents of {args.model}, which are chosen among the points",
+            f"{args.point_cloud_size}",
+            "raise it",
+        )
+    if args.early_latents and not point_queries:
+        raise InputError.because(
+            "--early_latents",
+            f"the {num_latents} queries of {args.model} are learned, their number is fixed",
+            "leave it out, or choose a model with point queries (point_vec...)",
+        )
+    if args.early_latents and args.early_latents > num_latents:
+        raise InputError(
+            "--early_latents", f"at most the {num_latents} latents of {args.model}", args.early_latents, "lower it"
+        )
+
+
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="main_ae.py", description=DESCRIPTION, formatter_class=_Help)
     add = parser.add_argument_group("data").add_argument
     add("--data_path", required=True, metavar="DIR", help="folder of the case files")
@@ -204,8 +265,8 @@ def build_parser():
         "--precision",
         choices=("auto", "bf16", "tf32", "fp32"),
         default="auto",
-        help="of the network on CUDA (auto: bf16); losses and the Eikonal decode are float32 in any case (with tf32 the "
-        "decode's products are rounded as the network's are), a CPU is float32",
+        help="of the network on CUDA (auto: bf16; a CPU computes in float32); losses and the Eikonal decode are always "
+        "float32 (with tf32 the decode's products are rounded as the network's are)",
     )
     add(
         "--compile",
@@ -256,8 +317,8 @@ def build_parser():
     add(
         "--eval",
         action="store_true",
-        help="only evaluate --resume, or the best checkpoint of --output_dir; points, losses, grid and seed are those it "
-        "was trained with where no flag says otherwise",
+        help="only evaluate --resume, or the best checkpoint of --output_dir; points, losses, grid and seed are those "
+        "that it was trained with, where no flag says otherwise",
     )
     add(
         "--dry_run",

@@ -1,22 +1,25 @@
-"""The loop: one epoch of training, one evaluation. Structure after facebookresearch/mae's engine_pretrain.py, with two
-differences that matter: the host never waits for the device inside a step, and every average is over cases."""
+"""The loop over the steps of one epoch, and what steps leave behind: sums of losses and metrics, and whether every
+number was finite.
+
+Structure after facebookresearch/mae's engine_pretrain.py, with two differences: the host never waits for the device
+inside a step, and every average is over cases. Nothing here makes the host wait except `MetricSums.read`,
+`FiniteGuard.first_bad_step` and `FiniteGuard.bad_values`.
+"""
 
 import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 
-from vecset.data.dataset import grid_truth, iterate_batches
-from vecset.engines.distributed import Ranks, gather_objects
-from vecset.engines.grid_dice import GridDice, decode_grid
-from vecset.engines.logging import format_values
-from vecset.engines.losses import LOSSES, compute_losses, decoded_points
+from vecset.data.epoch_plan import EpochPlan
+from vecset.engines.distributed import Ranks, max_over_ranks, sum_over_ranks
+from vecset.engines.losses import LOSSES, compute_losses, decoded_points, in_groups
 from vecset.engines.optimizer import gradient_norm, masked_step
-from vecset.engines.step_metrics import FiniteGuard, MetricSums, point_metrics
 from vecset.models.embedding import surface_features
 
 VERSION = 1  # of training: higher when the same cases and options give another model
-_LOSS_NAMES = ("loss",) + LOSSES
+METRICS = ("loss",) + LOSSES + ("iou_near", "iou_vol", "accuracy", "gradient_norm", "interrupted")
 
 
 class NotFiniteError(Exception):
@@ -34,18 +37,92 @@ class StepOptions:
     clip_grad: float = 0.0
 
 
-def to_device(batch, device):
+class MetricSums:
+    """Averages over cases: `add` sums and counts on the device, `read` adds up over ranks and gives the means."""
+
+    def __init__(self, ranks):
+        self.ranks = ranks
+        self._reset()
+
+    def _reset(self):
+        self._on_host = torch.zeros(len(METRICS), 2, dtype=torch.float64)
+        self._on_device = {}  # names with a tensor -> (names, 2) sums
+
+    def add(self, values):
+        """values: name (of METRICS) -> (sum over cases, number of cases), each a 0-d tensor or number. Numbers stay on
+        the host and tensors on the device until `read`: nothing is copied from one to the other."""
+        there = tuple(sorted((name, i) for name, pair in values.items() for i in (0, 1) if torch.is_tensor(pair[i])))
+        for name, pair in values.items():
+            for i in (0, 1):
+                if not torch.is_tensor(pair[i]):
+                    self._on_host[METRICS.index(name), i] += pair[i]
+        if there:
+            new = torch.stack([values[name][i].detach().double() for name, i in there])
+            self._on_device[there] = self._on_device[there] + new if there in self._on_device else new
+
+    def read(self):
+        """name -> mean over all cases of all ranks since the last reading, for every name that had any."""
+        sums = self._on_host
+        for there, totals in self._on_device.items():
+            for (name, i), total in zip(there, totals.tolist()):
+                sums[METRICS.index(name), i] += total
+        self._reset()
+        sums = sum_over_ranks(sums.to(self.ranks.device), self.ranks).tolist()
+        return {name: total / count for name, (total, count) in zip(METRICS, sums) if count}
+
+
+class FiniteGuard:
+    """Freezes the weights from the first step whose loss or gradient is not finite, on all ranks alike."""
+
+    def __init__(self, ranks):
+        self.ranks = ranks
+        self.skip = torch.zeros((), device=ranks.device)  # 1 from the first bad step on
+        self._bad_step = torch.full((), -1, dtype=torch.int64, device=ranks.device)
+        self._bad_values, self._names = None, ()
+
+    def check(self, values, global_step):
+        """values: name -> 0-d tensor, this rank's losses and gradient norm. Returns the mask for `masked_step`."""
+        self._names = tuple(values)
+        now = torch.stack([v.detach().float() for v in values.values()])
+        bad = max_over_ranks((~torch.isfinite(now).all()).float(), self.ranks)
+        first = (bad > 0) & (self.skip == 0)
+        self._bad_step = torch.where(first, global_step, self._bad_step)
+        self._bad_values = (
+            now if self._bad_values is None else torch.where(first | (self.skip == 0), now, self._bad_values)
+        )
+        self.skip = torch.maximum(self.skip, bad)
+        return self.skip
+
+    def first_bad_step(self):
+        """The global step that was not finite, or None. Waits for the device."""
+        step = int(self._bad_step)
+        return None if step < 0 else step
+
+    def bad_values(self):
+        """name -> value on this rank in that step."""
+        return dict(zip(self._names, self._bad_values.tolist()))
+
+
+class Monitor:
+    """What training steps leave behind: `sums` of losses and metrics since the last reading, and the `guard` against
+    numbers that are not finite."""
+
+    def __init__(self, ranks: Ranks):
+        self.sums, self.guard = MetricSums(ranks), FiniteGuard(ranks)
+
+
+def to_device(batch: dict, device: torch.device) -> dict:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def forward_losses(model, batch, options, num_classes):
+def forward_losses(model, batch: dict, options: StepOptions, num_classes: int, num_latents: int | None = None):
     """One pass. -> (total loss, name -> (sum over cases, cases) of every raw loss and point metric, surface_BNF). The
     network runs under autocast; distances, losses and metrics are float32. The batch has Eikonal points, normal points
-    and noise of the code where the losses and the bottleneck want them."""
+    and noise for the KL bottleneck where these are needed. num_latents: as in `model.forward`."""
     surface_BNF = surface_features(batch["surface_points"], batch["surface_labels"], num_classes)
     points_BT3, *targets = decoded_points(batch)
     with torch.autocast(points_BT3.device.type, dtype=torch.bfloat16, enabled=options.bf16):
-        outputs = model(surface_BNF, points_BT3, slope_points(batch), batch.get("code_noise"))
+        outputs = model(surface_BNF, points_BT3, slope_points(batch), batch.get("code_noise"), num_latents)
     if "normal_points" in batch:  # the last of the points at which the slope was taken
         count = batch["normal_points"].shape[1]
         slopes_BE3 = outputs.pop("gradient_BE3")
@@ -72,16 +149,28 @@ def slope_points(batch):
 
 
 def train_one_epoch(
-    model, batches, plan, optimizer, rate_at, options, num_classes, epoch, first_step, monitor, after_step
-):
+    model: torch.nn.Module,
+    batches: Iterator[dict],
+    plan: EpochPlan,
+    optimizer: torch.optim.Optimizer,
+    rate_at: Callable[[float], float],
+    options: StepOptions,
+    num_classes: int,
+    epoch: int,
+    first_step: int,
+    monitor: Monitor,
+    after_step: Callable[[int, int, float], bool],
+    num_latents: int | None = None,
+) -> int:
     """Optimizer steps `first_step`.. of `epoch`. -> number of steps done (all, unless `after_step` asked to stop).
 
+    model        the network, or its DDP wrapper
     batches      iterator over this rank's batches in the plan's order (`EpochPlan.keys`)
     rate_at      real epoch -> learning rate
-    monitor      (MetricSums, FiniteGuard)
     after_step   called with (epoch, steps done, learning rate); true: stop here
+    num_latents  as in `model.forward`
     """
-    sums, guard = monitor
+    sums, guard = monitor.sums, monitor.guard
     model.train()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for step in range(first_step, plan.steps_per_epoch):
@@ -94,7 +183,7 @@ def train_one_epoch(
             batch = to_device(next(batches), sums.ranks.device)
             last = number == len(micro_batches) - 1
             with contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
-                loss, values, _ = forward_losses(model, batch, options, num_classes)
+                loss, values, _ = forward_losses(model, batch, options, num_classes, num_latents)
                 (loss * micro.weight).backward()
             for name, (total, count) in values.items():
                 step_loss[name] = step_loss.get(name, 0) + total
@@ -110,69 +199,26 @@ def train_one_epoch(
     return plan.steps_per_epoch
 
 
-def new_monitor(ranks):
-    return MetricSums(ranks), FiniteGuard(ranks)
+@torch.no_grad()
+def point_metrics(outputs, targets, annotated_BC):
+    """Metrics at the decoded points: name -> (sum over cases, number of cases where it is defined).
+
+    iou_near, iou_vol   intersection over union of 'inside' (distance < 0) among near points, and among volume points
+    accuracy            share of inside points of annotated classes whose largest logit is their class
+    """
+    sdf_BT, labels_BT, group_BT = targets
+    truth_BT, predicted_BT = sdf_BT < 0, outputs["sdf_BQ"] < 0
+    values = {}
+    for name, members in (("iou_near", ("near",)), ("iou_vol", ("inside", "outside"))):
+        chosen_BT = in_groups(group_BT, members)
+        values[name] = _ratio_per_case((truth_BT & predicted_BT & chosen_BT), ((truth_BT | predicted_BT) & chosen_BT))
+    known_BT = (labels_BT > 0) & annotated_BC.gather(1, (labels_BT - 1).clamp_min(0))
+    right_BT = known_BT & (outputs["logits_BQC"].argmax(-1) + 1 == labels_BT)
+    values["accuracy"] = _ratio_per_case(right_BT, known_BT)
+    return values
 
 
-class Evaluator:
-    """Validation: the same groups of points as in training (fixed draws), losses and metrics at them, and the Dice per
-    class on a grid over the whole cube. Every case is on one rank, once."""
-
-    def __init__(self, dataset, ranks, options, class_names, batch_size, grid_size, num_workers=0):
-        self.dataset, self.ranks, self.options = dataset, ranks, options
-        self.class_names, self.batch_size, self.grid_size = class_names, batch_size, grid_size
-        self.num_workers = num_workers
-        self.own = list(range(ranks.rank, len(dataset), ranks.size))
-        self._truth = {}  # case number -> labels on the grid, u8 (grid_size^3 bytes per case)
-
-    def truth(self, index):
-        if index not in self._truth:
-            self._truth[index] = torch.from_numpy(grid_truth(self.dataset.cases[index], self.grid_size))
-        return self._truth[index]
-
-    @torch.no_grad()
-    def evaluate(self, model, interrupted=lambda: False):
-        """`model`: the bare network, not its DDP wrapper. -> dict: name -> mean over cases, `mean_dice`, `per_class`
-        and `slices` (labels of the first case's middle planes, on rank 0); None where any rank was `interrupted`.
-        Raises NotFiniteError, on all ranks, where a loss is not finite: such a validation chooses no checkpoint."""
-        model.eval()
-        sums, dice = MetricSums(self.ranks), GridDice(self.class_names, self.ranks)
-        guard = FiniteGuard(Ranks(0, 1, self.ranks.device))  # of this rank: ranks have different numbers of batches
-        slices, stopped = None, False
-        keys = [[(0, i) for i in self.own[s : s + self.batch_size]] for s in range(0, len(self.own), self.batch_size)]
-        for number, batch in enumerate(iterate_batches(self.dataset, keys, num_workers=self.num_workers)):
-            stopped = interrupted()
-            if stopped:
-                break
-            batch = to_device(batch, self.ranks.device)
-            _, values, surface_BNF = forward_losses(model, batch, self.options, len(self.class_names))
-            sums.add(values)
-            guard.check({n: values[n][0] / values[n][1] for n in _LOSS_NAMES if n in values}, number)
-            with torch.autocast(surface_BNF.device.type, dtype=torch.bfloat16, enabled=self.options.bf16):
-                predicted_BG = decode_grid(model, surface_BNF, self.grid_size)
-            truth_BG = torch.stack([self.truth(int(i)) for i in batch["case_index"]]).to(self.ranks.device)
-            dice.add(predicted_BG, truth_BG, batch["annotated"])
-            if slices is None and self.ranks.main:
-                slices = [self._middle_planes(labels_BG[0]) for labels_BG in (truth_BG, predicted_BG)]
-        self._check_finite(guard, keys)
-        sums.add({"interrupted": (float(stopped), 1)})
-        results = sums.read()
-        results["mean_dice"], results["per_class"] = dice.read()
-        if results.pop("interrupted"):
-            return None
-        return {**results, "slices": slices}
-
-    def _check_finite(self, guard, keys):
-        """Raises NotFiniteError on all ranks where a batch on any of them was not finite."""
-        number, bad = guard.first_bad_step(), None
-        if number is not None:
-            cases = ", ".join(self.dataset.cases[i].case_id for _, i in keys[number])
-            bad = f"cases {cases}: {format_values(guard.bad_values())}"
-        told = [words for words in gather_objects(bad, self.ranks) if words]
-        if told:
-            raise NotFiniteError(f"validation: a loss is not finite ({'; '.join(told)})")
-
-    def _middle_planes(self, labels_G):
-        """Three (grid, grid) u8 planes through the middle of the cube, across x, y and z."""
-        cube = labels_G.view(3 * (self.grid_size,))
-        return [cube.select(axis, self.grid_size // 2).cpu().numpy() for axis in range(3)]
+def _ratio_per_case(part_BT, whole_BT):
+    part_B, whole_B = part_BT.sum(1), whole_BT.sum(1)
+    defined_B = whole_B > 0
+    return torch.where(defined_B, part_B / whole_B.clamp_min(1), 0.0).double().sum(), defined_B.sum()

@@ -147,7 +147,6 @@ class VecSetAutoencoder(nn.Module):
                 "--fps_density", "--fps_class_gap beside it, which keeps the classes apart", "none", "give both"
             )
         self.num_classes, self.query_type, self.num_latents, self.dim = num_classes, query_type, num_latents, dim
-        self.early_latents = None
         self.point_embed = PointEmbed(dim, num_features=num_classes)
         self.query_embed = PointEmbed(dim)
         if query_type == "learnable":
@@ -198,21 +197,17 @@ class VecSetAutoencoder(nn.Module):
         autograd inside the forward pass."""
         self._read, self._layer = torch.compile(_read_and_feed), torch.compile(_attend_and_feed)
 
-    def use_latents(self, num_latents, training_only=False):
-        """Another number of latents than the name says: no weight of a model with point queries depends on it. More
-        latents describe a heart in more detail, fewer in a shorter code. training_only: while the model is in training
-        mode; None ends that."""
-        if num_latents is not None and self.query_type != "point":
-            raise InputError(
+    def use_latents(self, num_latents: int) -> None:
+        """From now on another number of latents than the name says: no weight of a model with point queries depends on
+        it. More latents describe a heart in more detail, fewer make a shorter code. Raises InputError for a model with
+        learned queries."""
+        if self.query_type != "point":
+            raise InputError.because(
                 "--num_latents",
-                f"none with this model, whose {self.num_latents} queries are learned",
-                num_latents,
+                f"the {self.num_latents} queries of this model are learned, their number is fixed",
                 "leave it out, or train a model with point queries (point_vec...)",
             )
-        if training_only:
-            self.early_latents = num_latents
-        else:
-            self.num_latents = num_latents
+        self.num_latents = num_latents
 
     def _run(self, function, *arguments):
         if self.recompute and torch.is_grad_enabled():
@@ -224,42 +219,46 @@ class VecSetAutoencoder(nn.Module):
         never trained, so they must not win anywhere: no label map, mesh or metric may hold such a class."""
         self.known_classes.copy_(torch.as_tensor(annotated, dtype=torch.bool))
 
-    # --- surface -> code
+    # --- surface -> latents
 
-    def encode(self, surface_BNF):
-        """-> latents_BML; with anchors and point queries the last three numbers of each latent are its place (unit)."""
-        return self._encode(surface_BNF)[0]
+    def encode(self, surface_BNF: torch.Tensor, num_latents: int | None = None) -> torch.Tensor:
+        """-> latents_BML; with anchors and point queries the last three numbers of each latent are its place (unit).
+        num_latents: for point queries, another number of latents than the model's own, in this pass."""
+        return self._encode(surface_BNF, num_latents=num_latents)[0]
 
-    def _encode(self, surface_BNF, noise_BML=None):
-        points_BN3 = surface_BNF[..., :3]
-        anchors_BM3 = None
-        if self.query_type == "learnable":
-            x = self.latents.weight.expand(len(surface_BNF), -1, -1)
-            if self.anchored:
-                anchors_BM3 = self.anchors.expand(len(surface_BNF), -1, -1)
-                x = x + self.query_embed(anchors_BM3)
-        else:
-            labels_BN = surface_BNF[..., 3:].argmax(-1) if self.fps_class_gap else None
-            count = self.early_latents if self.training and self.early_latents else self.num_latents
-            noise_BML = None if noise_BML is None else noise_BML[:, :count]
-            index_BM1 = farthest_point_sampling(
-                points_BN3, count, labels_BN, self.fps_class_gap, self.density_C
-            ).unsqueeze(-1)
-            x = self.point_embed(surface_BNF.gather(1, index_BM1.expand(-1, -1, surface_BNF.shape[-1])))
-            if self.anchored:
-                anchors_BM3 = points_BN3.gather(1, index_BM1.expand(-1, -1, 3))
-        places = Places(anchors_BM3, points_BN3, self.encoder_gain.exp()) if self.anchored else None
+    def _encode(self, surface_BNF, noise_BML=None, num_latents=None):
+        """-> latents_BML, and kl_B or None."""
+        x, anchors_BM3 = self._queries_of_surface(surface_BNF, num_latents)
+        places = Places(anchors_BM3, surface_BNF[..., :3], self.encoder_gain.exp()) if self.anchored else None
         x = self._run(self._read, self.cross_attend_blocks, self.point_embed, x, surface_BNF, places, self.fold)
-        code, kl_B = self.bottleneck.pre(x, noise_BML)
+        code, kl_B = self.bottleneck.pre(x, None if noise_BML is None else noise_BML[:, : x.shape[1]])
         if self.anchored and self.query_type == "point":
             code = torch.cat([code, anchors_BM3.to(code.dtype)], dim=-1)
         return code, kl_B
 
-    # --- code -> field
+    def _queries_of_surface(self, surface_BNF, num_latents=None):
+        """The tokens that read the surface (B, M, D), and with anchors their places (B, M, 3), else None."""
+        if self.query_type == "learnable":
+            if num_latents not in (None, self.num_latents):
+                raise ValueError(f"{num_latents} latents of a model whose {self.num_latents} queries are learned")
+            x = self.latents.weight.expand(len(surface_BNF), -1, -1)
+            if not self.anchored:
+                return x, None
+            anchors_BM3 = self.anchors.expand(len(surface_BNF), -1, -1)
+            return x + self.query_embed(anchors_BM3), anchors_BM3
+        points_BN3 = surface_BNF[..., :3]
+        labels_BN = surface_BNF[..., 3:].argmax(-1) if self.fps_class_gap else None
+        index_BM1 = farthest_point_sampling(
+            points_BN3, num_latents or self.num_latents, labels_BN, self.fps_class_gap, self.density_C
+        ).unsqueeze(-1)
+        x = self.point_embed(surface_BNF.gather(1, index_BM1.expand(-1, -1, surface_BNF.shape[-1])))
+        return x, points_BN3.gather(1, index_BM1.expand(-1, -1, 3)) if self.anchored else None
+
+    # --- latents -> field
 
     def process_latents(self, latents_BML):
         """The latent stack, and the decoder's keys and values: everything that is the same for all queries of a case.
-        Returns a context for `field`."""
+        Returns a context for `decode`."""
         anchors_BM3 = None
         if self.anchored and self.query_type == "point":
             latents_BML, anchors_BM3 = latents_BML[..., :-3], latents_BML[..., -3:].float()
@@ -334,10 +333,18 @@ class VecSetAutoencoder(nn.Module):
                 }
             return self._run(gradient, points_BE3) if create_graph else gradient(points_BE3)
 
-    def forward(self, surface_BNF, queries_BQ3, eikonal_BE3=None, noise_BML=None):
-        """The whole way, in one call so that DDP sees it: a dict with sdf_BQ, logits_BQC, and kl_B / gradient_BE3
-        where there is a KL bottleneck / Eikonal points are given. noise_BML: the KL bottleneck's unit normal draw."""
-        code, kl_B = self._encode(surface_BNF, noise_BML)
+    def forward(
+        self,
+        surface_BNF: torch.Tensor,
+        queries_BQ3: torch.Tensor,
+        eikonal_BE3: torch.Tensor | None = None,
+        noise_BML: torch.Tensor | None = None,
+        num_latents: int | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Encodes and decodes, in one call so that DDP sees all of it: a dict with sdf_BQ, logits_BQC, and kl_B /
+        gradient_BE3 where there is a KL bottleneck / Eikonal points are given. noise_BML: the KL bottleneck's unit
+        normal draw, of which the first `num_latents` rows are used. num_latents: as in `encode`."""
+        code, kl_B = self._encode(surface_BNF, noise_BML, num_latents)
         context = self.process_latents(code)
         sdf_BQ, logits_BQC = self._run(self.decode, context, queries_BQ3)
         outputs = {"sdf_BQ": sdf_BQ, "logits_BQC": logits_BQC}

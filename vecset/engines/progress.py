@@ -1,0 +1,84 @@
+"""How far a run is, for the person who watches: a progress bar, a line every few steps, a line per validation."""
+
+import time
+
+from vecset.engines.logging import RunLog, format_values, peak_memory_gb, progress_bar, say, short_time
+from vecset.engines.saving import RunState
+from vecset.engines.setup import Training
+from vecset.imaging.slice_picture import slice_picture
+
+
+class Progress:
+    """Rank 0 says and logs it; on the other ranks nothing happens. `log`: a RunLog on rank 0, else None."""
+
+    def __init__(self, training: Training, state: RunState, log: RunLog | None):
+        self.training, self.state, self.log = training, state, log
+        self._began = self._last_line = time.monotonic()
+        self._first_step = self._last_step = state.global_step
+        args, self._bar = training.args, None
+        self._steps = args.epochs * training.plan.steps_per_epoch
+        if training.ranks.main:
+            self._bar = progress_bar(min(self._steps, args.max_steps or self._steps), state.global_step)
+
+    def step_done(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def pause(self, seconds: float) -> None:
+        """Takes time that was spent on saving or validation out of the next line's time per step."""
+        self._last_line += seconds
+
+    def train_line(self, means: dict, lr: float) -> None:
+        """means: name -> mean since the line before."""
+        state, plan, now = self.state, self.training.plan, time.monotonic()
+        step_seconds = (now - self._last_line) / max(state.global_step - self._last_step, 1)
+        self._last_line, self._last_step = now, state.global_step
+        if not self.training.ranks.main:
+            return
+        speed = {
+            "lr": lr,
+            "step_seconds": step_seconds,
+            "cases_per_second": plan.per_step / step_seconds,
+            "memory_gb": peak_memory_gb(self.training.ranks.device),
+        }
+        say(
+            f"epoch {state.epoch + 1}/{self.training.args.epochs} step {state.step}/{plan.steps_per_epoch} | "
+            f"{format_values(means)} | lr {lr:.3g} | {step_seconds:.3g} s/step {speed['cases_per_second']:.3g} cases/s "
+            f"| {speed['memory_gb']:.2f} GB | {short_time(self._seconds_left(now))} left"
+        )
+        values = {**means, **self._weighted(means), **speed}
+        self.log.record("train", state.global_step, values, epoch=state.epoch, step=state.step)
+
+    def validation_line(self, results: dict, improved: bool, seconds: float) -> None:
+        """results: as from `Evaluator.evaluate`."""
+        if not self.training.ranks.main:
+            return
+        state, per_class = self.state, results["per_class"]
+        numbers = {name: value for name, value in results.items() if name not in ("per_class", "slices")}
+        dice = {f"dice_{name}": row["dice"] for name, row in per_class.items() if row["dice"] is not None}
+        say(
+            f"epoch {state.epoch + 1}/{self.training.args.epochs} validation | {format_values(numbers)} | "
+            f"{format_values(dice)} | {short_time(seconds)}{' | best so far' if improved else ''}"
+        )
+        values = {**numbers, **self._weighted(numbers), **dice}
+        self.log.record("val", state.global_step, values, epoch=state.epoch, per_class=per_class)
+        picture = slice_picture(results["slices"], len(self.training.class_names))
+        self.log.picture("val/slices", picture, state.global_step)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _weighted(self, means):
+        """The losses among `means` as they enter the total, under names of their own."""
+        weights = self.training.step_options.loss_weights
+        return {f"weighted_{name}": weights[name] * value for name, value in means.items() if name in weights}
+
+    def _seconds_left(self, now):
+        """From the speed so far, validation and saving included."""
+        args, state, spent = self.training.args, self.state, now - self._began
+        steps = self._steps - (state.epoch * self.training.plan.steps_per_epoch + state.step)
+        if args.max_steps:
+            steps = min(steps, args.max_steps - state.global_step)
+        left = steps * spent / max(state.global_step - self._first_step, 1)
+        return min(left, 60 * args.max_minutes - spent) if args.max_minutes else left

@@ -1,0 +1,185 @@
+"""From options to everything that a run works with: cases, network, optimizer, evaluator."""
+
+import hashlib
+import json
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vecset.common.errors import InputError
+from vecset.data.dataset import Augmentation, CaseDataset, PointCounts
+from vecset.data.epoch_plan import EpochPlan
+from vecset.data.listed_case import ListedCase, check_disjoint, read_split
+from vecset.data.thickness import fps_density
+from vecset.engines.arguments import LOSS_OPTIONS, MODEL_OPTIONS
+from vecset.engines.distributed import Ranks, wrap_model
+from vecset.engines.evaluation import Evaluator
+from vecset.engines.logging import say
+from vecset.engines.loop import StepOptions
+from vecset.engines.losses import DEFAULT_WEIGHTS
+from vecset.engines.optimizer import build_optimizer, scaled_rate
+from vecset.models.autoencoder import VecSetAutoencoder, build_model, parse_model_name
+from vecset.models.checkpoint import LAST, load_checkpoint
+from vecset.models.double_backward import check_double_backward
+from vecset.models.warm_start import load_initial_weights
+
+
+@dataclass
+class Training:
+    """What a training run works with, on this rank.
+
+    args            the options of main_ae.py
+    model, wrapped  the network, and the same in DDP where there are several ranks
+    dataset, plan   the training cases, and which of them are trained on when
+    evaluator       validation
+    model_config    arguments of `build_model`
+    lr              the learning rate after warm-up
+    """
+
+    args: Namespace
+    ranks: Ranks
+    model: VecSetAutoencoder
+    wrapped: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    dataset: CaseDataset
+    plan: EpochPlan
+    evaluator: Evaluator
+    step_options: StepOptions
+    model_config: dict
+    class_names: list[str]
+    lr: float
+
+    @property
+    def cases_digest(self) -> str:
+        """16 hex digits that tell one list of training cases from another."""
+        return hashlib.sha256("\n".join(c.case_id for c in self.dataset.cases).encode()).hexdigest()[:16]
+
+    def describe(self) -> str:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return (
+            f"{self.args.model}: {parameters / 1e6:.2f} M parameters, {len(self.class_names)} classes; "
+            f"{len(self.dataset)} training and {len(self.evaluator.dataset)} validation cases; {self.ranks.size} x "
+            f"{self.ranks.device.type}, {self.plan.per_step} cases per step, {self.plan.steps_per_epoch} steps per "
+            f"epoch, lr {self.lr:.3g}, torch {torch.__version__}"
+        )
+
+
+def set_up(args: Namespace, ranks: Ranks) -> Training:
+    """Reads the splits and builds all that training needs. Raises InputError where options and cases do not fit."""
+    training, validation = read_splits(args)
+    class_names = list(training[0].class_names)
+    model_config = {"name": args.model, "num_classes": len(class_names), **model_options(args, training)}
+    if args.eikonal_weight or args.normal_weight:
+        check_double_backward(ranks.device)
+    plan = EpochPlan(len(training), args.batch_size, args.accum_iter, args.seed, ranks.rank, ranks.size)
+    model = _model(args, ranks, model_config, training)
+    options = step_options(args, ranks.device)
+    lr = args.lr if args.lr is not None else scaled_rate(args.blr, plan.per_step)
+    shards = ranks.size if args.shard == "optimizer" else 1
+    return Training(
+        args=args,
+        ranks=ranks,
+        model=model,
+        wrapped=wrap_model(model, ranks, args.compress_gradients),
+        optimizer=build_optimizer(model, lr, args.weight_decay, args.beta2, shards),
+        dataset=make_dataset(args, training, training=True),
+        plan=plan,
+        evaluator=Evaluator(
+            make_dataset(args, validation, training=False), ranks, options, class_names, args.batch_size, args.grid_size
+        ),
+        step_options=options,
+        model_config=model_config,
+        class_names=class_names,
+        lr=lr,
+    )
+
+
+def _model(args, ranks, model_config, training):
+    torch.manual_seed(args.seed)
+    model = build_model(**model_config)
+    if args.init_from and not (Path(args.output_dir) / LAST).is_file():
+        message = load_initial_weights(model, model_config, args.init_from)
+        if ranks.main:
+            say(message)
+    model.to(ranks.device)
+    model.checkpoint_activations(args.checkpoint_activations)
+    if args.compile:
+        model.compile_blocks()
+    model.set_known_classes([any(column) for column in zip(*(case.annotated for case in training))])
+    return model
+
+
+def model_options(args: Namespace, training: list[ListedCase]) -> dict:
+    """The network's options by name, with `auto` replaced by what it means for these training cases. A run that goes on
+    keeps the value that it began with, also where cases were added since."""
+    options = {name: getattr(args, name) for name in MODEL_OPTIONS}
+    if options["fps_density"] == "auto":
+        last = next((p for p in (Path(args.output_dir) / LAST, Path(args.resume or "")) if p.is_file()), None)
+        options["fps_density"] = (
+            load_checkpoint(last)["model_config"]["fps_density"]
+            if last
+            else fps_density(training, training[0].num_classes)
+        )
+    return options
+
+
+def read_splits(args: Namespace) -> tuple[list[ListedCase], list[ListedCase]]:
+    """(training, validation) cases, checked against each other."""
+    folder = Path(args.csv_dir or args.data_path)
+    suffix = "" if args.fold is None else f"_fold{args.fold}"
+    training = read_split(folder / f"train{suffix}.csv", args.data_path, args.classes)
+    validation = read_split(
+        folder / f"val{suffix}.csv", args.data_path, training[0].num_classes, f"train{suffix}.csv has"
+    )
+    if not _overlap_is_meant(folder):
+        check_disjoint(training, validation, folder)
+    return training, validation
+
+
+def _overlap_is_meant(folder):
+    """Whether the splits' own record (splits.json) says that training and validation are the same hearts on purpose, as
+    when there is only one."""
+    try:
+        return bool(json.loads((folder / "splits.json").read_text(encoding="utf-8")).get("overfit"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def make_dataset(args: Namespace, cases: list[ListedCase], training: bool) -> CaseDataset:
+    sizes = parse_model_name(args.model)
+    return CaseDataset(
+        cases,
+        PointCounts(
+            args.point_cloud_size,
+            args.near_points,
+            args.inside_points,
+            args.outside_points,
+            decoded_surface=args.surface_loss_points,
+            eikonal=args.eikonal_points if args.eikonal_weight else 0,
+            normals=args.normal_points if args.normal_weight else 0,
+        ),
+        args.seed,
+        training,
+        balance=args.balance,
+        augmentation=Augmentation(args.augment_rotation, args.augment_scale),
+        noise_shape=(sizes["num_latents"], sizes["code_dim"]) if sizes["bottleneck"] == "kl" else None,
+        cache=args.cache,
+    )
+
+
+def step_options(args: Namespace, device: torch.device) -> StepOptions:
+    """StepOptions from the flags; sets torch's own precision switches too."""
+    precision = args.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    if precision != "fp32" and device.type != "cuda":
+        raise InputError("--precision", "auto or fp32 on a CPU", precision, "leave it out")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return StepOptions(
+        {name: getattr(args, f"{name}_weight") for name in DEFAULT_WEIGHTS},
+        {name: getattr(args, name) for name in LOSS_OPTIONS},
+        precision == "bf16",
+        args.clip_grad,
+    )
