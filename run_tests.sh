@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
-# The tests, from nothing:   bash run_tests.sh [--fast] [pytest arguments]
+# The tests, from nothing:   bash run_tests.sh [--fast | --lint] [pytest arguments]
 #   --fast   leaves out the tests marked slow
+#   --lint   only ruff: its rules and its format (pyproject.toml)
+#   -n N     processes (default: one per core, at most 8; 0 for a debugger)
 # Installs what it needs into .venv (or uses the Python that PYTHON names), as run_train.sh does.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/environment.sh"
 arguments=()
+lint=
 for argument in "$@"; do
   case $argument in
     --fast) arguments+=(-m "not slow") ;;
-    -h | --help) sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    --lint) lint=1 ;;
+    -h | --help) sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) arguments+=("$argument") ;;
   esac
 done
@@ -23,4 +27,10 @@ if [ -n "$lacking" ]; then
     environment_fail "pip could not install ${lacking//$'\n'/ } (see above)"
 fi
 cd "$ROOT"
-exec "$PYTHON" -m pytest "${arguments[@]+"${arguments[@]}"}"
+if [ -n "$lint" ]; then
+  "$PYTHON" -m ruff check && "$PYTHON" -m ruff format --check
+  exit
+fi
+cores=$(nproc)
+# the last -n counts, so one among the arguments goes before this one
+exec "$PYTHON" -m pytest -n "$((cores > 8 ? 8 : cores))" --dist loadgroup "${arguments[@]+"${arguments[@]}"}"

@@ -1,10 +1,13 @@
-"""Shared by all tests: two threads at most, no network, and where the real heart lies when it is there."""
+"""Shared by all tests: one thread, no network, where the real heart lies when it is there; which tests run together.
+
+One thread, because these models and hearts are small and `run_tests.sh` starts a process per core.
+"""
 
 import os
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(variable, "2")
+    os.environ.setdefault(variable, "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -12,6 +15,15 @@ import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_HEART = ROOT.parent / "shared" / "data" / "whole_heart_7class.nii.gz"
+
+
+def pytest_collection_modifyitems(items):
+    """With several processes (--dist loadgroup) a file's tests share one, since they share its fixtures; so do all
+    files that start a Slurm, whose namespaces are the machine's."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            name = item.path.relative_to(ROOT).as_posix() if item.path.is_relative_to(ROOT) else item.path.name
+            item.add_marker(pytest.mark.xdist_group("slurm" if "test_slurm" in item.path.name else name))
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,12 @@ def test_the_check_takes_each_skipped_voxel_once_and_no_other():
     for name in ("oblique, flipped, odd", "larger than the cube"):
         model, frame, asked = ball(num_classes=2), FRAMES[name], []
         field = HeartField(model, torch.zeros(1, 3))
-        query, field._query = field._query, lambda points: asked.append(points) or query(points)
+
+        def asking(points, query=field._query, asked=asked):
+            asked.append(points)
+            return query(points)
+
+        field._query = asking
         decoded = decode_field(field, frame)
         points = np.concatenate(asked)
         checked, before = points[len(points) - decoded.checked :], points[: len(points) - decoded.checked]

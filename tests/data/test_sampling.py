@@ -14,7 +14,8 @@ SPACING = np.array([1.0, 1.3, 0.9])
 
 
 def small_heart():
-    """Muscle (1) round a chamber (2), a vessel (3) that the border cuts, a thin artery (4) on the outside, an island."""
+    """Muscle (1) round a chamber (2), a vessel (3) that the border cuts, a thin artery (4) on the outside, an
+    island."""
     grid = np.indices((60, 48, 64)).transpose(1, 2, 3, 0) * SPACING
     away = np.linalg.norm(grid - [28, 30, 24], axis=-1)
     labels = np.zeros((60, 48, 64), np.uint8)

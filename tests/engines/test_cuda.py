@@ -128,7 +128,7 @@ def data(tmp_path_factory):
 
 
 def train(data, output, *more, launcher=()):
-    words = [w for w in tiny_arguments(data, output, "--epochs", 3, *more)]
+    words = list(tiny_arguments(data, output, "--epochs", 3, *more))
     at = words.index("--device")
     done = subprocess.run(
         [sys.executable, *launcher, str(ROOT / "vecset" / "main_ae.py"), *words[:at], *words[at + 2 :]],

@@ -161,7 +161,7 @@ OPTIONAL = (
 def test_optional_losses_are_logged_raw_and_weighted_and_kept_over_a_stop(data, tmp_path):
     words = (*OPTIONAL, "--epochs", 2, "--augment_rotation", 20, "--model", "learnable_vec8x4_dim32_depth1_kl")
     assert train(data, tmp_path / "whole", *words) == 0
-    lines = [r for r in records(tmp_path / "whole")]
+    lines = list(records(tmp_path / "whole"))
     weights = {
         "vol": 1,
         "near": 10,

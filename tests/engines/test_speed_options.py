@@ -31,7 +31,7 @@ def loss_and_gradients(model, bf16=False):
     items["eikonal_points"] = items["query_points"][:, :11]
     items["code_noise"] = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(2))
     model.zero_grad()
-    total, values, _ = forward_losses(model, items, StepOptions(WEIGHTS, bf16=bf16), 10)
+    total, _values, _ = forward_losses(model, items, StepOptions(WEIGHTS, bf16=bf16), 10)
     total.backward()
     return total.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
@@ -132,7 +132,7 @@ def test_under_bf16_the_eikonal_decode_and_the_losses_are_float32(name, options)
     assert 0 < (outputs["sdf_BQ"] - precise["sdf_BQ"]).abs().max() < 0.1 * precise["sdf_BQ"].abs().max()
     distances = outputs["sdf_BQ"].flatten()
     assert (distances != distances.bfloat16().float()).any()  # the last layer did not round them to 8 bits
-    total, values, _ = forward_losses(model, {**items, "eikonal_points": points}, StepOptions(WEIGHTS, bf16=True), 10)
+    total, _values, _ = forward_losses(model, {**items, "eikonal_points": points}, StepOptions(WEIGHTS, bf16=True), 10)
     assert total.dtype == torch.float32
     total.backward()
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())

@@ -1,6 +1,6 @@
 """A case file whose every number is a formula: a ball of radius 30 mm with a core (class 1, radius 14 mm) in a shell
-cut in two halves (classes 2 and 3) and a small ball on its side (class 4, radius 5 mm, centre on the shell). Used by the
-tests of the quality check, which must find nothing wrong with it, and everything that is then done to it."""
+cut in two halves (classes 2 and 3) and a small ball on its side (class 4, radius 5 mm, centre on the shell). The
+quality check must find nothing wrong with it, and everything that is then done to it."""
 
 import numpy as np
 from scipy.spatial import cKDTree

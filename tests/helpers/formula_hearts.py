@@ -127,5 +127,5 @@ def write_ply(path, points, labels, name="label"):
         f"ply\nformat ascii 1.0\nelement vertex {len(points)}\n"
         + "".join(f"property float {axis}\n" for axis in "xyz")
         + f"property uchar {name}\nend_header\n"
-        + "".join("%f %f %f %d\n" % (*p, c) for p, c in zip(points, labels))
+        + "".join(f"{x:f} {y:f} {z:f} {c}\n" for (x, y, z), c in zip(points, labels))
     )

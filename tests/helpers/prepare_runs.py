@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -61,12 +62,12 @@ def command(repository, source, out, workers, *before):
 def children(pid):
     """Processes whose parent is `pid` and that run this package's workers."""
     found = []
-    for status in os.listdir("/proc"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            text = open(f"/proc/{status}/stat").read() if status.isdigit() else ""
-            words = open(f"/proc/{status}/cmdline", "rb").read() if text else b""
+            text = (process / "stat").read_text()
+            words = (process / "cmdline").read_bytes()
         except OSError:  # gone meanwhile
             continue
-        if text and int(text.rsplit(")", 1)[1].split()[1]) == pid and b"spawn_main" in words:
-            found.append(int(status))
+        if int(text.rsplit(")", 1)[1].split()[1]) == pid and b"spawn_main" in words:
+            found.append(int(process.name))
     return found

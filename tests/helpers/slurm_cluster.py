@@ -1,4 +1,4 @@
-"""What the Slurm tests share: a real Slurm with two simulated nodes (tests/integration/slurm_lab), jobs on it, tiny hearts.
+"""A real Slurm with two simulated nodes (tests/integration/slurm_lab), jobs on it, tiny hearts.
 
 The cluster is started where Slurm is installed, in CI (it installs Debian's packages) and where ../shared/slurm_lab
 says that this is a machine for it; elsewhere the tests are skipped.

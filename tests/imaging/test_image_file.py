@@ -43,7 +43,9 @@ def heart_labels():
     return labels
 
 
-def itk_image(labels, direction=np.eye(3), spacing_mm=(1, 1, 1), origin_mm=(12.5, -100.25, 55.125)):
+def itk_image(
+    labels, direction=((1, 0, 0), (0, 1, 0), (0, 0, 1)), spacing_mm=(1, 1, 1), origin_mm=(12.5, -100.25, 55.125)
+):
     image = sitk.GetImageFromArray(labels.transpose(2, 1, 0))
     image.SetDirection(np.asarray(direction, float).ravel())
     image.SetSpacing([float(s) for s in spacing_mm])

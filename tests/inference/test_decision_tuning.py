@@ -71,8 +71,9 @@ def test_what_is_applied_is_the_formula_point_by_point():
     for q in range(50):
         moved = [float(logits[q, c]) + float(offset[c]) for c in range(4)]
         candidates = [float(sdf[q])]
-        for c in (1, 3):
-            candidates.append(-(moved[c] - max([0.0] + [moved[j] for j in range(4) if j != c])) / float(slope[c]))
+        candidates += [
+            -(moved[c] - max([0.0] + [moved[j] for j in range(4) if j != c])) / float(slope[c]) for c in (1, 3)
+        ]
         assert found_logits[q].tolist() == pytest.approx(moved, abs=1e-6)
         assert float(found_sdf[q]) == pytest.approx(min(candidates), abs=1e-6)
 

@@ -116,7 +116,7 @@ def test_the_scene_has_a_named_coloured_part_per_class(room):
     for c, name in enumerate(NAMES[:8], 1):
         part = scene.geometry[name]
         mesh = trimesh.load(room / "out" / "a" / "meshes" / f"{name}.ply")
-        assert "#%02X%02X%02X" % tuple(part.visual.material.baseColorFactor[:3]) == class_colours(CLASSES)[c - 1]
+        assert "#" + bytes(part.visual.material.baseColorFactor[:3]).hex().upper() == class_colours(CLASSES)[c - 1]
         assert part.volume == pytest.approx(mesh.volume, rel=1e-3)
         np.testing.assert_allclose(part.bounds, mesh.bounds, atol=1e-3)
     assert run(room, "--no_meshes") == 0 and not (room / "out" / "a" / "heart.glb").exists()

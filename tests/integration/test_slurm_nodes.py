@@ -71,8 +71,8 @@ def on_node(lab, number, *words):
 
 
 def test_two_nodes_learn_what_one_node_learns_and_jobs_do_not_meet(lab, cases, one_node, tmp_path):
-    """Three jobs at once over the same two nodes: plain, with data on disks that each node has for itself; the optimizer
-    shared out; gradients in bfloat16."""
+    """Three jobs at once over the same two nodes: plain, with data on disks of each node's own; the optimizer sharded;
+    gradients in bfloat16."""
     disk = tmp_path / "disk"
     disk.mkdir()
     for node in (1, 2):

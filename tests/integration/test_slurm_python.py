@@ -77,7 +77,8 @@ def apptainer(tmp_path):
 
 def test_modules_are_loaded_in_order_before_python_is_looked_for(data, tmp_path):
     notes = tmp_path / "notes"
-    module = f'() {{ echo "$*$unset_by_the_site" >>{notes}; false; if [ "$2" = python/3.12 ]; then PYTHON={sys.executable}; fi; }}'
+    choose = f'if [ "$2" = python/3.12 ]; then PYTHON={sys.executable}; fi'
+    module = f'() {{ echo "$*$unset_by_the_site" >>{notes}; false; {choose}; }}'
     answer = phase1(
         data, tmp_path / "run", "--dry_run", "--modules", "gcc/13 python/3.12", **{"BASH_FUNC_module%%": module}
     )

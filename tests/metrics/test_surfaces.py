@@ -3,10 +3,10 @@
 surface-distance (DeepMind, the code of Nikolov et al. 2018) has our definition: every figure must agree within 1 %.
 
 MONAI's NSD with `use_subvoxels` is the same definition, too. Its Hausdorff and average surface distance are not: it
-takes the voxels of a mask that a neighbour through a face does not share, each with the same weight, and measures from centre
-to centre. Where masks differ by single voxels that makes another average (a voxel of distance 0 or 1 where the surface
-moved by half of one), and only there: `edge_voxels` computes MONAI's figure by its own rule from nothing but a k-d
-tree, and on surfaces that lie far apart both rules must agree within 1 %.
+takes the voxels of a mask that a neighbour through a face does not share, each with the same weight, and measures from
+centre to centre. Where masks differ by single voxels that makes another average (a voxel of distance 0 or 1 where the
+surface moved by half of one), and only there: `edge_voxels` computes MONAI's figure by its own rule from nothing but a
+k-d tree, and on surfaces that lie far apart both rules must agree within 1 %.
 """
 
 from functools import cache

@@ -205,7 +205,7 @@ def test_a_class_that_nobody_annotated_never_wins():
         before = model(surface, data["query_points"])["logits_BQC"].argmax(-1)
         loser = int(before.flatten().mode().values)
         model.set_known_classes([c != loser for c in range(10)])
-        sdf, logits = model.decode(model.process_latents(model.encode(surface)), data["query_points"])
+        _sdf, logits = model.decode(model.process_latents(model.encode(surface)), data["query_points"])
     assert (before == loser).any() and not (logits.argmax(-1) == loser).any()
     other = build_model("learnable_vec8x4_dim32_depth1_nb", 10)
     other.load_state_dict(model.state_dict())  # and a checkpoint knows it

@@ -1,4 +1,4 @@
-"""Cross-attentions on folded maps against a token for every point: values and gradients of all outputs, the slope too."""
+"""Cross-attentions on folded maps against a token for every point: values and gradients of all outputs, slopes too."""
 
 import pytest
 import torch

@@ -106,7 +106,7 @@ def published_distance(state, surface_BN3, queries_BQ3, chosen_BM=None):
         return linear("point_embed.mlp", torch.cat([sines, cosines, points], -1))
 
     def attention(key, x, context=None):
-        """Pre-norm; self-attention takes keys and values from the normed input, cross-attention an un-normed context."""
+        """Pre-norm; keys and values come from the normed input, in cross-attention from an un-normed context."""
         x = norm(f"{key}.norm", x)
         q, kv = linear(f"{key}.fn.to_q", x), linear(f"{key}.fn.to_kv", x if context is None else context)
         D = q.shape[-1]

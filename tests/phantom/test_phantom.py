@@ -81,7 +81,7 @@ def test_structures_that_belong_together_touch(hearts):
 
 
 def test_muscle_closes_the_left_ventricle_but_for_its_two_valves(hearts):
-    for labels, affine in hearts:
+    for labels, _affine in hearts:
         cavity = labels == CLASS["LV"]
         beside = labels[ndimage.binary_dilation(cavity) & ~cavity]
         share = np.bincount(beside, minlength=11) / len(beside)
@@ -258,7 +258,7 @@ def test_done_hearts_are_skipped_and_other_options_make_all_again(tmp_path, caps
     capsys.readouterr()
     make_phantoms.main([*flags[:-3], "3", "--size", "24"])
     assert "1 hearts made, 2 were there" in capsys.readouterr().out
-    for name, (content, stamp) in first.items():
+    for name, (_content, stamp) in first.items():
         assert (tmp_path / name).stat().st_mtime_ns == stamp
     make_phantoms.main([*flags, "--seed", "9"])
     assert (tmp_path / "phantom_0000.nii.gz").read_bytes() != first["phantom_0000.nii.gz"][0]

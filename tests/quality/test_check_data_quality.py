@@ -92,7 +92,7 @@ def test_single_file_in_detail(cases, tmp_path, capsys):
     assert check_data_quality.main([str(folder / "heart_1.npz"), "--report", str(out)]) == 0
     text = capsys.readouterr().out
     assert "ok   label_class" in text and "Upper" in text and text.strip().endswith("PASS: 1 case file")
-    width, height = png_size(out / "slices_heart_1.png")
+    _width, height = png_size(out / "slices_heart_1.png")
     assert height > 1000  # three rows: surface, near and volume points
 
 

@@ -37,7 +37,7 @@ def split(labels, affine, number):
 
 
 def short_axis(labels, affine):
-    """Ten slices of 1.5 x 1.5 x 10 mm through the ventricles, by nearest neighbour; nothing but cuts above and below."""
+    """Ten slices of 1.5 x 1.5 x 10 mm through the ventricles, by nearest neighbour; cut above and below."""
     spacing, new, shape = np.linalg.norm(affine[:3, :3], axis=0), np.array([1.5, 1.5, 10]), (140, 140, 10)
     middle = np.argwhere(np.isin(labels, (1, 3, 5))).mean(0)
     index = [
