@@ -1,6 +1,6 @@
-"""One label map -> one case: crop, surfaces, distance field, frame, points. No torch.
+"""From a label map to a case: crop, surfaces, distance field, frame, points. No torch.
 
-`build_case` is all that `prepare_data.py` does to a file, and `reconstruct.py` to a label map that it is given.
+`prepare_data.py` makes a case file with `build_case`; `reconstruct.py` uses it for an input that is a label map.
 """
 
 import hashlib
@@ -12,19 +12,24 @@ from vecset.common.errors import InputError
 from vecset.data.case_file import Case
 from vecset.data.sampling import NEAR_SCALES_UNIT, Sampler, Triangles
 from vecset.geometry.distance_field import METHODS, UnionField
-from vecset.geometry.surface import CROP_PAD, crop_foreground, inner_walls, union_mesh
+from vecset.geometry.surface import CROP_PAD, Crop, crop_foreground, inner_walls, union_mesh
+from vecset.imaging.classes import BACKGROUND
 from vecset.imaging.components import components, without_islands
 from vecset.imaging.frame import Frame
+from vecset.imaging.label_map import LabelMap
 
-VERSION = 2  # of the method: files made by another one are made again
-ISLAND_SHARE = 0.01  # a component is an island where it has less than this share of its class's largest one
-FAR_ISLAND = 0.01  # islands are far where they make the frame's radius larger by more than this share
+VERSION = 2  # of the method: case files made by another one are made again
+ISLAND_SHARE = 0.01  # an island has fewer voxels than this share of the largest component of its class
+FAR_ISLAND = 0.01  # islands are far where they enlarge the frame's radius by more than this share
 
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the content of a case file, besides the label map. Counts; `sdf` one of METHODS; `class_floor` the
-    least share of the points that a present class gets; `sample_caps`: take points on the flat caps, too."""
+    """The options that decide the content of a case file, besides the label map.
+
+    Numbers of points; `seed` of all draws; `sdf`: one of METHODS; `class_floor`: least share of the points of a present
+    class; `sample_caps`: also draw points on flat caps; `near_scales_unit`: standard deviations of near offsets.
+    """
 
     num_surface_points: int = 50000
     num_vol_points: int = 50000
@@ -39,38 +44,38 @@ class Options:
         assert self.sdf in METHODS and 0 <= self.class_floor <= 1
         assert min(self.num_surface_points, self.num_vol_points, self.num_near_points) > 0
 
-    def as_meta(self):
+    def as_meta(self) -> dict:
+        """The options and the version of the method, as JSON types."""
         return {**asdict(self), "near_scales_unit": list(self.near_scales_unit), "version": VERSION}
 
 
-def case_rng(seed, name):
-    """The generator of one case: decided by (seed, case name), whatever the worker and the order."""
+def case_rng(seed: int, name: str) -> np.random.Generator:
+    """The generator of one case: it depends on seed and case name alone."""
     digest = hashlib.sha256(name.encode("utf-8")).digest()
     return np.random.default_rng(np.random.SeedSequence([int(seed), *np.frombuffer(digest, "<u4").tolist()]))
 
 
-def build_case(label_map, options=Options(), annotated=None):
-    """The `Case` (path None) of a `LabelMap`. `annotated`: class ids that were looked for (default: as it says)."""
+def build_case(label_map: LabelMap, options: Options = Options(), annotated: list[int] | None = None) -> Case:
+    """The Case (path None) of a label map. `annotated`: class ids that the annotators looked for (default: those of
+    `label_map`). Raises InputError where other classes are present, or where the image border cuts all surfaces."""
     num_classes = len(label_map.class_names)
     annotated = sorted(label_map.annotated if annotated is None else annotated)
     crop = crop_foreground(label_map.labels, label_map.spacing_mm)
     affine, shape = label_map.affine, label_map.labels.shape
     meta = describe(crop, num_classes, affine[:3, :3])
-    strange = [c for c in meta["present_classes"] if c not in annotated]
-    if strange:
-        names = ", ".join(f"{c} ({label_map.class_names[c - 1]})" for c in strange)
-        raise InputError(
+    unexpected = [c for c in meta["present_classes"] if c not in annotated]
+    if unexpected:
+        names = ", ".join(f"{c} ({label_map.class_names[c - 1]})" for c in unexpected)
+        raise InputError.because(
             label_map.path,
-            f"only classes that are declared annotated ({', '.join(map(str, annotated))})",
-            f"also class {names}",
-            "add it to --annotated (or to annotated in --label_mapping)",
+            f"class {names} is present but not annotated (annotated: {', '.join(map(str, annotated))})",
+            'add it to --annotated, or to "annotated" in --label_mapping',
         )
     mesh = union_mesh(crop)
     if mesh.face_cap.all() and not options.sample_caps:
-        raise InputError(
+        raise InputError.because(
             label_map.path,
-            "a surface inside the image",
-            "structures that fill the image to its borders",
+            "structures fill the image to its borders, so that no surface lies inside",
             "use an image with a larger field of view",
         )
     vertices_voxel = crop.local_mm_to_voxel(mesh.vertices_local_mm)
@@ -100,15 +105,15 @@ def build_case(label_map, options=Options(), annotated=None):
 
 
 def _truth(labels, crop):
-    """Origin (3,) and u8 voxels of the crop's part of the image."""
+    """The part of the crop inside the image: its origin (3,) and its voxels u8."""
     low = np.maximum(crop.origin, 0)
     high = np.minimum(crop.origin + crop.labels.shape, labels.shape)
     return low, labels[tuple(slice(a, b) for a, b in zip(low, high))]
 
 
-def describe(crop, num_classes, axes_mm=None):
-    """The meta entries that the label map alone decides: present, missing and border classes, volumes, islands.
-    `axes_mm` as of `islands`."""
+def describe(crop: Crop, num_classes: int, axes_mm: np.ndarray | None = None) -> dict:
+    """The meta entries that the label map alone decides: present, missing and border classes, voxels, islands.
+    `axes_mm`: see `islands`."""
     voxels = np.bincount(crop.labels.ravel(), minlength=num_classes + 1)[1 : num_classes + 1]
     present = [int(c) for c in np.flatnonzero(voxels) + 1]
     return {
@@ -121,26 +126,23 @@ def describe(crop, num_classes, axes_mm=None):
     }
 
 
-def border_classes(crop):
-    """Sorted ids of the classes with a voxel on the border of the image: the scan cuts them."""
+def border_classes(crop: Crop) -> list[int]:
+    """Sorted ids of the classes with a voxel on the border of the image: the scan border cuts them."""
     border = set()
     for axis in range(3):
-        for side, at in (
-            (CROP_PAD, crop.origin[axis] + CROP_PAD == 0),
-            (
-                crop.labels.shape[axis] - CROP_PAD - 1,
-                crop.origin[axis] + crop.labels.shape[axis] - CROP_PAD == crop.image_shape[axis],
-            ),
-        ):
-            if at:
-                border |= set(np.unique(np.take(crop.labels, side, axis=axis)).tolist()) - {0}
-    return sorted(int(c) for c in border)
+        first, last = CROP_PAD, crop.labels.shape[axis] - CROP_PAD - 1  # of the foreground, in the crop
+        for index, image_index in ((first, 0), (last, crop.image_shape[axis] - 1)):
+            if crop.origin[axis] + index == image_index:
+                border |= set(np.unique(np.take(crop.labels, index, axis=axis)).tolist())
+    return sorted(border - {BACKGROUND})
 
 
-def islands(crop, axes_mm=None):
-    """Tiny components, reported and not dropped: {"classes": {id: [number, voxels]}, "grow_radius": share by which they
-    make the frame's radius larger, so that --drop_islands would make the heart larger in its frame}. Components are
-    connected through faces, edges and corners. `axes_mm` (3, 3): voxel steps in mm as columns (default: along axes)."""
+def islands(crop: Crop, axes_mm: np.ndarray | None = None) -> dict:
+    """The islands that are left in a crop: {"classes": {id as text: [number, voxels]}, "grow_radius": share by which
+    they enlarge the frame's radius, so that the heart is smaller in its frame}.
+
+    Components are 26-connected. `axes_mm` (3, 3): steps of one voxel in mm, as columns (default: along the axes).
+    """
     parts, _ = components(crop.labels)
     found, grow = {}, 0.0
     for c in np.unique(parts.label):
@@ -156,20 +158,20 @@ def islands(crop, axes_mm=None):
 
 
 def _radius_mm(labels, axes_mm):
-    """The radius of `Frame.from_surface` for labels (X, Y, Z), from voxel centres. Both the box and the farthest
-    voxel from its centre lie at the ends of the lines along the last axis, so those are enough."""
+    """The radius of `Frame.from_surface` for labels (X, Y, Z), from voxel centres. The extremes of the box and the
+    voxel farthest from its centre are ends of lines along the last axis, so that these are enough."""
     inside = labels > 0
     lines = np.argwhere(inside.any(axis=2))
     inside = inside[tuple(lines.T)]
     ends = [inside.argmax(1), labels.shape[2] - 1 - inside[:, ::-1].argmax(1)]
     points_mm = np.concatenate([np.column_stack([lines, end]) for end in ends]) @ np.asarray(axes_mm).T
     centre_mm = (points_mm.min(0) + points_mm.max(0)) / 2
-    half_voxel_mm = np.linalg.norm(axes_mm, axis=0).max() / 2  # a single voxel has a size, too
+    half_voxel_mm = np.linalg.norm(axes_mm, axis=0).max() / 2  # the radius of a single voxel
     return max(np.linalg.norm(points_mm - centre_mm, axis=1).max(), half_voxel_mm)
 
 
-def warnings_of(meta):
-    """Lines that a user should read, from a case's meta."""
+def warnings_of(meta: dict) -> list[str]:
+    """What a user should know about a case, one line each, from its meta."""
     lines = []
     if meta.get("dropped_crumbs"):
         lines.append("islands dropped: " + _counts(meta, meta["dropped_crumbs"]))
@@ -178,11 +180,13 @@ def warnings_of(meta):
         if meta["crumbs"]["grow_radius"] > FAR_ISLAND:
             line += (
                 f"; they make the frame's radius {meta['crumbs']['grow_radius']:.0%} larger and so the heart "
-                f"smaller in it; if they are no anatomy: --drop_islands {ISLAND_SHARE}"
+                f"smaller in it; if they are not anatomy, use --drop_islands {ISLAND_SHARE}"
             )
         lines.append(line)
     if meta["sampling"]["counts"].get("near_wrong_side"):
-        lines.append(f"{meta['sampling']['counts']['near_wrong_side']} near points could not be put on their side")
+        lines.append(
+            f"{meta['sampling']['counts']['near_wrong_side']} near points are not on the side they were drawn for"
+        )
     absent = [c for c in meta["missing_classes"] if c in meta["annotated_classes"]]
     if absent:
         lines.append("annotated but absent: " + ", ".join(meta["class_names"][c - 1] for c in absent))
@@ -192,6 +196,7 @@ def warnings_of(meta):
 
 
 def _counts(meta, islands_of):
+    """'3 of LA (4 voxels), ...' for {class id as text: [number, voxels]}."""
     return ", ".join(
         f"{number} of {meta['class_names'][int(c) - 1]} ({voxels} voxels)" for c, (number, voxels) in islands_of.items()
     )

@@ -1,29 +1,41 @@
-"""Points of one heart: on its surfaces, near them and in its volume, with exact counts and a quota for every class.
+"""Points of one heart: on its surfaces, near them and in its volume, with exact counts and a minimum for every class.
 
-Shares are proportional to area (surface, near) or volume (inside), but no class that is there gets less than a floor,
-so that coronaries, appendage and veins are learned too. All draws come from one generator in a fixed order: the same
-seed gives the same points.
+The share of a class is proportional to its area (surface, near) or volume (inside), but at least a floor, so that
+coronaries, appendage and veins are learned too. All draws come from one generator in a fixed order: the same seed gives
+the same points.
+
+Surfaces and distances are in `local_mm` of the heart's Crop (vecset/geometry/surface.py), points are stored in unit.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
+from vecset.geometry.distance_field import UnionField
 from vecset.geometry.mesh_distance import mesh_normals
-from vecset.geometry.surface import class_boxes
+from vecset.geometry.surface import UnionMesh, Walls, class_boxes
+from vecset.imaging.frame import Frame
 
 NEAR_SCALES_UNIT = (0.01, 0.03)  # standard deviations of the two offsets, half of the points each
-MAX_OFFSET_UNIT = 0.0495  # the surface ends at 0.95, so that no near point leaves the unit cube
+MAX_OFFSET_UNIT = 0.0495  # the surface lies within 0.95, so that no near point leaves the unit cube
 WALL_SHARE = 0.15  # at most this share of the near points comes from inner walls
-MAX_PER_TRIANGLE = 20  # a patch of few triangles is not sampled more densely than this to reach a floor
-ROUNDS = 40
+MAX_PER_TRIANGLE = 20  # points per triangle of a class that a floor may cause
+ROUNDS = 40  # attempts to draw a point that meets all conditions
+# Attempts of a near point that is on the wrong side, or in another class than its offset says
+SMALL_FROM, SHRINK_FROM = 1, 8  # with the smaller standard deviation; from then on with half of the last one each time
+MOVE_AT = (4, 8, 12, 16)  # from another place of the same surface
+LENIENT_FROM = 16  # the side must be right, but not the class
 
 
 @dataclass
 class Triangles:
-    """What surface points are drawn from: the outer surface (other = 0) and the inner walls (other = the neighbour).
-    vertices_local_mm (V, 3), vertex_normals (V, 3) outward, faces (F, 3), face_class, face_other (F,) u8, cap (F,)."""
+    """The triangles that surface points are drawn from: the outer surface and the inner walls.
+
+    vertices_local_mm (V, 3); vertex_normals (V, 3) outward; faces (F, 3); face_class (F,) u8; face_other (F,) u8: the
+    class beyond an inner wall, 0 on the outer surface; cap (F,) bool: on a flat cap. area_mm2 (F,) is derived.
+    """
 
     vertices_local_mm: np.ndarray
     vertex_normals: np.ndarray
@@ -36,23 +48,28 @@ class Triangles:
         self.area_mm2 = _areas(self.vertices_local_mm, self.faces)
 
     @classmethod
-    def of(cls, mesh, walls, with_caps=False, vertex_normals=None):
-        """From a UnionMesh and Walls; triangles on flat caps only `with_caps`. `vertex_normals` of the mesh, if known."""
+    def of(
+        cls, mesh: UnionMesh, walls: Walls, with_caps: bool = False, vertex_normals: np.ndarray | None = None
+    ) -> "Triangles":
+        """The triangles of `mesh` and `walls`, those on flat caps only `with_caps`. `vertex_normals` (V, 3): those of
+        `mesh`, computed where None."""
         keep = np.ones(len(mesh.faces), bool) if with_caps else ~mesh.face_cap
         normals = mesh_normals(mesh.vertices_local_mm, mesh.faces)[1] if vertex_normals is None else vertex_normals
         number = len(mesh.vertices_local_mm)
         return cls(
-            np.concatenate([mesh.vertices_local_mm, walls.vertices_local_mm]),
-            np.concatenate([normals, walls.vertex_normals]),
-            np.concatenate([mesh.faces[keep], walls.faces + number]),
-            np.concatenate([mesh.face_class[keep], walls.face_class]),
-            np.concatenate([np.zeros(keep.sum(), np.uint8), walls.face_other]),
-            np.concatenate([mesh.face_cap[keep], np.zeros(len(walls.faces), bool)]),
+            vertices_local_mm=np.concatenate([mesh.vertices_local_mm, walls.vertices_local_mm]),
+            vertex_normals=np.concatenate([normals, walls.vertex_normals]),
+            faces=np.concatenate([mesh.faces[keep], walls.faces + number]),
+            face_class=np.concatenate([mesh.face_class[keep], walls.face_class]),
+            face_other=np.concatenate([np.zeros(keep.sum(), np.uint8), walls.face_other]),
+            cap=np.concatenate([mesh.face_cap[keep], np.zeros(len(walls.faces), bool)]),
         )
 
-    def draw(self, rng, chosen, count):
-        """`count` points evenly by area from the triangles `chosen` (indices): local_mm (n, 3), outward unit normals
-        (n, 3), triangle (n,). One point from each of `count` equal parts of the area: no clusters, no gaps."""
+    def draw(
+        self, rng: np.random.Generator, chosen: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`count` points, uniform by area, on the triangles `chosen` (indices): local_mm (n, 3), outward unit normals
+        (n, 3), triangle (n,). Stratified: one point from each of `count` equal parts of the area."""
         edges = np.cumsum(self.area_mm2[chosen])
         places = (np.arange(count) + rng.random(count)) / max(count, 1) * edges[-1]
         triangle = chosen[np.minimum(np.searchsorted(edges, places, side="right"), len(chosen) - 1)]
@@ -66,9 +83,9 @@ class Triangles:
         return points, normals / np.maximum(length, 1e-12), triangle
 
 
-def allocate(total, weights, floor):
-    """Splits `total` in proportion to `weights` (n,) >= 0 with sum > 0: (n,) ints whose sum is `total`. Each positive
-    weight gets at least `floor` (a share of the total; all floors together at most half of it)."""
+def allocate(total: int, weights: np.ndarray, floor: float) -> np.ndarray:
+    """(n,) i64 whose sum is `total`, in proportion to `weights` (n,) >= 0 with a sum > 0. Each positive weight gets at
+    least the share `floor` of the total; all floors together get at most half of it."""
     weights = np.asarray(weights, np.float64)
     present = weights > 0
     floor = min(floor, 0.5 / max(present.sum(), 1))
@@ -84,7 +101,7 @@ def allocate(total, weights, floor):
     exact = share * total
     least = np.where(present, np.ceil(floor * total - 1e-9), 0).astype(np.int64)
     counts = np.maximum(np.floor(exact).astype(np.int64), least)
-    order = np.argsort(-(exact - counts), kind="stable")  # largest remainders first; a floor is never broken
+    order = np.argsort(-(exact - counts), kind="stable")  # largest remainders first; floors are kept
     place = 0
     while counts.sum() != total:
         index = order[place % len(order)] if counts.sum() < total else order[-1 - place % len(order)]
@@ -93,40 +110,60 @@ def allocate(total, weights, floor):
         elif counts.sum() > total and counts[index] > least[index]:
             counts[index] -= 1
         place += 1
-        if place > 4 * len(order) + 4:  # fewer points than floors need
+        if place > 4 * len(order) + 4:  # too few points for all floors
             index = int(np.argmax(counts if counts.sum() > total else weights))
             counts[index] += 1 if counts.sum() < total else -1
     return counts
 
 
-class Sampler:
-    """Draws the points of one heart. `field` a UnionField, `triangles` its Triangles, `frame` its Frame, `rng` a numpy
-    Generator. Points come back in unit coordinates (f32), distances in unit (f32)."""
+class Group(NamedTuple):
+    """Triangles that near points start from (indices), and how many points."""
 
-    def __init__(self, field, triangles, frame, rng, class_floor=0.04, near_scales_unit=NEAR_SCALES_UNIT):
+    triangles: np.ndarray
+    count: int
+
+
+class Sampler:
+    """Draws the points of one heart: points and distances in unit, f32.
+
+    `field`, `triangles` and `frame` are those of the heart. `class_floor`: least share of the points of a present
+    class; `near_scales_unit`: standard deviations of the offsets of near points. `counts` is filled by the draws:
+    numbers of points by class and kind, for the case's meta.
+    """
+
+    def __init__(
+        self,
+        field: UnionField,
+        triangles: Triangles,
+        frame: Frame,
+        rng: np.random.Generator,
+        class_floor: float = 0.04,
+        near_scales_unit: tuple[float, float] = NEAR_SCALES_UNIT,
+    ):
         self.field, self.triangles, self.frame, self.rng = field, triangles, frame, rng
         self.crop = field.crop
         self.class_floor, self.near_scales_unit = class_floor, near_scales_unit
         self.counts = {}
 
-    def to_unit(self, points_local_mm):
+    def to_unit(self, points_local_mm: np.ndarray) -> np.ndarray:
+        """(N, 3) f32 unit of points (N, 3)."""
         return self.frame.voxel_to_unit(self.crop.local_mm_to_voxel(points_local_mm)).astype(np.float32)
 
-    def evaluate(self, points_unit):
-        """(N, 3) f32 as they are stored -> sdf (N,) f32 unit, local_mm (N, 3), unknown (N,) bool."""
+    def evaluate(self, points_unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of points (N, 3) f32 as they are stored: sdf (N,) f32 in unit, local_mm (N, 3), unknown (N,) bool."""
         local_mm = self.crop.voxel_to_local_mm(self.frame.unit_to_voxel(points_unit))
         sdf_mm, unknown = self.field.query(local_mm)
         return (sdf_mm * self.frame.scale).astype(np.float32), local_mm, unknown
 
     def _normals_in_patient(self, normals):
-        """Directions along the image axes -> directions in mm; a rotation, or a rotation and a flip."""
+        """(N, 3) unit vectors in mm of vectors (N, 3) along the image axes: rotated, and reflected where they are."""
         axes = self.frame.affine[:3, :3] / self.frame.spacing_mm
         turned = normals @ axes.T
         return turned / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-12)
 
     # -- surface ------------------------------------------------------------------------------------------------------
-    def surface(self, count):
-        """`count` points on the surfaces of all classes: dict of the surface_* members of a case file."""
+    def surface(self, count: int) -> dict[str, np.ndarray]:
+        """`count` points on the surfaces of all classes: the surface_* members of a case file."""
         tri = self.triangles
         present = np.unique(tri.face_class)
         areas = np.array([tri.area_mm2[tri.face_class == c].sum() for c in present])
@@ -147,13 +184,14 @@ class Sampler:
         }
 
     def _on_class(self, c, count):
+        """`count` points on the surface of class `c`: points (n, 3) unit, normals (n, 3), triangle (n,), sdf (n,)."""
         tri = self.triangles
         chosen = np.flatnonzero(tri.face_class == c)
         points, normals, triangle = tri.draw(self.rng, chosen, count)
         points, sdf = self.to_unit(points), np.zeros(count, np.float32)
         wall = np.flatnonzero(tri.face_other[triangle] > 0)
         sdf[wall] = self.evaluate(points[wall])[0]
-        wrong = wall[sdf[wall] >= 0]  # the rim of a wall may stand out of the union by a hair: draw it elsewhere
+        wrong = wall[sdf[wall] >= 0]  # the rim of a wall may stick out of the union a little: drawn again
         for attempt in range(ROUNDS):
             if not len(wrong):
                 break
@@ -168,36 +206,36 @@ class Sampler:
             wall = tri.face_other[new_triangle] > 0
             sdf[wrong[wall]] = self.evaluate(points[wrong[wall]])[0]
             wrong = wrong[wall & (sdf[wrong] >= 0)]
-        sdf[wrong] = -np.float32(1e-6)  # a wall all of rims (a structure of a few voxels): negative by its topology
+        sdf[wrong] = -np.float32(1e-6)  # a wall that is all rim (of a few voxels): an inner wall is inside the union
         return points, normals, triangle, sdf
 
     # -- near ---------------------------------------------------------------------------------------------------------
-    def near(self, count):
-        """`count` points offset from the surfaces to a random side each: dict of the near_* members."""
+    def near(self, count: int) -> dict[str, np.ndarray]:
+        """`count` points, each offset from a surface to a random side: the near_* members of a case file."""
         tri = self.triangles
         groups = self._near_groups(count)
-        base = [tri.draw(self.rng, chosen, n) for chosen, n in groups if n]
+        base = [tri.draw(self.rng, g.triangles, g.count) for g in groups if g.count]
         start_mm, normals, triangle = (np.concatenate(column) for column in zip(*base))
-        group = np.repeat(np.arange(len(groups)), [n for _, n in groups])
+        group = np.repeat(np.arange(len(groups)), [g.count for g in groups])
         outward = self.rng.random(count) < 0.5
         scale = np.array(self.near_scales_unit)[(self.rng.random(count) < 0.5).astype(int)]
         points, sdf, labels = np.zeros((count, 3), np.float32), np.zeros(count, np.float32), np.zeros(count, np.uint8)
         todo, redrawn = np.arange(count), 0
         for attempt in range(ROUNDS):
-            if attempt:  # thinner than the offset: the small one
-                scale[todo] = min(self.near_scales_unit) * (1 if attempt < 8 else 0.5 ** (attempt - 7))
-            if attempt in (4, 8, 12, 16):  # or from another place of the same surface
+            if attempt >= SMALL_FROM:  # the structure may be thinner than the offset
+                halvings = max(attempt + 1 - SHRINK_FROM, 0)
+                scale[todo] = min(self.near_scales_unit) * 0.5**halvings
+            if attempt in MOVE_AT:
                 for g in np.unique(group[todo]):
                     rows = todo[group[todo] == g]
-                    start_mm[rows], normals[rows], triangle[rows] = tri.draw(self.rng, groups[g][0], len(rows))
+                    start_mm[rows], normals[rows], triangle[rows] = tri.draw(self.rng, groups[g].triangles, len(rows))
             offset_mm = _half_normal(self.rng, scale[todo]) / self.frame.scale * np.where(outward[todo], 1, -1)
             points[todo] = self.to_unit(start_mm[todo] + offset_mm[:, None] * normals[todo])
             sdf[todo], local_mm, unknown = self.evaluate(points[todo])
             labels[todo] = self.field.labels(local_mm, sdf[todo])
             c, other = tri.face_class[triangle[todo]], tri.face_other[triangle[todo]]
             side_right = np.where(other > 0, sdf[todo] < 0, (sdf[todo] >= 0) == outward[todo])
-            strict = attempt < 16  # in the end a right side is enough
-            class_right = np.where(outward[todo], labels[todo] != c, labels[todo] == c) | (not strict)
+            class_right = np.where(outward[todo], labels[todo] != c, labels[todo] == c) | (attempt >= LENIENT_FROM)
             todo = todo[unknown | ~(side_right & class_right)]
             redrawn += len(todo)
             if not len(todo):
@@ -217,46 +255,57 @@ class Sampler:
         }
 
     def _near_groups(self, count):
-        """[(triangles, number of points)]: the outer surface of each class, and each inner wall from both sides."""
+        """The Groups of `count` near points: the outer surface of each class, then each inner wall from both sides."""
         tri = self.triangles
-        outer_of, pairs = {}, {}
-        kinds = tri.face_class.astype(np.int64) * 256 + tri.face_other
-        for kind in np.unique(kinds):
-            c, d = divmod(int(kind), 256)
-            outer_of.setdefault(c, np.zeros(0, np.int64))
-            if d:
-                pairs.setdefault((min(c, d), max(c, d)), []).append(np.flatnonzero(kinds == kind))
-            else:
-                outer_of[c] = np.flatnonzero(kinds == kind)
+        outer_of, sides_of = self._outer_and_walls()
         outer_area = np.array([tri.area_mm2[f].sum() for f in outer_of.values()])
-        pair_names = sorted(pairs)
-        sides = [pairs[p] for p in pair_names]  # the side of the lower class first
-        pair_area = np.array([np.mean([tri.area_mm2[f].sum() for f in s]) for s in sides])
+        wall_area = np.array([np.mean([tri.area_mm2[f].sum() for f in sides]) for sides in sides_of.values()])
         wall_total = 0
-        if len(pairs):
-            wall_total = int(count * min(WALL_SHARE, pair_area.sum() / (pair_area.sum() + outer_area.sum())))
+        if sides_of:
+            wall_total = int(count * min(WALL_SHARE, wall_area.sum() / (wall_area.sum() + outer_area.sum())))
         if not outer_area.sum():
             wall_total = count
         floor = int(np.ceil(count * min(self.class_floor, 0.5 / len(outer_of))))
         outer = self._outer_counts(count - wall_total, outer_area, [len(f) for f in outer_of.values()], floor)
-        # a class with little outer surface gets its floor from its walls, as far as WALL_SHARE goes
-        lacking = {c: max(floor - n, 0) for c, n in zip(outer_of, outer)}
+        groups = [Group(f, int(n)) for f, n in zip(outer_of.values(), outer)]
+        if wall_total:
+            lacking = {c: max(floor - n, 0) for c, n in zip(outer_of, outer)}
+            weights = self._wall_weights(wall_total, wall_area, list(sides_of), lacking)
+            for sides, n in zip(sides_of.values(), allocate(wall_total, weights, 0)):
+                for k, f in enumerate(sides):
+                    groups.append(Group(f, int(n // len(sides) + (k < n % len(sides)))))
+        return groups
+
+    def _outer_and_walls(self):
+        """{class: triangles of its outer surface} and {(class, higher class): [triangles of the inner wall between
+        them, on the side of each]}; triangles as indices, keys in ascending order."""
+        outer_of, sides_of = {}, {}
+        kinds = self.triangles.face_class.astype(np.int64) * 256 + self.triangles.face_other
+        for kind in np.unique(kinds):
+            c, other = divmod(int(kind), 256)
+            outer_of.setdefault(c, np.zeros(0, np.int64))
+            if other:
+                sides_of.setdefault((min(c, other), max(c, other)), []).append(np.flatnonzero(kinds == kind))
+            else:
+                outer_of[c] = np.flatnonzero(kinds == kind)
+        return outer_of, {pair: sides_of[pair] for pair in sorted(sides_of)}
+
+    @staticmethod
+    def _wall_weights(total, area, pairs, lacking):
+        """Weights of the inner walls between the classes `pairs`, of `area` (n,), for `total` points: by area, after
+        the points that classes with little outer surface lack for their floor ({class: points})."""
         need = np.zeros(len(pairs))
         for c, lack in lacking.items():
-            mine = np.array([c in p for p in pair_names], bool)
+            mine = np.array([c in pair for pair in pairs], bool)
             if lack and mine.any():
-                need[mine] = np.maximum(need[mine], 2 * (lack + 1) * pair_area[mine] / pair_area[mine].sum())
-        groups = [(f, int(n)) for f, n in zip(outer_of.values(), outer)]
-        if wall_total:
-            extra = max(wall_total - need.sum(), 0)
-            weights = need * min(1, wall_total / max(need.sum(), 1)) + extra * pair_area / pair_area.sum()
-            for s, n in zip(sides, allocate(wall_total, weights, 0)):
-                for k, f in enumerate(s):
-                    groups.append((f, int(n // len(s) + (k < n % len(s)))))
-        return groups
+                need[mine] = np.maximum(need[mine], 2 * (lack + 1) * area[mine] / area[mine].sum())
+        extra = max(total - need.sum(), 0)
+        return need * min(1, total / max(need.sum(), 1)) + extra * area / area.sum()
 
     @staticmethod
     def _outer_counts(total, area, triangles, floor):
+        """`total` points divided among the outer surfaces of all classes by `area` (n,), at least `floor` and at most
+        MAX_PER_TRIANGLE times `triangles` (n,) for each."""
         if not total:
             return np.zeros(len(area), np.int64)
         counts = allocate(total, area, floor / total)
@@ -268,9 +317,9 @@ class Sampler:
         return np.where(capped, most, rest)
 
     # -- volume -------------------------------------------------------------------------------------------------------
-    def volume(self, count):
-        """`count` points, exactly half of them (rounded down) with distance < 0, the rest uniform in the unit cube and
-        outside: dict of the vol_* members."""
+    def volume(self, count: int) -> dict[str, np.ndarray]:
+        """`count` points, exactly half of them (rounded down) inside (distance < 0), the others uniform in the unit
+        cube outside: the vol_* members of a case file."""
         inside = self._inside(count // 2)
         outside = self._outside(count - count // 2)
         points, sdf, labels = (np.concatenate(pair) for pair in zip(inside, outside))
@@ -279,6 +328,7 @@ class Sampler:
         return {"vol_points": points[order], "vol_sdf": sdf[order], "vol_labels": labels[order]}
 
     def _inside(self, count):
+        """`count` points inside: points (n, 3) unit, sdf (n,), classes (n,) u8; shares by volume, with class floors."""
         labels = self.crop.labels
         boxes = class_boxes(labels)
         voxels = [_class_voxels(labels[box], c) for c, box in boxes]
@@ -290,12 +340,14 @@ class Sampler:
         return tuple(np.concatenate(column) for column in zip(*parts))
 
     def _inside_class(self, c, voxels, own, count):
+        """`count` points inside class `c`: points (n, 3) unit, sdf (n,), class (n,) u8. Candidates come from `voxels`
+        (m, 3) as in `_class_voxels`, in late rounds from `own`, those of the class."""
         kept, have = [(np.zeros((0, 3), np.float32), np.zeros(0, np.float32))], 0
-        accepted = 0.97 * len(own) / len(voxels)  # of the candidates; the surface runs about between the two kinds
+        accepted = 0.97 * len(own) / len(voxels)  # share of the candidates: the surface runs between own and others
         for attempt in range(ROUNDS):
             if have >= count:
                 break
-            late = attempt >= ROUNDS // 2  # a structure of a few voxels: round its voxels' centres
+            late = attempt >= ROUNDS // 2  # a structure of a few voxels: candidates close to its voxels' centres
             pool = own if late else voxels
             number = int((count - have) / accepted) + 16
             pick = pool[self.rng.integers(0, len(pool), number)]
@@ -313,7 +365,7 @@ class Sampler:
 
     def _outside(self, count):
         kept, have = [], 0
-        accepted = 0.85  # a heart fills about a tenth of its cube, and some of the rest is unknown
+        accepted = 0.85  # share of the candidates: a heart fills about a tenth of the cube, and some of it is unknown
         while have < count:
             points = self.rng.uniform(-1, 1, (int((count - have) / accepted) + 64, 3)).astype(np.float32)
             sdf, _, unknown = self.evaluate(points)
@@ -338,8 +390,8 @@ def _areas(vertices, faces):
 
 @njit(cache=True)
 def _class_voxels(labels, c):
-    """Voxels of class `c` and the background voxels that share a face with one, over whose faces the smooth surface
-    may bulge: index (n, 3) i32 and whether it is the class's own (n,). The class does not touch the array's border."""
+    """Voxels of class `c`, and background voxels that share a face with one of them, into which the smooth surface may
+    bulge: index (n, 3) i32, and (n,) bool whether the voxel is of the class. It must not touch the array's border."""
     nx, ny, nz = labels.shape
     index, mine, count = np.empty((0, 3), np.int32), np.empty(0, np.bool_), 0
     for final in range(2):  # first count, then fill
@@ -368,7 +420,7 @@ def _class_voxels(labels, c):
 
 
 def _half_normal(rng, scale):
-    """|N(0, scale)|, (N,), drawn again where beyond MAX_OFFSET_UNIT."""
+    """(N,) draws of |N(0, scale)|, `scale` (N,), truncated at MAX_OFFSET_UNIT."""
     offset = np.abs(rng.normal(0, 1, len(scale))) * scale
     while (wrong := offset > MAX_OFFSET_UNIT).any():
         offset[wrong] = np.abs(rng.normal(0, 1, wrong.sum())) * scale[wrong]
