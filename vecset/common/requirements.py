@@ -1,4 +1,4 @@
-"""Which of the packages that the program needs an interpreter lacks. Standard library only: nothing else need be there.
+"""Which packages that the program needs are missing from this interpreter. Uses the standard library only.
 
     python vecset/common/requirements.py [LIST]     prints what has to be installed of requirements.txt, or of
                                                     requirements-test.txt: one pinned requirement a line
@@ -8,6 +8,7 @@ A package that is there is kept if it is at least as new as pyproject.toml asks 
 together (a container with its own build of torch, say) is used as it is.
 """
 
+import argparse
 import re
 import sys
 import tomllib
@@ -80,8 +81,10 @@ def missing(lines: Iterable[str], lowest: dict[str, tuple[int, ...]], version_of
     return found
 
 
-def main(argv: list[str]) -> int:
-    name = argv[0] if argv else MAIN
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("requirements.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("list", nargs="?", choices=(MAIN, TEST), default=MAIN, help=f"which list (default: {MAIN})")
+    name = parser.parse_args(argv).list
     if (ROOT / "pyproject.toml").is_file():
         lines = pinned((ROOT / name).read_text(encoding="utf-8"))
         lowest = minimum_versions(declared((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
@@ -93,4 +96,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
