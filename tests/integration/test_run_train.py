@@ -24,9 +24,9 @@ def environment():
     return {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
 
 
-def job(*words, check=True):
+def job(*words, check=True, root=ROOT):
     answer = subprocess.run(
-        ["bash", str(ROOT / "run_train.sh"), "--recipe", "tiny", "--file_workers", "1", *(str(w) for w in words)],
+        ["bash", str(root / "run_train.sh"), "--recipe", "tiny", *(str(w) for w in words)],
         capture_output=True,
         text=True,
         env=environment(),
@@ -95,6 +95,69 @@ def test_run_again_it_says_within_seconds_that_all_is_done(finished):
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.npz")} == before
 
 
+def test_changed_code_is_told_in_one_line_and_nothing_is_done_again(copy, tmp_path):
+    repository = tmp_path / "repository"
+    (repository / "vecset").mkdir(parents=True)
+    shutil.copytree(ROOT / "vecset", repository / "vecset", dirs_exist_ok=True)
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.sh"), *ROOT.glob("requirements*.txt"), ROOT / "pyproject.toml"):
+        shutil.copy2(path, repository)
+    assert "the code has changed" not in job("--output_dir", copy, root=repository).stdout, "a copy is no change"
+    for name in ("vecset/common/errors.py", "vecset/main_ae.py"):
+        with (repository / name).open("a") as handle:
+            handle.write("# a comment\n")
+    answer = job("--output_dir", copy, root=repository)
+    assert answer.stdout.count("done before") == 7 and "all is done" in answer.stdout
+    assert answer.stdout.count("the code has changed") == 1
+    assert not (copy / "train.old-1").exists()
+
+
+def test_options_that_change_no_result_do_nothing_again(copy):
+    answer = job("--output_dir", copy, "--", "--wandb_project", "other", "--num_workers", "1", "--print_every", "3")
+    assert answer.stdout.count("done before") == 7
+    answer = job("--output_dir", copy, "--prepare_options", "--file_workers 2 --class_floor .04", "--", "--wandb")
+    assert answer.stdout.count("done before") == 7
+
+
+def test_a_folder_of_version_0_1_0_is_done(copy):
+    """Its stamps had another form, and the recipe made more hearts (tests/pipeline/stamps)."""
+    for path in (copy / "stages").glob("*.json"):
+        stamp = json.loads(path.read_text())
+        earlier = json.loads((ROOT / "tests" / "pipeline" / "stamps" / "tiny" / path.name).read_text())
+        assert "method" not in earlier
+        path.write_text(json.dumps({**earlier, "inputs": stamp["inputs"], "outputs": stamp["outputs"]}))
+    assert job("--output_dir", copy).stdout.count("done before") == 7
+
+
+def test_redo_does_a_stage_again_and_what_follows_from_it(copy):
+    answer = job("--output_dir", copy, "--redo", "nonsense", check=False)
+    assert answer.returncode == 2 and answer.stderr.count("\n") == 1 and "no stage nonsense" in answer.stderr
+    checkpoint = (copy / "train" / "checkpoint-best.pth").stat().st_mtime_ns
+    answer = job("--output_dir", copy, "--redo", "train,quality")
+    assert answer.stdout.count("done before") == 3 and answer.stdout.count("--redo; it is done again") == 2
+    assert (copy / "train.old-1" / "checkpoint-best.pth").stat().st_mtime_ns == checkpoint
+    assert (copy / "train" / "checkpoint-best.pth").stat().st_mtime_ns > checkpoint
+    assert (copy / "reconstruction.old-1").is_dir()
+    assert job("--output_dir", copy).stdout.count("done before") == 7
+
+
+def test_redo_of_preparation_makes_the_case_files_again(copy):
+    before = {p.name: p.stat().st_mtime_ns for p in (copy / "cases").glob("*.npz")}
+    process = subprocess.Popen(
+        ["bash", str(ROOT / "run_train.sh"), "--recipe", "tiny", "--redo", "prepare", "--output_dir", str(copy)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(),
+    )
+    for line in process.stdout:
+        if line.startswith("[3/7]"):
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    after = {p.name: p.stat().st_mtime_ns for p in (copy / "cases").glob("*.npz")}
+    assert before.keys() == after.keys() and all(after[name] > before[name] for name in before)
+
+
 def test_a_changed_training_option_trains_afresh_and_keeps_the_old_run(copy):
     answer = job("--output_dir", copy, "--", "--epochs", "2")
     assert "options changed (epochs" in answer.stdout
@@ -152,8 +215,6 @@ def test_stopped_in_training_it_goes_on_where_it_was(copy):
         str(ROOT / "run_train.sh"),
         "--recipe",
         "tiny",
-        "--file_workers",
-        "1",
         "--output_dir",
         str(copy),
         "--",
@@ -186,7 +247,7 @@ def test_sigterm_in_any_stage_says_that_it_was_stopped_and_how_to_go_on(finished
     stamp = copy / "stages" / f"{stage}.json"
     stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "state": "running"}))
     process = subprocess.Popen(
-        ["bash", str(ROOT / "run_train.sh"), "--recipe", "tiny", "--file_workers", "1", "--output_dir", str(copy)],
+        ["bash", str(ROOT / "run_train.sh"), "--recipe", "tiny", "--output_dir", str(copy)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

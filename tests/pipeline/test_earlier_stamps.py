@@ -92,13 +92,14 @@ def test_a_stamp_that_cannot_be_read_differs_and_raises_nothing(capfd):
     stamp = stamp_of("tiny", "train")
     for change in ({"words": ["--no_such_flag"]}, {"recipe": "Recipe("}, {"recipe": "Recipe(other=1)"}):
         broken = {**stamp, "options": {**stamp["options"], **change}}
-        assert in_present_form(broken, "train", "tiny", {}, 5)["options"] == {"not readable": True}
+        assert in_present_form(broken, "train", "tiny", 5)["options"] == {"not readable": True}
     assert capfd.readouterr().err == ""
 
 
-def test_fewer_hearts_than_an_earlier_recipe_made_are_no_change_only_when_it_was_done():
-    stamp = stamp_of("tiny", "phantoms")
-    now = {"num": 4, "size": 112}
-    assert in_present_form(stamp, "phantoms", "tiny", now, 5)["options"] == {**now, "seed": 0}
-    assert in_present_form(stamp, "phantoms", "cpu", now, 5)["options"]["num"] == 6
-    assert in_present_form({**stamp, "state": "running"}, "phantoms", "tiny", now, 5)["options"]["num"] == 6
+def test_more_hearts_than_a_recipe_asks_for_now_are_no_change_where_the_stage_was_done():
+    stamp, now = stamp_of("tiny", "phantoms"), {"num": 4, "size": 112, "seed": 0}
+    assert in_present_form(stamp, "phantoms", "tiny", 5)["options"] == now
+    assert in_present_form(stamp, "phantoms", "cpu", 5)["options"]["num"] == 6
+    assert in_present_form({**stamp, "state": "running"}, "phantoms", "tiny", 5)["options"]["num"] == 6
+    other = {**stamp, "options": {**stamp["options"], "size": 128}}
+    assert in_present_form(other, "phantoms", "tiny", 5)["options"] == other["options"]

@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-from vecset.pipeline.options import flags
+from vecset.pipeline.options import (
+    NOT_IN_CASE_FILES,
+    NOT_IN_TRAINING_RESULT,
+    TRAINING_LIMITS,
+    flags,
+    prepare_options,
+    training_limits,
+    training_options,
+)
 from vecset.pipeline.recipes import RECIPES
 
 
@@ -39,7 +47,14 @@ def test_training_takes_every_flag(name):
 
 
 @pytest.mark.parametrize(
-    ("command", "part"), [("make_phantoms", "phantoms"), ("prepare_data", "prepare"), ("reconstruct", "reconstruct")]
+    ("command", "part"),
+    [
+        ("make_phantoms", "phantoms"),
+        ("prepare_data", "prepare"),
+        ("check_data_quality", "quality"),
+        ("vecset/calibrate", "calibrate"),
+        ("reconstruct", "reconstruct"),
+    ],
 )
 def test_the_other_commands_take_theirs(command, part, repository):
     text = subprocess.run(
@@ -84,3 +99,37 @@ def test_the_recipe_for_a_gpu_is_the_one_that_was_measured():
     """docs/log.md, 2026-11-26: 200 training hearts, 370 epochs of 13 steps."""
     options = RECIPES["gpu"].training_options(200, 1)
     assert (options["epochs"], options["warmup_epochs"], options["eval_every"]) == (370, 6, 185)
+
+
+def test_words_with_the_same_meaning_are_the_same_options():
+    words = ["--model", "point_vec16x8_dim32_depth1_nb", "--fps_class_gap", "2", "--fps_density", "7:2", "--lr", "1e-3"]
+    others = [
+        "--lr=0.001",
+        "--latent_density",
+        "7:2",
+        "--class_gap",
+        "2.0",
+        "--model=point_vec16x8_dim32_depth1_nb",
+        "--wandb",
+    ]
+    assert training_options(words) == training_options([*others, "--device", "cpu", "--num_workers", "0"])
+    assert training_options(words) != training_options([*words, "--init_from", "weights.pth"])
+    assert training_limits([*words, "--max_steps", "4"]) == {"max_steps": 4, "max_minutes": None}
+    words = ["--drop_crumbs", "0.01", "--annotated", "2,1", "--overwrite"]
+    assert prepare_options(words) == prepare_options(["--annotated=1,2", "--drop_islands=.01", "--file_workers", "7"])
+    assert prepare_options(words) != prepare_options([])
+
+
+def test_a_label_mapping_counts_by_its_content(tmp_path):
+    for name, text in (("a.json", '{"1": 1}'), ("b.json", '{"1": 1}'), ("c.json", '{"1": 2}')):
+        (tmp_path / name).write_text(text)
+    a, b, c = (prepare_options(["--label_mapping", tmp_path / name]) for name in ("a.json", "b.json", "c.json"))
+    assert a == b != c
+
+
+def test_names_that_are_left_out_of_the_comparison_are_options_of_the_commands():
+    from vecset.commands.prepare_data import get_parser
+    from vecset.engines.arguments import build_parser
+
+    assert {action.dest for action in get_parser()._actions} >= NOT_IN_CASE_FILES
+    assert {action.dest for action in build_parser()._actions} >= NOT_IN_TRAINING_RESULT | TRAINING_LIMITS

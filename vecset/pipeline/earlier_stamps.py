@@ -10,7 +10,7 @@ import io
 
 from vecset.common.errors import InputError
 from vecset.pipeline.options import flags, prepare_options, training_limits, training_options
-from vecset.pipeline.recipes import Recipe, training_flags
+from vecset.pipeline.recipes import RECIPES, Recipe, training_flags
 
 # The methods that made what these stamps stand for
 METHODS = {
@@ -23,30 +23,33 @@ METHODS = {
     "reconstruct": 5,
 }
 RENAMED = {"class_gap": "fps_class_gap", "latent_density": "fps_density"}
-# What recipes made until 2026-11-27, where they make fewer hearts now: enough for what follows
-EARLIER_PHANTOMS = {"tiny": {"num": 6, "size": 112}}
+# Options of recipes until 2026-11-27, where they ask for less now: more hearts, pictures of more hearts. What was made
+# then is enough.
+EARLIER = {
+    "tiny": {
+        "phantoms": {"num": 6, "size": 112},
+        "quality": {},
+        "calibrate": {"num_surface_points": None, "num_latents": None},
+    }
+}
 
 
-def in_present_form(stamp: dict, stage: str, recipe_name: str, phantoms: dict, training_hearts: int) -> dict:
+def in_present_form(stamp: dict, stage: str, recipe_name: str, training_hearts: int) -> dict:
     """The stamp of `stage` with options, limits and method as `run_stage` compares them. Options that cannot be
     read any more give a stamp that differs from all.
 
-    recipe_name, phantoms: of the recipe of now; training_hearts: rows of train.csv, 0 where there is none.
+    recipe_name: of the present run; training_hearts: rows of train.csv, 0 where there is none.
     """
     options = stamp.get("options", {})
     with contextlib.redirect_stderr(io.StringIO()):  # where argparse explains an option that it does not know
         try:
-            translated = _translated(stamp, stage, options, recipe_name, phantoms, training_hearts)
+            translated = _translated(stamp, stage, options, recipe_name, training_hearts)
         except (InputError, SystemExit, KeyError, TypeError, ValueError, SyntaxError):
             translated = {"options": {"not readable": True}}
     return {**stamp, "method": METHODS.get(stage), **translated}
 
 
-def _translated(stamp, stage, options, recipe_name, phantoms, training_hearts):
-    if stage == "phantoms":
-        seed = {"seed": options["seed"]}
-        enough = {**EARLIER_PHANTOMS.get(recipe_name, {}), **seed}
-        return {"options": {**phantoms, **seed} if options == enough and stamp.get("state") == "done" else options}
+def _translated(stamp, stage, options, recipe_name, training_hearts):
     if stage == "prepare":
         named = {k: v for k, v in options.items() if k not in ("label_map", "prepare_options")}
         mapping = options["label_map"]
@@ -69,6 +72,11 @@ def _translated(stamp, stage, options, recipe_name, phantoms, training_hearts):
         )
         words = [*flags(made_by), *options["words"]]
         return {"options": {**training_options(words), "processes": ranks}, "limits": training_limits(words)}
+    earlier = EARLIER.get(recipe_name, {}).get(stage)
+    if earlier is not None and stamp.get("state") == "done":
+        seed = {"seed": options["seed"]} if "seed" in options else {}
+        if options == {**earlier, **seed}:
+            options = {**options, **getattr(RECIPES[recipe_name], stage)}
     return {"options": {name: value for name, value in options.items() if value is not None}}
 
 

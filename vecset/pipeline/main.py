@@ -247,9 +247,7 @@ class Pipeline:
             name,
             title,
             method=constant(PACKAGE / path, constant_name),
-            translate=lambda stamp: in_present_form(
-                stamp, name, self.recipe_name, self.recipe.phantoms, self.training_hearts()
-            ),
+            translate=lambda stamp: in_present_form(stamp, name, self.recipe_name, self.training_hearts()),
             environment={"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])},
             **rest,
         )
@@ -325,7 +323,7 @@ class Pipeline:
             "quality",
             "quality of the case files",
             inputs=lambda: listing(self.case_files(), self.cases),
-            options=dict,
+            options=lambda: self.recipe.quality,
             outputs=lambda: [p for p in self.quality.glob("*") if p.is_file()],
             **self.going_on(),
             command=lambda resumed: command(
@@ -333,8 +331,7 @@ class Pipeline:
                 self.cases,
                 "--report",
                 self.quality,
-                "--file_workers",
-                self.file_workers,
+                *flags({**self.recipe.quality, "file_workers": self.file_workers}),
             ),
         )
 
@@ -352,7 +349,7 @@ class Pipeline:
         )
 
     def calibrate_stage(self):
-        options = {**self.encoding(), "seed": self.args.seed}
+        options = {**self.encoding(), **self.recipe.calibrate, "seed": self.args.seed}
         return self.stage(
             "calibrate",
             "decision tuning on training hearts",
@@ -587,11 +584,13 @@ def run(pipeline, redo=frozenset()):
 
 def closing_lines(pipeline, shown):
     """The table (unless reconstruct.py has just `shown` it), and which hearts it is about."""
-    from vecset.report.tables import table_lines
-
     content = json.loads((pipeline.reconstruction / "metrics.json").read_text(encoding="utf-8"))
     hearts = len(content["hearts"])
-    lines = [] if shown else ["", *table_lines(content)]
+    lines = []
+    if not shown:
+        from vecset.report.tables import table_lines  # brings numpy and scipy
+
+        lines = ["", *table_lines(content)]
     if pipeline.overfit():
         return lines + [
             f"These are the {hearts} training heart(s) themselves: the figures say what the model can "

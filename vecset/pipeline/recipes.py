@@ -6,18 +6,18 @@ batch is never larger than the training set. The user's words behind `--` come l
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vecset.pipeline.options import own_model
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One size. phantoms, prepare, train, reconstruct: {flag of the stage's command: value}; a value of None leaves
-    the flag out, True gives it without a value. heart_passes: training hearts x epochs; at most max_epochs epochs.
-    warmup_share: part of the epochs in which the learning rate rises; validations: how many during training;
-    val_ratio: share of the hearts that is held out for validation, where the user does not say; file_workers: largest
-    number of processes that is worth starting, None: one per core."""
+    """One size. phantoms, prepare, train, reconstruct, quality, calibrate: {flag of the stage's command: value}; a
+    value of None leaves the flag out, True gives it without a value. heart_passes: training hearts x epochs; at most
+    max_epochs epochs. warmup_share: part of the epochs in which the learning rate rises; validations: how many during
+    training; val_ratio: share of the hearts that is held out for validation, where the user does not say;
+    file_workers: largest number of processes that is worth starting, None: one per core."""
 
     phantoms: dict
     prepare: dict
@@ -29,6 +29,8 @@ class Recipe:
     validations: int = 10
     val_ratio: float = 0.2
     file_workers: int | None = None
+    quality: dict = field(default_factory=dict)
+    calibrate: dict = field(default_factory=dict)
 
     def training_options(self, training_hearts: int, ranks: int) -> dict:
         """`train` and what follows from the number of hearts: epochs, warm-up, validations, a batch that is full."""
@@ -168,6 +170,8 @@ RECIPES = {
             "grid_size": 16,
         },
         reconstruct={"mesh_cells": 24},
+        quality={"pictures": 1},
+        calibrate={"hearts": 1},
         heart_passes=4 * 3,
         max_epochs=3,
         validations=1,
