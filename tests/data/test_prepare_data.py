@@ -156,13 +156,13 @@ def test_an_output_folder_that_cannot_be_written_to(tmp_path, capsys, below, mon
     assert run(source, tmp_path / "out" / "x" if below else tmp_path / "out") == 2
     told = capsys.readouterr()
     assert told.err.count("\n") == 1 and f"error: --output_dir {tmp_path / 'out'}" in told.err and told.out == ""
-    assert "a folder that can be written to, found a file of that name" in told.err
+    assert "cannot be written to: there is a file of that name" in told.err
 
     def refuse(**options):  # root may write everywhere, so the system's answer is played
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    assert run(source, tmp_path / "other") == 2 and "found Read-only file system" in capsys.readouterr().err
+    assert run(source, tmp_path / "other") == 2 and "written to: Read-only file system" in capsys.readouterr().err
 
 
 def test_every_format_makes_the_same_case(tmp_path, capsys):
@@ -172,7 +172,9 @@ def test_every_format_makes_the_same_case(tmp_path, capsys):
         sitk.WriteImage(image, str(source / name), True)
     (source / "broken.mha").write_bytes((source / "c.mha").read_bytes()[:-9])
     assert run(source, tmp_path / "out") == 1 and set(contents(tmp_path / "out")) == {"a.npz", "b.npz", "c.npz"}
-    assert [line for line in capsys.readouterr().err.splitlines() if "broken.mha: broken or truncated MetaImage" in line]
+    assert [
+        line for line in capsys.readouterr().err.splitlines() if "broken.mha: broken or truncated MetaImage" in line
+    ]
     a, b, c = (read_case(tmp_path / "out" / f"{n}.npz") for n in "abc")
     assert (a.truth_labels() == b.truth_labels()).all() and b.meta["source_geometry"] is None
     np.testing.assert_allclose(b.frame.affine, a.frame.affine, rtol=0, atol=1e-6)

@@ -95,7 +95,7 @@ def test_an_output_folder_that_is_a_file_is_one_line(data, tmp_path, capsys):
     (tmp_path / "out").write_text("")
     assert run_command(main, tiny_arguments(data, tmp_path / "out")) == EXIT_BAD_INPUT
     error = capsys.readouterr().err
-    assert "found a file of that name" in error and error.count("\n") == 1
+    assert "there is a file of that name" in error and error.count("\n") == 1
 
 
 def test_help_tells_every_flag_and_needs_nothing_but_torch_and_numpy(repository, tmp_path):

@@ -231,7 +231,7 @@ def test_an_unwritable_folder_is_one_clear_line(room, capsys, monkeypatch):
     monkeypatch.setattr("vecset.inference.decoding.decode_field", lambda *a, **k: pytest.fail("decoded before"))
     assert run(room) == 2
     error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1 and "Permission denied" in error[0] and "can be written to" in error[0]
+    assert len(error) == 1 and "Permission denied" in error[0] and "cannot be written to" in error[0]
     assert not list((room / "out").iterdir())
 
 

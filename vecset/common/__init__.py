@@ -1,2 +1,2 @@
-"""What every other folder may use: whole files, errors, worker processes, seeded draws. Nothing here knows of
-hearts, and nothing above is imported."""
+"""What every other folder may use: atomic files, errors, worker processes, seeded draws. Nothing here is about hearts,
+and no other folder is imported."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside the target, flushed, then renamed onto it."""
+"""Atomic files, complete or absent: written beside the target, flushed, then renamed onto it."""
 
 import contextlib
 import os
@@ -7,6 +7,7 @@ import socket
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from vecset.common.errors import InputError
@@ -16,12 +17,12 @@ ABANDONED_AFTER_S = 2 * 24 * 3600
 
 
 @contextlib.contextmanager
-def atomic_path(target):
-    """Yields a temporary path in the target's folder; on success it is flushed and renamed onto `target`.
+def atomic_path(target: Path | str) -> Iterator[Path]:
+    """Context manager that yields a temporary path in the target's folder, and renames it onto `target` on success.
 
-    The temporary name ends like the target (`.nii.gz` writers look at it) and starts with a dot, so no stage that
-    lists a folder takes it for a result. On any error it is removed and the old target stays as it was. After a
-    SIGKILL the temporary file stays; `remove_leftovers` takes those away.
+    The temporary name ends like the target, because writers choose the format by the suffix, and starts with a dot, so
+    that no listing of the folder takes it for a result. On an error it is removed and the old target is kept. After a
+    SIGKILL it is left; `remove_leftovers` removes such files.
     """
     target = Path(target)
     temporary = target.with_name(f".tmp-{HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{target.name}")
@@ -30,14 +31,14 @@ def atomic_path(target):
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, target)
-    except OSError as error:  # a write that finds the disk full does not say for which file
+    except OSError as error:  # the error of a write to a full disk does not name the file
         if error.filename is None:
             error.filename = str(target)
         raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
-    with contextlib.suppress(OSError):  # some network file systems refuse to sync a folder; the rename stands
+    with contextlib.suppress(OSError):  # some network file systems refuse to sync a folder; the file is renamed anyway
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -45,33 +46,35 @@ def atomic_path(target):
             os.close(folder)
 
 
-def write_text(target, text):
-    """Writes `text` (UTF-8) to `target` atomically."""
+def write_text(target: Path | str, text: str) -> None:
+    """Writes `text` as UTF-8 to `target`, atomically."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def require_writable(folder):
-    """Makes `folder` where it is not there; InputError where it cannot be made or written to. Asked before hours of
-    work, not after."""
+def require_writable(folder: Path) -> None:
+    """Makes `folder` where it does not exist. Raises InputError where it cannot be made or written to. To be called
+    before long work, not after it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        found = "a file of that name" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
-        raise InputError(
+        is_file = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "there is a file of that name" if is_file else error.strerror
+        raise InputError.because(
             f"--output_dir {folder}",
-            "a folder that can be written to",
-            found,
-            "give another one, or change its permissions or the disk",
+            f"the folder cannot be written to: {reason}",
+            "give another one, or change its permissions",
         ) from None
 
 
-def remove_leftovers(folder):
-    """Removes temporary files whose writer is gone; returns how many. A file of a live process, or of another machine
-    (whose processes cannot be asked) that is younger than two days, is left alone: its writer may be about to rename
-    it."""
+def remove_leftovers(folder: Path | str) -> int:
+    """Removes temporary files whose writer has ended; returns their number.
+
+    Kept are files of a running process, and files of another machine that are younger than ABANDONED_AFTER_S, because
+    its processes cannot be listed from here.
+    """
     removed = 0
     for path in Path(folder).glob(".tmp-*-*-*"):
         host, pid = path.name.split("-")[1:3]

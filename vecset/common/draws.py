@@ -1,7 +1,7 @@
-"""Random draws that depend on what they are for, and on nothing else.
+"""Random streams that depend on their purpose alone.
 
-A stream is seeded by (seed, epoch, case, purpose). Whichever rank or worker makes the draw, in whatever order and after
-whatever stop, it is the same draw; two purposes never share numbers.
+A stream is seeded by (seed, epoch, case, purpose). A draw is the same in every rank and worker, in any order, and after
+a restart; two purposes never share random numbers.
 """
 
 import hashlib
@@ -9,20 +9,20 @@ import hashlib
 import numpy as np
 
 
-def stable_seed(*key):
-    """128 bits from the key's parts (numbers and strings), the same in every process and Python version."""
+def stable_seed(*key: object) -> int:
+    """A seed of 128 bits from numbers and strings, the same in every process and Python version."""
     text = "\x1f".join(str(part) for part in key)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
 
 
-def random_stream(seed, epoch, case_id, purpose):
-    """A numpy Generator (counter-based Philox: made in microseconds) for one purpose in one case and epoch."""
+def random_stream(seed: int, epoch: int, case_id: str, purpose: str) -> np.random.Generator:
+    """The Generator for one purpose in one case and epoch (Philox, which is seeded in microseconds)."""
     return np.random.Generator(np.random.Philox(key=stable_seed(seed, epoch, case_id, purpose)))
 
 
-def draw_rows(rng, available, wanted):
-    """`wanted` of the row numbers 0..available-1 without repeats; where there are too few, all of them as often as they
-    fit and the rest drawn, so that counts differ by one at most."""
+def draw_rows(rng: np.random.Generator, available: int, wanted: int) -> np.ndarray:
+    """(wanted,) row numbers out of 0..available-1, without repeats. Where there are too few, all are repeated, and the
+    numbers of repeats differ by at most one. Raises ValueError where `available` is below 1."""
     if available < 1:
         raise ValueError("no rows to draw from")
     full, rest = divmod(wanted, available)
@@ -30,17 +30,19 @@ def draw_rows(rng, available, wanted):
     return drawn if not full else np.concatenate([np.tile(np.arange(available), full), drawn])
 
 
-def class_shares(counts, balance):
-    """(K,) share of the draw for each class with `counts` (K,) rows: its share in the file for balance 0, equal shares
-    among the present classes for balance 1, mixed between."""
+def class_shares(counts: np.ndarray, balance: float) -> np.ndarray:
+    """(K,) f64 shares of a draw for classes with `counts` (K,) rows: in proportion to `counts` for balance 0, equal for
+    all present classes for balance 1, a mixture of both between."""
     counts = np.asarray(counts, np.float64)
     present = counts > 0
     return (1 - balance) * counts / counts.sum() + balance * present / present.sum()
 
 
-def draw_balanced_rows(rng, rows_by_class, wanted, balance):
-    """`wanted` row numbers, class k giving its share of `class_shares` (largest remainders). `rows_by_class`: one array
-    of row numbers per class, some of them empty."""
+def draw_balanced_rows(
+    rng: np.random.Generator, rows_by_class: list[np.ndarray], wanted: int, balance: float
+) -> np.ndarray:
+    """(wanted,) row numbers; each class contributes its share of `class_shares`, rounded by largest remainders.
+    `rows_by_class`: one array of row numbers per class, which may be empty."""
     quota = class_shares([len(rows) for rows in rows_by_class], balance) * wanted
     number = np.floor(quota).astype(int)
     number[np.argsort(number - quota, kind="stable")[: wanted - number.sum()]] += 1

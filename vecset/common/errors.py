@@ -1,13 +1,14 @@
-"""What a user did that cannot work, told in one line.
+"""Errors in what a user gave, in one line.
 
-`InputError` is the only exception whose message is meant for the user: which file, what was expected, what was
-found, what to do. `run_command` is the one place where it becomes a line on stderr and an exit code, as a package that
-is not installed does; every other exception is a defect of the software and keeps its traceback.
+`InputError` is the only exception whose message is for the user: where, what is wrong, what to do. `run_command` is the
+one place where it, or a package that is not installed, becomes a line on stderr and an exit code. Every other exception
+is a defect of the software and keeps its traceback.
 """
 
 import errno
 import importlib.util
 import sys
+from collections.abc import Callable
 
 _IMPORTED_AS = {"skimage": "scikit-image", "vtkmodules": "vtk"}  # name of a module: name of its package
 EXIT_BAD_INPUT = 2
@@ -15,15 +16,15 @@ EXIT_STOPPED = 75  # asked to stop, saved; the same command goes on (EX_TEMPFAIL
 
 
 class InputError(Exception):
-    """Bad input from outside, told in one line. Two forms:
+    """Bad input, in one line. Two forms:
 
-    InputError(where, expected, found, to_do)                where both are values: "x.csv: expected 10, found 7"
-    InputError.because(where, problem, to_do)                all else: "--init_from and --resume exclude each other"
+    InputError(where, expected, found, to_do)    for two values: "x.csv: expected 10 classes, found 7; check --classes"
+    InputError.because(where, problem, to_do)    for all else: "--init_from and --resume exclude each other"
 
-    where: a file, a flag, or "" where the problem names it; to_do: what the user can do about it, or "".
+    where: a file or a flag, or "" where the problem names it; to_do: what the user can do about it, or "".
     """
 
-    def __init__(self, where, expected="", found="", to_do="", problem=""):
+    def __init__(self, where: object, expected: object = "", found: object = "", to_do: str = "", problem: str = ""):
         self.where, self.expected, self.found, self.to_do = str(where), str(expected), str(found), str(to_do)
         self.problem = str(problem) or f"expected {self.expected}, found {self.found}"
         line = f"{self.where}: {self.problem}" if self.where else self.problem
@@ -32,22 +33,24 @@ class InputError(Exception):
         super().__init__(" ".join(line.split()))
 
     @classmethod
-    def because(cls, where, problem, to_do=""):
+    def because(cls, where: object, problem: str, to_do: str = "") -> "InputError":
+        """The error with `problem`, a plain statement, in place of expected and found values."""
         return cls(where, to_do=to_do, problem=problem)
 
-    def __reduce__(self):  # crosses process pools with its parts intact
+    def __reduce__(self):  # keeps the parts when the error is sent between processes
         return (type(self), (self.where, self.expected, self.found, self.to_do, self.problem))
 
 
-def require_package(name):
-    """Raises InputError where the Python package `name` is not installed: before long work that ends with it."""
+def require_package(name: str) -> None:
+    """Raises InputError where the module `name` is not installed. For packages that are needed only at the end of long
+    work."""
     if importlib.util.find_spec(name) is None:
         raise _missing(name)
 
 
 def _is_lacking(name):
-    """Whether the module `name` is of a package that the program needs and that is not installed. All else that cannot
-    be imported (a module of ours, a part of a package of another version) is a defect."""
+    """Whether the module `name` belongs to a package that the program needs and that is not installed. Other modules
+    that cannot be imported (one of ours, part of another version of a package) are a defect."""
     from vecset.common.requirements import package_names
 
     return _package(name).lower() in package_names() and importlib.util.find_spec(name) is None
@@ -64,17 +67,17 @@ def _missing(name):
     )
 
 
-def describe_os_error(error):
-    """One line for an OSError. A full disk is the one that every long job meets, so it gets its own words."""
+def describe_os_error(error: OSError) -> str:
+    """One line for an OSError, with advice where the disk is full."""
     where = error.filename or "output"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{where}: no space left on the device or quota used up; free some space and run the same command again"
     return f"{where}: {error.strerror or error}"
 
 
-def run_command(main, argv=None, resumes=True):
-    """Runs a command's `main(argv) -> exit code or None` and returns the exit code; InputError becomes one line.
-    `resumes`: whether the same command, run again after Ctrl-C, goes on where it was."""
+def run_command(main: Callable, argv: list[str] | None = None, resumes: bool = True) -> int:
+    """Runs a command's `main(argv)` and returns its exit code, 0 for None. InputError and OSError become one line on
+    stderr. `resumes`: whether the same command, run again after Ctrl-C, continues where it stopped."""
     try:
         return main(argv) or 0
     except InputError as error:

@@ -1,7 +1,7 @@
-"""Worker processes that end with their parent, whatever ends it. No torch.
+"""Worker processes that end with their parent, and a map over files in them. No torch.
 
-A pool's parent that is killed outright cannot end its workers, and a worker that waits for its next task would wait for
-ever; so each worker watches its parent. SIGTERM ends the parent as Ctrl-C does: through KeyboardInterrupt.
+A parent that is killed cannot end its workers, and an idle worker would wait for ever; so each worker watches its
+parent. SIGTERM ends the parent like Ctrl-C, through KeyboardInterrupt.
 """
 
 import contextlib
@@ -16,11 +16,12 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-PARENT_GONE = 1  # exit code of a worker whose parent is gone; nobody is left to read it
+PARENT_GONE = 1  # exit code of a worker whose parent has ended
 
 
-def start_worker():
-    """Starts a pool's worker: the parent hears Ctrl-C and ends its workers; they end with it and use one thread."""
+def start_worker() -> None:
+    """Initializer of a pool's worker: it ignores Ctrl-C (the parent ends it), ends with its parent and uses one
+    thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the parent's handler
     one_thread()
@@ -29,20 +30,20 @@ def start_worker():
         threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True, name="parent watch").start()
 
 
-def one_thread():
-    """One thread per process, where the user has not set another number. Works until numpy is imported."""
+def one_thread() -> None:
+    """One thread per process, unless the user has set another number. To be called before numpy is imported."""
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, "1")
 
 
 def _leave_with(sentinel):
-    wait([sentinel])  # ready at once where the parent is gone already
+    wait([sentinel])  # returns at once where the parent has ended already
     os._exit(PARENT_GONE)
 
 
 @contextlib.contextmanager
 def sigterm_as_interrupt():
-    """While it lasts, SIGTERM raises KeyboardInterrupt in the main thread; elsewhere than there it does nothing."""
+    """Context in which SIGTERM raises KeyboardInterrupt. In other threads than the main one it does nothing."""
 
     def interrupt(number, frame):
         raise KeyboardInterrupt
@@ -57,9 +58,9 @@ def sigterm_as_interrupt():
         signal.signal(signal.SIGTERM, before)
 
 
-def end_pool(pool, at_once):
-    """Ends a ProcessPoolExecutor and waits for its processes; `at_once`: without waiting for the tasks in work."""
-    processes = list((pool._processes or {}).values())  # listed before shutdown forgets them
+def end_pool(pool: ProcessPoolExecutor, at_once: bool) -> None:
+    """Ends a pool and waits for its processes; `at_once`: running tasks are stopped."""
+    processes = list((pool._processes or {}).values())  # shutdown drops the list
     pool.shutdown(wait=False, cancel_futures=True)
     if at_once:
         for process in processes:
