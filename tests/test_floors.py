@@ -35,7 +35,7 @@ MODULES = {
 LARGEST_FOLDER = 14  # modules
 
 # imports that still run up or aside, and modules that still import a root script; each entry goes with its import
-STILL_UP = {("vecset.cluster.preflight", "vecset.main_ae")}
+STILL_UP = set()
 STILL_OF_SCRIPTS = {"calibrate.py"}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vecset.common.errors import InputError
-from vecset.data.case_file import Case, read_case, read_meta, write_case
+from vecset.data.case_file import POINT_MEMBERS, Case, read_case, read_meta, write_case
 from vecset.imaging.frame import Frame
 
 
@@ -57,6 +57,12 @@ def test_round_trip_and_same_bytes(tmp_path):
     assert read_meta(tmp_path / "a.npz")["class_names"] == ["a", "b", "c"]
     only = read_case(tmp_path / "a.npz", members=("vol_points",))
     assert only.near_points is None and only.vol_points is not None and only.frame is None
+
+
+def test_every_member_of_the_file_is_an_attribute_and_no_other_name_is():
+    assert all(getattr(Case(), name) is None for name in POINT_MEMBERS)
+    with pytest.raises(AttributeError):
+        _ = Case().surface_point
 
 
 def test_optional_near_other(tmp_path):

@@ -315,7 +315,7 @@ def test_a_checkpoint_of_this_software_gives_its_weights_alone(data, tmp_path, c
     for more, message in (
         ((), "anchors False, found True"),
         ((*options, "--model", "learnable_vec8x4_dim32_depth2_nb"), "name learnable_vec8x4_dim32"),
-        ((*options, "--resume", last), "no --resume beside it"),
+        ((*options, "--resume", last), "--init_from and --resume exclude each other"),
     ):
         words = tiny_arguments(data, tmp_path / "three", *more, "--init_from", last)
         assert run_command(main, words) == EXIT_BAD_INPUT

@@ -42,6 +42,10 @@ _FRAME_MEMBERS = ("frame_affine", "frame_shape", "frame_centre", "frame_scale")
 _TRUTH_MEMBERS = ("label_crop", "label_origin")
 
 
+def _member(name: str) -> property:
+    return property(lambda case: case.arrays.get(name), doc=f"`{name}`, or None: not read, or not in the file")
+
+
 @dataclass
 class Case:
     """One heart. Arrays as in docs/data.md (points in unit, distances in unit, negative inside); a member that the
@@ -56,10 +60,19 @@ class Case:
     truth_origin: np.ndarray | None = None
     meta: dict = field(default_factory=dict)
 
-    def __getattr__(self, name):
-        if name in POINT_MEMBERS:
-            return self.__dict__["arrays"].get(name)
-        raise AttributeError(name)
+    surface_points = _member("surface_points")
+    surface_normals = _member("surface_normals")
+    surface_labels = _member("surface_labels")
+    surface_sdf = _member("surface_sdf")
+    surface_cap = _member("surface_cap")
+    vol_points = _member("vol_points")
+    vol_sdf = _member("vol_sdf")
+    vol_labels = _member("vol_labels")
+    near_points = _member("near_points")
+    near_sdf = _member("near_sdf")
+    near_labels = _member("near_labels")
+    near_source = _member("near_source")
+    near_other = _member("near_other")
 
     @property
     def case_id(self):
