@@ -10,6 +10,8 @@ import pytest
 from helpers.prepare_runs import children, command, make_maps
 from helpers.processes import start as start_program
 
+from vecset.common.workers import map_files
+
 HOLDER = """
 import os, sys, time
 sys.path.insert(0, {root!r})
@@ -26,6 +28,41 @@ def main(argv):
 if __name__ == "__main__":
     sys.exit(run_command(main))
 """
+
+
+def where_made(number):
+    if number == 7:
+        raise ValueError("a defect")
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def test_files_are_mapped_in_order_the_first_one_here_on_request():
+    told = []
+
+    def tell(number, result):
+        told.append(number)
+        return str(result)
+
+    found = map_files(where_made, [3, 1, 2], 0, killed=str, tell=tell, disable=True)
+    assert list(found.items()) == [(n, str(os.getpid())) for n in (3, 1, 2)] and told == [3, 1, 2]
+    found = map_files(where_made, [3, 1, 2], 1, killed=str, tell=tell, here_first=True, disable=True)
+    assert list(found) == [3, 1, 2] and found[3] == str(os.getpid()) != found[1] == found[2]
+    assert map_files(where_made, [], 2, killed=str, disable=True) == {}
+
+
+def test_a_file_that_kills_its_process_costs_no_other_its_result():
+    found = map_files(where_made, [1, 5, 2, 3], 2, killed=lambda number: f"{number} was killed", disable=True)
+    assert list(found) == [1, 5, 2, 3] and found.pop(5) == "5 was killed"
+    assert all(isinstance(pid, int) and pid != os.getpid() for pid in found.values())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_defect_ends_the_processes_and_is_raised(workers):
+    with pytest.raises(ValueError, match="a defect"):
+        map_files(where_made, [1, 7, 2], workers, killed=str, disable=True)
+    assert all_gone(children(os.getpid()))
 
 
 def gone(pid):
