@@ -1,1 +1,1 @@
-"""The main job: stages, what is done, recipes. It starts commands and does none of their work."""
+"""The main job: its stages, their stamps, the recipes. It starts commands and does no work of theirs."""
