@@ -26,14 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from vecset.geometry.distance_field import UnionField
 from vecset.geometry.surface import crop_foreground, union_mesh
 from vecset.imaging.frame import Frame
-from vecset.inference.decoding import (
-    CHECKED_SHARE,
-    CHUNK,
-    COARSE_VOXELS,
-    LEAST_SKIPPED,
-    HeartField,
-    decode_field,
-)
+from vecset.inference.decoding import CHECKED_SHARE, COARSE_VOXELS, LEAST_SKIPPED, decode_label_map
+from vecset.inference.heart_field import CHUNK, HeartField
 from vecset.inference.inputs import draw_surface, find_hearts, load_heart
 from vecset.models.checkpoint import load_checkpoint, model_from_checkpoint
 from vecset.models.embedding import surface_features
@@ -107,7 +101,7 @@ def measure(make_field, frame, num_classes, dense=True, seed=0):
     found = {}
     for name, coarse in (("fast", COARSE_VOXELS), ("dense", 1))[: 2 if dense else 1]:
         field, cpu = make_field(), time.process_time()
-        found[name] = decode_field(field, frame, coarse, seed)
+        found[name] = decode_label_map(field, frame, coarse, seed)
         found[f"{name}_cpu_s"] = time.process_time() - cpu
         if name == "fast":
             found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -34,10 +34,6 @@ MODULES = {
 }
 LARGEST_FOLDER = 14  # modules
 
-# imports that still run up or aside, and modules that still import a root script; each entry goes with its import
-STILL_UP = set()
-STILL_OF_SCRIPTS = {"calibrate.py"}
-
 
 def imported_names(path):
     """Dotted names of all that a source file imports, wherever in it; `from a import b` gives a.b."""
@@ -76,7 +72,7 @@ def test_no_import_runs_up():
         for other in others
         if folder_of(module) != folder_of(other) and FLOOR_OF[folder_of(module)] <= FLOOR_OF[folder_of(other)]
     }
-    assert found == STILL_UP
+    assert not found
 
 
 def test_no_circle_among_modules():
@@ -94,7 +90,7 @@ def test_nothing_imports_a_root_script():
         if roots & set(SCRIPTS):
             found.add(path.name)
         assert not roots & {"tests", "helpers"}, path
-    assert found == STILL_OF_SCRIPTS
+    assert not found
 
 
 BARE = """

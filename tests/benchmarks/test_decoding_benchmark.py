@@ -10,7 +10,8 @@ from helpers.formula_fields import FRAMES, hidden_spots
 
 from vecset.data.preparation import Options, build_case
 from vecset.imaging.label_map import LabelMap
-from vecset.inference.decoding import CHECKED_SHARE, HeartField, decode_field
+from vecset.inference.decoding import CHECKED_SHARE, decode_label_map
+from vecset.inference.heart_field import HeartField
 from vecset.phantom.phantom import PhantomOptions, make_phantom
 
 
@@ -64,7 +65,7 @@ def test_the_check_takes_each_skipped_voxel_once_and_no_other():
             return query(points)
 
         field._query = asking
-        decoded = decode_field(field, frame)
+        decoded = decode_label_map(field, frame)
         points = np.concatenate(asked)
         checked, before = points[len(points) - decoded.checked :], points[: len(points) - decoded.checked]
         assert (np.abs(checked) <= 1).all() and len(np.unique(checked, axis=0)) == decoded.checked
@@ -76,7 +77,7 @@ def test_the_check_takes_each_skipped_voxel_once_and_no_other():
 def test_a_field_that_falls_back_fails_as_trained_and_passes_as_random(decoding):
     model = FormulaModel(lambda p: 0.6 - 3 * hidden_spots(p), lambda p: p, 3)
     field = HeartField(model, torch.zeros(1, 3))
-    assert decode_field(field, FRAMES["isotropic"]).dense and field.fallbacks == 1
+    assert decode_label_map(field, FRAMES["isotropic"]).dense and field.fallbacks == 1
     figures = decoding.measure(field_maker(model), FRAMES["isotropic"], 3)
     assert figures["dense"] and figures["differ"] == 0 and figures["queries"] > figures["voxels"]
     assert not decoding.complaints(figures, "random", 96)

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 
 from vecset.imaging.frame import Frame
-from vecset.inference.decoding import HeartField
+from vecset.inference.heart_field import HeartField
 from vecset.inference.meshes import class_meshes
 
-CODE = torch.zeros(1, 3)
+LATENTS = torch.zeros(1, 3)
 
 
 def frame_of(shape, spacing_mm, rotation_deg=0.0, flip=(1, 1, 1), centre_voxel=None, radius_mm=40.0):
@@ -44,4 +44,4 @@ def frame(radius_mm=40.0, flip=1, shape=(101, 101, 51)):
 
 
 def meshes_of(model, **kwargs):
-    return class_meshes(HeartField(model, CODE, chunk=20000), kwargs.pop("frame", frame()), kwargs.pop("cells", 64))
+    return class_meshes(HeartField(model, LATENTS, chunk=20000), kwargs.pop("frame", frame()), kwargs.pop("cells", 64))

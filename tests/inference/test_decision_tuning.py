@@ -1,4 +1,4 @@
-"""Calibration: the formula point by point, what the fit finds where the answer is known, and the way through the
+"""Decision tuning: the formula point by point, what the fit finds where the answer is known, and the way through the
 commands."""
 
 import json
@@ -11,20 +11,13 @@ from helpers.formula_fields import FRAMES
 
 from vecset.common.draws import random_stream
 from vecset.common.errors import InputError
-from vecset.inference.decision_tuning import (
-    Calibration,
-    Sample,
-    dice_per_class,
-    draw_voxels,
-    fit,
-    read_calibration,
-    slopes,
-    write_calibration,
-)
-from vecset.inference.decoding import HeartField, decode_field
+from vecset.inference.decision_tuning import DecisionTuning, read_decision_tuning, write_decision_tuning
+from vecset.inference.decision_tuning_search import Sample, dice_per_class, draw_voxels, fit, slopes
+from vecset.inference.decoding import decode_label_map
+from vecset.inference.heart_field import HeartField
 from vecset.inference.meshes import class_meshes
 
-CODE, NONE = torch.zeros(1, 3), frozenset()
+LATENTS, NONE = torch.zeros(1, 3), frozenset()
 
 
 def ball_distance(points):
@@ -67,7 +60,7 @@ def test_what_is_applied_is_the_formula_point_by_point():
     generator = torch.Generator().manual_seed(0)
     sdf, logits = torch.randn(50, generator=generator), torch.randn(50, 4, generator=generator) * 3
     offset, slope = np.float32([0.5, 0, -1, 0]), np.float32([0, 7, 0, 2])
-    found_sdf, found_logits = Calibration(offset, slope).apply(sdf, logits)
+    found_sdf, found_logits = DecisionTuning(offset, slope).apply(sdf, logits)
     for q in range(50):
         moved = [float(logits[q, c]) + float(offset[c]) for c in range(4)]
         candidates = [float(sdf[q])]
@@ -81,10 +74,13 @@ def test_what_is_applied_is_the_formula_point_by_point():
 def test_without_offsets_and_slopes_nothing_changes_and_one_class_works():
     sdf, logits = torch.tensor([-1.0, 0.5]), torch.tensor([[1.0], [2.0]])
     for found, given in zip(
-        Calibration(np.zeros(1, np.float32), np.zeros(1, np.float32)).apply(sdf, logits), (sdf, logits)
+        DecisionTuning(np.zeros(1, np.float32), np.zeros(1, np.float32)).apply(sdf, logits), (sdf, logits)
     ):
         assert torch.equal(found, given)
-    assert Calibration(np.zeros(1, np.float32), np.ones(1, np.float32)).apply(sdf, logits)[0].tolist() == [-1.0, -2.0]
+    assert DecisionTuning(np.zeros(1, np.float32), np.ones(1, np.float32)).apply(sdf, logits)[0].tolist() == [
+        -1.0,
+        -2.0,
+    ]
 
 
 def test_drawn_voxels_stand_for_all_of_them():
@@ -102,12 +98,12 @@ def test_drawn_voxels_stand_for_all_of_them():
 
 def test_dice_of_a_sample_of_every_voxel_is_that_of_the_label_map():
     frame = FRAMES["isotropic"]
-    truth, field = truth_on(frame), HeartField(timid_model(), CODE)
+    truth, field = truth_on(frame), HeartField(timid_model(), LATENTS)
     flat, weight = draw_voxels(truth, np.random.default_rng(0), per_stratum=10**9)
     assert set(weight) == {1.0} and len(flat) == truth.size
     places = frame.voxel_to_unit(np.stack(np.unravel_index(flat, truth.shape), -1)).astype(np.float32)
     sample = Sample(truth.ravel()[flat], weight, *map(torch.from_numpy, field.values(places)))
-    labels = decode_field(field, frame).labels
+    labels = decode_label_map(field, frame).labels
     expected = [2 * ((labels == c) & (truth == c)).sum() / ((labels == c).sum() + (truth == c).sum()) for c in (1, 2)]
     np.testing.assert_allclose(dice_per_class(sample, np.zeros(2), NONE), expected, rtol=1e-6)
     assert expected[1] < 0.05
@@ -115,24 +111,24 @@ def test_dice_of_a_sample_of_every_voxel_is_that_of_the_label_map():
 
 @pytest.mark.parametrize("name", ["isotropic", "oblique, flipped, odd"])
 def test_the_fit_finds_the_shift_and_the_class_that_must_decide_itself(name):
-    frame, field = FRAMES[name], HeartField(timid_model(), CODE)
+    frame, field = FRAMES[name], HeartField(timid_model(), LATENTS)
     truth = truth_on(frame)
     sample, places = sample_of(field, frame, truth)
     offset, deciding = fit([sample], [[True, True]])
     assert deciding == {1} and offset[0] == 0 and abs(offset[1] + 1) <= 0.25
     slope = slopes([sample], [field.values], [places], offset, deciding, 0.005)
     assert slope[0] == 0 and slope[1] == pytest.approx(20, rel=0.06)
-    mended = HeartField(timid_model(), CODE, calibration=Calibration(offset, slope))
-    decoded = decode_field(mended, frame)
+    mended = HeartField(timid_model(), LATENTS, decision_tuning=DecisionTuning(offset, slope))
+    decoded = decode_label_map(mended, frame)
     assert not decoded.dense and (decoded.labels != truth).mean() < 2e-4
     assert 2 * ((decoded.labels == 2) & (truth == 2)).sum() > 0.97 * ((decoded.labels == 2).sum() + (truth == 2).sum())
 
 
-def test_meshes_follow_the_calibration():
+def test_meshes_follow_the_tuning():
     frame = FRAMES["isotropic"]
-    calibration = Calibration(np.float32([0, -1]), np.float32([0, 20]))
-    assert 2 not in class_meshes(HeartField(timid_model(), CODE), frame, cells=64)
-    mesh = class_meshes(HeartField(timid_model(), CODE, calibration=calibration), frame, cells=64)[2]
+    tuning = DecisionTuning(np.float32([0, -1]), np.float32([0, 20]))
+    assert 2 not in class_meshes(HeartField(timid_model(), LATENTS), frame, cells=64)
+    mesh = class_meshes(HeartField(timid_model(), LATENTS, decision_tuning=tuning), frame, cells=64)[2]
     assert mesh.is_watertight
     unit_mm3 = (1 / frame.scale) ** 3
     expected = (np.pi * 0.05**2 * 0.8 + 4 / 3 * np.pi * 0.05**3) * unit_mm3
@@ -147,22 +143,24 @@ def test_what_needs_no_mending_and_what_was_not_annotated_is_left_alone():
     )
     frame = FRAMES["isotropic"]
     truth = truth_on(frame)
-    offset, deciding = fit([sample_of(HeartField(right, CODE), frame, truth)[0]], [[True, True]])
+    offset, deciding = fit([sample_of(HeartField(right, LATENTS), frame, truth)[0]], [[True, True]])
     assert deciding == NONE and not offset.any()
-    offset, deciding = fit([sample_of(HeartField(timid_model(), CODE), frame, truth)[0]], [[True, False]])
+    offset, deciding = fit([sample_of(HeartField(timid_model(), LATENTS), frame, truth)[0]], [[True, False]])
     assert deciding == NONE and not offset.any(), "the rod was not annotated"
 
 
 def test_the_file_comes_back_and_one_of_another_checkpoint_is_refused(tmp_path):
     path, names = tmp_path / "c.json", ["a", "b"]
-    write_calibration(path, Calibration(np.float32([0, -1]), np.float32([0, 20])), names, "abc", {"hearts": ["x"]})
-    back = read_calibration(path, names, "abc")
+    write_decision_tuning(
+        path, DecisionTuning(np.float32([0, -1]), np.float32([0, 20])), names, "abc", {"hearts": ["x"]}
+    )
+    back = read_decision_tuning(path, names, "abc")
     assert back.offset_C.tolist() == [0, -1] and back.slope_C.tolist() == [0, 20]
     assert json.loads(path.read_text())["hearts"] == ["x"]
-    with pytest.raises(InputError, match="this checkpoint, found that of another"):
-        read_calibration(path, names, "abd")
+    with pytest.raises(InputError, match="the decision tuning of another checkpoint"):
+        read_decision_tuning(path, names, "abd")
     with pytest.raises(InputError, match="for a, c"):
-        read_calibration(path, ["a", "c"], "abc")
+        read_decision_tuning(path, ["a", "c"], "abc")
     for text in (
         "",
         "[]",
@@ -175,6 +173,6 @@ def test_the_file_comes_back_and_one_of_another_checkpoint_is_refused(tmp_path):
         bad = tmp_path / "bad.json"
         bad.write_text(text)
         with pytest.raises(InputError, match="bad.json"):
-            read_calibration(bad, names, "abc")
+            read_decision_tuning(bad, names, "abc")
     with pytest.raises(InputError, match="no such file"):
-        read_calibration(tmp_path / "nowhere.json", names, "abc")
+        read_decision_tuning(tmp_path / "nowhere.json", names, "abc")

@@ -29,7 +29,6 @@ from vecset.common.errors import run_command
 from vecset.imaging.classes import class_colours
 from vecset.imaging.label_map import write_label_map
 from vecset.imaging.label_table import read_names
-from vecset.inference.decoding import with_spacing
 from vecset.inference.latents import read_latents
 
 
@@ -131,7 +130,7 @@ def test_another_spacing_has_the_same_field_of_view_and_the_same_figures(room):
     image = nib.load(room / "out" / "a" / "labels.nii.gz")
     np.testing.assert_allclose(nib.affines.voxel_sizes(image.affine), 0.5, rtol=1e-5)
     _, frame = make_heart(**OBLIQUE)
-    fine = with_spacing(frame, 0.5)
+    fine = frame.with_spacing(0.5)
     assert image.shape == fine.shape
     np.testing.assert_allclose(fine.voxel_to_mm([-0.5] * 3), frame.voxel_to_mm([-0.5] * 3), atol=1e-9)
     beyond = fine.voxel_to_mm(np.array(fine.shape) - 0.5) - frame.voxel_to_mm(np.array(frame.shape) - 0.5)
@@ -143,7 +142,7 @@ def test_another_spacing_has_the_same_field_of_view_and_the_same_figures(room):
     assert run(room, "--spacing", 0) == 2
 
 
-def test_codes_are_decoded_again_to_the_same_heart(room, capsys):
+def test_latents_are_decoded_again_to_the_same_heart(room, capsys):
     make_case(room / "data" / "a.npz", **OBLIQUE)
     assert run(room, "--latents") == 0
     first = room / "out" / "a"
@@ -158,7 +157,7 @@ def test_codes_are_decoded_again_to_the_same_heart(room, capsys):
     assert "no figures" in capsys.readouterr().out
     write_checkpoint(room / "checkpoint.pth", seed=8)
     assert run_command(reconstruct.main, [*again, "--latents", str(first), "--output_dir", str(room / "other")]) == 1
-    assert "codes that another one made" in capsys.readouterr().err
+    assert "another checkpoint made these latents" in capsys.readouterr().err
     assert (
         run_command(
             reconstruct.main, [*again, "--latents", str(room / "checkpoint.pth"), "--output_dir", str(room / "other")]
@@ -228,7 +227,7 @@ def test_an_unwritable_folder_is_one_clear_line(room, capsys, monkeypatch):
 
     (room / "out").unlink()
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    monkeypatch.setattr("vecset.inference.decoding.decode_field", lambda *a, **k: pytest.fail("decoded before"))
+    monkeypatch.setattr("vecset.inference.heart_result.decode_label_map", lambda *a, **k: pytest.fail("decoded before"))
     assert run(room) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and "Permission denied" in error[0] and "cannot be written to" in error[0]

@@ -28,7 +28,7 @@ from vecset.data.case_file import read_case
 from vecset.data.listed_case import ListedCase
 from vecset.imaging.label_map import write_label_map
 from vecset.inference import inputs
-from vecset.inference.decoding import CHUNK
+from vecset.inference.heart_field import CHUNK
 from vecset.models import checkpoint as checkpoint_file
 
 

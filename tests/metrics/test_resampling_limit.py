@@ -6,7 +6,7 @@ import pytest
 from vecset.data.preparation import Options, build_case
 from vecset.imaging.label_map import LabelMap
 from vecset.metrics.overlap import score
-from vecset.metrics.resampling_limit import revoxelised
+from vecset.metrics.resampling_limit import labels_of_own_field
 from vecset.phantom.phantom import PhantomOptions, make_phantom
 
 
@@ -23,7 +23,7 @@ def heart():
 
 def test_large_structures_lose_little_and_thin_ones_more(heart, tmp_path):
     case = case_of(*heart, tmp_path)
-    rows = score(case.truth_crop, revoxelised(case), case.class_names, None, case.frame.spacing_mm)
+    rows = score(case.truth_crop, labels_of_own_field(case), case.class_names, None, case.frame.spacing_mm)
     dice = [row["dice"] for row in rows]
     assert min(dice[:8]) > 0.99 and dice[-1] > 0.99 and 0.75 < dice[8] < 0.99  # class 9: the coronaries
     assert max(row["hd95_mm"] for row in rows[:8]) == 0
@@ -40,14 +40,14 @@ def test_equals_asking_every_voxel(heart, tmp_path):
     field = UnionField(crop, union_mesh(crop))
     points_local_mm = crop.voxel_to_local_mm(np.argwhere(np.ones(truth.shape, bool)) + case.truth_origin)
     expected = field.labels(points_local_mm, field.query(points_local_mm)[0]).reshape(truth.shape)
-    np.testing.assert_array_equal(revoxelised(case), expected)
+    np.testing.assert_array_equal(labels_of_own_field(case), expected)
 
 
 def test_a_cut_structure_is_not_eaten_from_its_cap(tmp_path):
     labels = np.zeros((20, 30, 30), np.uint8)
     labels[:12, 8:22, 8:22] = 1
     case = case_of(labels, np.eye(4), tmp_path)
-    rebuilt = revoxelised(case)
+    rebuilt = labels_of_own_field(case)
     low = np.array([8, 8]) - case.truth_origin[1:] + 2
     assert rebuilt[0, low[0] : low[0] + 10, low[1] : low[1] + 10].all()
     assert score(case.truth_crop, rebuilt, case.class_names)[0]["dice"] > 0.97

@@ -59,6 +59,15 @@ class Frame:
         """(3,) voxel size along the image axes."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
+    def with_spacing(self, spacing_mm: float) -> "Frame":
+        """The frame of a grid of cubic voxels of `spacing_mm` along the same axes, over the same field of view."""
+        ratio = spacing_mm / self.spacing_mm
+        shape = np.maximum(np.ceil(np.array(self.shape) / ratio - 1e-6), 1).astype(int)
+        affine = np.array(self.affine)
+        affine[:3, :3] *= ratio
+        affine[:3, 3] = self.voxel_to_mm(0.5 * ratio - 0.5)  # the outer corners of both first voxels meet
+        return Frame(affine, shape, self.centre_mm, self.scale)
+
     def voxel_to_mm(self, points_voxel: np.ndarray) -> np.ndarray:
         return np.asarray(points_voxel, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
 

@@ -1,46 +1,58 @@
-"""What reconstruct.py writes for one heart, besides its figures: label map, segmentation for Slicer, meshes, scene."""
+"""The files of one reconstructed heart, besides its figures: label map, segmentation for 3D Slicer, meshes, scene."""
 
 import contextlib
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
 
 from vecset.imaging.classes import class_colours
+from vecset.imaging.frame import Frame
 from vecset.imaging.label_map import write_label_map
 from vecset.imaging.label_table import write_segmentation_nrrd
+from vecset.inference.heart_field import HeartField
 from vecset.inference.latents import FILE as LATENTS
 from vecset.inference.meshes import as_lps, class_meshes, scene_of, write_mesh
+from vecset.inference.settings import OutputSettings
 
 LABELS, SEGMENTATION, SCENE, MESHES = "labels.nii.gz", "labels.seg.nrrd", "heart.glb", "meshes"
 MESH_FORMATS = ("ply", "stl", "obj")
 
 
-def write_labels(folder, labels, frame, class_names, geometry):
-    """Writes the label map twice; returns the files' names. geometry: of the source's header, None on another grid."""
+def write_labels(
+    folder: Path, labels: np.ndarray, frame: Frame, class_names: Sequence[str], geometry: dict | None
+) -> list[str]:
+    """Writes the label map (X, Y, Z) u8 as NIfTI and for 3D Slicer; returns the files' names. geometry: of the source's
+    header, None on another grid."""
     write_label_map(folder / LABELS, labels, frame.affine, class_names, geometry)
     write_segmentation_nrrd(folder / SEGMENTATION, labels, frame.affine, class_names)
     return [LABELS, SEGMENTATION]
 
 
-def write_meshes(folder, field, frame, class_names, settings):
-    """Writes a mesh per class and the scene of all; returns the files' names. settings: mesh_cells, mesh_format, lps.
-    What an earlier run left there is taken away."""
+def write_meshes(
+    folder: Path, field: HeartField, frame: Frame, class_names: Sequence[str], settings: OutputSettings
+) -> list[str]:
+    """Writes a mesh per class and the scene of all; returns the files' names. Removes what an earlier run left
+    there."""
     if (folder / MESHES).is_dir():
         shutil.rmtree(folder / MESHES)
     (folder / SCENE).unlink(missing_ok=True)
-    if not settings["meshes"]:
+    if not settings.meshes:
         return []
     (folder / MESHES).mkdir()
-    meshes, files = class_meshes(field, frame, settings["mesh_cells"]), []
+    meshes, files = class_meshes(field, frame, settings.mesh_cells), []
     for c, mesh in meshes.items():
-        files.append(f"{MESHES}/{file_name(class_names[c - 1])}.{settings['mesh_format']}")
-        write_mesh(folder / files[-1], as_lps(mesh) if settings["lps"] else mesh)
+        files.append(f"{MESHES}/{file_name(class_names[c - 1])}.{settings.mesh_format}")
+        write_mesh(folder / files[-1], as_lps(mesh) if settings.lps else mesh)
     if meshes:
         files.append(SCENE)
         write_mesh(folder / SCENE, scene_of(meshes, class_names, class_colours(len(class_names))))
     return files
 
 
-def discard(folder):
-    """Takes away the files of the names that are written here, and the folder where nothing else is in it."""
+def discard(folder: Path) -> None:
+    """Removes the files of the names that are written here, and the folder where nothing else is in it."""
     made = [folder / name for name in (LABELS, SEGMENTATION, SCENE, LATENTS)]
     for path in (*made, *(p for suffix in MESH_FORMATS for p in (folder / MESHES).glob(f"*.{suffix}"))):
         path.unlink(missing_ok=True)
@@ -49,6 +61,6 @@ def discard(folder):
             emptied.rmdir()
 
 
-def file_name(class_name):
+def file_name(class_name: str) -> str:
     """A class name as a file name: what is no letter, digit, dot, minus or underscore becomes an underscore."""
     return "".join(ch if ch.isalnum() or ch in "-_." else "_" for ch in class_name).lstrip(".") or "class"

@@ -1,13 +1,14 @@
-"""What reconstruct.py is given, as a list of hearts: case files, label maps, folders of them, a CSV of a split, point
-clouds with labels, or codes that it saved itself."""
+"""Files to hearts: case files, label maps, folders of them, the CSV of a split, point clouds with labels, stored
+latents."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
-from vecset.data.case_file import read_case
+from vecset.data.case_file import Case, read_case
 from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_split
 from vecset.imaging.image_file import SUFFIX_WORDS, has_suffix
 from vecset.imaging.label_map import case_name, file_sha256, find_label_maps, natural_key, read_label_map
@@ -25,7 +26,7 @@ def input_sha256(heart: ListedCase) -> str:
         raise InputError(heart.path, "a file that can be read", error.strerror or error, "check the path") from None
 
 
-def find_hearts(source, data_path=None, num_classes=None):
+def find_hearts(source: Path | str, data_path: Path | None = None, num_classes: int | None = None) -> list[ListedCase]:
     """The hearts of `source`: a case file, a label map, a folder (its case files where it has any, else its label
     maps), or a CSV with columns case_id and file, relative to `data_path` (the CSV's folder where None)."""
     source = Path(source)
@@ -65,21 +66,29 @@ def _case_or_cloud(path):
     return ListedCase(path.name[: -len(".npz")], path, POINT_CLOUD if is_point_cloud(path) else CASE_FILE)
 
 
-def find_codes(source):
-    """The hearts of the codes in `source` (vecset/inference/latents.py), named as they were when they were encoded."""
+def find_stored_latents(source: Path | str) -> list[ListedCase]:
+    """The hearts of the latents in `source` (vecset/inference/latents.py), named as they were when they were
+    encoded."""
     hearts = [ListedCase(str(read_latents(p)[1].meta["case_id"]), p, LATENTS) for p in find_latents(source)]
     wrong = [h for h in hearts if "/" in h.case_id or h.case_id.startswith(".") or not h.case_id]
     if wrong or len({h.case_id for h in hearts}) < len(hearts):
         raise InputError(
             source,
-            "codes whose case_id can each name a folder",
+            "latents whose case_id can each name a folder",
             repr(wrong[0].case_id) if wrong else "one case_id twice",
             "check --latents",
         )
     return hearts
 
 
-def load_heart(heart, class_names, seed=0, num_surface_points=None, spacing_from=None, spacing_mm=None):
+def load_heart(
+    heart: ListedCase,
+    class_names: Sequence[str],
+    seed: int = 0,
+    num_surface_points: int | None = None,
+    spacing_from: str | None = None,
+    spacing_mm: float | None = None,
+) -> Case:
     """The `Case` of a heart, with at least surface points, their labels and the frame. A label map goes through the
     data preparation, as `prepare_data.py` would do it (`spacing_from` as there). `spacing_mm`: of the grid that a point
     cloud is given (1 mm where None). InputError where its classes are not `class_names`."""
@@ -121,18 +130,20 @@ def _read_labels(path, class_names, spacing_from):
     try:
         return read_label_map(path, len(class_names), spacing_from=spacing_from)
     except InputError as error:
-        if "--label_map" not in error.to_do:
+        if "--label_mapping" not in error.to_do:
             raise
         expected = error.expected.replace(f" (--classes {len(class_names)})", ", the checkpoint's classes")
         raise InputError(
             error.where,
             expected,
             error.found,
-            "check the file; prepare_data.py --label_map makes case files of maps with other labels",
+            "check the file; prepare_data.py --label_mapping makes case files of maps with other labels",
         ) from None
 
 
-def draw_surface(case, case_id, count, balance=0.0, seed=0):
+def draw_surface(
+    case: Case, case_id: str, count: int, balance: float = 0.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """`count` surface points (count, 3) f32 in unit and their class ids (count,) i64, drawn as in training
     (`balance` as there: 0 as the file has them, 1 equal shares per class), always the same for a seed and a case."""
     rng = random_stream(seed, 0, case_id, "reconstruct surface")
@@ -146,7 +157,7 @@ def draw_surface(case, case_id, count, balance=0.0, seed=0):
     return case.surface_points[rows].astype(np.float32), labels[rows].astype(np.int64)
 
 
-def load_truth(heart, num_classes, spacing_from=None):
+def load_truth(heart: ListedCase, num_classes: int, spacing_from: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The true label map (X, Y, Z) u8 on the source grid, and its affine (4, 4) voxel -> mm, the spacing corrected."""
     if heart.kind == LABEL_MAP:
         label_map = read_label_map(heart.path, num_classes, spacing_from=spacing_from)

@@ -1,11 +1,12 @@
-"""The code of one heart as a file: what a model needs to decode it again, and nothing else.
+"""The latents of one heart as a file: what a model needs to decode it again, and nothing else.
 
 `latents.npz`: latents (M, L) f32; class_names (C,) text; frame_affine, frame_shape, frame_centre, frame_scale as in a
-case file; meta, JSON text: case_id, checkpoint_sha256 (codes mean nothing to another checkpoint), source_geometry.
+case file; meta, JSON text: case_id, checkpoint_sha256 (another checkpoint cannot decode them), source_geometry.
 """
 
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ FILE = "latents.npz"
 _MEMBERS = ("latents", "class_names", "frame_affine", "frame_shape", "frame_centre", "frame_scale", "meta")
 
 
-def write_latents(path, latents_ML, case, case_id, class_names, checkpoint_sha256):
+def write_latents(
+    path: Path, latents_ML: np.ndarray, case: Case, case_id: str, class_names: Sequence[str], checkpoint_sha256: str
+) -> None:
     """Writes latents_ML (M, L) f32 with frame and names, atomically."""
     frame = case.frame
     meta = {
@@ -41,8 +44,9 @@ def write_latents(path, latents_ML, case, case_id, class_names, checkpoint_sha25
         )
 
 
-def read_latents(path):
-    """(code (M, L) f32, `Case` with frame and meta alone: class_names, source_geometry, case_id, checkpoint_sha256)."""
+def read_latents(path: Path | str) -> tuple[np.ndarray, Case]:
+    """(latents (M, L) f32, `Case` with frame and meta alone: class_names, source_geometry, case_id,
+    checkpoint_sha256)."""
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -50,7 +54,7 @@ def read_latents(path):
             if missing:
                 raise InputError(
                     path,
-                    f"codes that --latents wrote ({FILE})",
+                    f"latents that --latents wrote ({FILE})",
                     f"an npz without {', '.join(missing)}",
                     "make them with reconstruct.py --latents",
                 )
@@ -60,10 +64,10 @@ def read_latents(path):
             stored["frame_affine"], stored["frame_shape"], stored["frame_centre"], float(stored["frame_scale"])
         )
     except FileNotFoundError:
-        raise InputError(path, f"codes that --latents wrote ({FILE})", "no such file", "check --latents") from None
+        raise InputError(path, f"latents that --latents wrote ({FILE})", "no such file", "check --latents") from None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
-            path, f"codes that --latents wrote ({FILE})", f"another kind of file ({error})", "check --latents"
+            path, f"latents that --latents wrote ({FILE})", f"another kind of file ({error})", "check --latents"
         ) from None
     names = [str(name) for name in stored["class_names"]]
     return stored["latents"], Case(
@@ -73,13 +77,13 @@ def read_latents(path):
     )
 
 
-def find_latents(source):
-    """The files of codes of `source`: one, or those in a folder (also in the folders of hearts in it)."""
+def find_latents(source: Path | str) -> list[Path]:
+    """The files of latents in `source`: the file itself, or those of a folder and of its hearts' folders."""
     source = Path(source)
     if source.is_dir():
         found = sorted({*source.glob("*.npz"), *source.glob(f"*/{FILE}")}, key=lambda p: natural_key(str(p)))
         found = [p for p in found if not p.name.startswith(".")]
         if not found:
-            raise InputError(source, f"codes that --latents wrote ({FILE})", "none", "check --latents")
+            raise InputError(source, f"latents that --latents wrote ({FILE})", "none", "check --latents")
         return found
     return [source]

@@ -12,9 +12,11 @@ Where the image ends the meshes end, with a flat cap, as the label map does: wha
 scan is a guess, and a mesh with more in it than its label is no surface of that label.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 import trimesh
 from scipy import ndimage
 from skimage.measure import marching_cubes
@@ -22,7 +24,9 @@ from skimage.measure import marching_cubes
 from vecset.common.atomic import atomic_path
 from vecset.imaging.classes import rgb
 from vecset.imaging.frame import Frame
-from vecset.inference.decoding import decode_field
+from vecset.inference.decoding import decode_label_map
+from vecset.inference.heart_field import HeartField
+from vecset.models.labels import labels_of
 
 THIN_CELLS = 2.5  # a structure whose volume / area says a smaller radius than this gets a finer grid
 FINER = 2
@@ -30,7 +34,7 @@ MESH_CELLS = 144  # over the unit cube: 1 mm in an adult heart
 _LEAST_SHARE = 1e-3  # of an edge: no vertex comes closer to a grid point, so that no triangle degenerates
 
 
-def mesh_grid(frame, cells=MESH_CELLS):
+def mesh_grid(frame: Frame, cells: int = MESH_CELLS) -> Frame:
     """A `Frame` whose voxels are a regular grid over the unit cube of `frame`, along the patient's axes, in mm."""
     step_mm = 2 / frame.scale / cells
     affine = np.diag([step_mm] * 3 + [1.0])
@@ -38,13 +42,13 @@ def mesh_grid(frame, cells=MESH_CELLS):
     return Frame(affine, (cells,) * 3, frame.centre_mm, frame.scale)
 
 
-def class_meshes(field, frame, cells=MESH_CELLS):
+def class_meshes(field: HeartField, frame: Frame, cells: int = MESH_CELLS) -> dict[int, trimesh.Trimesh]:
     """{class id: trimesh.Trimesh} of the classes that are there. `field`: a HeartField; vertices in mm.
 
     Watertight and outward. At the side of the image or of the unit cube, where the field ends, a structure is closed by
     a flat cap."""
     grid = mesh_grid(frame, cells)
-    labels = decode_field(field, grid).labels
+    labels = decode_label_map(field, grid).labels
     index = np.flatnonzero(labels)
     beyond = _beyond_image(frame, _points_mm(grid, index)).max(1) > 0
     labels.ravel()[index[beyond]] = 0
@@ -83,11 +87,12 @@ def _finer_mesh(field, frame, mine, c, cells):
     while len(todo):
         points_mm = _points_mm(grid, todo)
         sdf, logits = field.values(grid.mm_to_unit(points_mm))
+        labels = labels_of(torch.from_numpy(sdf), torch.from_numpy(logits)).numpy()
         sides = _beyond_image(frame, points_mm)
         row_of[todo] = number + np.arange(len(todo))
         number += len(todo)
         fields.append(_fields_of(sdf, logits, sides, c))
-        inside.ravel()[todo] = (sdf < 0) & (logits.argmax(1) == c - 1) & (sides.max(1) <= 0)
+        inside.ravel()[todo] = (labels == c) & (sides.max(1) <= 0)
         zone.ravel()[todo] = True
         box = _grown_box(inside)  # what touches the end of the zone may go on beyond it
         around = ndimage.binary_dilation(inside[box], ndimage.generate_binary_structure(3, 3)) & ~zone[box]
@@ -159,7 +164,7 @@ def _first_crossing(inner, outer):
     return share.min(1).clip(_LEAST_SHARE, 1 - _LEAST_SHARE)
 
 
-def as_lps(mesh):
+def as_lps(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     """The mesh in the coordinates of ITK and 3D Slicer's files: x and y with the other sign (a half turn, so that the
     faces stay outward)."""
     turned = mesh.copy()
@@ -167,7 +172,7 @@ def as_lps(mesh):
     return turned
 
 
-def scene_of(meshes, class_names, colours):
+def scene_of(meshes: dict, class_names: Sequence[str], colours: Sequence[str]) -> trimesh.Scene:
     """A trimesh.Scene of {class id: mesh}: a node per class, named and coloured ('#RRGGBB' per class)."""
     scene = trimesh.Scene()
     for c, mesh in meshes.items():
@@ -181,7 +186,7 @@ def scene_of(meshes, class_names, colours):
     return scene
 
 
-def write_mesh(path, mesh):
+def write_mesh(path: Path, mesh: trimesh.Trimesh | trimesh.Scene) -> None:
     """Writes a mesh, or a scene (.glb), atomically; the suffix of `path` says as what (.ply, .stl, .obj, .glb)."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(_bytes(mesh.export(file_type=Path(path).suffix[1:])))

@@ -8,13 +8,15 @@ Both are looked up in the heart's own frame, so centre and size are given to the
 """
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from vecset.common.errors import InputError
-from vecset.data.case_file import read_case
+from vecset.data.case_file import Case, read_case
 from vecset.metrics.overlap import mean_over_classes, score
 
 SEARCH_GRID = 64  # per axis, over the unit cube
@@ -39,13 +41,15 @@ class TrainingTruths:
         self.sizes = np.array([np.bincount(row, minlength=self.num_classes + 1) for row in self.search])
 
 
-def fingerprint(paths):
+def fingerprint(paths: Sequence[Path]) -> str:
     """Changes when another training heart would be looked at: names, sizes and times of the files."""
     text = "\n".join(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in sorted(paths))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_truths(paths, num_classes, progress=lambda iterable: iterable):
+def read_truths(
+    paths: Sequence[Path], num_classes: int, progress: Callable = lambda iterable: iterable
+) -> TrainingTruths:
     """Reads the truths of case files into `TrainingTruths`. InputError where a case has no frame or no truth."""
     search = np.empty((len(paths), SEARCH_GRID**3), np.uint8)
     counts = np.zeros((num_classes + 1, MEAN_GRID**3), np.uint16)
@@ -59,14 +63,14 @@ def read_truths(paths, num_classes, progress=lambda iterable: iterable):
     return TrainingTruths(list(paths), search, counts.argmax(0).astype(np.uint8), num_classes)
 
 
-def read_truth(path):
+def read_truth(path: Path) -> Case:
     """The `Case` with frame and truth alone."""
     return read_case(path, ("frame", "truth")).require("frame", "truth_crop", "truth_origin", purpose="the baselines")
 
 
-def baseline_scores(truths, case, class_names):
+def baseline_scores(truths: TrainingTruths, case: Case, class_names: Sequence[str]) -> dict:
     """{"mean_shape": rows, "nearest_heart": rows, "nearest_heart_file": name} for one `Case` with frame and truth;
-    rows as `vecset.metrics.overlap.score` gives them, over the part of the source grid where hearts can be (the unit cube)."""
+    rows as `vecset.metrics.overlap.score` gives them, over the part of the source grid that lies in the unit cube."""
     to_unit, truth = _source_box(case)
     mean_grid = truths.mean_labels.reshape((MEAN_GRID,) * 3)
     mean_shape = _resample(mean_grid, np.linalg.inv(_grid_to_unit(MEAN_GRID)) @ to_unit, truth.shape)
@@ -82,6 +86,28 @@ def baseline_scores(truths, case, class_names):
             best = value
             result.update(nearest_heart=rows, nearest_heart_file=other.path.name)
     return result
+
+
+class Baselines:
+    """The baselines of one training set, whose truths are read when they are first needed (or by `read`).
+
+    paths: the training hearts' case files; `fingerprint`: changes with them; `progress` wraps the list as it is
+    read."""
+
+    def __init__(self, paths: Sequence[Path], num_classes: int, progress: Callable = lambda paths: paths):
+        self.paths, self.num_classes, self.progress = list(paths), num_classes, progress
+        self.fingerprint = fingerprint(self.paths)
+        self._truths = None
+
+    def read(self) -> TrainingTruths:
+        """The training truths; read once."""
+        if self._truths is None:
+            self._truths = read_truths(self.paths, self.num_classes, self.progress)
+        return self._truths
+
+    def scores(self, case: Case, class_names: Sequence[str]) -> dict:
+        """As `baseline_scores`."""
+        return baseline_scores(self.read(), case, class_names)
 
 
 def _grid_to_unit(size):

@@ -1,21 +1,22 @@
-"""The noise floor: what the truth scores against itself after the way that a model's points have gone.
+"""The resampling limit: what the truth scores against the label map of its own surface.
 
 The points that training and the encoder read are drawn on a smooth surface mesh of the truth, and their distances and
-classes come from the field of that mesh (vecset/geometry/distance_field.py). Here the same field is asked at the centre of
-each voxel, as `reconstruct.py` asks a model, and labelled by the same rule: background where the distance is >= 0, else
-the class of the nearest foreground voxel. What comes out is the label map of a model that has learned its task without
-any error; it is not quite the truth, since a voxel's corner is not in the mesh and a vessel as thin as a voxel is a
-smooth tube. A reader knows by it what 1.0 would mean at that spacing. How many points are drawn is not in it.
+classes come from the field of that mesh (vecset/geometry/distance_field.py). Here the same field is asked at the centre
+of each voxel, as `reconstruct.py` asks a model, and labelled by the same rule: background where the distance is >= 0,
+else the class of the nearest foreground voxel. What comes out is the label map of a model that has learned its task
+without any error; it is not quite the truth, since a voxel's corner is not in the mesh and a vessel as thin as a voxel
+is a smooth tube. A reader knows by it what 1.0 would mean at that spacing. How many points are drawn is not in it.
 """
 
 import numpy as np
 from scipy import ndimage
 
+from vecset.data.case_file import Case
 from vecset.geometry.distance_field import METHODS, UnionField
 from vecset.geometry.surface import crop_foreground, union_mesh
 
 
-def revoxelised(case):
+def labels_of_own_field(case: Case) -> np.ndarray:
     """(X, Y, Z) u8 of the shape of `case.truth_crop`: the labels that the case's field has at the voxels' centres. Only
     voxels with a neighbour (of 26) on the other side of the union's surface are asked: farther ones cannot change."""
     truth = np.ascontiguousarray(case.truth_crop)

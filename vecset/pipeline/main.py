@@ -51,8 +51,8 @@ METHODS = {
     "splits": ("data/splits.py", "VERSION"),
     "quality": ("quality/case_checks.py", "VERSION"),
     "train": ("engines/loop.py", "VERSION"),
-    "calibrate": ("inference/decision_tuning.py", "VERSION"),
-    "reconstruct": ("../reconstruct.py", "VERSION"),
+    "calibrate": ("inference/decision_tuning_search.py", "VERSION"),
+    "reconstruct": ("inference/settings.py", "VERSION"),
 }
 OWN_TRAINING_OPTIONS = ("--data_path", "--csv_dir", "--output_dir", "--resume", "--eval")
 OWN_PREPARE_OPTIONS = ("--input_dir", "--output_dir")

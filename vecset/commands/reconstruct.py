@@ -1,0 +1,258 @@
+"""A trained model and hearts in, reconstructed hearts out: label maps on their own grid, meshes in mm, figures.
+
+    OUT/CASE/labels.nii.gz       the label map, on the grid and with the header geometry of the source image (or with
+                                 --spacing), class names and colours in the header
+    OUT/CASE/labels.seg.nrrd     the same for 3D Slicer: a segment with name and colour per class
+    OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward; like the label
+    map
+                                 it ends where the image ends
+    OUT/CASE/heart.glb           all meshes in one file, coloured
+    OUT/CASE/latents.npz         with --latents: the latents of the heart, which --latents FILE decodes again
+    OUT/CASE/result.json         this heart's figures, and what they were made from
+    OUT/metrics.csv, .json       overlap, surface distances, volumes, topology per heart and class; means, counts
+    OUT/overview.png             best, median and worst heart in three planes
+    OUT/report.html              all of it in one page: tables, box plots, slices, surfaces in 3D, training curves
+
+A second run skips the hearts that are done (same checkpoint, same input, same options). A heart that fails is told in
+one line and the others go on; the exit code is 1 then.
+
+    python reconstruct.py --compare A B --output_dir OUT    two such folders side by side: OUT/compare.html
+"""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+from vecset.common.atomic import remove_leftovers, require_writable
+from vecset.common.errors import InputError, require_package
+
+LEAST = {"chunk": 1, "mesh_cells": 8, "num_surface_points": 1, "num_latents": 1}
+SPACING_MM = (0.05, 50)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "reconstruct.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+    def add(flag, default, text, **kwargs):
+        parser.add_argument(flag, default=default, help=f"{text} (default: {default})", **kwargs)
+
+    parser.add_argument(
+        "--checkpoint", type=Path, help="checkpoint-best.pth or -last.pth of main_ae.py (required, but for --compare)"
+    )
+    parser.add_argument(
+        "--input",
+        type=Path,
+        help="case file (.npz), label map (.nii.gz, .nii, .nrrd, .mha), folder of either, CSV of "
+        "create_csv.py, or a point cloud with labels in mm, RAS+ (.ply with a vertex property label; "
+        ".npz with points_mm and labels) (required, but for --compare and --latents FILE)",
+    )
+    parser.add_argument("--output_dir", required=True, type=Path, help="folder of the results")
+    add("--data_path", None, "folder that the files in a CSV are relative to; none: the CSV's own", type=Path)
+    add(
+        "--train_csv",
+        None,
+        "CSV of the training hearts: adds what their mean shape and the nearest of them would score; none: without",
+        type=Path,
+    )
+    add("--num_surface_points", None, "surface points that the encoder reads; none: as in training", type=int)
+    add(
+        "--num_latents",
+        None,
+        "latents per heart, for models with point queries: more hold more detail, fewer make smaller files; none: as "
+        "the model was trained",
+        type=int,
+    )
+    add(
+        "--calibration",
+        None,
+        "file of python -m vecset.calibrate: decisions about labels, tuned on training hearts (thin vessels gain "
+        "most); none: the sign of the distance and the largest logit",
+        type=Path,
+    )
+    add("--chunk", 8192, "points decoded at once; fewer need less memory", type=int)
+    add(
+        "--mesh_cells",
+        144,
+        "grid cells along the edge of the unit cube (2.1 times the heart's radius) for the meshes",
+        type=int,
+    )
+    add("--mesh_format", "ply", "of the meshes per class", choices=("ply", "stl", "obj"))
+    parser.add_argument(
+        "--lps", action="store_true", help="meshes per class in LPS mm, as 3D Slicer's files are (default: RAS mm)"
+    )
+    add(
+        "--spacing",
+        None,
+        "of the label map that is written, mm, cubic voxels over the source's field of view; none: "
+        "the source's own grid (1 mm for point clouds). Figures are always on the source's grid",
+        type=float,
+    )
+    parser.add_argument(
+        "--latents",
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="alone: saves the latents of each heart as latents.npz; with such a file, or a folder of them: decodes it "
+        "again, in place of --input (default: neither)",
+    )
+    parser.add_argument("--no_meshes", action="store_true", help="label maps and figures only (default: meshes too)")
+    add(
+        "--spacing_from",
+        None,
+        "of label maps: which spacing holds where a header contradicts itself; none: such files are refused. Case "
+        "files hold the right one",
+        choices=("affine", "pixdim"),
+    )
+    add("--seed", 0, "seed of the draw of surface points", type=int)
+    add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
+    parser.add_argument("--overwrite", action="store_true", help="make finished hearts again (default: skip them)")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        type=Path,
+        help="two output folders of this command: writes compare.html (figures and their differences, the same hearts "
+        "paired, slices and surfaces side by side) into --output_dir, and nothing else (default: none)",
+    )
+    add(
+        "--run_dir",
+        None,
+        "folder of the training run, whose curves report.html shows; none: the checkpoint's, where it has a log.txt",
+        type=Path,
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    if args.compare:
+        from vecset.report.compare import write_comparison
+
+        print(f"written: {write_comparison(*args.compare, args.output_dir)}")
+        return 0
+    from vecset.inference.inputs import find_hearts, find_stored_latents
+    from vecset.inference.model import load_model
+    from vecset.inference.reconstruction import Reconstruction
+    from vecset.inference.settings import OutputSettings
+
+    require_package("SimpleITK")  # writes the .seg.nrrd of every heart
+    model = load_model(
+        args.checkpoint,
+        device=args.device,
+        num_latents=args.num_latents,
+        num_surface_points=args.num_surface_points,
+        decision_tuning=args.calibration,
+        seed=args.seed,
+    )
+    settings = OutputSettings(
+        meshes=not args.no_meshes,
+        mesh_cells=args.mesh_cells,
+        mesh_format=args.mesh_format,
+        lps=args.lps,
+        spacing_mm=args.spacing,
+        spacing_from=args.spacing_from,
+        latents=args.latents is True,
+    )
+    if args.latents not in (None, True):
+        hearts = find_stored_latents(args.input)
+    else:
+        hearts = find_hearts(args.input, args.data_path, len(model.class_names))
+    baselines = read_baselines(args, hearts, len(model.class_names)) if args.train_csv else None
+    require_writable(args.output_dir)
+    remove_leftovers(args.output_dir)
+    outcome = Reconstruction(model, settings, args.output_dir, baselines, args.chunk, args.overwrite).run(hearts)
+    if outcome.skipped:
+        print(f"{outcome.skipped} of {len(hearts)} hearts were done before")
+    if outcome.dense:  # also where there is no truth, and hence no report
+        print(
+            f"{outcome.dense} of {len(outcome.results)} hearts were decoded voxel by voxel: coarse to fine was not "
+            "safe, or no gain, for them"
+        )
+    if outcome.results:
+        report(args, model, settings, hearts, outcome.results)
+    if outcome.failed:
+        named = ", ".join(outcome.failed[:20]) + (", ..." if len(outcome.failed) > 20 else "")
+        print(f"{len(outcome.failed)} of {len(hearts)} hearts failed: {named}", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def parse_arguments(argv):
+    """The checked arguments; `input` is the file of --latents where one is given."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.compare:
+        return args
+    stored_latents = None if args.latents in (None, True) else Path(args.latents)
+    if stored_latents and (args.input or args.train_csv):
+        raise InputError.because(
+            "--latents",
+            f"{stored_latents} excludes --input and --train_csv",
+            "give --latents without a file to save latents",
+        )
+    args.input = stored_latents or args.input
+    lacking = [f"--{flag}" for flag in ("checkpoint", "input") if getattr(args, flag) is None]
+    if lacking:
+        parser.error(f"the following arguments are required: {', '.join(lacking)}")
+    for flag, least in LEAST.items():
+        value = getattr(args, flag)
+        if value is not None and value < least:
+            raise InputError(f"--{flag}", f"at least {least}", value)
+    if args.spacing is not None and not SPACING_MM[0] <= args.spacing <= SPACING_MM[1]:
+        raise InputError("--spacing", "mm, 0.05 to 50", args.spacing)
+    if not args.checkpoint.is_file():
+        raise InputError(
+            args.checkpoint,
+            "a checkpoint",
+            "a folder" if args.checkpoint.is_dir() else "no such file",
+            "give a checkpoint-best.pth or -last.pth of main_ae.py",
+        )
+    return args
+
+
+def read_baselines(args, hearts, num_classes):
+    """The `Baselines` of --train_csv. InputError where a heart to reconstruct is among its hearts."""
+    from tqdm import tqdm
+
+    from vecset.data.listed_case import read_split
+    from vecset.metrics.baselines import Baselines
+
+    paths = [case.path for case in read_split(args.train_csv, args.data_path or args.train_csv.parent, num_classes)]
+    trained = {path.resolve() for path in paths}
+    known = [heart for heart in hearts if heart.path.resolve() in trained]
+    if known:
+        raise InputError.because(
+            args.train_csv,
+            f"{known[0].case_id} is to be reconstructed and among the training hearts",
+            "leave out --train_csv: the baselines would know the answer",
+        )
+    return Baselines(paths, num_classes, lambda p: tqdm(p, unit="heart", desc="training hearts", dynamic_ncols=True))
+
+
+def report(args, model, settings, hearts, results):
+    """Writes tables and pages over all hearts, and prints the table."""
+    from vecset.inference.inputs import load_truth
+    from vecset.inference.settings import made_from
+    from vecset.report.results import write_results
+
+    by_id = {heart.case_id: heart for heart in hearts}
+    truth_of = functools.cache(lambda c: load_truth(by_id[c], len(model.class_names), args.spacing_from))
+    told = {
+        **made_from(model, settings),
+        "checkpoint": str(args.checkpoint),
+        "model": model.description,
+        "calibration": str(args.calibration or "") or None,
+        "epoch": model.epoch,
+        "input": str(args.input),
+        "data_path": str(args.data_path or "") or None,
+        "train_csv": str(args.train_csv or "") or None,
+        "device": str(model.device),
+        "chunk": args.chunk,
+    }
+    run_dir = args.run_dir or args.checkpoint.parent
+    lines = write_results(
+        args.output_dir, results, told, model.class_names, truth_of, run_dir, args.train_csv is not None
+    )
+    print("\n".join(lines))

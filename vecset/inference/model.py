@@ -1,0 +1,150 @@
+"""A trained model, from Python: load a checkpoint, read a heart, encode it, decode its field.
+
+model = load_model("checkpoint-best.pth")
+case = model.read("heart.nii.gz")                         # label map, case file or point cloud
+latents = model.encode(case)
+field = model.field(latents)
+labels = decode_label_map(field, case.frame).labels       # on the patient's grid (vecset/inference/decoding.py)
+meshes = class_meshes(field, case.frame)                  # in the patient's mm (vecset/inference/meshes.py)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vecset.common.errors import InputError
+from vecset.data.case_file import Case
+from vecset.data.listed_case import ListedCase
+from vecset.imaging.label_map import file_sha256
+from vecset.inference.decision_tuning import DecisionTuning, read_decision_tuning
+from vecset.inference.heart_field import CHUNK, HeartField
+from vecset.inference.inputs import draw_surface, find_hearts, load_heart
+from vecset.inference.latents import read_latents
+from vecset.models import checkpoint as checkpoint_file
+from vecset.models.autoencoder import option_words, parse_model_name
+from vecset.models.embedding import surface_features
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network ready to encode and decode, with what decides how hearts are read and labelled.
+
+    num_surface_points, balance, seed: of the surface points that the encoder reads, drawn as in training; num_latents:
+    of each heart; decision_tuning, tuning_sha256: of `reconstruct.py --calibration`, or None; description: the
+    network's name and options; epoch: of the checkpoint."""
+
+    network: torch.nn.Module
+    class_names: list[str]
+    device: torch.device
+    num_surface_points: int
+    num_latents: int
+    balance: float
+    seed: int
+    checkpoint_sha256: str
+    decision_tuning: DecisionTuning | None = None
+    tuning_sha256: str | None = None
+    description: str = ""
+    epoch: int | None = None
+
+    def read(
+        self, heart: ListedCase | Path | str, spacing_from: str | None = None, spacing_mm: float | None = None
+    ) -> Case:
+        """The `Case` of a case file, a label map or a point cloud with labels: surface points, frame, and the truth
+        where there is one. A label map goes through the data preparation. `spacing_from` ('affine' or 'pixdim'): which
+        spacing holds where a label map's header contradicts itself; `spacing_mm`: of the grid that a point cloud gets
+        (1 mm)."""
+        heart = heart if isinstance(heart, ListedCase) else find_hearts(heart)[0]
+        return load_heart(heart, self.class_names, self.seed, self.num_surface_points, spacing_from, spacing_mm)
+
+    def encode(self, case: Case, case_id: str | None = None) -> torch.Tensor:
+        """Latents (1, M, L) on the model's device. `case_id` seeds the draw of surface points; by default the name of
+        the case's file, as `reconstruct.py` has it."""
+        if case_id is None:
+            case_id = find_hearts(case.path)[0].case_id
+        points_unit, labels = draw_surface(case, case_id, self.num_surface_points, self.balance, self.seed)
+        surface_BNF = surface_features(
+            torch.from_numpy(points_unit)[None], torch.from_numpy(labels)[None], len(self.class_names)
+        )
+        with torch.inference_mode():
+            return self.network.encode(surface_BNF.to(self.device))
+
+    def stored_latents(self, path: Path | str) -> tuple[torch.Tensor, Case]:
+        """(latents (1, M, L), `Case` with the frame alone) of a file of `reconstruct.py --latents`. InputError where
+        another checkpoint made it."""
+        latents_ML, case = read_latents(path)
+        if case.meta["checkpoint_sha256"] != self.checkpoint_sha256:
+            raise InputError.because(
+                path, "another checkpoint made these latents", "give the checkpoint that they were made with"
+            )
+        return torch.from_numpy(latents_ML)[None].to(self.device), case
+
+    def field(self, latents: torch.Tensor | np.ndarray, chunk: int = CHUNK) -> HeartField:
+        """The decoded field of a heart's latents, (1, M, L) or (M, L); `chunk`: points decoded at once."""
+        latents = torch.as_tensor(latents)
+        return HeartField(self.network, latents, chunk, self.device, self.decision_tuning)
+
+
+def load_model(
+    checkpoint: Path | str,
+    *,
+    device: str = "auto",
+    num_latents: int | None = None,
+    num_surface_points: int | None = None,
+    decision_tuning: Path | str | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """The model of a checkpoint of main_ae.py. `num_latents` (models with point queries alone) and
+    `num_surface_points`: None means as in training; `decision_tuning`: a file of python -m vecset.calibrate for this
+    checkpoint. InputError where a file is none of these, or the numbers do not fit the model."""
+    checkpoint, chosen = Path(checkpoint), choose_device(device)
+    stored = checkpoint_file.load_checkpoint(checkpoint)
+    class_names, config = list(stored["class_names"]), stored["model_config"]
+    network = checkpoint_file.model_from_checkpoint(stored, chosen, checkpoint)
+    network.requires_grad_(False)  # nothing is trained here
+    training = stored["args"] if isinstance(stored["args"], dict) else vars(stored["args"])
+    sha256 = file_sha256(checkpoint)
+    tuning = decision_tuning and read_decision_tuning(Path(decision_tuning), class_names, sha256)
+    points, sizes = num_surface_points or int(training["point_cloud_size"]), parse_model_name(config["name"])
+    latents = num_latents or sizes["num_latents"]
+    if sizes["query_type"] == "point" and latents > points:
+        raise InputError(
+            "--num_surface_points",
+            f"at least the {latents} latents of the model, which are chosen among the points",
+            points,
+            "raise it",
+        )
+    if num_latents:
+        network.use_latents(num_latents)
+    return LoadedModel(
+        network,
+        class_names,
+        chosen,
+        points,
+        latents,
+        float(training.get("balance") or 0.0),
+        seed,
+        sha256,
+        tuning or None,
+        file_sha256(decision_tuning) if decision_tuning else None,
+        f"{config['name']} {option_words(config)}".strip(),
+        stored.get("epoch"),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto' (CUDA where there is one), 'cpu', 'cuda' or 'cuda:N'; InputError where this machine has no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            "--device",
+            "auto, cpu, cuda or cuda:N that this machine has",
+            f"{name} ({str(error).splitlines()[0][:100]})",
+            "give another",
+        ) from None
+    return device

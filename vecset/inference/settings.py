@@ -1,0 +1,53 @@
+"""What decides the files of a reconstructed heart, and the fingerprint by which a finished one is recognised."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from vecset.inference.meshes import MESH_CELLS
+from vecset.inference.model import LoadedModel
+
+VERSION = 5  # of the method: hearts that another version made are made again
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What is written for each heart.
+
+    meshes, mesh_cells, mesh_format, lps: whether there are any; grid cells along the edge of the unit cube; 'ply',
+    'stl' or 'obj'; in LPS mm instead of RAS. spacing_mm: of the label map that is written, None for the source's grid.
+    spacing_from: which spacing of a contradictory header holds. latents: whether they are saved."""
+
+    meshes: bool = True
+    mesh_cells: int = MESH_CELLS
+    mesh_format: str = "ply"
+    lps: bool = False
+    spacing_mm: float | None = None
+    spacing_from: str | None = None
+    latents: bool = False
+
+
+def made_from(model: LoadedModel, output: OutputSettings) -> dict:
+    """All that decides a heart's files but the heart itself, as result.json and metrics.json keep it."""
+    tuned = {"calibration_sha256": model.tuning_sha256} if model.tuning_sha256 else {}
+    return {
+        "version": VERSION,
+        "checkpoint_sha256": model.checkpoint_sha256,
+        "num_surface_points": model.num_surface_points,
+        "balance": model.balance,
+        "seed": model.seed,
+        "spacing_from": output.spacing_from,
+        "meshes": output.meshes,
+        "mesh_cells": output.mesh_cells if output.meshes else None,
+        "mesh_format": output.mesh_format if output.meshes else None,
+        "lps": output.lps and output.meshes,
+        "spacing_mm": output.spacing_mm,
+        "latents": output.latents,
+        **tuned,
+        "num_latents": model.num_latents,
+    }
+
+
+def fingerprint(made_from: dict) -> str:
+    """Of what a heart is made from: equal where the same files would come out."""
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,65 @@
+"""The tables and pages over all hearts of a reconstruction: metrics.csv, metrics.json, overview.png, report.html."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vecset.imaging.classes import class_colours
+from vecset.imaging.pictures import write_overview
+from vecset.metrics.overlap import mean_over_classes
+from vecset.report import tables
+from vecset.report.page import best_median_worst, read_reconstruction, write_html_report
+
+
+def write_results(
+    output_dir: Path,
+    results: dict[str, dict],
+    settings: dict,
+    class_names: Sequence[str],
+    truth_of: Callable,
+    run_dir: Path,
+    with_baselines: bool,
+) -> list[str]:
+    """Writes tables and pages into `output_dir`; returns the lines for the terminal.
+
+    results: {case_id: content of result.json} (vecset/inference/reconstruction.py); settings: kept in metrics.json;
+    truth_of(case_id) -> (label map (X, Y, Z) u8, affine (4, 4) voxel -> mm); run_dir: of the training, whose curves are
+    shown. Hearts without a truth have no figures; where none has one, nothing is written."""
+    scored = {case_id: result for case_id, result in results.items() if result["scores"]}
+    if not scored:
+        return ["no truth in the input, hence no figures"]
+    rows = [
+        row
+        for case_id, result in scored.items()
+        for row in tables.table_rows(
+            case_id, result["scores"], result["baselines"] if with_baselines else None, result["floor"]
+        )
+    ]
+    hearts = {
+        case_id: {
+            "mean_dice": mean_over_classes(result["scores"]),
+            "decoding": result["decoding"],
+            "nearest_heart_file": result["baselines"].get("nearest_heart_file") if with_baselines else None,
+        }
+        for case_id, result in scored.items()
+    }
+    content = tables.report(rows, hearts, settings)
+    tables.write_csv(output_dir / "metrics.csv", rows)
+    tables.write_json(output_dir / "metrics.json", content)
+    chosen = best_median_worst({case_id: heart["mean_dice"] for case_id, heart in hearts.items()})
+    pictures = [
+        _picture(output_dir, f"{what}: {case_id}, mean Dice {hearts[case_id]['mean_dice'] or 0:.3f}", case_id, truth_of)
+        for what, case_id in chosen
+    ]
+    write_overview(output_dir / "overview.png", pictures, class_names, class_colours(len(class_names)))
+    page = write_html_report(output_dir, run_dir, truth_of, chosen)
+    return [
+        *tables.table_lines(content),
+        f"to look at, in a browser: {page} ({page.stat().st_size / 1e6:.1f} MB)",
+    ]
+
+
+def _picture(output_dir, title, case_id, truth_of):
+    """One row of the overview: truth and reconstruction of a heart, on the truth's grid."""
+    truth, affine = truth_of(case_id)
+    prediction, _ = read_reconstruction(output_dir, case_id, truth, affine)
+    return {"title": title, "truth": truth, "affine": affine, "prediction": prediction}
