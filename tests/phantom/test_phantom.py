@@ -138,9 +138,10 @@ def test_the_field_of_view_is_fitted_and_the_coronaries_are_wider_than_a_voxel(h
         assert (np.ptp(at, axis=0) + 1).max() * spacing > 128 * spacing - 12  # and little is wasted
     for index in range(3):
         heart = heart_of(0, index)
-        segments = heart.geometry[4]
-        radii = segments[segments[:, 8] == pf.CORONARY][:, 6:8]
-        assert radii.min() >= 0.9 * 1.2 and radii.max() <= 2.0
+        segments = heart.geometry.segments
+        coronaries = segments[segments["class_id"] == pf.CORONARY]
+        for radii in (coronaries["start_radius"], coronaries["end_radius"]):
+            assert radii.min() >= 0.9 * 1.2 and radii.max() <= 2.0
 
 
 def test_the_largest_hearts_still_fit():
@@ -172,35 +173,33 @@ def test_the_grid_is_the_definition_at_the_voxel_centres():
 
 
 def test_a_segment_is_a_cone_with_round_ends_cut_flat():
-    segment = np.zeros((1, pf.SEGMENT_COLUMNS))
-    segment[0, :9] = [0, 0, 0, 10, 0, 0, 3.0, 3.0, pf.AORTA]
-    geometry = (
-        np.concatenate([np.eye(3).ravel(), [1e4, 0, 0, 150.0]]),
-        np.zeros((3, 2, 3)),
-        np.tile(np.concatenate([np.eye(3).ravel(), np.zeros(3), np.ones(3)]), (5, 1)),
-        np.array([[1.0, 0, 0, 0], [1.0, 0, 0, 0]]),
+    segment = np.zeros(1, pf.SEGMENT)
+    segment["end"], segment["start_radius"], segment["end_radius"] = [10, 0, 0], 3.0, 3.0
+    segment["class_id"] = pf.AORTA
+    geometry = pf.Geometry(
+        pf.Pose(np.eye(3), np.array([1e4, 0, 0]), np.zeros((3, 2, 3)), 150.0),
+        np.array(5 * [(np.eye(3), np.zeros(3), np.ones(3))], pf.ELLIPSOID),
+        np.array(2 * [([1.0, 0, 0], 0.0)], pf.PLANE),
         segment,
     )
     points = np.array([[5.0, 5, 0], [-5, 0, 0], [5, 0, 0], [13, 4, 0]])
     assert np.allclose(pf.fields_at(points, geometry)[:, pf.AORTA], [2, 2, -3, 2])
-    segment[0, 9:15] = [1, 0, -1, 0, 0, 0]  # the start is cut: background where x < 0
+    segment["start_cut"], segment["start_normal"] = True, [-1, 0, 0]  # background where x < 0
     assert np.allclose(pf.fields_at([[-1.0, 0, 0]], geometry)[:, pf.AORTA], [1])
 
 
 def test_the_warp_is_inverted_and_never_folds():
     rng = np.random.default_rng(1)
     for index in range(20):
-        pose, waves = heart_of(7, index).geometry[:2] if index < 2 else (None, None)
-        if pose is None:
-            p = draw_parameters(np.random.default_rng(index))
-            pose, waves = np.concatenate([np.eye(3).ravel(), np.zeros(3), [160.0]]), p["waves"]
+        if index < 2:
+            pose = heart_of(7, index).geometry.pose
+        else:
+            waves = draw_parameters(np.random.default_rng(index))["waves"]
+            pose = pf.Pose(np.eye(3), np.zeros(3), waves, 160.0)
         anatomy = rng.uniform(-90, 90, (300, 3))
-        world = pf.world_of(anatomy, pose, waves)
-        assert np.allclose(pf.anatomy_of(world, pose, waves), anatomy, atol=1e-4)
-        columns = [
-            (pf.anatomy_of(world + d, pose, waves) - pf.anatomy_of(world - d, pose, waves)) / 0.02
-            for d in 0.01 * np.eye(3)
-        ]
+        world = pf.world_of(anatomy, pose)
+        assert np.allclose(pf.anatomy_of(world, pose), anatomy, atol=1e-4)
+        columns = [(pf.anatomy_of(world + d, pose) - pf.anatomy_of(world - d, pose)) / 0.02 for d in 0.01 * np.eye(3)]
         stretch = np.linalg.det(np.stack(columns, -1))
         assert stretch.min() > 0.2
 

@@ -15,7 +15,31 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from vecset.phantom.field import AORTA, CORONARY, LA, LAA, LV, MYO, PA, PV, RA, RV, SEGMENT_COLUMNS, union_at, world_of
+from vecset.phantom.field import (
+    AORTA,
+    CORONARY,
+    ELLIPSOID,
+    LA,
+    LA_BODY,
+    LAA,
+    LV,
+    LV_EPI,
+    MITRAL,
+    MYO,
+    PA,
+    PLANE,
+    PV,
+    RA,
+    RA_BODY,
+    RV,
+    RV_BODY,
+    SEGMENT,
+    TRICUSPID,
+    Geometry,
+    Pose,
+    union_at,
+    world_of,
+)
 
 # name: (mean, standard deviation); each is drawn from a normal law cut at two standard deviations.
 PARAMETERS = {
@@ -74,10 +98,10 @@ STEP_MM = 4.0  # between the samples of a centre line
 
 @dataclass
 class Heart:
-    """`geometry`: what phantom_field's functions take; `extent_mm` (P, 3): points on the outside of the heart in the
-    world; `parameters`: the numbers drawn."""
+    """`geometry`: what the functions of field.py take; `extent_mm` (P, 3): points of the world that bound the heart;
+    `parameters`: the numbers drawn."""
 
-    geometry: tuple
+    geometry: Geometry
     extent_mm: np.ndarray
     parameters: dict
 
@@ -95,7 +119,7 @@ class _Tube:
     end_tangent: np.ndarray | None = None
 
 
-def draw_parameters(rng):
+def draw_parameters(rng: np.random.Generator) -> dict:
     """The numbers of one heart, by name: PARAMETERS, `waves` (3, 2, 3) mm and `translation` (3,) mm."""
 
     def draw(size):
@@ -113,7 +137,7 @@ def draw_parameters(rng):
     return p
 
 
-def build_heart(parameters):
+def build_heart(parameters: dict) -> Heart:
     """The `Heart` that `parameters` (of `draw_parameters`) describe."""
     p = parameters
     frame = _heart_frame(p)
@@ -122,20 +146,20 @@ def build_heart(parameters):
     size = p["size"]
     for _ in range(4):  # again only where the heart is larger than the largest field of view
         pose = _pose(p, size)
-        segments = np.concatenate([_segments(t, pose, p["waves"], size) for t in tubes])
-        geometry = (pose, p["waves"], ellipsoids, planes, segments)
+        segments = np.concatenate([_segments(t, pose, size) for t in tubes])
+        geometry = Geometry(pose, ellipsoids, planes, segments)
         coronaries = _coronaries(p, frame, geometry, size)
-        ends = np.concatenate([coronaries[:, 0:3], coronaries[:, 3:6]])
+        ends = np.concatenate([coronaries["start"], coronaries["end"]])
         extent = np.concatenate([_extent(geometry), ends - THICKEST_MM, ends + THICKEST_MM])
         longest = float(np.ptp(extent, axis=0).max())
         if longest <= MAX_EXTENT_MM:
             break
         size *= 0.998 * MAX_EXTENT_MM / longest  # coronaries and rounding do not shrink quite as much
-    return Heart((pose, p["waves"], ellipsoids, planes, np.concatenate([segments, coronaries])), extent, p)
+    return Heart(geometry._replace(segments=np.concatenate([segments, coronaries])), extent, p)
 
 
-def turn(axis, degrees):
-    """Rotation matrix about a unit axis (Rodrigues)."""
+def turn(axis: np.ndarray, degrees: float) -> np.ndarray:
+    """(3, 3) rotation matrix about a unit axis (Rodrigues)."""
     x, y, z = axis
     k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     a = np.deg2rad(degrees)
@@ -154,6 +178,7 @@ def _heart_frame(p):
 
 
 def _bodies(p, frame):
+    """ELLIPSOID (5,) and PLANE (2,) of the chambers, in the order of field.py's indices."""
     a_axis, s_axis, u_axis = frame
     r, length, wall = p["lv_radius"], p["lv_length"], p["wall"]
     centre_a = 0.25 * length  # the widest place of the left ventricle is a quarter of the way down
@@ -161,7 +186,7 @@ def _bodies(p, frame):
     rows = []
 
     def body(axes, centre, semi):
-        rows.append(np.concatenate([np.asarray(axes, float).ravel(), centre, semi]))
+        rows.append((axes, centre, semi))
 
     body(frame, centre_a * a_axis, (long, r, r * p["lv_ellipticity"]))
     body(frame, centre_a * a_axis, (long + 0.75 * wall, r + wall, r * p["lv_ellipticity"] + wall))
@@ -175,8 +200,8 @@ def _bodies(p, frame):
     semi = p["ra_size"] * np.array([24.5, 27.5, 31.0 * p["ra_height"]])
     reach = np.linalg.norm(semi * a_axis)
     body(np.eye(3), frame.T @ np.array([-0.60 * reach, 45.0, -6.0]) + [0.0, 0.0, p["ra_shift"]], semi)
-    planes = np.array([[*a_axis, 0.0], [*(turn(u_axis, 6.0) @ a_axis), 3.0]])
-    return np.array(rows), planes
+    planes = np.array([(a_axis, 0.0), (turn(u_axis, 6.0) @ a_axis, 3.0)], PLANE)
+    return np.array(rows, ELLIPSOID), planes
 
 
 def _spline(points, radii, step=STEP_MM):
@@ -207,7 +232,7 @@ def _split(points, radii, at, first, second, tangent=None):
 def _tubes(p, frame, ellipsoids):
     """Outflow tracts, great vessels, appendage and veins in anatomy space."""
     tubes = []
-    la_centre, la_semi = ellipsoids[3, 9:12], ellipsoids[3, 12:15]
+    la_centre, la_semi = ellipsoids[LA_BODY]["centre"], ellipsoids[LA_BODY]["semi_axes"]
 
     # Left outflow tract and aorta: root, ascending part, arch, descending part in front of the spine.
     r = p["aorta_radius"]
@@ -284,7 +309,7 @@ def _tubes(p, frame, ellipsoids):
         tubes.append(_Tube(PV, points, radii))
 
     # Tricuspid inflow; venae cavae as short stubs and the right appendage, all part of the right atrium.
-    ra_centre, ra_semi = ellipsoids[4, 9:12], ellipsoids[4, 12:15]
+    ra_centre, ra_semi = ellipsoids[RA_BODY]["centre"], ellipsoids[RA_BODY]["semi_axes"]
     valve = frame.T @ np.array([2.0, p["rv_shift"] + 20.0, -5.0])
     points, radii, index = _spline([ra_centre, valve, valve + 16.0 * frame[0] - 4.0 * frame[1]], [14.0, 15.0, 13.0])
     tubes += _split(points, radii, index[1], RA, RV)
@@ -301,41 +326,41 @@ def _tubes(p, frame, ellipsoids):
 
 
 def _pose(p, size):
-    """(13,): rotation transposed / size, translation in mm, wavelength of the warp."""
     x, y, z = np.eye(3)
     rotation = turn(z, p["turn_z_deg"]) @ turn(y, p["turn_y_deg"]) @ turn(x, p["turn_x_deg"])
-    return np.concatenate([(rotation.T / size).ravel(), p["translation"], [WARP_WAVELENGTH_MM]])
+    return Pose(np.ascontiguousarray(rotation.T / size), p["translation"], p["waves"], WARP_WAVELENGTH_MM)
 
 
-def _cones(points, radii, cls):
-    """(N - 1, SEGMENT_COLUMNS) of a line (N, 3) with radii (N,) in the world, no end cut."""
-    rows = np.zeros((len(points) - 1, SEGMENT_COLUMNS))
-    rows[:, 0:3], rows[:, 3:6], rows[:, 6], rows[:, 7], rows[:, 8] = points[:-1], points[1:], radii[:-1], radii[1:], cls
-    return rows
+def _cones(points, radii, class_id):
+    """SEGMENT (N - 1,) of a line (N, 3) with radii (N,) in the world, no end cut."""
+    segments = np.zeros(len(points) - 1, SEGMENT)
+    segments["start"], segments["end"] = points[:-1], points[1:]
+    segments["start_radius"], segments["end_radius"] = radii[:-1], radii[1:]
+    segments["class_id"] = class_id
+    return segments
 
 
-def _segments(tube, pose, waves, size):
-    """(N - 1, SEGMENT_COLUMNS): the tube in the world, radii scaled by `size`, flat ends as clip planes."""
-    points = world_of(tube.points, pose, waves)
+def _segments(tube, pose, size):
+    """SEGMENT (N - 1,): the tube in the world, radii scaled by `size`, flat ends cut by their planes."""
+    points = world_of(tube.points, pose)
     radii = tube.radii * size
-    rows = _cones(points, radii, tube.cls)
+    segments = _cones(points, radii, tube.cls)
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    for flat, given, end, near, sign in (
-        (tube.start, tube.start_tangent, 0, along[:-1] < 2.2 * radii[0], -1.0),
-        (tube.end, tube.end_tangent, -1, along[-1] - along[1:] < 2.2 * radii[-1], 1.0),
+    for which, flat, given, end, near, sign in (
+        ("start", tube.start, tube.start_tangent, 0, along[:-1] < 2.2 * radii[0], -1.0),
+        ("end", tube.end, tube.end_tangent, -1, along[-1] - along[1:] < 2.2 * radii[-1], 1.0),
     ):
         if not flat:
             continue
         if given is None:
             tangent = points[-1] - points[-2] if end else points[1] - points[0]
         else:  # the tangent goes through the warp as two points do
-            tangent = np.diff(world_of(tube.points[end] + np.outer((-1.0, 1.0), given), pose, waves), axis=0)[0]
+            tangent = np.diff(world_of(tube.points[end] + np.outer((-1.0, 1.0), given), pose), axis=0)[0]
         normal = sign * tangent / np.linalg.norm(tangent)
-        column = 15 if end else 11
-        rows[near, 10 if end else 9] = 1.0
-        rows[near, column : column + 3] = normal
-        rows[near, column + 3] = normal @ points[end]
-    return rows
+        segments[f"{which}_cut"][near] = True
+        segments[f"{which}_normal"][near] = normal
+        segments[f"{which}_offset"][near] = normal @ points[end]
+    return segments
 
 
 def _sphere(n):
@@ -347,29 +372,34 @@ def _sphere(n):
 
 def _extent(geometry):
     """(P, 3) world points that bound the heart: on the ellipsoids where no plane cuts them, and round the tubes."""
-    pose, waves, ellipsoids, planes, segments = geometry
+    segments = geometry.segments
     sphere = _sphere(300)
     clouds = []
-    for row, plane, sign in ((1, 0, 1), (2, 1, 1), (3, 0, -1), (4, 1, -1)):
-        e = ellipsoids[row]
-        points = np.linalg.solve(e[:9].reshape(3, 3), (sphere * e[12:15]).T).T + e[9:12]
-        clouds.append(world_of(points[sign * (points @ planes[plane, :3] - planes[plane, 3]) > -2], pose, waves))
+    for body, valve, sign in (
+        (LV_EPI, MITRAL, 1),
+        (RV_BODY, TRICUSPID, 1),
+        (LA_BODY, MITRAL, -1),
+        (RA_BODY, TRICUSPID, -1),
+    ):
+        e, plane = geometry.ellipsoids[body], geometry.planes[valve]
+        points = np.linalg.solve(e["axes"], (sphere * e["semi_axes"]).T).T + e["centre"]
+        clouds.append(world_of(points[sign * (points @ plane["normal"] - plane["offset"]) > -2], geometry.pose))
     directions = _sphere(60)
-    for columns, radius, flag, clip in ((slice(0, 3), 6, 9, 11), (slice(3, 6), 7, 10, 15)):
-        points = segments[:, None, columns] + segments[:, None, radius, None] * directions
-        outside = np.einsum("spd,sd->sp", points, segments[:, clip : clip + 3]) - segments[:, None, clip + 3]
-        clouds.append(points[~((segments[:, None, flag] > 0) & (outside > 1.0))])
+    for end in ("start", "end"):
+        points = segments[end][:, None] + segments[f"{end}_radius"][:, None, None] * directions
+        outside = np.einsum("spd,sd->sp", points, segments[f"{end}_normal"]) - segments[f"{end}_offset"][:, None]
+        clouds.append(points[~(segments[f"{end}_cut"][:, None] & (outside > 1.0))])
     return np.concatenate(clouds)
 
 
 def _coronaries(p, frame, geometry, size):
-    """(M, SEGMENT_COLUMNS): both coronary trees on the outer surface of everything else, in the world.
+    """SEGMENT (M,): both coronary trees on the outer surface of everything else, in the world.
 
     A rough path along the grooves is drawn in the heart frame, brought into the world, and moved onto the surface."""
-    pose, waves, ellipsoids, _, segments = geometry
-    epi, rv = ellipsoids[1], ellipsoids[2]
-    axis_a = epi[9:12] @ frame[0]
-    semi = epi[12:15]
+    epi, rv = geometry.ellipsoids[LV_EPI], geometry.ellipsoids[RV_BODY]
+    axis_a = epi["centre"] @ frame[0]
+    semi = epi["semi_axes"]
+    rv_centre, rv_semi = rv["centre"], rv["semi_axes"]
 
     def on_lv(a, degrees):
         """A point of the left ventricle's outside at depth a (mm from the base) and an angle from S towards U."""
@@ -381,7 +411,7 @@ def _coronaries(p, frame, geometry, size):
         """The angle at which the right ventricle leaves the left one at depth a."""
         angles = sign * np.arange(20.0, 121.0, 2.0)
         points = np.stack([on_lv(a, d) for d in angles])
-        local = (points - rv[9:12]) @ rv[:9].reshape(3, 3).T / rv[12:15]
+        local = (points - rv_centre) @ rv["axes"].T / rv_semi
         outside = np.flatnonzero((local**2).sum(1) > 1)
         return angles[outside[0]] if len(outside) else angles[-1]
 
@@ -391,25 +421,24 @@ def _coronaries(p, frame, geometry, size):
         return frame.T @ np.array(
             [
                 3.0,
-                rv[9:12] @ frame[1] + 0.95 * rv[13] * np.cos(angle),
-                rv[9:12] @ frame[2] + 0.95 * rv[14] * np.sin(angle),
+                rv_centre @ frame[1] + 0.95 * rv_semi[1] * np.cos(angle),
+                rv_centre @ frame[2] + 0.95 * rv_semi[2] * np.sin(angle),
             ]
         )
 
-    root = segments[segments[:, 8] == AORTA][3]  # at the sinus
-    root_centre, root_radius = root[0:3], root[6]
+    root = geometry.segments[geometry.segments["class_id"] == AORTA][3]  # at the sinus
 
     def ostium(direction):
         """A world point just under the surface of the aortic root."""
         direction = np.asarray(direction, float)
-        upward = root[3:6] - root[0:3]
+        upward = root["end"] - root["start"]
         direction = direction - upward * (direction @ upward) / (upward @ upward)
-        return root_centre + (root_radius - 1.5) * direction / np.linalg.norm(direction)
+        return root["start"] + (root["start_radius"] - 1.5) * direction / np.linalg.norm(direction)
 
     apex = 0.97 * (axis_a + semi[0])
     depths = np.linspace(10.0, apex - 7.0, 7)
     radius = p["coronary_radius"] * size / 1.04
-    world = lambda points: world_of(np.array(points), pose, waves)  # noqa: E731
+    world = lambda points: world_of(np.array(points), geometry.pose)  # noqa: E731
     rows = []
 
     def vessel(path_mm, start_radius, end_radius, keep_last=False):
@@ -465,10 +494,12 @@ def _coronaries(p, frame, geometry, size):
     )
     begin = world([on_rv(p["acute_deg"])])
     inner = np.deg2rad(p["acute_deg"] - 6.0)
-    rv_a, rv_s, rv_u = frame @ rv[9:12]
+    rv_a, rv_s, rv_u = frame @ rv_centre
     free_wall = [
         frame.T
-        @ np.array([a, rv_s - 0.28 * (a - rv_a) + k * rv[13] * np.cos(inner), rv_u + k * rv[14] * np.sin(inner)])
+        @ np.array(
+            [a, rv_s - 0.28 * (a - rv_a) + k * rv_semi[1] * np.cos(inner), rv_u + k * rv_semi[2] * np.sin(inner)]
+        )
         for a, k in ((16.0, 1.0), (32.0, 0.95), (48.0, 0.8))
     ]
     vessel(np.concatenate([nearest(rca, begin), world(free_wall)]), 0.78 * radius, 0.66 * radius)

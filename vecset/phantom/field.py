@@ -1,21 +1,21 @@
 """Which structure of a synthetic heart a point lies in: signed fields of ellipsoids and tubes, and who is in front.
 
-Two evaluations of one definition: `labels_at` takes any points and looks at every tube segment (slow, obvious), and
-`rasterise` takes a grid and looks only at what can reach a voxel. Both call the same rule, so that they agree.
+Two evaluations of one definition: `labels_at` takes any points and evaluates every tube segment (the reference), and
+`rasterise` takes a grid and evaluates only what can reach a voxel. Both apply the same rule, so they agree.
 
-Ellipsoids live in anatomy space (mm), where a point in the world (mm, RAS+) comes by pose and warp; tubes live in
-the world, so that their radii are true mm whatever the warp does. Fields are negative inside, in mm, exact for tubes
+Ellipsoids are given in anatomy space (mm); pose and warp map a point of the world (mm, RAS+) there. Tubes are given in
+the world, so their radii are true mm whatever the warp does. Fields are negative inside, in mm, exact for tubes
 and first-order for ellipsoids (k0 (k0 - 1) / k1, I. Quilez, https://iquilezles.org/articles/ellipsoids/).
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-# Rows of `ellipsoids` (5, 15): 3x3 rotation or shear row by row, centre, semi-axes.
+# the five ellipsoids and the two valve planes of a heart, by index
 LV_ENDO, LV_EPI, RV_BODY, LA_BODY, RA_BODY = range(5)
-# Rows of `planes` (2, 4): normal towards the apex, offset.
 MITRAL, TRICUSPID = range(2)
 MYO, LA, LV, RA, RV, AORTA, PA, LAA, CORONARY, PV = range(1, 11)
 FILLET_MM = 5.0  # bodies nearer to each other than about half of this are joined
@@ -24,33 +24,76 @@ _ROUND_MYO, _ROUND_LV, _ROUND_RV, _ROUND_LA, _ROUND_RA = 4.0, 8.0, 14.0, 8.0, 12
 _SHELF_MM = 5.0  # muscle round the mitral valve, between the left ventricle and the mitral plane
 SLEEVE_MM = 3.5  # how deep in the back of the left atrium the veins begin
 FAR_MM = 1e3
-# Columns of a segment: both ends, both radii, class, clip of the start and of the end (1 or 0), then the two clip
-# planes as normal and offset: the field is at least (normal . x - offset).
-SEGMENT_COLUMNS = 3 + 3 + 2 + 1 + 2 + 4 + 4
+
+# An ellipsoid in anatomy mm: (axes @ (x - centre)) / semi_axes lies on the unit sphere. The axes may be sheared.
+ELLIPSOID = np.dtype([("axes", "f8", (3, 3)), ("centre", "f8", 3), ("semi_axes", "f8", 3)])
+# normal . x = offset in anatomy mm; the normal points to the apex
+PLANE = np.dtype([("normal", "f8", 3), ("offset", "f8")])
+# A cone between two points of the world with round ends, mm. Where an end is cut, the field is at least
+# normal . x - offset of that end.
+SEGMENT = np.dtype(
+    [
+        ("start", "f8", 3),
+        ("end", "f8", 3),
+        ("start_radius", "f8"),
+        ("end_radius", "f8"),
+        ("class_id", "i8"),
+        ("start_cut", "?"),
+        ("end_cut", "?"),
+        ("start_normal", "f8", 3),
+        ("start_offset", "f8"),
+        ("end_normal", "f8", 3),
+        ("end_offset", "f8"),
+    ],
+    align=True,
+)
+
+
+class Pose(NamedTuple):
+    """World mm -> anatomy mm: turn @ (x - translation), then a warp by waves along the anatomy axes.
+
+    turn (3, 3): rotation transposed / scale; translation (3,) mm; waves (3, 2, 3): amplitudes in mm of sine and cosine
+    along each axis; wavelength in mm.
+    """
+
+    turn: np.ndarray
+    translation: np.ndarray
+    waves: np.ndarray
+    wavelength: float
+
+
+class Geometry(NamedTuple):
+    """A heart: its pose, ELLIPSOID (5,) and PLANE (2,) in anatomy space, SEGMENT (S,) in the world."""
+
+    pose: Pose
+    ellipsoids: np.ndarray
+    planes: np.ndarray
+    segments: np.ndarray
 
 
 @njit(cache=True)
 def _ellipsoid(x, y, z, e):
-    x, y, z = x - e[9], y - e[10], z - e[11]
-    a = (e[0] * x + e[1] * y + e[2] * z) / e[12]
-    b = (e[3] * x + e[4] * y + e[5] * z) / e[13]
-    c = (e[6] * x + e[7] * y + e[8] * z) / e[14]
+    axes, centre, semi = e.axes, e.centre, e.semi_axes
+    x, y, z = x - centre[0], y - centre[1], z - centre[2]
+    a = (axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z) / semi[0]
+    b = (axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z) / semi[1]
+    c = (axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z) / semi[2]
     k0 = math.sqrt(a * a + b * b + c * c)
-    k1 = math.sqrt((a / e[12]) ** 2 + (b / e[13]) ** 2 + (c / e[14]) ** 2)
+    k1 = math.sqrt((a / semi[0]) ** 2 + (b / semi[1]) ** 2 + (c / semi[2]) ** 2)
     if k1 < 1e-6:
-        return -min(e[12], e[13], e[14])
+        return -min(semi[0], semi[1], semi[2])
     return k0 * (k0 - 1.0) / k1
 
 
 @njit(cache=True)
-def _warp(x, y, z, pose, waves):
-    """World mm -> anatomy mm. pose (13,): 3x3 (rotation transposed / scale), translation, wavelength in mm;
-    waves (3, 2, 3): amplitude in mm of sin and cos along each anatomy axis."""
-    x, y, z = x - pose[9], y - pose[10], z - pose[11]
-    a = pose[0] * x + pose[1] * y + pose[2] * z
-    b = pose[3] * x + pose[4] * y + pose[5] * z
-    c = pose[6] * x + pose[7] * y + pose[8] * z
-    k = 2.0 * math.pi / pose[12]
+def _warp(x, y, z, pose):
+    """World mm -> anatomy mm."""
+    turn, shift, waves = pose.turn, pose.translation, pose.waves
+    x, y, z = x - shift[0], y - shift[1], z - shift[2]
+    a = turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z
+    b = turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z
+    c = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z
+    k = 2.0 * math.pi / pose.wavelength
     sa, ca, sb, cb, sc, cc = (
         math.sin(k * a),
         math.cos(k * a) - 1.0,
@@ -94,11 +137,19 @@ def _both(a, b, k):
 
 
 @njit(cache=True)
-def _bodies(x, y, z, pose, waves, ellipsoids, planes, fields):
-    """Takes the five chambers' bodies at a world point into `fields` (11,), by class id."""
-    a, b, c = _warp(x, y, z, pose, waves)
-    mitral = planes[0, 0] * a + planes[0, 1] * b + planes[0, 2] * c - planes[0, 3]
-    tricuspid = planes[1, 0] * a + planes[1, 1] * b + planes[1, 2] * c - planes[1, 3]
+def _plane(x, y, z, plane):
+    """Signed distance to a plane in mm, positive towards the apex."""
+    normal = plane.normal
+    return normal[0] * x + normal[1] * y + normal[2] * z - plane.offset
+
+
+@njit(cache=True)
+def _bodies(x, y, z, geometry, fields):
+    """Joins the five chambers' bodies at a world point to `fields` (11,), by class id."""
+    ellipsoids, planes = geometry.ellipsoids, geometry.planes
+    a, b, c = _warp(x, y, z, geometry.pose)
+    mitral = _plane(a, b, c, planes[MITRAL])
+    tricuspid = _plane(a, b, c, planes[TRICUSPID])
     fields[LV] = min(fields[LV], _both(_ellipsoid(a, b, c, ellipsoids[LV_ENDO]), _SHELF_MM - mitral, _ROUND_LV))
     fields[MYO] = min(fields[MYO], _both(_ellipsoid(a, b, c, ellipsoids[LV_EPI]), -mitral, _ROUND_MYO))
     fields[RV] = min(fields[RV], _both(_ellipsoid(a, b, c, ellipsoids[RV_BODY]), -tricuspid, _ROUND_RV))
@@ -109,18 +160,21 @@ def _bodies(x, y, z, pose, waves, ellipsoids, planes, fields):
 @njit(cache=True)
 def _segment(x, y, z, s):
     """Signed distance to a cone between two points with round ends, cut by its clip planes."""
-    abx, aby, abz = s[3] - s[0], s[4] - s[1], s[5] - s[2]
-    px, py, pz = x - s[0], y - s[1], z - s[2]
+    start, end = s.start, s.end
+    abx, aby, abz = end[0] - start[0], end[1] - start[1], end[2] - start[2]
+    px, py, pz = x - start[0], y - start[1], z - start[2]
     length2 = abx * abx + aby * aby + abz * abz
     t = 0.0
     if length2 > 0.0:
         t = min(1.0, max(0.0, (px * abx + py * aby + pz * abz) / length2))
     px, py, pz = px - t * abx, py - t * aby, pz - t * abz
-    d = math.sqrt(px * px + py * py + pz * pz) - (s[6] + t * (s[7] - s[6]))
-    if s[9] > 0.0:
-        d = max(d, s[11] * x + s[12] * y + s[13] * z - s[14])
-    if s[10] > 0.0:
-        d = max(d, s[15] * x + s[16] * y + s[17] * z - s[18])
+    d = math.sqrt(px * px + py * py + pz * pz) - (s.start_radius + t * (s.end_radius - s.start_radius))
+    if s.start_cut:
+        normal = s.start_normal
+        d = max(d, normal[0] * x + normal[1] * y + normal[2] * z - s.start_offset)
+    if s.end_cut:
+        normal = s.end_normal
+        d = max(d, normal[0] * x + normal[1] * y + normal[2] * z - s.end_offset)
     return d
 
 
@@ -171,21 +225,24 @@ def _label(f):
 
 
 @njit(cache=True)
-def _point_fields(points, pose, waves, ellipsoids, planes, segments, reach, out):
+def _point_fields(points, geometry, reach, out):
+    segments = geometry.segments
     for i in range(points.shape[0]):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
         f = out[i]
         f[:] = FAR_MM
-        _bodies(x, y, z, pose, waves, ellipsoids, planes, f)
-        for s in range(segments.shape[0]):
-            row = segments[s]
-            mx, my, mz = 0.5 * (row[0] + row[3]) - x, 0.5 * (row[1] + row[4]) - y, 0.5 * (row[2] + row[5]) - z
-            hx, hy, hz = row[3] - row[0], row[4] - row[1], row[5] - row[2]
-            limit = max(row[6], row[7]) + 0.5 * math.sqrt(hx * hx + hy * hy + hz * hz) + reach
+        _bodies(x, y, z, geometry, f)
+        for n in range(segments.shape[0]):
+            s = segments[n]
+            start, end = s.start, s.end
+            mx = 0.5 * (start[0] + end[0]) - x
+            my = 0.5 * (start[1] + end[1]) - y
+            mz = 0.5 * (start[2] + end[2]) - z
+            hx, hy, hz = end[0] - start[0], end[1] - start[1], end[2] - start[2]
+            limit = max(s.start_radius, s.end_radius) + 0.5 * math.sqrt(hx * hx + hy * hy + hz * hz) + reach
             if mx * mx + my * my + mz * mz > limit * limit:
                 continue
-            c = int(row[8])
-            f[c] = min(f[c], _segment(x, y, z, row))
+            f[s.class_id] = min(f[s.class_id], _segment(x, y, z, s))
 
 
 @njit(cache=True)
@@ -200,16 +257,16 @@ def _unions_of(fields, out):
         out[i] = _union(fields[i])
 
 
-def fields_at(points_mm, geometry, reach_mm=np.inf):
+def fields_at(points_mm: np.ndarray, geometry: Geometry, reach_mm: float = np.inf) -> np.ndarray:
     """(N, 11) f64: the field of class c at each world point (N, 3) in column c, in mm, negative inside. Tubes further
     away than `reach_mm` are left out."""
     points_mm = np.ascontiguousarray(points_mm, np.float64)
     out = np.empty((len(points_mm), 11))
-    _point_fields(points_mm, *geometry, float(reach_mm), out)
+    _point_fields(points_mm, geometry, float(reach_mm), out)
     return out
 
 
-def union_at(points_mm, geometry, reach_mm=np.inf):
+def union_at(points_mm: np.ndarray, geometry: Geometry, reach_mm: float = np.inf) -> np.ndarray:
     """(N,) f64: the smooth union of all structures but the coronaries, in mm, negative inside; `reach_mm` as above."""
     fields = fields_at(points_mm, geometry, reach_mm)
     out = np.empty(len(fields))
@@ -217,7 +274,7 @@ def union_at(points_mm, geometry, reach_mm=np.inf):
     return out
 
 
-def labels_at(points_mm, geometry):
+def labels_at(points_mm: np.ndarray, geometry: Geometry) -> np.ndarray:
     """(N,) u8 class of each world point (N, 3), 0 outside: the analytic definition itself."""
     fields = fields_at(points_mm, geometry)
     out = np.empty(len(fields), np.uint8)
@@ -227,21 +284,22 @@ def labels_at(points_mm, geometry):
 
 @njit(cache=True)
 def _splat(fields, affine, inverse, segments):
-    """Takes each segment into the field of its class, in the box of voxels that it can matter to."""
+    """Joins each segment to the field of its class, in the box of voxels that it can reach."""
     shape = fields.shape[1:]
     low, high = np.empty(3, np.int64), np.empty(3, np.int64)
     for n in range(segments.shape[0]):
         s = segments[n]
-        c = int(s[8])
-        reach = max(s[6], s[7]) + (0.01 if c == CORONARY else 1.5 * FILLET_MM)
+        c, start, end = s.class_id, s.start, s.end
+        reach = max(s.start_radius, s.end_radius) + (0.01 if c == CORONARY else 1.5 * FILLET_MM)
         for d in range(3):
             norm = math.sqrt(inverse[d, 0] ** 2 + inverse[d, 1] ** 2 + inverse[d, 2] ** 2)
-            a = inverse[d, 0] * s[0] + inverse[d, 1] * s[1] + inverse[d, 2] * s[2] + inverse[d, 3]
-            b = inverse[d, 0] * s[3] + inverse[d, 1] * s[4] + inverse[d, 2] * s[5] + inverse[d, 3]
+            a = inverse[d, 0] * start[0] + inverse[d, 1] * start[1] + inverse[d, 2] * start[2] + inverse[d, 3]
+            b = inverse[d, 0] * end[0] + inverse[d, 1] * end[1] + inverse[d, 2] * end[2] + inverse[d, 3]
             low[d] = max(0, int(math.floor(min(a, b) - reach * norm)))
             high[d] = min(shape[d], int(math.ceil(max(a, b) + reach * norm)) + 1)
-        mx, my, mz = 0.5 * (s[0] + s[3]), 0.5 * (s[1] + s[4]), 0.5 * (s[2] + s[5])
-        ball = reach + 0.5 * math.sqrt((s[3] - s[0]) ** 2 + (s[4] - s[1]) ** 2 + (s[5] - s[2]) ** 2)
+        mx, my, mz = 0.5 * (start[0] + end[0]), 0.5 * (start[1] + end[1]), 0.5 * (start[2] + end[2])
+        hx, hy, hz = end[0] - start[0], end[1] - start[1], end[2] - start[2]
+        ball = reach + 0.5 * math.sqrt(hx**2 + hy**2 + hz**2)
         gx, gy, gz = affine[0, 2], affine[1, 2], affine[2, 2]
         g2 = gx * gx + gy * gy + gz * gz
         for i in range(low[0], high[0]):
@@ -265,7 +323,7 @@ def _splat(fields, affine, inverse, segments):
 
 
 @njit(cache=True)
-def _rasterise(tubes, affine, pose, waves, ellipsoids, planes, labels, block):
+def _rasterise(tubes, affine, geometry, labels, block):
     f, centre = np.empty(11), np.empty(11)
     nx, ny, nz = labels.shape
     step = affine[:3, :3]
@@ -279,10 +337,7 @@ def _rasterise(tubes, affine, pose, waves, ellipsoids, planes, labels, block):
                     affine[0, 0] * ci + affine[0, 1] * cj + affine[0, 2] * ck + affine[0, 3],
                     affine[1, 0] * ci + affine[1, 1] * cj + affine[1, 2] * ck + affine[1, 3],
                     affine[2, 0] * ci + affine[2, 1] * cj + affine[2, 2] * ck + affine[2, 3],
-                    pose,
-                    waves,
-                    ellipsoids,
-                    planes,
+                    geometry,
                     centre,
                 )
                 near = min(centre[MYO], centre[RV], centre[LA], centre[RA]) < 1.8 * half + 1.5 * FILLET_MM
@@ -300,44 +355,41 @@ def _rasterise(tubes, affine, pose, waves, ellipsoids, planes, labels, block):
                                     affine[0, 0] * i + affine[0, 1] * j + affine[0, 2] * k + affine[0, 3],
                                     affine[1, 0] * i + affine[1, 1] * j + affine[1, 2] * k + affine[1, 3],
                                     affine[2, 0] * i + affine[2, 1] * j + affine[2, 2] * k + affine[2, 3],
-                                    pose,
-                                    waves,
-                                    ellipsoids,
-                                    planes,
+                                    geometry,
                                     f,
                                 )
                             labels[i, j, k] = _label(f)
 
 
-def rasterise(geometry, affine, shape):
+def rasterise(geometry: Geometry, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """(X, Y, Z) u8 labels of the grid with voxel -> world mm `affine` (4, 4): `labels_at` at the voxel centres."""
-    pose, waves, ellipsoids, planes, segments = geometry
     affine = np.ascontiguousarray(affine, np.float64)
     tubes = np.full((11, *shape), FAR_MM, np.float32)
-    _splat(tubes, affine, np.linalg.inv(affine), segments)
+    _splat(tubes, affine, np.linalg.inv(affine), geometry.segments)
     labels = np.zeros(shape, np.uint8)
-    _rasterise(tubes, affine, pose, waves, ellipsoids, planes, labels, 4)
+    _rasterise(tubes, affine, geometry, labels, 4)
     return labels
 
 
-def anatomy_of(points_mm, pose, waves):
+def anatomy_of(points_mm: np.ndarray, pose: Pose) -> np.ndarray:
     """(N, 3) world mm -> anatomy mm; the reference of the compiled warp, and what `world_of` inverts."""
-    local = (np.asarray(points_mm, np.float64) - pose[9:12]) @ pose[:9].reshape(3, 3).T
-    return local + _displacement(local, pose, waves)
+    local = (np.asarray(points_mm, np.float64) - pose.translation) @ pose.turn.T
+    return local + _displacement(local, pose)
 
 
-def world_of(anatomy_mm, pose, waves):
+def world_of(anatomy_mm: np.ndarray, pose: Pose) -> np.ndarray:
     """(N, 3) anatomy mm -> world mm by fixed-point iteration (the warp's slope is below one: it converges)."""
     anatomy_mm = np.asarray(anatomy_mm, np.float64)
     local = anatomy_mm.copy()
     for _ in range(60):
         previous = local
-        local = anatomy_mm - _displacement(local, pose, waves)
+        local = anatomy_mm - _displacement(local, pose)
         if np.abs(local - previous).max(initial=0) < 1e-6:
             break
-    return local @ np.linalg.inv(pose[:9].reshape(3, 3)).T + pose[9:12]
+    return local @ np.linalg.inv(pose.turn).T + pose.translation
 
 
-def _displacement(local, pose, waves):
-    angle = local * (2 * np.pi / pose[12])
-    return np.einsum("na,ad->nd", np.sin(angle), waves[:, 0]) + np.einsum("na,ad->nd", np.cos(angle) - 1, waves[:, 1])
+def _displacement(local, pose):
+    angle = local * (2 * np.pi / pose.wavelength)
+    sine, cosine = pose.waves[:, 0], pose.waves[:, 1]
+    return np.einsum("na,ad->nd", np.sin(angle), sine) + np.einsum("na,ad->nd", np.cos(angle) - 1, cosine)
