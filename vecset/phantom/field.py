@@ -1,4 +1,4 @@
-"""Which structure of a synthetic heart a point lies in: signed fields of ellipsoids and tubes, and who is in front.
+"""Which structure of a synthetic heart a point lies in: signed fields of ellipsoids and tubes, and their precedence.
 
 Two evaluations of one definition: `labels_at` takes any points and evaluates every tube segment (the reference), and
 `rasterise` takes a grid and evaluates only what can reach a voxel. Both apply the same rule, so they agree.
@@ -192,7 +192,7 @@ def _union(f):
 
 @njit(cache=True)
 def _label(f):
-    """The class at a point from its fields (11,): who is in front of whom where bodies overlap."""
+    """The class at a point from its fields (11,): the order of precedence where bodies overlap."""
     if f[CORONARY] < 0.0:
         return CORONARY
     if f[AORTA] < 0.0:

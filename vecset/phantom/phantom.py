@@ -1,7 +1,7 @@
-"""Synthetic ten-structure hearts as label maps: grid, header, and what goes wrong in real ones, on request.
+"""Synthetic ten-structure hearts as label maps: grid, header, and the defects of real ones as options.
 
 Heart i of a seed depends on (seed, i) and the options alone, not on how many are made or by how many workers. The
-shape itself depends on (seed, i) only: the options change the grid and what is spoilt, never the heart.
+shape itself depends on (seed, i) only: the options change the grid and add defects, never the heart.
 """
 
 import gzip
@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from vecset.common.errors import InputError
-from vecset.phantom.anatomy import build_heart, draw_parameters, turn
+from vecset.phantom.anatomy import Heart, build_heart, draw_parameters, turn
 from vecset.phantom.field import rasterise
 
 MARGIN_MM = 3.0
@@ -24,25 +24,26 @@ _SHAPE, _POSE, _MISSING, _CUT, _NOISE = range(5)  # purposes of a random stream
 class PhantomOptions:
     """size (3,) voxels or None: as many as the heart needs; spacing_mm (3,) or None: fitted to the heart;
     oblique_deg: largest angle between image and patient axes; flip: image axes (0..2) that run backwards;
-    missing: class id -> share of the hearts that lack it; cut: share of each axis of the fitted field of view that
-    is cut off; noise_mm: standard deviation of the wobble of the outlines (and, where not 0, SPECKS stray voxels)."""
+    missing: class id -> fraction of the hearts that lack it; cut: fraction of each axis of the fitted field of view
+    that is cut off; noise_mm: standard deviation of the displacement of the outlines (where not 0, SPECKS stray
+    voxels are added, too)."""
 
-    size: tuple | None = (128, 128, 128)
-    spacing_mm: tuple | None = None
+    size: tuple[int, int, int] | None = (128, 128, 128)
+    spacing_mm: tuple[float, float, float] | None = None
     oblique_deg: float = 0.0
-    flip: tuple = ()
-    missing: dict = field(default_factory=dict)
+    flip: tuple[int, ...] = ()
+    missing: dict[int, float] = field(default_factory=dict)
     cut: float = 0.0
     noise_mm: float = 0.0
 
 
-def heart_of(seed, index):
+def heart_of(seed: int, index: int) -> Heart:
     """The `Heart` number `index` of the population `seed`."""
     return build_heart(draw_parameters(np.random.default_rng([seed, index, _SHAPE])))
 
 
-def make_phantom(seed, index, options=PhantomOptions()):
-    """labels (X, Y, Z) u8 and voxel -> mm affine (4, 4). Raises InputError where the heart does not fit the grid."""
+def make_phantom(seed: int, index: int, options: PhantomOptions = PhantomOptions()) -> tuple[np.ndarray, np.ndarray]:
+    """labels (X, Y, Z) uint8 and the affine (4, 4), voxel -> mm. Raises InputError where the heart does not fit the grid."""
     heart = heart_of(seed, index)
     axes = _image_axes(np.random.default_rng([seed, index, _POSE]), options)
     affine, shape = _grid(heart.extent_mm, axes, options, f"phantom {index}")
@@ -62,7 +63,7 @@ def make_phantom(seed, index, options=PhantomOptions()):
     return labels, affine
 
 
-def encode_nifti(labels, affine):
+def encode_nifti(labels: np.ndarray, affine: np.ndarray) -> bytes:
     """The bytes of a .nii.gz (uint8, mm, qform and sform set); the same arrays give the same bytes."""
     image = nib.Nifti1Image(labels, affine)
     image.set_data_dtype(np.uint8)
@@ -83,7 +84,7 @@ def _image_axes(rng, options):
 
 
 def _grid(extent_mm, axes, options, where):
-    """Affine and shape of a grid along `axes` in whose middle the heart lies."""
+    """Affine and shape of a grid along `axes`, centred on the heart."""
     along = extent_mm @ axes
     low, high = along.min(0) - MARGIN_MM, along.max(0) + MARGIN_MM
     need_mm = high - low
@@ -110,9 +111,9 @@ def _grid(extent_mm, axes, options, where):
     return affine, tuple(int(n) for n in shape_full)
 
 
-def seal(labels):
-    """Makes the analytic heart sound on its grid, in place: background that the structures enclose goes to its most
-    frequent neighbour, and so does what a structure has beside its largest piece (26-connected). A few voxels each."""
+def seal(labels: np.ndarray) -> np.ndarray:
+    """Closes holes and removes islands of the rasterised heart, in place: enclosed background is given to its most
+    frequent neighbour, and so is all of a structure but its largest piece (26-connected). A few voxels each."""
     background, count = ndimage.label(np.pad(labels == 0, 1, constant_values=True))  # piece 1 is the open
     if count > 1:
         _give_away(labels, background[1:-1, 1:-1, 1:-1] > 1)
@@ -129,8 +130,8 @@ def seal(labels):
 
 
 def _give_away(labels, mask, keep_background=False):
-    """Takes voxels of `mask` to the most frequent class among the six neighbours outside the mask, from outside in.
-    An island in the open (`keep_background`) may become background."""
+    """Gives voxels of `mask` the most frequent class among their six neighbours outside the mask, from outside in.
+    With `keep_background` that class may be background."""
     mask = mask.copy()
     while mask.any():
         at = np.argwhere(mask)
@@ -153,7 +154,7 @@ def _give_away(labels, mask, keep_background=False):
 
 
 def _cut(labels, affine, options, rng):
-    """A smaller field of view somewhere in the whole one."""
+    """Crops to a smaller field of view at a random place."""
     shape = np.array(labels.shape)
     if options.size is not None:
         smaller = np.minimum(np.array(options.size), shape)
@@ -166,8 +167,8 @@ def _cut(labels, affine, options, rng):
 
 
 def _wobble(labels, sd_voxel, rng):
-    """Outlines moved by a random field that is smooth over two voxels, standard deviation `sd_voxel` (3,), and a few
-    stray voxels beside them."""
+    """Displaces the outlines by a random field that is smooth over two voxels, standard deviation `sd_voxel` (3,), and
+    adds a few stray voxels beside them."""
     index = np.indices(labels.shape, dtype=np.float32)
     for axis in range(3):
         wave = ndimage.gaussian_filter(rng.standard_normal(labels.shape, dtype=np.float32), 2.0)
