@@ -1,4 +1,4 @@
-"""What becomes one line for the user, and what stays a traceback for us."""
+"""Which errors become one line, and which keep their traceback."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Workers end with their parent, whatever ends it, however they were started; SIGTERM is heard as Ctrl-C is."""
+"""Workers end with their parent, whatever ends it and however they were started; SIGTERM acts like Ctrl-C."""
 
 import os
 import signal

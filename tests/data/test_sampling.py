@@ -1,4 +1,4 @@
-"""The points of a case: exact counts, quotas, sides, labels and distances that agree; each defect of the old script."""
+"""The points of a case: exact counts, class floors, sides, and labels and distances that agree."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_label_and_distance_agree_by_construction(case):
 
 
 def test_distances_are_in_unit_and_frame_fits(case):
-    """The distance of far points is the distance in unit coordinates: that of the farthest surface point at most."""
+    """The distance of far points is in unit coordinates, at most that of the nearest surface point."""
     radius = np.linalg.norm(case.surface_points, axis=1)
     assert radius.max() <= UNIT_RADIUS + 1e-5
     far = np.linalg.norm(case.vol_points, axis=1) > 1.1
@@ -87,7 +87,7 @@ def test_distances_are_in_unit_and_frame_fits(case):
 
 
 def test_surface_distance_is_zero_outside_and_negative_on_inner_walls(case):
-    """The defect: inner walls were trained towards union distance 0."""
+    """Points of inner walls have the union distance, which is not 0 there."""
     walls = case.surface_sdf < 0
     assert walls.sum() == case.meta["sampling"]["counts"]["surface_walls"] > 1000
     assert (case.surface_sdf <= 0).all() and (case.surface_sdf[~walls] == 0).all()
@@ -110,7 +110,7 @@ def test_normals_point_out_of_their_class(case):
 
 
 def test_near_points_lie_on_a_random_side_each(case):
-    """The defect: the side followed the class order, so that some classes had near points outside alone."""
+    """Every class has near points on both sides, whatever its id."""
     counts = case.meta["sampling"]["counts"]
     outer = 6003 - counts["near_walls"]
     assert counts["near_outside"] / outer == pytest.approx(0.5, abs=0.02)
@@ -121,7 +121,7 @@ def test_near_points_lie_on_a_random_side_each(case):
     assert np.abs(case.near_sdf).max() <= MAX_OFFSET_UNIT + 0.35  # inner walls lie deep
     assert counts["near_wrong_side"] == 0
     artery = case.near_source == 4
-    assert (case.near_labels[artery] == 4).mean() > 0.3  # was 1.2 %
+    assert (case.near_labels[artery] == 4).mean() > 0.3
     order = np.argsort(case.near_source, kind="stable")
     assert abs(np.corrcoef(np.arange(6003), case.near_source)[0, 1]) < 0.1 and (order != np.arange(6003)).any()
 

@@ -43,7 +43,7 @@ def test_accuracy_on_analytic_bodies(name, spacing):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_half_voxel_bias_and_slope_one(method):
-    """A ball: the error has no constant part, and along a ray the field rises by as much as one walks."""
+    """A ball: the mean error is zero, and along a ray the field has slope 1."""
     spacing = np.array([1.0, 1.0, 1.0])
     grid = np.indices((50, 50, 50)).transpose(1, 2, 3, 0)
     centre = np.array([24.6, 25.2, 24.9])
@@ -76,7 +76,7 @@ def test_far_points_outside_crop_and_image(method):
 
 
 def test_union_has_its_own_distance_where_structures_touch():
-    """The defect: the minimum over classes is near zero at inner walls; the union's distance there is deep inside."""
+    """At inner walls the union distance is deep inside, where the minimum over classes would be near zero."""
     labels = np.zeros((40, 40, 40), np.uint8)
     labels[8:20, 8:32, 8:32], labels[20:32, 8:32, 8:32] = 1, 2
     field = field_of(labels, (1.0, 1.0, 1.0))
@@ -85,7 +85,7 @@ def test_union_has_its_own_distance_where_structures_touch():
 
 
 def test_mesh_and_mask_signs_agree_where_they_meet():
-    """Round the distance at which the sign's source changes, both say the same; so they do from 1 voxel on."""
+    """Around the distance at which the mask takes over the sign from the mesh, both agree; they do from 1 voxel on."""
     rng = np.random.default_rng(2)
     blurred = rng.normal(size=(40, 40, 40))
     from scipy.ndimage import gaussian_filter
@@ -101,7 +101,7 @@ def test_mesh_and_mask_signs_agree_where_they_meet():
 
 
 def test_thick_slices_against_brute_force():
-    """1 x 1 x 10 mm, triangles of 10 mm: exact all the same."""
+    """Exact also for triangles of 10 mm, on a grid of 1 x 1 x 10 mm."""
     from helpers.brute_distance import brute_force
 
     grid = np.indices((40, 40, 10)).transpose(1, 2, 3, 0) * [1, 1, 10.0]
@@ -148,7 +148,7 @@ def test_beyond_a_cap_is_unknown_and_beyond_anatomy_is_not():
 
 
 def test_same_body_on_another_grid_gives_the_same_distances():
-    """Axes permuted and flipped: the same numbers (the mesh's diagonals may fall otherwise: a hair)."""
+    """Axes permuted and flipped: the same values, but for other diagonals of the mesh."""
     grid = np.indices((36, 40, 30)).transpose(1, 2, 3, 0) * [1.0, 0.8, 1.4]
     mask = (np.linalg.norm((grid - [17, 15, 20]) / [1.2, 0.9, 1.3], axis=-1) < 10).astype(np.uint8)
     base = field_of(mask, (1.0, 0.8, 1.4))

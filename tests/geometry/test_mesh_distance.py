@@ -22,7 +22,7 @@ def winding_number(points, vertices, faces):
 
 def bodies():
     sphere = trimesh.creation.icosphere(subdivisions=3, radius=5)
-    box = trimesh.creation.box((6, 5, 40))  # triangles of 40 on a box of 6: the vertices alone mislead
+    box = trimesh.creation.box((6, 5, 40))  # triangles of 40 on a box of 6: far from its vertices
     torus = trimesh.creation.torus(6, 2, major_sections=24, minor_sections=12)
     squashed = sphere.copy()
     squashed.apply_scale((1, 1, 6))
@@ -55,7 +55,7 @@ def test_equals_brute_force_and_winding_number(name):
 
 
 def test_far_points_and_order():
-    """Far away the error bound holds, and the answer does not depend on the order of the points."""
+    """Far away the error bound holds, and the result does not depend on the order of the points."""
     body = bodies()["torus"]
     mesh = MeshDistance(body.vertices, body.faces)
     rng = np.random.default_rng(1)
@@ -70,7 +70,7 @@ def test_far_points_and_order():
 
 
 def test_sign_at_edges_and_corners():
-    """Nearest to an edge or a corner, the face's own normal tells the wrong side; the pseudonormal does not."""
+    """Where an edge or corner is nearest, the face's normal gives a wrong side; the pseudonormal does not."""
     wedge = trimesh.Trimesh(
         [[0, 0, 0], [10, 0, 0], [0, 0.6, 10], [0, -0.6, 10], [-10, 0, 0]],
         [[0, 1, 2], [0, 2, 4], [0, 4, 3], [0, 3, 1], [1, 3, 2], [4, 2, 3]],

@@ -1,4 +1,4 @@
-"""Image files: the same in every format; a NIfTI header goes out as it came in; what is no sound image is refused."""
+"""Image files: equal in every format; a NIfTI header is written as it was read; broken images are refused."""
 
 import gzip
 import json
@@ -61,7 +61,7 @@ def save(path, image, compress=True):
 @pytest.mark.parametrize("grid", GRIDS)
 def test_the_same_image_in_every_format(tmp_path, grid):
     labels, image = heart_labels(), itk_image(heart_labels(), *GRIDS[grid])
-    # the affine by its meaning: where ITK puts a voxel, with left and back turned to right and front
+    # the affine by its meaning: where ITK places a voxel, with LPS turned to RAS
     corner, *ends = [
         np.array(image.TransformIndexToPhysicalPoint(n)) * [-1, -1, 1]
         for n in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -80,11 +80,11 @@ def test_the_same_image_in_every_format(tmp_path, grid):
     base = cases["h.nii.gz"]
     for name, case in cases.items():
         for member, array in base.arrays.items():
-            # NIfTI holds the affine in float32: a draw may fall otherwise, and the last bit of a float16
+            # NIfTI stores the affine in float32: a draw may differ, and the last bit of a float16
             atol = {"f2": 2e-3, "f4": 2e-6}.get(array.dtype.str[1:], 0)
             same = np.isclose(case.arrays[member], array, rtol=0, atol=atol).reshape(len(array), -1).all(1)
             assert same.mean() >= 0.99, (name, member)
-    for name in ("h.nrrd", "h.mha"):  # packed or not is the same to the last bit
+    for name in ("h.nrrd", "h.mha"):  # compressed or not gives the same bits
         for member, array in cases[name].arrays.items():
             np.testing.assert_array_equal(cases[f"plain/{name}"].arrays[member], array)
 
@@ -149,7 +149,7 @@ def test_truncated_anywhere_is_refused_in_one_line(tmp_path, capfd, name):
         with pytest.raises(InputError, match="broken or truncated") as error:
             read_label_map(cut, 3)
         assert "\n" not in str(error.value) and cut.name in str(error.value)
-    assert capfd.readouterr() == ("", "")  # MetaIO speaks on its own otherwise
+    assert capfd.readouterr() == ("", "")  # MetaIO would print to stderr
 
 
 def test_what_is_no_3d_label_map_in_one_file_is_refused(tmp_path, capfd):
@@ -223,7 +223,7 @@ AFFINE = np.array([[0, -1.2, 0, 30.3], [1.1, 0, 0, -47.7], [0, 0, 2.5, 15.9], [0
 
 
 def nifti_sources():
-    """name -> NIfTI image whose header says its geometry in one of the ways seen in the wild"""
+    """{name: NIfTI image}; their headers state the geometry in ways that occur in real files."""
     labels = heart_labels()
     found = {
         name: nib.Nifti1Image(labels, AFFINE) for name in ("both", "sform only", "qform only", "neither", "contrary")

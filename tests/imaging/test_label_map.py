@@ -1,4 +1,4 @@
-"""Reading label maps: every kind of bad header or content is refused in one line; what is sound comes in right."""
+"""Reading label maps: each kind of bad header or content is refused in one line; good files are read correctly."""
 
 import gzip
 import json

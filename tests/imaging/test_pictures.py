@@ -1,4 +1,4 @@
-"""Pictures: orientation, colours, and that nothing is drawn where it is not."""
+"""Pictures: orientation, colours, and the places of what is drawn."""
 
 import numpy as np
 import pytest

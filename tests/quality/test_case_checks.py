@@ -1,4 +1,4 @@
-"""The quality check against itself: a case of formulas passes in every grid; each corruption is caught by its check."""
+"""The quality check on an analytic case: it passes on every grid, and each corruption is caught by its check."""
 
 import copy
 
@@ -65,7 +65,7 @@ def test_good_case_passes(spacing_mm, flip, seed, tmp_path):
 
 
 def relabel(case, group, sdf):
-    """Distances with the labels that go with them, so that the two agree and only the truth can tell."""
+    """Distances and labels that agree with each other, so that only the comparison with the truth finds the error."""
     labels = case.arrays[f"{group}_labels"]
     filled = np.where(labels > 0, labels, 1).astype(np.uint8)
     case.arrays[f"{group}_sdf"] = sdf.astype(np.float32)
@@ -182,7 +182,7 @@ def two_classes_exchanged(case):
 
 
 def labels_from_voxel_space(case):
-    """Labels looked up as if the unit coordinates were the image's own axes, without the affine's turn."""
+    """Labels looked up as if unit coordinates were along the image axes, without the affine's rotation."""
     for group in ("vol", "near"):
         points = case.arrays[f"{group}_points"] / case.frame.scale
         index = np.rint(points + np.array(case.truth_crop.shape) / 2).astype(int)
@@ -193,7 +193,7 @@ def labels_from_voxel_space(case):
 
 
 def labels_by_floor(case):
-    """floor where the nearest voxel was meant: half a voxel off in every axis."""
+    """floor in place of rint: half a voxel off along every axis."""
     for group in ("vol", "near"):
         index = np.floor(case.frame.unit_to_voxel(case.arrays[f"{group}_points"])).astype(int) - case.truth_origin
         index = np.clip(index, 0, np.array(case.truth_crop.shape) - 1)
@@ -275,7 +275,7 @@ def meta_says_whole(case):
     case.truth_crop = case.truth_crop[2:].copy()
     affine = np.array(case.frame.affine)
     affine[:3, 3] = case.frame.voxel_to_mm(np.array(case.truth_origin) + [2, 0, 0])
-    grid = case.truth_crop[8:]  # the image begins eight voxels into the heart, and meta knows nothing of it
+    grid = case.truth_crop[8:]  # the image begins eight voxels into the heart, and meta does not say so
     affine[:3, 3] += 8 * affine[:3, 0]
     case.truth_crop, case.truth_origin = grid, np.zeros(3, int)
     case.frame = Frame(affine, grid.shape, case.frame.centre_mm, case.frame.scale)
@@ -443,7 +443,7 @@ def test_a_file_under_another_hearts_name_is_caught(good, tmp_path):
     assert answer("phantom_0001.nii.NRRD").passed
     swapped = answer("phantom_0004.nii.gz").failed()
     assert [f["check"] for f in swapped] == ["name"] and "phantom_0004.nii.gz" in swapped[0]["note"]
-    assert "name" not in {f["check"] for f in answer("").findings}  # not judged where meta does not tell
+    assert "name" not in {f["check"] for f in answer("").findings}  # not judged where meta has no name
 
 
 def test_copies_are_found(good, tmp_path):

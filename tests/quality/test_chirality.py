@@ -1,4 +1,4 @@
-"""Handedness of a heart: against a reference, with structures missing, against the others where names are none."""
+"""Handedness of a heart: against the reference, with structures missing, and against other hearts without names."""
 
 import itertools
 
@@ -59,7 +59,7 @@ def test_against_the_reference():
             assert chirality.handedness(points, reference, weights) == pytest.approx(
                 slow_handedness(points, reference, weights), abs=1e-6
             )
-            # turned, shifted, scaled: the same; mirrored: the negative
+            # rotated, shifted, scaled: the same; mirrored: the negative
             turn = Rotation.random(rng=rng).as_matrix()
             first = chirality.handedness(points, reference, weights)
             assert chirality.handedness(1.7 * points @ turn.T + 40, reference, weights) == pytest.approx(first)
@@ -75,7 +75,7 @@ def test_hearts_and_their_mirror_images(hearts):
 
 
 def test_whatever_structures_are_missing(hearts):
-    """Every set of named structures that is judged at all is judged right, with a margin."""
+    """Every set of named structures that is judged is judged correctly, with a margin."""
     judged = 0
     for number in range(4, 11):
         for names in itertools.combinations(HEART_CLASSES, number):

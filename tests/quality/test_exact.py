@@ -1,4 +1,4 @@
-"""The slow judges: exact distances against all triangles, sides against the winding number, the source label map."""
+"""The slow checks: exact distances against all triangles, sides against the winding number, the source label map."""
 
 import copy
 
@@ -28,7 +28,7 @@ def triangles_of(case):
 
 
 def distance_to_all(point, triangles):
-    """Slow and obvious: the plane's foot where it is inside the triangle, else the nearest of the three edges."""
+    """Reference: the foot on the plane where it is inside the triangle, else the nearest of the three edges."""
     best = np.inf
     for a, b, c in triangles:
         normal = np.cross(b - a, c - a)
@@ -107,7 +107,7 @@ def test_source_is_compared(case, tmp_path):
     assert failed(case, tmp_path, source_dir=source) == set()
     write(np.roll(labels, 1, axis=0))
     assert {"source_labels", "source_points"} <= failed(case, tmp_path, source_dir=source)
-    write(labels, np.diag([-1, -1, 1, 1]) @ case.frame.affine)  # LPS taken for RAS: only the points can tell
+    write(labels, np.diag([-1, -1, 1, 1]) @ case.frame.affine)  # LPS taken for RAS: only the points differ
     assert failed(case, tmp_path, source_dir=source) == {"source_points"}
     image = sitk.GetImageFromArray(labels.transpose(2, 1, 0))
     ras_to_lps = np.diag([-1, -1, 1, 1]) @ case.frame.affine
@@ -147,7 +147,7 @@ def test_islands_that_were_dropped_on_request_are_no_alarm(case, tmp_path):
     assert {f["check"] for f in answer(0.0).failed()} == {"source_labels"}
     report = answer(0.01)
     assert not report.failed()
-    assert [f["value"] for f in report.failed("warn") if f["check"] == "source_crumbs"] == [3]  # said, not judged
+    assert [f["value"] for f in report.failed("warn") if f["check"] == "source_crumbs"] == [3]  # reported, not judged
     assert "source_crumbs = 3" in "\n".join(summary.summary_lines([report]))
     with_islands[inside[0], inside[1], inside[2] + 1] = 0  # a difference that is no island
     nib.save(nib.Nifti1Image(with_islands, case.frame.affine), source / "case.nii.gz")

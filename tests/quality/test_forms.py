@@ -1,5 +1,5 @@
-"""Label maps of other forms, through the real preparation: no false alarm. 3, 12 and 41 classes, ten short-axis slices
-of 10 mm, oblique, flipped and permuted grids; and mutations in each form are still caught."""
+"""No false alarm on prepared label maps of other forms: 3, 12 and 41 classes, ten short-axis slices of 10 mm, oblique,
+flipped and permuted grids. Mutations in each form are caught."""
 
 import copy
 

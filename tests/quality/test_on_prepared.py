@@ -1,5 +1,5 @@
-"""The quality check on what prepare_data.py really makes: good hearts pass in every grid, each mutation of them is
-caught by its check, one bad heart among fifty is named."""
+"""The quality check on case files of prepare_data.py: good hearts pass on every grid, each mutation is caught by its
+check, one bad heart among fifty is named."""
 
 import copy
 
@@ -148,7 +148,7 @@ def test_truth_of_another_heart(hearts, tmp_path):
 
 
 def test_spacing_ignored_from_the_start_is_told_by_the_source(hearts, odd_heart, tmp_path):
-    """Made as if voxels were 1 mm cubes: the file agrees with itself, the label map's header does not agree with it."""
+    """Made as if voxels were 1 mm cubes: the file is consistent, but contradicts the label map's header."""
     import nibabel as nib
 
     (tmp_path / "labels").mkdir()
@@ -192,7 +192,7 @@ def test_one_bad_heart_among_fifty(fifty, name, tmp_path):
 
 @pytest.mark.slow
 def test_all_files_mirrored(fifty, tmp_path):
-    """Each of the fifty agrees with itself and with all others; the named structures tell."""
+    """All fifty files are consistent and equal to each other in handedness; the named structures show the mirror."""
     for path in fifty[0][:10]:
         case = read_case(path)
         mutations.mirrored_as_a_whole(case)

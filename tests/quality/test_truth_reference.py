@@ -1,4 +1,4 @@
-"""The ruler of the quality check: its distance against formulas."""
+"""The distance that the quality check compares with, against formulas."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from vecset.quality.truth_reference import TruthReference
 
 
 def test_reference_distance_against_the_formula():
-    """The check's own ruler: a ball in three grids, errors in voxels of the largest spacing."""
+    """A ball on three grids; errors in voxels of the largest spacing."""
     rng = np.random.default_rng(0)
     for spacing_mm, mean, p99 in (((1, 1, 1), 0.1, 0.4), ((0.5, 0.5, 1.2), 0.1, 0.5), ((1, 1, 10), 0.15, 0.5)):
         shape = np.ceil(80 / np.array(spacing_mm)).astype(int)
@@ -27,7 +27,7 @@ def test_reference_distance_against_the_formula():
 
 
 def test_reference_distance_to_an_island():
-    """Far points whose nearest surface is a stray voxel, near a ball: too few faces for a plane."""
+    """Far points whose nearest surface is a single voxel near a ball: too few faces for a plane."""
     grid = np.stack(np.meshgrid(*[np.arange(50)] * 3, indexing="ij"), -1)
     ball = (np.linalg.norm(grid - [30, 25, 25], axis=-1) < 12).astype(np.uint8)
     ball[14, 25, 25] = 1

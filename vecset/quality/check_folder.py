@@ -1,4 +1,4 @@
-"""Every case file of a folder -> its FileReport: files side by side, each in a process that may be killed."""
+"""The FileReports of many case files, in parallel; a process that is killed costs its own file only."""
 
 from functools import partial
 from pathlib import Path

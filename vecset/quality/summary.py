@@ -1,12 +1,12 @@
-"""The findings of the checks in words: lines for the terminal, rows for tables, the verdict. Text only."""
+"""Findings as text: lines for the terminal, rows for tables, the verdict."""
 
 import numpy as np
 
-from vecset.quality.thresholds import CHECKS, excess, limit_text
+from vecset.quality.thresholds import CHECKS, FileReport, excess, limit_text
 
 
-def class_name(report, class_id):
-    """The name that the file gives class `class_id`; "" for None, `class_<id>` beyond its names."""
+def class_name(report: FileReport, class_id: int | None) -> str:
+    """The name of class `class_id` in the file; "" for None, `class_<id>` beyond its names."""
     if class_id is None:
         return ""
     return report.class_names[class_id - 1] if class_id <= len(report.class_names) else f"class_{class_id}"
@@ -20,9 +20,9 @@ def _count(number, word):
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def failure_lines(report, level="fail", every_class=False):
-    """One line per check that `report` misses: file, check, class, figure, threshold. Of several classes that miss the
-    same check the worst is shown and the others are counted, or `every_class` is."""
+def failure_lines(report: FileReport, level: str = "fail", every_class: bool = False) -> list[str]:
+    """One line per check of `level` that `report` misses: file, check, class, value, threshold. Where several classes
+    miss a check, the worst is shown and the others are counted; with `every_class` all are shown."""
     lines, missed = [], {}
     for finding in report.failed(level):
         missed.setdefault(finding["check"], []).append(finding)
@@ -40,8 +40,8 @@ def failure_lines(report, level="fail", every_class=False):
     return lines
 
 
-def file_lines(report):
-    """Every finding of one file, then its classes."""
+def file_lines(report: FileReport) -> list[str]:
+    """Every finding of one file, its classes, then what failed in full."""
     lines = [f"{report.file}", ""]
     width = max(len(f["check"]) for f in report.findings)
     for f in report.findings:
@@ -50,7 +50,7 @@ def file_lines(report):
             f"{mark} {f['check']:{width}} {class_name(report, f['class_id']):12} {_figure(f['value']):>10}  "
             f"{limit_text(f['check']):28} {CHECKS[f['check']].meaning}"
             f"{': ' + f['note'] if f['note'] and f['ok'] else ''}"
-        )  # the others are said in full below
+        )  # notes of failed checks follow below
     return (
         lines
         + [""]
@@ -63,10 +63,10 @@ def file_lines(report):
 VOXEL_WORDS = "distances in voxels: 1 voxel is the largest spacing of the image"
 
 
-def checks_help():
+def checks_help() -> str:
     """Every check with its threshold and meaning, for --help."""
     return "\n".join(
-        ["the checks (note: said, not judged; " + VOXEL_WORDS + "):"]
+        ["the checks (note: reported, not judged; " + VOXEL_WORDS + "):"]
         + [
             f"  {name:20} {limit_text(name):30} {check.meaning}{' (note)' if check.level == 'warn' else ''}"
             for name, check in CHECKS.items()
@@ -74,9 +74,9 @@ def checks_help():
     )
 
 
-def check_rows(reports):
-    """Per check: name, worst figure over all files, threshold, number of files that fail it, number of files
-    where it is only noted, the worst file (class)."""
+def check_rows(reports: list[FileReport]) -> list[tuple]:
+    """Per check: name, worst value over all files, threshold, number of files that fail it, number of files where it is
+    only noted, the worst file (class)."""
     rows = []
     for check in CHECKS:
         having = [(r, r.worst(check)) for r in reports]
@@ -112,9 +112,10 @@ CLASS_COLUMNS = (
 )
 
 
-def class_rows(reports):
-    """Per class, as CLASS_COLUMNS: in how many files it is, is missing, is cut by the scan border; its least share of
-    the points of each kind in any file; smallest and largest share of its outer near points that lie outside."""
+def class_rows(reports: list[FileReport]) -> list[tuple]:
+    """Per class, as CLASS_COLUMNS: the numbers of files where it is present, missing, cut by the scan border; its
+    median volume; its least share of the points of each kind in any file; smallest and largest share of its outer near
+    points that lie outside."""
     whole = [r for r in reports if "volumes_ml" in r.facts]
     rows = []
     for c, name in enumerate(max((r.class_names for r in whole), key=len, default=()), 1):
@@ -138,7 +139,7 @@ def class_rows(reports):
     return rows
 
 
-def named_classes(reports):
+def named_classes(reports: list[FileReport]) -> list[str]:
     """Lines 'file: missing: classes', 'file: cut by the scan border: classes' and 'file: not annotated: classes'."""
     return [
         f"{r.file}: {words}: {', '.join(class_name(r, c) for c in r.facts[kind])}"
@@ -152,8 +153,9 @@ def named_classes(reports):
     ]
 
 
-def summary_lines(reports, most=40):
-    """The worst figure of each check over all files beside its threshold; the classes; what failed, by name."""
+def summary_lines(reports: list[FileReport], most: int = 40) -> list[str]:
+    """The worst value of each check over all files with its threshold, the classes, then at most `most` failures and
+    notes."""
     lines = [f"{'check':20} {'worst':>10}  {'threshold':30} {'failed':>6} {'noted':>6}  worst file"]
     lines += [
         f"{check:20} {figure:>10}  {limit:30} {failed or '':>6} {noted or '':>6}  {file}"
@@ -165,8 +167,8 @@ def summary_lines(reports, most=40):
     return lines
 
 
-def class_lines(reports):
-    """The classes as a table, and which are missing or cut where."""
+def class_lines(reports: list[FileReport]) -> list[str]:
+    """The classes as a table, then the files where classes are missing, cut or not annotated."""
     rows = class_rows(reports)
     if not rows:
         return []
@@ -188,8 +190,8 @@ def _at_most(most, lines, what):
     )
 
 
-def verdict(reports):
-    """The one line: PASS or FAIL, how many files, what failed first."""
+def verdict(reports: list[FileReport]) -> str:
+    """One line: PASS or FAIL, the number of files, the first failure."""
     bad = [r for r in reports if not r.passed]
     if not bad:
         notes = sum(len(r.failed("warn")) for r in reports)
@@ -202,8 +204,8 @@ def verdict(reports):
     )
 
 
-def picture_title(report):
-    """Case, verdict and the names of the checks it fails, at most three of them."""
+def picture_title(report: FileReport) -> str:
+    """The case, its verdict and the names of the checks it fails, at most three of them."""
     names = list(dict.fromkeys(f["check"] for f in report.failed()))
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{report.case_id}: " + (f"FAIL: {', '.join(names[:3])}{more}" if names else "PASS")
