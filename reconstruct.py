@@ -1,10 +1,7 @@
-#!/usr/bin/env python
-"""Hearts to latents and back: label maps, meshes and figures. Flags and outputs: vecset/commands/reconstruct.py."""
+#!/usr/bin/env python3
+"""Checkpoint and hearts -> label maps, meshes, figures, pages. Its flags: `python reconstruct.py --help`."""
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from vecset.commands.reconstruct import main
 from vecset.common.errors import run_command

@@ -25,15 +25,19 @@ import sys
 from pathlib import Path
 
 from vecset.common.atomic import remove_leftovers, require_writable
-from vecset.common.errors import InputError, require_package
+from vecset.common.errors import InputError, require_package, run_command
 
 LEAST = {"chunk": 1, "mesh_cells": 8, "num_surface_points": 1, "num_latents": 1}
 SPACING_MM = (0.05, 50)
 
 
 def get_parser() -> argparse.ArgumentParser:
+    summary, details = __doc__.split("\n\n", 1)
     parser = argparse.ArgumentParser(
-        "reconstruct.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "reconstruct.py",
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
     def add(flag, default, text, **kwargs):
@@ -256,3 +260,7 @@ def report(args, model, settings, hearts, results):
         args.output_dir, results, told, model.class_names, truth_of, run_dir, args.train_csv is not None
     )
     print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
