@@ -132,17 +132,16 @@ def write_case(path, case):
         raise ValueError(f"{path}: {problem}")
     meta = {"schema": SCHEMA, **case.meta}
     members["meta"] = np.array(json.dumps(meta, sort_keys=True))
-    with atomic_path(path) as temporary:
-        # not zipfile(temporary, ...): closing it after a full disk would raise a second time and hide the first
-        with open(temporary, "wb") as handle, zipfile.ZipFile(handle, "w") as archive:
-            for name, array in members.items():
-                info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-                info.compress_type = zipfile.ZIP_DEFLATED if name == "label_crop" else zipfile.ZIP_STORED
-                buffer = io.BytesIO()
-                np.lib.format.write_array(
-                    buffer, np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array), allow_pickle=False
-                )
-                archive.writestr(info, buffer.getvalue(), compresslevel=4)
+    # not ZipFile(temporary, ...): closing it after a full disk would raise a second time and hide the first error
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle, zipfile.ZipFile(handle, "w") as archive:
+        for name, array in members.items():
+            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED if name == "label_crop" else zipfile.ZIP_STORED
+            buffer = io.BytesIO()
+            np.lib.format.write_array(
+                buffer, np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array), allow_pickle=False
+            )
+            archive.writestr(info, buffer.getvalue(), compresslevel=4)
 
 
 def read_meta(path):

@@ -18,8 +18,8 @@ CASE_FILE, LABEL_MAP, POINT_CLOUD, LATENTS = "case file", "label map", "point cl
 class ListedCase:
     """A case, its file, and what is known of it without reading its points.
 
-    `kind`: what the file is, one of the four names above. Where the lister reads them: `class_names` (C,) and `annotated`
-    (C bools); `group` (patient); `missing_classes` and `border_classes`, ids of classes that are not there, or that the
+    `kind`: what the file is, one of the four names above. Where they are read: `class_names` (C,) and `annotated`
+    (C bools); `group` (patient); `missing_classes` and `border_classes`, ids of classes that are absent, or that the
     scan border cuts; `fingerprint` of the source, equal where two case files hold copies of one label map."""
 
     case_id: str

@@ -111,8 +111,8 @@ def group_of(case_id, group_regex):
 
 
 def read_entries(data_dir, group_regex=None, progress=None):
-    """(entries, broken): a `ListedCase` per readable case file of `data_dir`, naturally sorted by name, and the InputError
-    of each file that is none. `group_regex` is a compiled pattern or None; `progress` wraps the list of paths."""
+    """(entries, broken): a ListedCase per readable case file of `data_dir`, naturally sorted by name, and the InputError
+    of each other one. `group_regex` is a compiled pattern or None; `progress` wraps the list of paths."""
     entries, broken = [], []
     paths = find_case_files(data_dir)
     for path in progress(paths) if progress else paths:

@@ -185,7 +185,7 @@ def train_one_epoch(
             with contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
                 loss, values, _ = forward_losses(model, batch, options, num_classes, num_latents)
                 (loss * micro.weight).backward()
-            for name, (total, count) in values.items():
+            for name, (total, _) in values.items():
                 step_loss[name] = step_loss.get(name, 0) + total
             real = 1 if micro.count else 0  # a stand-in case is computed, but counts nowhere
             sums.add({name: (total * real, count * real) for name, (total, count) in values.items()})

@@ -107,8 +107,9 @@ class Attention(nn.Module):
     """Multi-head attention of `queries_dim` on a context of `context_dim`; self-attention where no context is given.
 
     rotary: queries, keys and values are turned by their places, and what is read is turned back by the query's. So keys
-    are compared, and values read, as they look from the query: only `to - at` matters, not where the two are, and a value
-    is a short Fourier series round its place (after Miyato et al., GTA, ICLR 2024, here with continuous places)."""
+    are compared, and values read, as they look from the query: only `to - at` matters, not where the two are, and a
+    value is a short Fourier series round its place (after Miyato et al., GTA, ICLR 2024, here with continuous
+    places)."""
 
     def __init__(self, queries_dim, context_dim=None, rotary=False):
         super().__init__()

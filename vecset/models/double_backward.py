@@ -1,8 +1,8 @@
 """Is the slope of attention that the Eikonal decode uses right, and its gradient too? Asked once, when a run starts.
 
-The Eikonal loss is a function of a gradient, so a kernel that gives the gradient must itself be differentiated. PyTorch's
-fused kernels raise there. Others do not: their first backward is a constant to the second, the loss looks right, and most
-parameters silently get no gradient from it, or a wrong one.
+The Eikonal loss is a function of a gradient, so a kernel that gives the gradient must itself be differentiated.
+PyTorch's fused kernels raise there. Others do not: their first backward is a constant to the second, the loss looks
+right, and most parameters silently get no gradient from it, or a wrong one.
 """
 
 import torch

@@ -51,7 +51,7 @@ def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, fps_class_g
     density_K: points of label k count as density_K[k] times as far from all others as they are, and so lie that many
     times as close in the end.
     On a GPU it is one kernel (farthest_points_cuda.py)."""
-    B, N, _ = points_BN3.shape
+    N = points_BN3.shape[1]
     if num_samples > N:
         raise ValueError(f"{num_samples} samples of {N} points")
     points_BN3 = points_BN3.float()
