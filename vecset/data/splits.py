@@ -111,7 +111,7 @@ def group_of(case_id, group_regex):
 
 
 def read_entries(data_dir, group_regex=None, progress=None):
-    """(entries, broken): a ListedCase per readable case file of `data_dir`, naturally sorted by name, and the InputError
+    """(entries, broken): a ListedCase per readable case file of `data_dir`, in natural order, and the InputError
     of each other one. `group_regex` is a compiled pattern or None; `progress` wraps the list of paths."""
     entries, broken = [], []
     paths = find_case_files(data_dir)
