@@ -10,7 +10,13 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
+
+from vecset.imaging.frame import UNIT_RADIUS
+from vecset.imaging.label_map import write_label_map
+from vecset.models import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md")]
@@ -161,3 +167,31 @@ def test_the_readme_is_short_and_finished():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").split("\n")
     assert len(lines) <= 120
     assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n")) <= 60
+
+
+@pytest.fixture
+def demo_heart(room, monkeypatch):
+    """What the lines of the README read: a checkpoint, whose network is a ball of eight octants, and the label map of
+    such a ball, as large in its frame."""
+    from helpers.formula_hearts import centred_ball, make_heart
+
+    network = centred_ball()
+    network.distance = lambda points: points.norm(dim=1) - UNIT_RADIUS
+    monkeypatch.setattr(checkpoint, "model_from_checkpoint", lambda saved, device, where: network.to(device))
+    labels, frame = make_heart()
+    write_label_map(room / "heart.nii.gz", labels, frame.affine)
+    train = room / "output" / "demo" / "train"
+    train.mkdir(parents=True)
+    (room / "checkpoint.pth").rename(train / "checkpoint-best.pth")
+    monkeypatch.chdir(room)
+    return labels
+
+
+@pytest.mark.slow
+def test_python_lines_of_the_readme_run(demo_heart):
+    (lines,) = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
+    assert 8 <= len(lines.strip().split("\n")) <= 14
+    exec(compile(lines, "README.md", "exec"), {})
+    stored = np.asarray(nibabel.load("labels.nii.gz").dataobj)
+    assert (stored == demo_heart).mean() > 0.98 and len(np.unique(stored)) == 9
+    assert len(list(Path().glob("*.ply"))) == 8
