@@ -246,8 +246,8 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
         (("--normal_weight", "1", "--normal_points", "65"), "expected at most --point_cloud_size, found 65 of 64"),
         (("--surface_loss_points", "65"), "expected at most --point_cloud_size, found 65 of 64"),
         (("--model", "point_vec65x4_dim32_depth1_nb"), "--point_cloud_size: expected at least the 65 latents"),
-        (("--rotary",), "--rotary: expected --anchors beside it"),
-        (("--fps_class_gap", "1"), "--fps_class_gap: expected a model with point queries"),
+        (("--rotary",), "--rotary: only latents with places (--anchors)"),
+        (("--fps_class_gap", "1"), "--fps_class_gap: only point queries are chosen"),
         (("--fps_density", "4:2"), "--fps_density: expected CLASS:FACTOR,... with classes 1..3"),
         (("--early_latents", "4"), "--early_latents: the 8 queries of learnable_vec8x4_dim32_depth1_nb are learned"),
         (

@@ -54,8 +54,8 @@ def test_shapes_and_code(name, options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name, options", VARIANTS)
 def test_eikonal_gradient_is_that_of_plain_attention(name, options, dtype, weights, monkeypatch):
-    """Slow twin: a token for every point, plain attention everywhere, the gradient taken on the main graph at the same
-    points. Every parameter must get the same gradient to 1e-5 of its norm, and a non-zero one."""
+    """Reference: a token for every point, plain attention everywhere, the gradient taken on the main graph at the same
+    points. Every parameter must get the same gradient up to rounding, and a non-zero one."""
     data = batch(dtype=dtype)
     eikonal = data["query_points"][:, ::3]
 
@@ -89,7 +89,7 @@ def test_eikonal_gradient_is_that_of_plain_attention(name, options, dtype, weigh
             continue
         assert gradient.norm() > 0, f"{parameter} gets no gradient"
         error = (fast[parameter] - gradient).norm() / gradient.norm()
-        assert error < 1e-5, f"{parameter}: {error:.2e}"
+        assert error < (2e-5 if dtype == torch.float32 else 1e-9), f"{parameter}: {error:.2e}"
 
 
 @pytest.mark.parametrize("name, options", VARIANTS)

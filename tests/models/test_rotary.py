@@ -133,13 +133,13 @@ def test_density_is_farthest_point_sampling_of_each_class_stretched():
 
 
 def test_options_that_contradict_each_other_are_refused():
-    with pytest.raises(InputError, match="--anchors beside it"):
+    with pytest.raises(InputError, match="only latents with places"):
         build_model(POINT, 10, rotary=True)
     with pytest.raises(InputError, match="even width"):
         build_model("point_vec8x4_dim33_depth1_nb", 10, anchors=True, rotary=True)
     with pytest.raises(InputError, match="point queries"):
         build_model("learnable_vec8x4_dim128_depth1_nb", 10, anchors=True, fps_class_gap=1.0)
-    with pytest.raises(InputError, match="--fps_class_gap beside it"):
+    with pytest.raises(InputError, match="only with --fps_class_gap"):
         build_model(POINT, 10, anchors=True, fps_density="9:3")
     for wrong in ("11:2", "0:2", "9", "9:0", "9:x", "9:3,,", "Coronary:3"):
         with pytest.raises(InputError, match="--fps_density: expected CLASS:FACTOR"):

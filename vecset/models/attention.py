@@ -1,4 +1,4 @@
-"""Attention: fused, as everything uses it, and plain, its reference. The same function.
+"""Attention: fused, which everything uses, and plain, its reference: the same function.
 
 Layer names, shapes and biases are those of the public VecSetX release (Zhang et al., https://github.com/1zb/VecSetX,
 MIT; after 3DShape2VecSet, SIGGRAPH 2023), so that its weights load: `to_q`, `to_kv` (keys, then values; no bias),
@@ -17,13 +17,13 @@ ROTARY_WAVELENGTHS = 4.0, 0.1  # unit: from twice the cube's edge to two diamete
 _CHANNELS = 8  # head sizes stay multiples of it, which keeps fused kernels on their fast path
 
 
-def plain_attention(q_BHQd, k_BHKd, v_BHKd, scale):
+def plain_attention(q_BHQd: torch.Tensor, k_BHKd: torch.Tensor, v_BHKd: torch.Tensor, scale: float) -> torch.Tensor:
     """softmax(scale q k^T) v, written out: any order of derivative is exact, memory B x H x Q x K."""
     weights = torch.softmax((q_BHQd * scale) @ k_BHKd.transpose(-1, -2), dim=-1)
     return weights @ v_BHKd
 
 
-def fused_attention(q_BHQd, k_BHKd, v_BHKd, scale):
+def fused_attention(q_BHQd: torch.Tensor, k_BHKd: torch.Tensor, v_BHKd: torch.Tensor, scale: float) -> torch.Tensor:
     """The same by PyTorch's fused kernels: no Q x K buffer, no second derivative."""
     return F.scaled_dot_product_attention(q_BHQd, k_BHKd, v_BHKd, scale=scale)
 
@@ -61,17 +61,17 @@ def _two_parts(x, dtype):
 
 class Places(NamedTuple):
     """Where the queries and the keys of an attention are (unit). gain_H: -gain_h |at - to|^2 is added to the logits of
-    head h; None: it is not."""
+    head h; None: nothing is added."""
 
     at_BQ3: torch.Tensor
     to_BK3: torch.Tensor
     gain_H: torch.Tensor | None = None
 
 
-def rotary_frequencies(heads, pairs):
+def rotary_frequencies(heads: int, pairs: int) -> torch.Tensor:
     """(heads, 3, pairs) angular frequencies, radians per unit: directions evenly spread over the sphere (an additive
     sequence of two golden ratios), wavelengths from ROTARY_WAVELENGTHS' first to its last in geometric steps, dealt out
-    to the heads in turn so that each has all scales."""
+    to the heads in turn, so that each has all scales."""
     count = heads * pairs
     index = torch.arange(count, dtype=torch.float64)
     g = 1.32471795724474602596  # g^3 = g + 1
@@ -84,16 +84,16 @@ def rotary_frequencies(heads, pairs):
     return (direction * size).view(3, pairs, heads).permute(2, 0, 1).float().contiguous()
 
 
-def turns(at_BT3, frequencies_H3P):
-    """(cos, sin) of the angles f_hp . at, each (B, H, T, P) and at least float32: what `rotate` turns by."""
+def turns(at_BT3: torch.Tensor, frequencies_H3P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cos, sin) of the angles f_hp . at, each (B, H, T, P) and at least float32, for `rotate`."""
     with torch.autocast(at_BT3.device.type, enabled=False):
         angle_BHTP = at_BT3.to(frequencies_H3P.dtype).unsqueeze(1) @ frequencies_H3P
         return angle_BHTP.cos(), angle_BHTP.sin()
 
 
-def rotate(x_BHTd, cos_BHTP, sin_BHTP):
-    """Turns the channel pairs (2p, 2p + 1) of each head: rotary embedding (Su et al., RoFormer, 2021) of a place in
-    space. The negative of the sine turns back."""
+def rotate(x_BHTd: torch.Tensor, cos_BHTP: torch.Tensor, sin_BHTP: torch.Tensor) -> torch.Tensor:
+    """Rotates the channel pairs (2p, 2p + 1) of each head: rotary embedding (Su et al., RoFormer, 2021) of a place in
+    space. The negative of the sine rotates back."""
     if x_BHTd.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
         # as complex numbers: half the time of the formula below. Compiled they had wrong gradients (torch 2.13)
         turn_BHTP = torch.complex(cos_BHTP, sin_BHTP)
@@ -106,12 +106,12 @@ def rotate(x_BHTd, cos_BHTP, sin_BHTP):
 class Attention(nn.Module):
     """Multi-head attention of `queries_dim` on a context of `context_dim`; self-attention where no context is given.
 
-    rotary: queries, keys and values are turned by their places, and what is read is turned back by the query's. So keys
-    are compared, and values read, as they look from the query: only `to - at` matters, not where the two are, and a
+    rotary: queries, keys and values are rotated by their places, and the result is rotated back by the query's place.
+    So keys are compared, and values read, as seen from the query: only `to - at` matters, not where the two are, and a
     value is a short Fourier series round its place (after Miyato et al., GTA, ICLR 2024, here with continuous
     places)."""
 
-    def __init__(self, queries_dim, context_dim=None, rotary=False):
+    def __init__(self, queries_dim: int, context_dim: int | None = None, rotary: bool = False):
         super().__init__()
         self.head_dim = min(HEAD_DIM, queries_dim)
         self.heads = queries_dim // self.head_dim
@@ -128,7 +128,7 @@ class Attention(nn.Module):
 
     def keys_values(self, context_BKD, to_BK3=None):
         """(k_BHKd, v_BHKd): all that queries need of the context, computed once for any number of them. to_BK3: its
-        places, which a rotary layer wants."""
+        places, needed by a rotary layer."""
         k, v = (self._heads(half) for half in self.to_kv(context_BKD).chunk(2, dim=-1))
         if self.rotary:
             turn = turns(to_BK3, self.frequencies)
@@ -136,7 +136,7 @@ class Attention(nn.Module):
         return k, v
 
     def parts(self, q_BQD, keys_values, places=None):
-        """(q, k, v) per head, of queries (what `to_q` gives) and precomputed keys and values."""
+        """(q, k, v) per head, from queries (the output of `to_q`) and precomputed keys and values."""
         q, (k, v) = self._heads(q_BQD), keys_values
         if self.rotary:
             q = rotate(q, *turns(places.at_BQ3, self.frequencies))
@@ -145,7 +145,8 @@ class Attention(nn.Module):
         return append_distance_term(q, k, v, *places, self.scale)
 
     def out(self, attended_BHQd, at_BQ3=None):
-        """What queries at `at_BQ3` (a rotary layer wants it) have read, through the last linear layer: (B, Q, D)."""
+        """(B, Q, D): the result of attention through the last linear layer. at_BQ3: places of the queries, needed by a
+        rotary layer."""
         attended_BHQd = attended_BHQd[..., : self.head_dim]
         if self.rotary:
             cos, sin = turns(at_BQ3, self.frequencies)

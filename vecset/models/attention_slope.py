@@ -16,15 +16,17 @@ import torch
 _BUFFER = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
-def attention_slope(q_BHQd, k_BHKd, v_BHKd, r_BHQd, scale):
+def attention_slope(
+    q_BHQd: torch.Tensor, k_BHKd: torch.Tensor, v_BHKd: torch.Tensor, r_BHQd: torch.Tensor, scale: float
+) -> torch.Tensor:
     """The gradient in q of sum(r * softmax(scale q k^T) v), r held: (B, H, Q, d). Differentiable once in q, k, v, r."""
     B, H = q_BHQd.shape[:2]
     flat = (x.flatten(0, 1) for x in (q_BHQd, k_BHKd, v_BHKd, r_BHQd))
     return _Slope.apply(*flat, scale).unflatten(0, (B, H))
 
 
-# What the Eikonal decode uses. Another kernel may stand here if its slope can be differentiated: that is checked when a
-# run starts (models/double_backward.py), because a kernel may fail at it without an error.
+# The kernel of the Eikonal decode. Another may be put here if its slope can be differentiated: a run checks that at its
+# start (models/double_backward.py), because a kernel may fail at it without an error.
 slope_kernel = attention_slope
 
 

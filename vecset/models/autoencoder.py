@@ -6,8 +6,7 @@ of its own, and 1 + C numbers per query out: the signed distance to the union (u
 logits. Named extensions, off by default: `anchors`, `rotary`, `fps_class_gap`, `fps_density`, `decoder_layers` (see
 `VecSetAutoencoder`).
 
-Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M latents, L code numbers per
-latent, D width.
+Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M latents of L numbers, D width.
 """
 
 import math
@@ -31,7 +30,7 @@ GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exa
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
 
 
-def parse_model_name(name):
+def parse_model_name(name: str) -> dict:
     """The numbers in a model name, e.g. learnable_vec1024x16_dim1024_depth24_nb, as arguments of VecSetAutoencoder."""
     match = _NAME.fullmatch(name)
     found = f"{name!r}"
@@ -55,7 +54,7 @@ def parse_model_name(name):
     raise InputError("--model", GRAMMAR, found, "for example learnable_vec128x16_dim128_depth4_nb")
 
 
-def parse_density(text, num_classes):
+def parse_density(text: str, num_classes: int) -> torch.Tensor | None:
     """ "9:3,10:2" -> (C,) float32 with 3 for class 9, 2 for class 10 and 1 for the others; "" -> None."""
     if not text:
         return None
@@ -73,13 +72,13 @@ def parse_density(text, num_classes):
     return density_C
 
 
-def build_model(name, num_classes, **options):
+def build_model(name: str, num_classes: int, **options) -> "VecSetAutoencoder":
     """A model by its name; `options` are VecSetAutoencoder's further arguments, the named extensions."""
     return VecSetAutoencoder(num_classes=num_classes, **parse_model_name(name), **options)
 
 
-def option_words(config):
-    """The named extensions of a model config as the flags that ask for them."""
+def option_words(config: dict) -> str:
+    """The extensions of a model config, as flags of main_ae.py."""
 
     def told(value):
         return "" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}"
@@ -94,15 +93,15 @@ class VecSetAutoencoder(nn.Module):
     anchors         every latent has a place in space: learned for 'learnable', the chosen point for 'point' (then 3
                     more numbers per latent belong to the code). Its embedding is added to the latent, and
                     -exp(g_h) |x - anchor|^2 to the logits of both cross-attentions, one g per head, so that attention
-                    knows space from the first step instead of having to find out.
-    rotary          with anchors: all attention sees places relative to each other (attention.py, `Attention`), and there
+                    is local from the first step.
+    rotary          with anchors: all attention depends on relative places only (attention.py, `Attention`), and there
                     is a residual round the decoder's attention. A latent then describes the shape round its anchor
-                    wherever that is, so that what is learned at one place serves at all.
+                    wherever that is, so that what is learned at one place holds at all.
     fps_class_gap   for point queries: points of two classes count as at least so far apart (unit) in the farthest point
                     sampling that chooses the latents. From 2 on every structure is covered on its own, all equally
                     densely: thin ones, which lie on others, get latents of their own.
-    fps_density     with fps_class_gap: "9:3,10:2" spreads latents 3 times as densely over class 9, twice over class 10. A
-                    thin structure has little surface and much shape: at the others' spacing one latent would have to
+    fps_density     with fps_class_gap: "9:3,10:2" puts latents 3 times as close on class 9, twice as close on class 10.
+                    A thin structure has little surface and much shape: at the others' spacing one latent would have to
                     describe ten diameters of a vessel.
     decoder_layers  0: as published, no residual round the decoder's attention. n > 0: a residual round it and n
                     feed-forward blocks behind it.
@@ -111,41 +110,34 @@ class VecSetAutoencoder(nn.Module):
     def __init__(
         self,
         *,
-        num_classes,
-        query_type,
-        num_latents,
-        dim,
-        depth,
-        code_dim,
-        bottleneck,
-        anchors=False,
-        rotary=False,
-        fps_class_gap=0.0,
-        fps_density="",
-        decoder_layers=0,
+        num_classes: int,
+        query_type: str,
+        num_latents: int,
+        dim: int,
+        depth: int,
+        code_dim: int,
+        bottleneck: str,
+        anchors: bool = False,
+        rotary: bool = False,
+        fps_class_gap: float = 0.0,
+        fps_density: str = "",
+        decoder_layers: int = 0,
     ):
         super().__init__()
         if rotary and not anchors:
-            raise InputError(
-                "--rotary", "--anchors beside it: what has no place has none relative to others", "none", "give both"
-            )
+            raise InputError.because("--rotary", "only latents with places (--anchors) can be rotary", "give both")
         if rotary and dim % 2:
-            raise InputError(
-                "--rotary", "a model of even width: channels are turned in pairs", f"dim {dim}", "choose another dim"
-            )
+            raise InputError("--rotary", "a model of even width", f"dim {dim}", "choose another dim")
         if fps_class_gap and query_type != "point":
-            raise InputError(
+            raise InputError.because(
                 "--fps_class_gap",
-                "a model with point queries (point_vec...)",
-                query_type,
-                "leave it out, or choose such a model",
+                "only point queries are chosen by farthest point sampling",
+                "leave it out, or choose a model with point queries (point_vec...)",
             )
         self.rotary, self.fps_class_gap = rotary, fps_class_gap
         self.register_buffer("density_C", parse_density(fps_density, num_classes), persistent=False)
         if fps_density and not fps_class_gap:
-            raise InputError(
-                "--fps_density", "--fps_class_gap beside it, which keeps the classes apart", "none", "give both"
-            )
+            raise InputError.because("--fps_density", "it has an effect only with --fps_class_gap", "give both")
         self.num_classes, self.query_type, self.num_latents, self.dim = num_classes, query_type, num_latents, dim
         self.point_embed = PointEmbed(dim, num_features=num_classes)
         self.query_embed = PointEmbed(dim)
@@ -179,7 +171,7 @@ class VecSetAutoencoder(nn.Module):
             if query_type == "learnable":
                 self.anchors = nn.Parameter(0.9 * spread_in_ball(num_latents))
         self.recompute = False
-        self.fold = True  # False: a token for every point, the reference of models/folding.py
+        self.fold = True  # False: a token for every point, the reference of folding.py
         self._read, self._layer = _read_and_feed, _attend_and_feed
 
     @property
@@ -187,12 +179,12 @@ class VecSetAutoencoder(nn.Module):
         """Whether a query's embedding is added to what it has read."""
         return self.rotary or len(self.decoder_layers) > 0
 
-    def checkpoint_activations(self, on=True):
-        """Keeps only the inputs of each layer and of the decoder, and computes the rest again in the backward pass: more
-        time, a fraction of the memory, the same numbers."""
+    def checkpoint_activations(self, on: bool = True) -> None:
+        """Keeps only the inputs of each layer and of the decoder, and computes the rest again in the backward pass:
+        more time, a fraction of the memory, the same numbers."""
         self.recompute = on
 
-    def compile_blocks(self):
+    def compile_blocks(self) -> None:
         """Compiles the encoder's attention and the layers of the latent stack. Not the decoder, whose slope is taken by
         autograd inside the forward pass."""
         self._read, self._layer = torch.compile(_read_and_feed), torch.compile(_attend_and_feed)
@@ -214,7 +206,7 @@ class VecSetAutoencoder(nn.Module):
             return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
         return function(*arguments)
 
-    def set_known_classes(self, annotated):
+    def set_known_classes(self, annotated) -> None:
         """`annotated` (C,) bool: the classes that some training case was annotated for. The logits of the others are
         never trained, so they must not win anywhere: no label map, mesh or metric may hold such a class."""
         self.known_classes.copy_(torch.as_tensor(annotated, dtype=torch.bool))
@@ -256,7 +248,7 @@ class VecSetAutoencoder(nn.Module):
 
     # --- latents -> field
 
-    def process_latents(self, latents_BML):
+    def process_latents(self, latents_BML: torch.Tensor) -> dict:
         """The latent stack, and the decoder's keys and values: everything that is the same for all queries of a case.
         Returns a context for `decode`."""
         anchors_BM3 = None
@@ -278,7 +270,7 @@ class VecSetAutoencoder(nn.Module):
             "anchors_BM3": anchors_BM3,
         }
 
-    def decode(self, context, queries_BQ3):
+    def decode(self, context: dict, queries_BQ3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """-> (sdf_BQ, logits_BQC) in the parameters' float32."""
         layer = self.decoder_cross_attn.fn
         attended = attention.fused_attention(*self._decoder_parts(context, queries_BQ3), layer.scale)
@@ -305,7 +297,7 @@ class VecSetAutoencoder(nn.Module):
             outputs = self.to_outputs(x.to(self.to_outputs[1].weight.dtype))
         return outputs[..., 0], outputs[..., 1:].masked_fill(~self.known_classes, UNKNOWN_LOGIT)
 
-    def sdf_gradient(self, context, points_BE3):
+    def sdf_gradient(self, context: dict, points_BE3: torch.Tensor) -> torch.Tensor:
         """d sdf / d point (B, E, 3), itself differentiable. Only the decoder stands between a query and its distance,
         so only it is run, in float32 whatever the autocast. Attention's part is written out (attention_slope.py): no
         kernel is differentiated twice."""
@@ -365,14 +357,14 @@ def _attend_and_feed(blocks, x, places):
 def _read_and_feed(blocks, embed, x, surface_BNF, places, fold):
     """The encoder's pair of blocks: latents read the surface, then feed-forward, each with its residual."""
     attend, feed_forward = blocks
-    if fold and not attend.fn.rotary:
-        x = read_points(attend, embed, x, surface_BNF, places) + x
+    if fold and places is None:
+        x = read_points(attend, embed, x, surface_BNF) + x
     else:
         x = attend(x, context=embed(surface_BNF), places=places) + x
     return feed_forward(x) + x
 
 
-def spread_in_ball(num_points):
+def spread_in_ball(num_points: int) -> torch.Tensor:
     """(num_points, 3) evenly spread in the unit ball: the R3 sequence (Roberts 2018: steps of 1/g, 1/g^2, 1/g^3 with
     g^4 = g + 1) as volume fraction within the radius, height and longitude."""
     g = 1.2207440846057596

@@ -1,6 +1,6 @@
-"""What the code is: tokens of width D squeezed to L numbers each, three ways.
+"""The bottleneck: tokens of width D become latents of L numbers each, in one of three ways.
 
-none        the code is the tokens themselves (L = D)
+none        the latents are the tokens themselves (L = D)
 normalized  linear to L, layer norm without affine (eps 1e-6), gamma and beta, linear back to D (VecSetX, `_nb`)
 kl          mean and log variance of L numbers, drawn in training, the mean otherwise; KL to the unit normal (`_kl`)
 """
@@ -39,10 +39,10 @@ class NormalizedBottleneck(nn.Module):
 
 
 class KLBottleneck(nn.Module):
-    """KL divergence to N(0, 1), summed over the code's numbers and divided by their count (per case).
+    """KL divergence to N(0, 1), summed over the numbers of all latents and divided by their count (per case).
 
-    The draw's unit normal numbers come from outside as `noise_BML`, one stream per case and epoch, so that neither
-    ranks nor batches change them; without it training draws from torch's own generator."""
+    The draw's unit normal numbers are given as `noise_BML`, one stream per case and epoch, so that neither ranks nor
+    batches change them; without it training draws from torch's own generator."""
 
     def __init__(self, dim, code_dim):
         super().__init__()
@@ -52,7 +52,7 @@ class KLBottleneck(nn.Module):
 
     def pre(self, x_BMD, noise_BML=None):
         mean, logvar = self.mean_proj(x_BMD), self.logvar_proj(x_BMD)
-        if mean.dtype in (torch.bfloat16, torch.float16):  # under autocast exp(logvar) wants more digits
+        if mean.dtype in (torch.bfloat16, torch.float16):  # under autocast exp(logvar) needs more digits
             mean, logvar = mean.float(), logvar.float()
         logvar = logvar.clamp(-30, 20)
         kl_B = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(dim=(1, 2))

@@ -28,7 +28,7 @@ _NOT_IN_SIDECAR = ("model", "optimizer", "random_state")
 STORED_KEYS = {"fps_class_gap": "class_gap", "fps_density": "latent_density"}
 
 
-def save_checkpoint(path, checkpoint):
+def save_checkpoint(path: str | Path, checkpoint: dict) -> None:
     """Writes `checkpoint` to `path` atomically, then its sidecar. Raises OSError (no space left, ...) with the old
     file untouched."""
     path = Path(path)
@@ -43,7 +43,7 @@ def save_checkpoint(path, checkpoint):
     write_sidecar(path, checkpoint)
 
 
-def write_sidecar(path, checkpoint):
+def write_sidecar(path: str | Path, checkpoint: dict) -> None:
     plain = {k: v for k, v in as_stored(checkpoint).items() if k not in _NOT_IN_SIDECAR}
     text = json.dumps({"format": FORMAT, **plain}, indent=1, sort_keys=True)
     write_text(Path(path).with_suffix(".json"), text + "\n")
@@ -71,9 +71,9 @@ def _renamed(checkpoint, names):
     return {**checkpoint, **parts}
 
 
-def copy_checkpoint(source, target):
-    """`target` becomes the same file as `source` (a hard link, so 5 GB cost nothing; a copy where links are not to be
-    had). Both are only ever replaced, never written into."""
+def copy_checkpoint(source: str | Path, target: str | Path) -> None:
+    """`target` becomes the same file as `source` (a hard link, so 5 GB cost nothing; a copy where there are no links).
+    Both are only ever replaced, never written into."""
     source, target = Path(source), Path(target)
     for suffix in (".pth", ".json"):
         with atomic_path(target.with_suffix(suffix)) as temporary:
@@ -100,7 +100,7 @@ class _Writer:
         self._handle.flush()
 
 
-def load_checkpoint(path, num_classes=None):
+def load_checkpoint(path: str | Path, num_classes: int | None = None) -> dict:
     """The checkpoint at `path`, tensors on the CPU and read from the file when they are used (mmap). The file cannot
     run code: weights_only, and of classes only argparse.Namespace. Raises InputError where it is not a checkpoint of
     this software, is truncated, or has not `num_classes` classes."""
@@ -122,10 +122,10 @@ def load_checkpoint(path, num_classes=None):
     return checkpoint
 
 
-def load_safely(path, to_do):
+def load_safely(path: str | Path, to_do: str):
     """What torch.save wrote to `path`, tensors on the CPU (mapped from the file where its format allows). Nothing in
-    the file can run: tensors and plain values, and of classes only argparse.Namespace. InputError, with what `to_do`,
-    where it is no such file."""
+    the file can run: tensors and plain values, and of classes only argparse.Namespace. InputError, with the
+    advice `to_do`, where it is no such file."""
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "a checkpoint", "no such file" if not path.exists() else "a folder", to_do)
@@ -143,7 +143,7 @@ def load_safely(path, to_do):
         raise InputError(path, "a whole checkpoint", f"one that torch cannot read ({reason})", to_do) from None
 
 
-def model_from_checkpoint(checkpoint, device="cpu", where="checkpoint"):
+def model_from_checkpoint(checkpoint: dict, device: str | torch.device = "cpu", where: str | Path = "checkpoint"):
     """The trained network in eval mode on `device`. InputError, naming the file `where`, where the weights are not
     those of the network that this version builds."""
     from vecset.models.autoencoder import build_model

@@ -1,4 +1,4 @@
-"""Is the slope of attention that the Eikonal decode uses right, and its gradient too? Asked once, when a run starts.
+"""Checks, once when a run starts, that the slope of attention that the Eikonal decode uses is right, and its gradient.
 
 The Eikonal loss is a function of a gradient, so a kernel that gives the gradient must itself be differentiated.
 PyTorch's fused kernels raise there. Others do not: their first backward is a constant to the second, the loss looks
@@ -13,7 +13,7 @@ from vecset.models import attention, attention_slope
 TOLERANCE = 1e-3  # of the largest value; float32 kernels are at 1e-6, a missing term is at 1
 
 
-def check_double_backward(device, kernel=None):
+def check_double_backward(device: torch.device | str, kernel=None) -> None:
     """Raises InputError with the kernel's name where its value or a gradient of it differs from those of attention
     written out in float64 and differentiated twice by autograd. `kernel`: as `attention_slope`, by default the one that
     the Eikonal decode uses."""
@@ -33,7 +33,7 @@ def check_double_backward(device, kernel=None):
 
 
 def slope_by_autograd(q, k, v, r, scale):
-    """What `attention_slope` gives, by the definition: the reference."""
+    """`attention_slope` by its definition: the reference."""
     return torch.autograd.grad(attention.plain_attention(q, k, v, scale), q, r, create_graph=True)[0]
 
 

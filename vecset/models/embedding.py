@@ -11,7 +11,7 @@ from torch import nn
 FREQUENCIES = 8  # 2^k pi for k = 0..7 per axis, as in the public release
 
 
-def surface_features(points_BN3, labels_BN, num_classes):
+def surface_features(points_BN3: torch.Tensor, labels_BN: torch.Tensor, num_classes: int) -> torch.Tensor:
     """The 3 + C numbers of a surface point: coordinates (unit) and a one-hot of its class id (1..C)."""
     one_hot = torch.nn.functional.one_hot(labels_BN.long() - 1, num_classes).to(points_BN3.dtype)
     return torch.cat([points_BN3, one_hot], dim=-1)
@@ -21,7 +21,7 @@ class PointEmbed(nn.Module):
     """(B, N, 3 + F) -> (B, N, D): sines, then cosines, of 24 projections (2^k pi, k = 0..7, per axis), the coordinates,
     and F further numbers, through one linear layer. `basis` (3, 24) and `mlp` are named as in the public release."""
 
-    def __init__(self, dim, num_features=0):
+    def __init__(self, dim: int, num_features: int = 0):
         super().__init__()
         basis = torch.zeros(3, 3 * FREQUENCIES)
         for axis in range(3):
@@ -30,7 +30,7 @@ class PointEmbed(nn.Module):
         self.mlp = nn.Linear(2 * basis.shape[1] + 3 + num_features, dim)
 
     def features(self, points_BNF):
-        """(B, N, 51 + F): what the linear layer reads."""
+        """(B, N, 51 + F): the input of the linear layer."""
         # float32 throughout: under bf16 autocast the phase 2^7 pi x would keep no digit of its fraction
         with torch.autocast(points_BNF.device.type, enabled=False):
             points_BNF = points_BNF.to(self.basis.dtype)
@@ -42,7 +42,13 @@ class PointEmbed(nn.Module):
 
 
 @torch.no_grad()
-def farthest_point_sampling(points_BN3, num_samples, labels_BN=None, fps_class_gap=0.0, density_K=None):
+def farthest_point_sampling(
+    points_BN3: torch.Tensor,
+    num_samples: int,
+    labels_BN: torch.Tensor | None = None,
+    fps_class_gap: float = 0.0,
+    density_K: torch.Tensor | None = None,
+) -> torch.Tensor:
     """(B, num_samples) indices of points, each the farthest from those before it (Eldar et al., 1997; greedy
     2-approximation of the k-centre problem). Starts at the point farthest from the mean, so the set does not depend on
     the order of the points (ties aside). O(N num_samples).

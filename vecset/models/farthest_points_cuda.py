@@ -1,10 +1,9 @@
 """Farthest point sampling on a GPU in one kernel launch: one program per case.
 
-The loop of embedding.py starts a dozen small kernels for every sample, a thousand times per training step; the host
-cannot launch them as fast as the GPU runs them. The arithmetic is that of the loop, but for the order in which three
-squares are added: the last bit of a distance can differ, and so a choice between two points that are equally far. It is
-its own file because Triton (https://triton-lang.org), which ships with PyTorch's CUDA builds, reads the source of the
-kernel.
+The loop of embedding.py starts a dozen small kernels for every sample, a thousand times per training step: it is bound
+by kernel launches. The arithmetic here is the loop's, but for the order in which a GPU may add three squares: the last
+bit of a distance can differ, and so the choice between two points that are equally far. It is its own file because
+Triton (https://triton-lang.org), which comes with PyTorch's CUDA builds, reads the source of the kernel.
 """
 
 import torch

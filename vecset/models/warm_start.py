@@ -17,8 +17,8 @@ _TO_DO = "give a checkpoint of the public VecSetX release or one that main_ae.py
 _BOTTLENECK_KEYS = {"bottleneck.gamma": "nb", "bottleneck.mean_proj.weight": "kl"}
 
 
-def load_initial_weights(model, model_config, path):
-    """Loads the weights of `path` into `model` = build_model(**model_config). -> a line that says what was done.
+def load_initial_weights(model, model_config: dict, path) -> str:
+    """Loads the weights of `path` into `model` = build_model(**model_config). -> a message that says what was done.
     Raises InputError in one line where the file is of another kind, another size, or incomplete."""
     loaded = load_safely(path, _TO_DO)
     if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
@@ -44,7 +44,7 @@ def load_initial_weights(model, model_config, path):
     return f"starting from {said}"
 
 
-def widen(state, model):
+def widen(state: dict, model) -> dict:
     """The state of a network of 3 numbers in and 1 out as one of `model`'s, the new columns and rows zero."""
     classes = model.num_classes
     state = dict(state)
@@ -143,7 +143,7 @@ def _sizes(state, ours):
     )
 
 
-def model_name(sizes):
+def model_name(sizes: dict) -> str:
     """The model name with these numbers: the other direction of `parse_model_name`."""
     code = f"x{sizes['code_dim']}" if sizes["bottleneck"] else ""
     name = f"{sizes['query_type']}_vec{sizes['num_latents']}{code}_dim{sizes['dim']}_depth{sizes['depth']}"
