@@ -8,6 +8,7 @@ import pytest
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case, write_case
 from vecset.imaging.frame import Frame
+from vecset.imaging.resampling import resample_nearest
 from vecset.metrics import baselines
 from vecset.metrics.overlap import mean_over_classes
 
@@ -60,7 +61,7 @@ def test_looking_up_equals_looking_up_point_by_point(tmp_path, grid):
     target = baselines.read_truth(make_case(tmp_path, "target", radius_mm=23.0, size=40, spacing=1.4))
     to_unit, truth = baselines._source_box(target)
     to_index = np.linalg.inv(baselines._crop_to_unit(source)) @ to_unit
-    found = baselines._resample(source.truth_crop, to_index, truth.shape)
+    found = resample_nearest(source.truth_crop, to_index, truth.shape)
     index = np.stack(np.meshgrid(*(np.arange(n) for n in truth.shape), indexing="ij"), -1).reshape(-1, 3)
     points_unit = index @ to_unit[:3, :3].T + to_unit[:3, 3]
     nearest, inside = source.frame.nearest_voxel(points_unit)

@@ -31,7 +31,7 @@ from vecset.report.hearts import (
     thin_out,
     triangle_shares,
 )
-from vecset.report.page import REPORT, best_median_worst, read_reconstruction, resampled, write_html_report
+from vecset.report.page import REPORT, best_median_worst, read_reconstruction, write_html_report
 
 RNG = np.random.default_rng(0)
 
@@ -192,18 +192,6 @@ def test_large_grids_are_shown_by_every_nth_voxel(monkeypatch):
     for plane in content["planes"]:
         assert plane["stride"] > 1 and max(plane["width"], plane["height"]) <= 20
         assert pixels(plane["strips"][0]["png"]).shape[0] == plane["height"] * len(plane["at_mm"])
-
-
-def test_resampled_is_the_nearest_voxel():
-    labels = RNG.integers(0, 5, (7, 8, 9)).astype(np.uint8)
-    affine = np.diag([2.0, 2.0, 3.0, 1])
-    target = np.array([[0, -1.1, 0, 9.0], [1.3, 0, 0, -1.0], [0, 0, 1.7, 2.0], [0, 0, 0, 1]])
-    result = resampled(labels, affine, (10, 11, 12), target)
-    for index in np.ndindex(result.shape):
-        voxel = np.rint(np.linalg.inv(affine) @ target @ (*index, 1))[:3].astype(int)
-        inside = (voxel >= 0).all() and (voxel < labels.shape).all()
-        assert result[index] == (labels[tuple(voxel)] if inside else 0)
-    np.testing.assert_array_equal(resampled(labels, affine, labels.shape, affine), labels)
 
 
 def test_a_reconstruction_on_another_grid_is_brought_to_the_truths(tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 
 from vecset.common.atomic import write_text
 from vecset.imaging.classes import class_colours
+from vecset.imaging.resampling import resample_nearest
 from vecset.imaging.slice_picture import BACKGROUND, BAD, DIFFERENCE, GOOD
 from vecset.report.figures import boxes, read_figures, table, training_curves
 from vecset.report.hearts import MARGIN_MM, MAX_TRIANGLES, heart_content
@@ -99,7 +100,7 @@ def read_reconstruction(output_dir, case_id, truth=None, affine=None):
         return labels, image.affine
     if labels.shape == truth.shape and not _on_own_grid(output_dir, case_id):
         return labels, affine  # the truth's: a header that was kept as the source had it may have the wrong spacing
-    return resampled(labels, image.affine, truth.shape, affine), affine
+    return resample_nearest(labels, np.linalg.inv(image.affine) @ affine, truth.shape), affine
 
 
 def _on_own_grid(output_dir, case_id):
@@ -109,20 +110,6 @@ def _on_own_grid(output_dir, case_id):
         return bool(result["made_from"].get("spacing_mm"))
     except (OSError, ValueError, KeyError):
         return False
-
-
-def resampled(labels, affine, shape, affine_to):
-    """`labels` on the grid (`shape`, `affine_to`): the nearest voxel's label, 0 outside the image."""
-    change = np.linalg.inv(affine) @ np.asarray(affine_to, np.float64)
-    result = np.zeros(shape, np.uint8)
-    rows = np.stack(np.meshgrid(np.arange(shape[1]), np.arange(shape[2]), indexing="ij"), -1).reshape(-1, 2)
-    for i in range(shape[0]):  # a slice at a time: whole grids of coordinates are large
-        index = np.rint(np.column_stack([np.full(len(rows), i), rows]) @ change[:3, :3].T + change[:3, 3]).astype(int)
-        inside = ((index >= 0) & (index < labels.shape)).all(1)
-        values = np.zeros(len(rows), np.uint8)
-        values[inside] = labels[tuple(index[inside].T)]
-        result[i] = values.reshape(shape[1:])
-    return result
 
 
 def shown_settings(figures):
