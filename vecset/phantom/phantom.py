@@ -43,7 +43,7 @@ def heart_of(seed: int, index: int) -> Heart:
 
 
 def make_phantom(seed: int, index: int, options: PhantomOptions = PhantomOptions()) -> tuple[np.ndarray, np.ndarray]:
-    """labels (X, Y, Z) uint8 and the affine (4, 4), voxel -> mm. Raises InputError where the heart does not fit the grid."""
+    """labels (X, Y, Z) uint8 and affine (4, 4), voxel -> mm. Raises InputError if the heart does not fit the grid."""
     heart = heart_of(seed, index)
     axes = _image_axes(np.random.default_rng([seed, index, _POSE]), options)
     affine, shape = _grid(heart.extent_mm, axes, options, f"phantom {index}")
