@@ -11,6 +11,8 @@ computation using the angle weighted pseudonormal". Distance to a triangle: Eric
 Detection", section 5.1.5. The reference is in tests/geometry/test_mesh_distance.py.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 from pykdtree.kdtree import KDTree
@@ -18,6 +20,23 @@ from pykdtree.kdtree import KDTree
 LEAF = 4  # triangles per leaf
 FAR = 3.0  # longest edges: beyond, the error is below 0.056 of an edge
 _FACE, _VERTEX, _EDGE = 0, 1, 4  # feature codes: 0 = face; 1..3 = vertex 0..2; 4..6 = edge 01, 12, 20
+
+
+class _Search(NamedTuple):
+    """What `_nearest` searches, a mesh of V vertices and F faces in two orders of its faces: that of the tree, in which
+    nearby triangles are neighbours, and that of `faces`."""
+
+    triangles: np.ndarray  # (F, 9) f32 corners, in the order of the tree
+    discs: np.ndarray  # (F, 7) see `_discs`, in the order of the tree
+    boxes: np.ndarray  # (2 P, 6) see `_build_tree`
+    face_of: np.ndarray  # (F,) i32 face of a place in the tree
+    place_of: np.ndarray  # (F,) i32 place in the tree of a face
+    faces: np.ndarray  # (F, 3) i32
+    face_normals: np.ndarray  # (F, 3) f32
+    vertex_normals: np.ndarray  # (V, 3) f32
+    first: np.ndarray  # (V + 1,) i32 see `faces_of_vertices`
+    around: np.ndarray  # (3 F,) i32
+    far: float  # beyond this distance only the faces at the nearest vertex are searched
 
 
 class MeshDistance:
@@ -32,15 +51,26 @@ class MeshDistance:
         if not len(self.faces):
             raise ValueError("a mesh without faces has no distance")
         self.face_normals, self.vertex_normals = mesh_normals(self.vertices, self.faces)
-        self._first, self._around = faces_of_vertices(self.faces, len(self.vertices))
+        first, around = faces_of_vertices(self.faces, len(self.vertices))
         corners = self.vertices[self.faces]
-        self._order = np.argsort(morton_codes(corners.mean(1)), kind="stable").astype(np.int32)
-        self._place = np.empty_like(self._order)
-        self._place[self._order] = np.arange(len(self._order), dtype=np.int32)
-        self._triangles = np.ascontiguousarray(corners[self._order].reshape(-1, 9))
-        self._discs, self._boxes = _discs(self._triangles), _build_tree(self._triangles)
+        order = np.argsort(morton_codes(corners.mean(1)), kind="stable").astype(np.int32)
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order), dtype=np.int32)
+        triangles = np.ascontiguousarray(corners[order].reshape(-1, 9))
+        self._search = _Search(
+            triangles=triangles,
+            discs=_discs(triangles),
+            boxes=_build_tree(triangles),
+            face_of=order,
+            place_of=place,
+            faces=self.faces,
+            face_normals=self.face_normals,
+            vertex_normals=self.vertex_normals,
+            first=first,
+            around=around,
+            far=FAR * np.sqrt(_longest_edge_2(self.vertices, self.faces)),
+        )
         self._vertex_tree = KDTree(self.vertices, leafsize=16)
-        self._far = FAR * np.sqrt(_longest_edge_2(self.vertices, self.faces))
 
     def query(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of points (N, 3): distance (N,) f64 >= 0, inside (N,) bool by the pseudonormal, nearest face (N,) i32."""
@@ -50,22 +80,7 @@ class MeshDistance:
         order = np.argsort(morton_codes(points), kind="stable")  # successive points are neighbours and share the cache
         points = points[order]
         to_vertex, vertex = self._vertex_tree.query(points.astype(np.float32), k=1)
-        found = _nearest(
-            points,
-            vertex.astype(np.int64),
-            to_vertex,
-            self._far,
-            self._boxes,
-            self._triangles,
-            self._discs,
-            self._order,
-            self._place,
-            self.faces,
-            self.face_normals,
-            self.vertex_normals,
-            self._first,
-            self._around,
-        )
+        found = _nearest(points, vertex.astype(np.int64), to_vertex, self._search)
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         distance, side, face = (column[back] for column in found)
@@ -271,22 +286,13 @@ def _closest(px, py, pz, triangles, t):
 
 
 @njit(cache=True)
-def _nearest(
-    points,
-    vertex,
-    to_vertex,
-    far,
-    boxes,
-    triangles,
-    discs,
-    face_of,
-    place_of,
-    faces,
-    face_normals,
-    vertex_normals,
-    first,
-    around,
-):
+def _nearest(points, vertex, to_vertex, search):
+    """Of points (N, 3) with the nearest `vertex` (N,) at the distance `to_vertex` (N,): distance (N,), side (N,) < 0
+    inside, nearest face (N,)."""
+    boxes, triangles, discs = search.boxes, search.triangles, search.discs
+    face_of, place_of, faces = search.face_of, search.place_of, search.faces
+    face_normals, vertex_normals = search.face_normals, search.vertex_normals
+    first, around = search.first, search.around
     distance = np.empty(len(points), np.float64)
     side = np.empty(len(points), np.float64)
     face = np.empty(len(points), np.int32)
@@ -301,7 +307,7 @@ def _nearest(
             d2, code, ex, ey, ez = _closest(x, y, z, triangles, place_of[g])
             if d2 < best:
                 best, f, feature, qx, qy, qz = d2, g, code, ex, ey, ez
-        depth = 0 if to_vertex[n] > far else 1
+        depth = 0 if to_vertex[n] > search.far else 1
         stack[0], bound[0] = 1, 0.0
         while depth:
             depth -= 1
