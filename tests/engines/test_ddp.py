@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -139,10 +138,9 @@ def test_ranks_stop_together_save_and_go_on_with_another_number_of_ranks(data, r
     for line in run.stdout:
         if line.startswith("epoch 3/"):
             break
-    began = time.monotonic()
     run.send_signal(signal.SIGTERM)
     rest = run.communicate(timeout=120)[0]
-    assert time.monotonic() - began < 30, "torchrun had to kill the ranks"
+    assert "forcefully" not in rest, "torchrun had to kill the ranks"
     assert "asked to stop: saved at epoch" in rest and run.returncode != 0
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "stopped"
     state = load_checkpoint(tmp_path / "checkpoint-last.pth")
