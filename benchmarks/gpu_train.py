@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 import torch  # noqa: E402
-from step_parts import CLASSES, human, random_batch, randomise_output, slow_losses, step_flop  # noqa: E402
+from step_parts import CLASSES, human, random_batch, randomise_output, reference_losses, step_flop  # noqa: E402
 
 from vecset.data.epoch_plan import MicroBatch  # noqa: E402
 from vecset.engines.distributed import Ranks  # noqa: E402
@@ -40,7 +40,7 @@ SIZES = {
         queries=3072,
         eikonal=1024,
         batches=(2, 16, 64),
-        slow_batches=(2, 16),
+        reference_batches=(2, 16),
         matrix=8192,
     ),
     "tiny": dict(
@@ -49,7 +49,7 @@ SIZES = {
         queries=96,
         eikonal=32,
         batches=(2, 4, 8),
-        slow_batches=(2, 4),
+        reference_batches=(2, 4),
         matrix=256,
     ),
 }
@@ -106,10 +106,10 @@ class Bench:
             after_step,
         )
 
-    def slow(self, batch, steps, after_step):
+    def reference(self, batch, steps, after_step):
         never = torch.zeros((), device=self.device)
         for step in range(steps):
-            slow_losses(self.model, batch, self.weights)[0].backward()
+            reference_losses(self.model, batch, self.weights)[0].backward()
             gradient_norm(self.model.parameters(), 1.0)
             masked_step(self.optimizer, never)
             self.optimizer.zero_grad(set_to_none=True)
@@ -165,14 +165,14 @@ def exactness(device):
     found = []
     for losses in (
         lambda: forward_losses(model, batch, StepOptions(weights), CLASSES)[0],
-        lambda: slow_losses(model, batch, weights, all_points=False)[0],
+        lambda: reference_losses(model, batch, weights, all_points=False)[0],
     ):
         model.zero_grad()
         loss = losses()
         loss.backward()
         found.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
-    (loss, gradient), (slow_loss, slow_gradient) = found
-    return abs(loss / slow_loss - 1), ((gradient - slow_gradient).norm() / slow_gradient.norm()).item()
+    (loss, gradient), (reference_loss, reference_gradient) = found
+    return abs(loss / reference_loss - 1), ((gradient - reference_gradient).norm() / reference_gradient.norm()).item()
 
 
 def synchronizing_calls(bench):
@@ -195,7 +195,7 @@ def synchronizing_calls(bench):
 
 
 def planned_rows(sizes, compiled):
-    """(words, batch, Eikonal term, compiled, recompute, slow) in the order of the table; what matters most first."""
+    """(words, batch, Eikonal term, compiled, recompute, reference) in the order of the table, most wanted first."""
     largest = sizes["batches"][-1]
     for cases in sizes["batches"]:
         for eikonal in (True, False):
@@ -203,7 +203,7 @@ def planned_rows(sizes, compiled):
         if cases == largest:
             for eikonal in (True, False):
                 yield "ours", cases, eikonal, False, True, False
-    for cases in sizes["slow_batches"]:
+    for cases in sizes["reference_batches"]:
         yield "reference", cases, True, False, False, True
     if compiled:
         for cases in sizes["batches"]:
@@ -216,7 +216,7 @@ def run_table(bench, rows, deadline):
     sizes, results, compiled_for = bench.sizes, {}, None
     print("| step | batch | Eikonal | compiled | activations | s/step | cases/s | MFU | peak GB |\n" + "|---" * 9 + "|")
     for row in rows:
-        words, cases, eikonal, compiled, recompute, slow = row
+        words, cases, eikonal, compiled, recompute, reference = row
         head = (
             f"| {words} | {cases} | {'yes' if eikonal else 'no'} | {'yes' if compiled else 'no'} | "
             f"{'recomputed' if recompute else 'kept'} |"
@@ -230,7 +230,7 @@ def run_table(bench, rows, deadline):
             torch._dynamo.reset()  # a graph of its own for every batch size, as a run has it
             bench.model.compile_blocks()
             compiled_for = cases
-        result = bench.row(bench.slow if slow else bench.ours, cases, eikonal)
+        result = bench.row(bench.reference if reference else bench.ours, cases, eikonal)
         results[row] = result
         if result is None:
             print(f"{head} out of memory | | | |", flush=True)

@@ -65,7 +65,7 @@ def as_the_reference(model):
         (attention.fused_attention, attention_slope.slope_kernel), model.fold = kept, True
 
 
-def slow_losses(model, batch, weights=None, all_points=True):
+def reference_losses(model, batch, weights=None, all_points=True):
     """(total, raw losses) of the reference. all_points: the Eikonal term at every decoded point, on the main graph;
     else at the batch's eikonal_points, decoded once more as ours does it, so that only the attention differs."""
     weights = weights or DEFAULT_WEIGHTS

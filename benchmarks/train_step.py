@@ -23,14 +23,14 @@ sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 SIDES = {
     "ours": "fused attention, Eikonal term at {E} points",
     "same": "reference, Eikonal term at the same {E} points",
-    "slow": "reference, Eikonal term at all {T} points",
+    "reference": "reference, Eikonal term at all {T} points",
 }
 
 
 def measure(side, name, surface, queries, eikonal, steps, threads):
     """{'seconds', 'peak_mb', 'loss', 'gradient'} of one side, in this process."""
     import torch
-    from step_parts import CLASSES, random_batch, randomise_output, slow_losses
+    from step_parts import CLASSES, random_batch, randomise_output, reference_losses
 
     from vecset.engines.loop import StepOptions, forward_losses
     from vecset.engines.losses import DEFAULT_WEIGHTS
@@ -50,7 +50,7 @@ def measure(side, name, surface, queries, eikonal, steps, threads):
         if side == "ours":
             loss = forward_losses(model, batch, StepOptions(DEFAULT_WEIGHTS), CLASSES)[0]
         else:
-            loss = slow_losses(model, batch, all_points=side == "slow")[0]
+            loss = reference_losses(model, batch, all_points=side == "reference")[0]
         loss.backward()
         seconds.append(clock() - began)
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
@@ -111,7 +111,7 @@ def growth(letter, steps, small, threads):
                 steps=steps,
                 threads=threads,
             )
-            for side in ("ours", "slow")
+            for side in ("ours", "reference")
         ]
         (a, b), (c, d) = ((row["seconds"], row["peak_mb"]) for row in rows)
         print(f"| {sizes[letter]} | {a:.2f}, {b:.0f} | {c:.2f}, {d:.0f} | {c / a:.2f}, {d / b:.2f} |", flush=True)

@@ -4,19 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.append(os.path.join(os.path.dirname(__file__), "..", "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from step_parts import (
     CLASSES,
     random_batch,
     randomise_output,
-    slow_losses,
+    reference_losses,
     step_flop,
 )
 
@@ -46,7 +47,7 @@ def test_reference_and_ours_agree_at_the_same_points():
             if ours:
                 loss = forward_losses(model, items, StepOptions(weights), CLASSES)[0]
             else:
-                loss = slow_losses(model, items, weights, all_points)[0]
+                loss = reference_losses(model, items, weights, all_points)[0]
             loss.backward()
             losses.append(loss.item())
             gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
