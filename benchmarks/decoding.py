@@ -68,8 +68,8 @@ class TruthField:
             for mask in masks
         ]
 
-    def process_latents(self, code):
-        return code
+    def process_latents(self, latents):
+        return latents
 
     def ask(self, points_unit):
         """(Q, 3) -> distance (Q,) f32 in unit, logits (Q, C) f32: 0 outside, where they decide nothing."""
@@ -188,14 +188,14 @@ def make_field_of(case, args, checkpoint, model):
         case, case.path.stem, checkpoint["args"]["point_cloud_size"], float(checkpoint["args"].get("balance") or 0)
     )
     with torch.inference_mode():
-        code = model.encode(
+        latents = model.encode(
             surface_features(torch.from_numpy(points)[None], torch.from_numpy(labels)[None], case.num_classes)
         )
     if args.weights == "random":  # outputs round 0, so that there are surfaces and class borders everywhere
         points_unit = np.random.default_rng(0).uniform(-1, 1, (4096, 3))
-        sdf, logits = HeartField(model, code, args.chunk).values(points_unit)
+        sdf, logits = HeartField(model, latents, args.chunk).values(points_unit)
         model.to_outputs[1].bias.data -= torch.from_numpy(np.median(np.column_stack([sdf, logits]), 0)).float()
-    return lambda: HeartField(model, code, args.chunk)
+    return lambda: HeartField(model, latents, args.chunk)
 
 
 def main():

@@ -108,10 +108,10 @@ def test_untrained_models_are_decoded_without_a_loss(decoding, std):
     model = build_model("learnable_vec8x4_dim32_depth1_nb", 4)
     for parameter in model.parameters():
         parameter.data.normal_(0, std)
-    code = torch.randn(1, 8, 4)
-    sdf, logits = HeartField(model, code).values(np.random.default_rng(0).uniform(-1, 1, (2048, 3)))
+    latents = torch.randn(1, 8, 4)
+    sdf, logits = HeartField(model, latents).values(np.random.default_rng(0).uniform(-1, 1, (2048, 3)))
     model.to_outputs[1].bias.data -= torch.from_numpy(np.median(np.column_stack([sdf, logits]), 0)).float()
-    figures = decoding.measure(lambda: HeartField(model, code), FRAMES["isotropic"], 4)
+    figures = decoding.measure(lambda: HeartField(model, latents), FRAMES["isotropic"], 4)
     assert not decoding.complaints(figures, "random", 96), figures
     assert figures["components"] > 10
 

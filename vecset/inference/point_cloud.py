@@ -1,11 +1,12 @@
-"""A bare point cloud with labels as a heart: all that the encoder reads.
+"""A point cloud with labels as a heart: positions and classes are all that the encoder reads.
 
 PLY with a vertex property `label` (or `class`, `class_id`), or npz with `points_mm` (N, 3) and `labels` (N,).
-Coordinates are patient mm (RAS+); labels are class ids 1..C. A case file (surface_points in unit, with its
-frame) is none of these.
+Coordinates are patient mm (RAS+); labels are class ids 1..C. A case file (surface_points in unit, with its frame) is
+not a point cloud.
 """
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ MARGIN_MM = 5.0  # of the output grid round the points
 _NEEDS = "a point cloud with labels: PLY with a vertex property 'label', or npz with points_mm and labels"
 
 
-def is_point_cloud(path):
+def is_point_cloud(path: Path | str) -> bool:
     """Whether `path` is a PLY file, or an npz with points_mm."""
     if str(path).lower().endswith(".ply"):
         return True
@@ -30,7 +31,7 @@ def is_point_cloud(path):
         return False  # what it is instead, its reader tells
 
 
-def read_point_cloud(path, class_names, spacing_mm=1.0):
+def read_point_cloud(path: Path | str, class_names: Sequence[str], spacing_mm: float = 1.0) -> Case:
     """The `Case` (no truth) of a point cloud; its output grid has `spacing_mm` along the patient's axes and holds the
     points and MARGIN_MM more. InputError where points or labels are missing or not sound."""
     path = Path(path)

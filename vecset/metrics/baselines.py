@@ -4,7 +4,7 @@ mean shape     at each point of the unit cube, the label (background included) t
 nearest heart  for each heart, the training heart with the best mean Dice to it: chosen with the truth at hand, so an
                upper bound of what looking up a training heart could give
 
-Both are looked up in the heart's own frame, so centre and size are given to them, and scored on its own source grid.
+Both are looked up in the heart's own frame, so they know its centre and size, and are scored on its own source grid.
 """
 
 import hashlib

@@ -7,11 +7,13 @@ The rule for classes that are not in both maps (docs/metrics.md), as `status`:
     absent         in neither: undefined (None), left out of averages, counted
     not annotated  nobody looked for it: undefined, masked, and its voxels in the prediction are taken as background
 
-`missed` and `invented` enter every average, so that none improves by missing a structure: overlaps as 0, distances
-(undefined, so None in the row) as `missing_distance_mm`, the diagonal of the box round the heart's truth (round the
-prediction where the truth is empty), which no distance within that box exceeds; the volume error of
-what was missed is -1, of what was invented (undefined) counts as 1.
+Missed and spurious structures enter every average, so that no average improves by missing one. Overlaps count as 0.
+Distances are undefined (None in the row) and count as `missing_distance_mm`: the diagonal of the box around the true
+heart (around the prediction where the truth is empty), which no distance within that box exceeds. The volume error of a
+missed structure is -1; that of a spurious one is undefined and counts as 1.
 """
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -36,11 +38,12 @@ BODY = (
 )
 METRICS = OVERLAPS + DISTANCES + NSDS + BODY  # the columns of numbers, in the order of the table
 PENALTY = "missing_distance_mm"
+LIMIT = "floor_"  # prefix of the columns of the resampling limit (vecset/metrics/resampling_limit.py)
 RESAMPLES = 2000  # of the bootstrap
 _VOXELS_AT_ONCE = 1 << 22
 
 
-def joint_histogram(truth, prediction, num_classes):
+def joint_histogram(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
     """(C + 1, C + 1) i64: voxels with label i in `truth` and j in `prediction` (integer arrays of one shape).
     Raises ValueError for another shape or a label above `num_classes`."""
     truth, prediction = np.asarray(truth), np.asarray(prediction)
@@ -58,7 +61,13 @@ def joint_histogram(truth, prediction, num_classes):
     return counts.reshape(size, size)
 
 
-def score(truth, prediction, class_names, annotated=None, spacing_mm=None):
+def score(
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    class_names: Sequence[str],
+    annotated: np.ndarray | None = None,
+    spacing_mm: np.ndarray | None = None,
+) -> list[dict]:
     """One dict per class and a last one for the union: class_id (1..C; empty for the union), class_name, status, and
     `METRICS` (number or None) and `PENALTY`. `annotated`: (C,) bool, all where None. spacing_mm (3,) along the axes of
     the maps (X, Y, Z); without it only what needs no mm: Dice and IoU."""
@@ -166,7 +175,7 @@ def _component_counts(labels, size):
     return np.append(np.bincount(parts.label, minlength=size)[1:size], len(whole.label))
 
 
-def counted_value(row, metric, prefix=""):
+def counted_value(row: dict, metric: str, prefix: str = "") -> float | None:
     """What a row's metric counts as in an average: its value, or what stands for it by the rule above, or None."""
     value = row.get(prefix + metric)
     if value is not None or row["status"] not in COUNTED:
@@ -178,18 +187,18 @@ def counted_value(row, metric, prefix=""):
     return None
 
 
-def mean_defined(values):
+def mean_defined(values: Iterable[float | None]) -> float | None:
     """Mean of the values that are not None; None where there is none."""
     values = [v for v in values if v is not None]
     return float(np.mean(values)) if values else None
 
 
-def mean_over_classes(rows, metric="dice"):
+def mean_over_classes(rows: Sequence[dict], metric: str = "dice") -> float | None:
     """The mean over the classes that count in one heart (the union is no class); None where none does."""
     return mean_defined(row[metric] for row in rows if row["class_name"] != "union")
 
 
-def summarise(rows, metrics=METRICS, seed=0):
+def summarise(rows: Sequence[dict], metrics: Sequence[str] = METRICS, seed: int = 0) -> dict[str, dict]:
     """Rows of many hearts -> {class_name: entry} and the entry `mean of classes`, the mean over the classes of their
     means. An entry: {metric: mean or None, metric + "_ci95": [low, high] or None, absolute_volume_error: mean of the
     relative ones without sign, n: hearts in the mean, and how many hearts have each status}.
@@ -215,9 +224,9 @@ def summarise(rows, metrics=METRICS, seed=0):
     )
     classes = [k for k, name in enumerate(names) if name != "union"]
     summary["mean of classes"] = {}
-    floors = {key for row in rows[:1] for key in row if key.startswith("floor_")}
-    for key in (*metrics, *(f"floor_{metric}" for metric in metrics if f"floor_{metric}" in floors)):
-        prefix, metric = ("floor_", key[6:]) if key.startswith("floor_") else ("", key)
+    limits = [f"{LIMIT}{metric}" for metric in metrics if rows and f"{LIMIT}{metric}" in rows[0]]
+    for key in (*metrics, *limits):
+        prefix, metric = (LIMIT, key.removeprefix(LIMIT)) if key.startswith(LIMIT) else ("", key)
         table = np.full((size, len(names)), np.nan)
         for row in rows:
             value = counted_value(row, metric, prefix)
@@ -246,7 +255,7 @@ def _enter(summary, names, classes, key, table, draws):
         drawn = np.column_stack([drawn, drawn_over_classes])
     for k, (name, mean) in enumerate(columns):
         summary[name][key] = None if np.isnan(mean) else float(mean)
-        if key.startswith("floor_"):
+        if key.startswith(LIMIT):
             continue
         some = drawn[:, k][~np.isnan(drawn[:, k])] if draws is not None else ()
         enough = (defined[:, k] if k < len(names) else defined[:, classes].any(1)).sum() > 1

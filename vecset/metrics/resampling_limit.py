@@ -1,11 +1,11 @@
 """The resampling limit: what the truth scores against the label map of its own surface.
 
-The points that training and the encoder read are drawn on a smooth surface mesh of the truth, and their distances and
-classes come from the field of that mesh (vecset/geometry/distance_field.py). Here the same field is asked at the centre
-of each voxel, as `reconstruct.py` asks a model, and labelled by the same rule: background where the distance is >= 0,
-else the class of the nearest foreground voxel. What comes out is the label map of a model that has learned its task
-without any error; it is not quite the truth, since a voxel's corner is not in the mesh and a vessel as thin as a voxel
-is a smooth tube. A reader knows by it what 1.0 would mean at that spacing. How many points are drawn is not in it.
+Training points and the encoder's input are drawn on a smooth surface mesh of the truth, and their distances and classes
+come from the field of that mesh (vecset/geometry/distance_field.py). Here the same field is evaluated at the centre of
+each voxel, as a model is, and labelled by the same rule: background where the distance is >= 0, elsewhere the class of
+the nearest foreground voxel. The result is the label map of a model without any error. It is not quite the truth, since
+the mesh has no voxel corners, and a vessel as thin as a voxel is a smooth tube. So the limit tells what
+figures a perfect model has at that spacing. It does not depend on how many points are drawn.
 """
 
 import numpy as np
@@ -17,8 +17,8 @@ from vecset.geometry.surface import crop_foreground, union_mesh
 
 
 def labels_of_own_field(case: Case) -> np.ndarray:
-    """(X, Y, Z) u8 of the shape of `case.truth_crop`: the labels that the case's field has at the voxels' centres. Only
-    voxels with a neighbour (of 26) on the other side of the union's surface are asked: farther ones cannot change."""
+    """(X, Y, Z) u8 of the shape of `case.truth_crop`: the labels of the case's field at the voxels' centres. Only
+    voxels with a neighbour (of 26) on the other side of the union's surface are evaluated: the others cannot change."""
     truth = np.ascontiguousarray(case.truth_crop)
     if not truth.any():
         return truth.copy()

@@ -11,6 +11,7 @@ has a surface there.
     NSD     the share of the area of both surfaces that lies within a tolerance of the other
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -21,7 +22,7 @@ TOLERANCES_MM = (1.0, 2.0)
 PERCENT = 95
 
 
-def block_codes(mask):
+def block_codes(mask: np.ndarray) -> np.ndarray:
     """(X + 1, Y + 1, Z + 1) u8 of a bool mask (X, Y, Z): bit 4 di + 2 dj + dk is set where the voxel at (di, dj, dk) of
     the 2 x 2 x 2 block is in the mask."""
     padded = np.pad(mask, 1).astype(np.uint8)
@@ -32,7 +33,7 @@ def block_codes(mask):
     return codes
 
 
-def surface_metrics(truth_codes, prediction_codes, spacing_mm):
+def surface_metrics(truth_codes: np.ndarray, prediction_codes: np.ndarray, spacing_mm: Sequence[float]) -> dict:
     """hd95_mm, assd_mm, nsd_1mm, nsd_2mm of two masks that are not empty, from their `block_codes` of one shape;
     spacing_mm (3,) along the axes."""
     spacing_mm = tuple(float(s) for s in spacing_mm)
@@ -75,7 +76,7 @@ def _percentile(distance_mm, area_mm2):
 
 
 @lru_cache(maxsize=64)
-def element_areas_mm2(spacing_mm):
+def element_areas_mm2(spacing_mm: tuple[float, float, float]) -> np.ndarray:
     """(256,) area of the surface in a block of each code, at spacing_mm (3-tuple). Marching cubes chooses where a block
     can be read in two ways; here a block has the area of its complement, so that a mask's surface is its hole's."""
     areas = np.zeros(256)
@@ -89,7 +90,7 @@ def element_areas_mm2(spacing_mm):
     return areas
 
 
-def euler_number(codes):
+def euler_number(codes: np.ndarray) -> int:
     """Components less tunnels plus cavities of a mask from its `block_codes`; voxels touch through faces, edges and
     corners: vertices less edges plus faces less cubes of the mask as a body of closed voxels."""
     return int(round(float(np.bincount(codes.ravel(), minlength=256) @ _euler_shares())))
@@ -97,8 +98,8 @@ def euler_number(codes):
 
 @lru_cache(maxsize=1)
 def _euler_shares():
-    """(256,) what the grid point in the middle of a block gives: itself, half of each of its 6 edges, a quarter of its
-    12 faces, an eighth of its 8 cubes; an edge, face or cube is there where one of the voxels round it is."""
+    """(256,) what the grid point in the middle of a block contributes: itself, half of each of its 6 edges, a quarter
+    of its 12 faces, an eighth of its 8 cubes; an edge, face or cube is there where one of the voxels round it is."""
     shares = np.zeros(256)
     for code in range(256):
         block = np.array([code >> bit & 1 for bit in range(8)], bool).reshape(2, 2, 2)
