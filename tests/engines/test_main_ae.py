@@ -239,7 +239,7 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
         (("--eikonal_points", "49"), "at most the number of query points, found 49 of 48"),
         (
             ("--inside_points", "0", "--outside_points", "0"),
-            "--vol_weight: there are no points to take this loss at (--inside_points or --outside_points)",
+            "--vol_weight: there are no points for this loss (--inside_points or --outside_points)",
         ),
         (("--warmup_epochs", "400"), "--warmup_epochs: expected fewer than --epochs"),
         (("--precision", "bf16"), "--precision: expected auto or fp32 on a CPU"),

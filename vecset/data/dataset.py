@@ -247,14 +247,14 @@ def _normal_part(item, count, rng, path):
     }
 
 
-def rotation_matrix(axis, angle):
+def rotation_matrix(axis: np.ndarray, angle: float) -> np.ndarray:
     """(3, 3) rotation about `axis` by `angle` radians (Rodrigues)."""
     x, y, z = np.asarray(axis, np.float64) / np.linalg.norm(axis)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
-def collate(items):
+def collate(items: list[dict]) -> dict[str, torch.Tensor]:
     """Items to a batch: every key stacked along a first axis B."""
     return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
 
@@ -276,7 +276,7 @@ def _collate_or_error(items):
     return next((item for item in items if isinstance(item, InputError)), None) or collate(items)
 
 
-def iterate_batches(dataset, keys, num_workers=0, pin_memory=False):
+def iterate_batches(dataset: CaseDataset, keys, num_workers: int = 0, pin_memory: bool = False):
     """Batches for `keys`, an iterable of lists of (epoch, index). Workers are forked, so they share the cache that
     `dataset.load` filled. Raises a case's InputError here, in the training process."""
     loader = torch.utils.data.DataLoader(
@@ -293,13 +293,13 @@ def iterate_batches(dataset, keys, num_workers=0, pin_memory=False):
         yield batch
 
 
-def grid_points_unit(grid_size):
+def grid_points_unit(grid_size: int) -> np.ndarray:
     """(grid_size^3, 3) float32: the cell centres of a regular grid over the unit cube [-1, 1]^3, z fastest."""
     centres = ((np.arange(grid_size) + 0.5) * (2 / grid_size) - 1).astype(np.float32)
     return np.stack(np.meshgrid(centres, centres, centres, indexing="ij"), -1).reshape(-1, 3)
 
 
-def grid_truth(entry, grid_size):
+def grid_truth(entry, grid_size: int) -> np.ndarray:
     """(grid_size^3,) u8: the true label at each point of `grid_points_unit`, that of the nearest voxel of the case's
     truth crop. Points outside the crop, and outside the image, are background."""
     case = read_case(entry.path, ("frame", "truth")).require(

@@ -1,7 +1,7 @@
 """How thick structures are, and how densely latents should lie on them.
 
 At equal spacing over all surfaces a thin vessel gets few latents, each for many of its diameters, while a chamber gets
-many that describe hardly any shape. So thin classes want them denser (docs/log.md, 2026-11-26)."""
+many that describe hardly any shape. So thin classes get more of them."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ _LARGEST = 8.0
 _MOST_CASES = 40
 
 
-def class_thickness_mm(labels, spacing_mm, num_classes):
+def class_thickness_mm(labels: np.ndarray, spacing_mm, num_classes: int) -> np.ndarray:
     """(C,) 2 V / A of each class in a label map, mm (NaN where it is absent): the thickness of a plate, half the
     diameter of a tube, a third of that of a ball, each as far as voxel faces tell (their area is up to 1.5 times the
     smooth surface's, much the same for all shapes). Faces on the border of the array do not count: there a structure is
@@ -32,7 +32,7 @@ def class_thickness_mm(labels, spacing_mm, num_classes):
         return np.where(volume_C > 0, 2 * volume_C / area_C[1:], np.nan)
 
 
-def density_of_thickness(thickness_C):
+def density_of_thickness(thickness_C: np.ndarray) -> np.ndarray:
     """(C,) how many times as close latents should lie: (median thickness / own thickness)^0.7, from 1 to 8; 1 for a
     class whose thickness is not known (NaN)."""
     thickness_C = np.asarray(thickness_C, np.float64)
@@ -43,7 +43,7 @@ def density_of_thickness(thickness_C):
     return np.where(known, ratio**_EXPONENT, 1.0).clip(1.0, _LARGEST)
 
 
-def fps_density(cases, num_classes):
+def fps_density(cases: list, num_classes: int) -> str:
     """The value of --fps_density ("9:3.9,10:1.8") for `cases` (list of ListedCase): from the median thickness of
     each class over up to 40 of them, evenly chosen. Classes of factor 1 are left out."""
     chosen = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(len(cases), _MOST_CASES)).astype(int))]

@@ -1,4 +1,4 @@
-"""The flags of vecset/main_ae.py: each with its unit and default, grouped by what it is for."""
+"""The flags of vecset/main_ae.py, each with its unit and default, grouped by purpose, and checks that need several."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from vecset.models.autoencoder import EXTENSIONS, parse_model_name
 # flags that are handed on by name
 MODEL_OPTIONS = tuple(EXTENSIONS)
 LOSS_OPTIONS = ("class_loss", "truncation")
-# flags that decide what a validation says
+# flags that decide the figures of a validation
 EVALUATION_OPTIONS = (
     "model",
     "point_cloud_size",
@@ -30,7 +30,7 @@ WARMUP_EPOCHS, WARMUP_SHARE = 20, 0.05  # of Phase 1's 400 epochs these are the 
 
 DESCRIPTION = """Trains the multi-label shape autoencoder on case files.
 
-Start it with python, or with torchrun or srun for several GPUs or processes. Giving the same --output_dir again goes
+Start it with python, or with torchrun or srun for several GPUs or processes. Given the same --output_dir again, it goes
 on where the run stood; a finished run says so. Exit codes: 0 done, 2 bad input, 3 a loss or gradient was not finite,
 75 asked to stop by SIGTERM or SIGUSR1 (saved; start it again to go on). Under torchrun the launcher's exit code is 1
 for all of the last three: OUTPUT_DIR/status.json says which it was."""
@@ -62,7 +62,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         if getattr(args, f"{loss}_weight") and not any(getattr(args, flag) for flag in needs):
             raise InputError.because(
                 f"--{loss}_weight",
-                f"there are no points to take this loss at (--{' or --'.join(needs)})",
+                f"there are no points for this loss (--{' or --'.join(needs)})",
                 f"give some, or --{loss}_weight 0",
             )
     _check_latents(args)
@@ -131,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--eikonal_points",
         type=_count(1),
         default=1024,
-        help="of the query points, those that the Eikonal loss is taken at",
+        help="of the query points, those that the Eikonal loss is computed at",
     )
     add(
         "--balance",
@@ -167,11 +167,15 @@ def build_parser() -> argparse.ArgumentParser:
         default="learnable_vec1024x16_dim1024_depth24_nb",
         help="{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl]: M latents of L numbers, width D, K layers",
     )
-    add("--anchors", action="store_true", help="latents have a place in space that attention knows of")
+    add(
+        "--anchors",
+        action="store_true",
+        help="every latent has a place in space, and attention depends on the distance to it",
+    )
     add(
         "--rotary",
         action="store_true",
-        help="with --anchors: attention sees places relative to each other, not where they are",
+        help="with --anchors: attention depends on relative places only (rotary embedding)",
     )
     add(
         "--fps_class_gap",
@@ -186,22 +190,22 @@ def build_parser() -> argparse.ArgumentParser:
         "--fps_density",
         default="",
         metavar="CLASS:FACTOR,...",
-        help="with --fps_class_gap: latents lie FACTOR times as close on this class (thin vessels want more of them); "
-        "auto: by how thick the classes of the training cases are",
+        help="with --fps_class_gap: latents lie FACTOR times as close on this class (for thin vessels); auto: by "
+        "the thickness of the classes in the training cases",
     )
     add("--latent_density", dest="fps_density", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add(
         "--early_latents",
         type=_count(1),
         metavar="M",
-        help="point queries: train with so many latents at first, which makes the steps cheaper (see --early_share)",
+        help="point queries: number of latents in the first epochs, to make their steps cheaper (see --early_share)",
     )
     add(
         "--early_share",
         type=_number(0, 1),
         default=0.75,
         metavar="SHARE",
-        help="share of the epochs that --early_latents is for; all latents are used after it, and for every validation",
+        help="share of the epochs that use --early_latents; later epochs and every validation use all latents",
     )
     add("--decoder_layers", type=_count(0), default=0, help="feed-forward blocks behind the decoder's attention")
 
@@ -214,7 +218,7 @@ def build_parser() -> argparse.ArgumentParser:
         "class": "class logits",
         "kl": "KL divergence, for _kl models",
         "normal": "|gradient - outward normal|^2 at points of the outer surface (--normal_points)",
-        "balanced": "class-balanced binary cross-entropy: inside and outside of a class weigh a half each",
+        "balanced": "class-balanced binary cross-entropy: points inside and outside a class have half the weight each",
         "truncated": "L1 distance (unit) at query points within a band (--truncation)",
     }
     for name, weight in DEFAULT_WEIGHTS.items():
@@ -223,7 +227,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--normal_points",
         type=_count(1),
         default=512,
-        help="of the surface points, those that the normal loss is taken at",
+        help="of the surface points, those that the normal loss is computed at",
     )
     add(
         "--class_loss",
@@ -271,7 +275,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--compile",
         action="store_true",
-        help="torch.compile the encoder's attention and the latent stack (minutes at the start; wants a C++ compiler)",
+        help="torch.compile the encoder's attention and the latent stack (takes minutes; needs a C++ compiler)",
     )
     add(
         "--checkpoint_activations",
@@ -287,14 +291,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--shard",
         choices=("none", "optimizer"),
         default="none",
-        help="optimizer: AdamW's moments (8 bytes per parameter) are shared out over the ranks (ZeRO stage 1): the "
-        "same numbers, and checkpoints that load on any number of ranks; one rank keeps all",
+        help="optimizer: each rank keeps a shard of AdamW's moments (8 bytes per parameter; ZeRO stage 1); the numbers "
+        "are the same, and checkpoints load on any number of ranks",
     )
     add(
         "--compress_gradients",
         choices=("none", "bf16"),
         default="none",
-        help="bf16: gradients travel between ranks in bfloat16, half the bytes, rounded to 3 digits",
+        help="bf16: gradients are sent between ranks in bfloat16, half the bytes, rounded to 3 digits",
     )
 
     add = parser.add_argument_group("validation").add_argument
@@ -302,17 +306,22 @@ def build_parser() -> argparse.ArgumentParser:
     add("--grid_size", type=_count(2), default=64, help="points per axis of the grid over the unit cube for the Dice")
 
     add = parser.add_argument_group("run").add_argument
-    add("--output_dir", required=True, metavar="DIR", help="checkpoints, log.txt, status.json; given again: go on")
+    add(
+        "--output_dir",
+        required=True,
+        metavar="DIR",
+        help="folder of checkpoints, log.txt and status.json; given again, the run goes on",
+    )
     add(
         "--resume",
         metavar="FILE",
-        help="checkpoint to start from (the output folder's own comes first once there is one)",
+        help="checkpoint to go on from (a checkpoint in the output folder comes first)",
     )
     add(
         "--init_from",
         metavar="FILE",
-        help="weights to start a new run from: a checkpoint of the public VecSetX release (the new inputs and outputs "
-        "start at zero: the same distance), or one of this software; the output folder's own comes first",
+        help="weights to start a new run from: a checkpoint of the public VecSetX release (new inputs and outputs "
+        "start at zero, so the distance is the same) or of this software; one in the output folder comes first",
     )
     add(
         "--eval",
@@ -323,7 +332,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--dry_run",
         action="store_true",
-        help="check data, model, memory and one step, write and read one checkpoint, leave nothing",
+        help="check data, model, memory and one step, write and read one checkpoint, and leave nothing behind",
     )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add(
@@ -349,7 +358,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the description's lines, and adds defaults where there is one to tell."""
+    """Keeps the description's lines, and adds the default where there is one."""
 
     def _get_help_string(self, action):
         if action.default in (None, False) or "(default" in (action.help or ""):

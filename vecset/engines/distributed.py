@@ -1,4 +1,4 @@
-"""One process or many: who this one is, and the few words that processes have to exchange.
+"""Ranks: which process this is, how processes are started and stopped, and the few values that they exchange.
 
 Ranks that torchrun started find each other by its environment, those that srun started by Slurm's; without either there
 is one rank and nothing is set up.
@@ -28,8 +28,8 @@ _TIMEOUT = timedelta(minutes=30)  # a rank may wait this long for another: rank 
 
 @dataclass(frozen=True)
 class Ranks:
-    """rank of this process, number of ranks, the device it computes on, and a group for words between hosts (gloo,
-    beside the NCCL group of the gradients, so that they never wait for a GPU)."""
+    """rank of this process, number of ranks, the device it computes on, and a group for messages between hosts
+    (gloo, beside the NCCL group of the gradients, so that they never wait for a GPU)."""
 
     rank: int
     size: int
@@ -37,17 +37,17 @@ class Ranks:
     host_group: object = None
 
     @property
-    def main(self):
+    def main(self) -> bool:
         return self.rank == 0
 
 
-def environment_rank():
+def environment_rank() -> int:
     """This process's rank by torchrun's or Slurm's environment, before anything is set up."""
     take_over_slurm()
     return int(os.environ.get("RANK", 0))
 
 
-def start_ranks(device="auto"):
+def start_ranks(device: str = "auto") -> Ranks:
     """Sets up the process group that torchrun's or Slurm's environment describes and chooses the device: `auto` (CUDA
     where there is one), `cpu`, `cuda` or `cuda:N`. gloo on CPU, NCCL on GPU."""
     take_over_slurm()
@@ -83,8 +83,8 @@ def start_ranks(device="auto"):
 
 
 @contextlib.contextmanager
-def told_once(rank):
-    """For work that every rank does alike: its InputError is told by rank 0 alone. The others give it the time to, and
+def told_once(rank: int):
+    """For work that every rank does alike: an InputError is printed by rank 0 alone. The other ranks wait a moment and
     leave with the same exit code."""
     try:
         yield
@@ -95,21 +95,21 @@ def told_once(rank):
         raise SystemExit(EXIT_BAD_INPUT) from None
 
 
-def lost_contact(error):
-    """Whether a RuntimeError says no more than that another process has gone: its cause is the other one's."""
-    words = str(error)
+def lost_contact(error: RuntimeError) -> bool:
+    """Whether a RuntimeError says only that another process has gone, so that its cause lies there."""
+    message = str(error)
     return dist.is_initialized() and (
         isinstance(error, dist.DistBackendError)
-        or any(part in words for part in ("Connection closed by peer", "Connection reset by peer", "Broken pipe"))
+        or any(part in message for part in ("Connection closed by peer", "Connection reset by peer", "Broken pipe"))
     )
 
 
-def stop_ranks(ranks):
+def stop_ranks(ranks: Ranks) -> None:
     if ranks.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
 
 
-def wrap_model(model, ranks, compress="none"):
+def wrap_model(model: torch.nn.Module, ranks: Ranks, compress: str = "none") -> torch.nn.Module:
     """The model for training: as it is for one rank, else in DDP, whose gradients are means over ranks. compress:
     "bf16" sends them in bfloat16, half the bytes."""
     if ranks.size == 1:
@@ -140,26 +140,27 @@ def _bf16_hook(state, bucket):
     return bf16_compress_hook(state, bucket)
 
 
-def sum_over_ranks(tensor, ranks):
+def sum_over_ranks(tensor: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """Adds `tensor` up over ranks, in place, on the device; returns it."""
     if ranks.size > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
-def max_over_ranks(tensor, ranks):
+def max_over_ranks(tensor: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """The largest over ranks, in place, on the device; returns it."""
     if ranks.size > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
 
 
-def wait_for_all(ranks):
+def wait_for_all(ranks: Ranks) -> None:
     """No rank goes on before all are here."""
     if ranks.size > 1:
         dist.barrier(group=ranks.host_group)
 
 
-def gather_objects(value, ranks):
+def gather_objects(value, ranks: Ranks) -> list:
     """[value of rank 0, of rank 1, ...] on every rank; for rare events, not for steps."""
     if ranks.size == 1:
         return [value]
@@ -171,22 +172,22 @@ def gather_objects(value, ranks):
 # --- Slurm
 
 
-def first_host(node_list):
+def first_host(node_list: str) -> str:
     """'node[03-07,9],gpu1' -> 'node03', as the first line of `scontrol show hostnames` has it. Containers often lack
     scontrol, so the list is read here."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", node_list)[0]
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first)
 
 
-def job_port(job_id, step_id=0):
+def job_port(job_id: str | int, step_id: str | int = 0) -> int:
     """A port of this job and step: jobs that follow each other do not share one."""
     return FIRST_PORT + (int(job_id) + 7919 * int(step_id)) % NUM_PORTS
 
 
-def slurm_ranks(environment):
+def slurm_ranks(environment: dict) -> dict[str, str]:
     """{RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT} of a task in a srun step of several
-    tasks; {} where torchrun has said who this is, where there is one task, or no srun. MASTER_ADDR and MASTER_PORT in
-    the environment are kept. Raises InputError where Slurm's words contradict each other."""
+    tasks; {} where torchrun has set the rank, where there is one task, or no srun. MASTER_ADDR and MASTER_PORT in
+    the environment are kept. Raises InputError where Slurm's variables contradict each other."""
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return {}
     size = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
@@ -215,14 +216,14 @@ def slurm_ranks(environment):
     }
 
 
-def tasks_on_node(words, node):
+def tasks_on_node(counts_text: str, node: int) -> int:
     """'2(x3),1' and the node's number in the step -> tasks there."""
     counts = []
-    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", words):
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts_text):
         counts += [int(count)] * int(times or 1)
     return counts[node] if node < len(counts) else 1
 
 
-def take_over_slurm():
-    """Puts srun's ranks, where this is one, into this process's environment."""
+def take_over_slurm() -> None:
+    """Sets torch's variables from srun's in this process's environment; without srun it does nothing."""
     os.environ.update(slurm_ranks(os.environ))

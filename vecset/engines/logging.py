@@ -1,4 +1,4 @@
-"""For the person who watches: a line on the terminal, the same as JSON in log.txt, curves in tensorboard and wandb."""
+"""What a run prints and records: lines on the terminal, JSON in log.txt, curves in tensorboard and wandb."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from vecset.common.errors import InputError
 LOG = "log.txt"
 
 
-def say(text):
+def say(text: str) -> None:
     """One line on stdout, at once (also into a file or a pipe); above a progress bar where there is one."""
     if sys.stderr.isatty() and "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(text)
@@ -25,9 +25,9 @@ def say(text):
         print(text, flush=True)
 
 
-def progress_bar(total, done):
-    """A bar of optimizer steps with the time left, or None: where no terminal shows it (the lines say the time left,
-    too), and on a bare PyTorch image without tqdm."""
+def progress_bar(total: int, done: int):
+    """A bar of optimizer steps with the time left. None where no terminal shows it (the lines give the time left too),
+    and on a bare PyTorch image without tqdm."""
     if not sys.stderr.isatty():
         return None
     try:
@@ -37,7 +37,7 @@ def progress_bar(total, done):
     return tqdm(total=total, initial=done, unit="step", desc="train", dynamic_ncols=True)
 
 
-def short_time(seconds):
+def short_time(seconds: float) -> str:
     """'2 d 03 h', '1 h 05 m', '3 m 20 s', '42 s'."""
     seconds = int(round(seconds))
     for unit, size, next_unit, next_size in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
@@ -46,7 +46,7 @@ def short_time(seconds):
     return f"{seconds} s"
 
 
-def peak_memory_gb(device):
+def peak_memory_gb(device: torch.device) -> float:
     """Largest memory so far: of the GPU by torch's allocator, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
@@ -54,7 +54,7 @@ def peak_memory_gb(device):
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def format_values(values):
+def format_values(values: dict) -> str:
     """'loss 0.1234 vol 0.0123': four digits each; what has no value is left out."""
     return " ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
 
@@ -63,7 +63,7 @@ class RunLog:
     """Writes records to OUTPUT_DIR/log.txt, and their numbers to tensorboardX and wandb where those are switched on.
 
     `first_step`: the global step that the run starts from; records of later steps, left by a run that was killed after
-    its last checkpoint, are taken away, so every step is there once. `validates_first`: the validation of that step is
+    its last checkpoint, are removed, so every step is there once. `validates_first`: the validation of that step is
     still to come, so a record of it goes too."""
 
     def __init__(
@@ -120,7 +120,7 @@ class RunLog:
                 continue
         write_text(self.path, "".join(f"{line}\n" for line in kept))
 
-    def record(self, kind, global_step, values, **more):
+    def record(self, kind: str, global_step: int, values: dict, **more) -> None:
         """One record: `kind` ('train' or 'val'), numbers by name, and anything else that JSON can hold."""
         record = {"kind": kind, "global_step": global_step, "time": round(time.time(), 1), **values, **more}
         with open(self.path, "a", encoding="utf-8") as handle:
@@ -133,14 +133,14 @@ class RunLog:
         if self._wandb:
             self._wandb.log({**numbers, "global_step": global_step}, step=global_step)
 
-    def picture(self, name, image, global_step):
+    def picture(self, name: str, image, global_step: int) -> None:
         """image (H, W, 3) u8."""
         if self._tensorboard:
             self._tensorboard.add_image(name, image, global_step, dataformats="HWC")
         if self._wandb:
             self._wandb.log({name: _import("wandb", "--wandb").Image(image)}, step=global_step)
 
-    def close(self):
+    def close(self) -> None:
         if self._tensorboard:
             self._tensorboard.close()
         if self._wandb:
@@ -160,4 +160,4 @@ def _import(module, flag):
     try:
         return __import__(module)
     except ImportError:
-        raise InputError(flag, f"the package {module}", "it is not installed", f"pip install {module}") from None
+        raise InputError.because(flag, f"the package {module} is not installed", f"pip install {module}") from None

@@ -4,14 +4,14 @@ vol        L1 of the distance at volume points (inside and outside)        unit
 near       L1 of the distance at points near the surfaces                  unit
 surface    L1 at surface points against the stored union distance: 0 on the outer surface, negative on inner walls
 eikonal    (|grad sdf| - 1)^2 at the Eikonal points (Gropp et al., ICML 2020)
-class      the class logits at query and surface points: binary cross-entropy per class ('bce', the mission's) or
+class      the class logits at query and surface points: binary cross-entropy per class ('bce') or
            softmax over background (logit 0) and classes ('softmax'); classes that were not annotated are masked
 kl         of the KL bottleneck
 
 Off by default, for experiments:
 
 normal     |grad sdf - n|^2 at points of the outer surface, n its outward unit normal (the normal term of Gropp et al.)
-balanced   class-balanced binary cross-entropy: per class, points inside and outside it weigh a half each
+balanced   class-balanced binary cross-entropy: per class, points inside and outside it have half the weight each
 truncated  L1 of the distance at near and volume points, compared within a band of +-truncation (unit)
 """
 
@@ -37,7 +37,7 @@ LOSSES = tuple(DEFAULT_WEIGHTS)
 _DISTANCE_LOSSES = {"vol": ("inside", "outside"), "near": ("near",), "surface": ("surface",)}
 
 
-def decoded_points(batch):
+def decoded_points(batch: dict) -> tuple[torch.Tensor, ...]:
     """Every point at which the field is decoded and compared, with its truth: the queries, then the surface points.
     -> points_BT3, sdf_BT, labels_BT (0 background), group_BT (index into POINT_GROUPS)."""
     points_BN3, sdf_BN, labels_BN = (batch[f"surface_{name}"] for name in ("points", "sdf", "labels"))
@@ -54,18 +54,26 @@ def decoded_points(batch):
     )
 
 
-def in_groups(group_BT, names):
-    """Whether a point is in one of the groups `names`. Comparisons with numbers, not `isin` with a list: copying the
-    list to the device would make the host wait for it."""
+def in_groups(group_BT: torch.Tensor, names) -> torch.Tensor:
+    """Whether a point is in one of the groups `names`. Compares with numbers: `isin` with a list would copy the list
+    to the device and make the host wait for it."""
     chosen_BT = torch.zeros_like(group_BT, dtype=torch.bool)
     for name in names:
         chosen_BT = chosen_BT | (group_BT == POINT_GROUPS.index(name))
     return chosen_BT
 
 
-def compute_losses(outputs, targets, annotated_BC, weights, class_loss="bce", truncation=0.1, normals_BS3=None):
+def compute_losses(
+    outputs: dict,
+    targets,
+    annotated_BC: torch.Tensor,
+    weights: dict,
+    class_loss: str = "bce",
+    truncation: float = 0.1,
+    normals_BS3: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """outputs of the model at the points of `decoded_points`; targets = (sdf_BT, labels_BT, group_BT) from there.
-    weights: name -> weight; a loss of weight 0 is left out of the total and of the work.
+    weights: name -> weight; a loss of weight 0 is not computed.
     truncation: half width (unit) of the band of the truncated loss.
     normals_BS3: outward normals where outputs["normal_gradient_BS3"] was taken; the normal loss needs both.
     -> (total, raw): raw maps each computed loss's name to its value before weighting (0-d, float32).
@@ -125,8 +133,8 @@ def binary_class_loss(logits_BTC, labels_BT, annotated_BC):
 
 
 def balanced_class_loss(logits_BTC, labels_BT, annotated_BC):
-    """Binary cross-entropy per class in which the points inside the class and those outside it weigh a half each
-    (all, where there is only one kind: a class that this heart does not have), mean over annotated classes."""
+    """Binary cross-entropy per class in which the points inside the class and those outside it have half the weight
+    each (all of it where there is only one kind: a class that is absent), mean over annotated classes."""
     target_BTC = F.one_hot(labels_BT, logits_BTC.shape[-1] + 1)[..., 1:].to(logits_BTC.dtype)
     loss_BTC = F.binary_cross_entropy_with_logits(logits_BTC, target_BTC, reduction="none")
     sums_BC, kinds_BC = 0.0, 0.0
