@@ -132,26 +132,25 @@ class Browser:
 
     def screenshot(self, path, whole=False):
         """PNG of what is seen, or of the whole page."""
-        taken = self._command(
-            "Page.captureScreenshot",
-            format="png",
-            captureBeyondViewport=whole,
-            **(
-                {
-                    "clip": {
-                        "x": 0,
-                        "y": 0,
-                        "scale": 1,
-                        **self.run(
-                            "const e = document.documentElement; return {width: e.clientWidth, height: e.scrollHeight}"
-                        ),
-                    }
-                }
-                if whole
-                else {}
-            ),
+        size = "const e = document.documentElement; return {x: 0, y: 0, width: e.clientWidth, height: e.scrollHeight}"
+        Path(path).write_bytes(self._capture(self.run(size) if whole else None))
+
+    def picture(self, selector):
+        """PNG (bytes) of the element that `selector` finds."""
+        box = "const b = document.querySelector(arguments[0]).getBoundingClientRect();"
+        return self._capture(
+            self.run(box + "return {x: b.x + scrollX, y: b.y + scrollY, width: b.width, height: b.height}", selector)
         )
-        Path(path).write_bytes(base64.b64decode(taken["data"]))
+
+    def settle(self, frames=4):
+        """Waits for some frames to be drawn."""
+        for _ in range(frames):
+            self.run("return new Promise((done) => requestAnimationFrame(() => setTimeout(done, 20)))")
+
+    def _capture(self, clip):
+        clip = {"clip": {"scale": 1, **clip}} if clip else {}
+        taken = self._command("Page.captureScreenshot", format="png", captureBeyondViewport=bool(clip), **clip)
+        return base64.b64decode(taken["data"])
 
     def move(self, x, y, down=False):
         """Moves the mouse to (x, y) of the area, whole CSS pixels; `down`: the left button down from where it was."""

@@ -1,6 +1,9 @@
 """A run folder as reconstruct.py leaves it: made-up hearts (balls of C structures), reconstructed with known faults."""
 
+import base64
 import json
+import zlib
+from html.parser import HTMLParser
 
 import numpy as np
 
@@ -77,7 +80,40 @@ def make_training_log(folder, num_classes=10):
 
 
 def page_data(path):
-    """What an HTML page carries as JSON."""
+    """What an HTML page carries as JSON, the surfaces of its hearts inflated."""
     text = path.read_text(encoding="utf-8")
     start = text.index('<script type="application/json" id="data">') + len('<script type="application/json" id="data">')
-    return json.loads(text[start : text.index("</script>", start)])
+    data = json.loads(text[start : text.index("</script>", start)])
+    for heart in data["hearts"]:
+        heart["surfaces"] = json.loads(zlib.decompress(base64.b64decode(heart["surfaces"])))
+    return data
+
+
+class _Tables(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tables, self.inside = {}, False
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "table":
+            self.rows = self.tables[attributes.get("id") or attributes.get("data-metric") or len(self.tables)] = []
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append([])
+            self.inside = True
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.inside and data.strip():
+            self.rows[-1][-1].append(data.strip())
+
+
+def page_tables(path):
+    """{id or metric: rows of cells, each a list of its pieces of text} of the tables that are in an HTML page."""
+    parser = _Tables()
+    parser.feed(path.read_text(encoding="utf-8"))
+    return parser.tables

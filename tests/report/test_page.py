@@ -2,38 +2,47 @@
 
 import base64
 import io
+import json
 import re
+import tomllib
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.report_run import SPACING_MM, heart_labels, make_run, make_training_log, page_data, spoiled
+from helpers.report_run import SPACING_MM, heart_labels, make_run, make_training_log, page_data, page_tables, spoiled
 from PIL import Image
 from skimage.color import rgb2lab
 
 import reconstruct
 from vecset.common.errors import InputError, run_command
-from vecset.imaging.classes import class_colours
+from vecset.imaging.classes import class_colours, rgb
 from vecset.imaging.label_map import write_label_map
 from vecset.imaging.pictures import to_ras
 from vecset.imaging.slice_picture import BACKGROUND, DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 from vecset.metrics.overlap import score
 from vecset.report import hearts as hearts_module
 from vecset.report import tables as report
-from vecset.report.compare import bootstrap_interval, paired, write_comparison
-from vecset.report.figures import better, metric_words, read_figures, training_curves
+from vecset.report.charts import ERROR_BANDS, box_chart, error_scale
+from vecset.report.compare import bootstrap_interval, comparison, paired, write_comparison
+from vecset.report.figures import better, boxes, metric_words, read_figures, status_words, training_curves
+from vecset.report.figures import table as figures_table
 from vecset.report.hearts import (
     MAX_TRIANGLES,
     class_surfaces,
     heart_content,
-    pack,
+    mark_places,
     slices_shown,
+    surfaces,
     thin_out,
     triangle_shares,
+    typed,
 )
 from vecset.report.page import REPORT, best_median_worst, read_reconstruction, write_html_report
+from vecset.report.render import ASSETS, number
 
 RNG = np.random.default_rng(0)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 # Machado and others 2009, "A Physiologically-based Model for Simulation of Color Vision Deficiency": linear RGB seen
@@ -66,17 +75,25 @@ def test_forty_one_structures_have_a_colour_each():
     assert len(set(class_colours(41)) | {BACKGROUND}) == 42  # the page reads the structure from it
 
 
-def unpack(text, count, columns):
-    """The twin of the page's `unpack`."""
-    planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(4, columns, count)
-    steps = sum(planes[k].astype(np.uint32) << (8 * k) for k in range(4)).view(np.int32)
-    return np.cumsum(steps, axis=1).T
+def numbers(array):
+    """The way back from `typed`."""
+    return np.frombuffer(base64.b64decode(array["bdata"]), np.dtype(array["dtype"]).newbyteorder("<"))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (500, 3)])
-def test_whole_numbers_come_back(shape):
-    values = RNG.integers(-(2**28), 2**28, shape)
-    np.testing.assert_array_equal(unpack(pack(values if shape[1] > 1 else values[:, 0]), *shape), values)
+@pytest.mark.parametrize("dtype, low, high", [("i2", -(2**15), 2**15), ("u2", 0, 2**16), ("u4", 0, 2**32)])
+def test_whole_numbers_come_back(dtype, low, high):
+    values = RNG.integers(low, high, 500)
+    array = typed(values.astype(float), dtype)
+    assert array["dtype"] == dtype
+    np.testing.assert_array_equal(numbers(array), values)
+
+
+def surface(structure, surfaces):
+    """vertices (V, 3) in mm, faces (F, 3) and errors (V,) in mm or None, as the page reads them."""
+    steps = np.stack([numbers(structure[axis]) for axis in "xyz"], axis=1)
+    error = structure["error"] and numbers(structure["error"]) * surfaces["error_step_mm"]
+    faces = np.stack([numbers(structure[corner]) for corner in "ijk"], axis=1).astype(int)
+    return surfaces["middle_mm"] + steps * surfaces["step_mm"], faces, error
 
 
 def ball(radius_mm, spacing_mm=SPACING_MM, centre_mm=(5, -8, 30), flip=-1):
@@ -110,19 +127,27 @@ def test_the_error_is_the_distance_to_the_other_surface_and_none_where_there_is_
     truth[tuple(slice(a, a + n) for a, n in zip(low, small.shape))] = small
     large, prediction_affine = inner.copy(), ball(15, (1, 1, 1))[1]
     large[1:3, 1:3, 1:3] = 2  # not in the truth
-    surfaces = heart_content({}, truth, {"reconstruction": large}, prediction_affine, class_colours(2))["surfaces"]
-    for side, structures in enumerate(surfaces["sides"]):
+    content = heart_content({}, truth, {"reconstruction": large}, prediction_affine, class_colours(2))["surfaces"]
+    for side, structures in enumerate(content["sides"]):
         for s in structures:
-            error = unpack(s["error"], s["num_vertices"], 1)[:, 0] * surfaces["error_step_mm"]
+            vertices, faces, error = surface(s, content)
+            assert faces.min() == 0 and faces.max() == len(vertices) - 1
+            assert (vertices >= np.array(content["low_mm"]) - 0.02).all()
+            assert (vertices <= np.array(content["high_mm"]) + 0.02).all()
             if s["class"] == 2:
-                assert side == 1 and (error < 0).all()
+                assert side == 1 and error is None
             else:
                 assert abs(error.mean() - 3) < 0.15 and error.max() < 4
-                steps = unpack(s["vertices"], s["num_vertices"], 3)
-                vertices = np.array(surfaces["origin_mm"]) + steps * surfaces["step_mm"]
                 assert abs(np.linalg.norm(vertices - (5, -8, 30), axis=1).mean() - (12, 15)[side]) < 0.2
-                faces = unpack(s["faces"], 3 * s["num_faces"], 1)
-                assert faces.min() == 0 and faces.max() == s["num_vertices"] - 1
+    assert content["scale_mm"] == 4  # the round number above 95 % of errors of about 3 mm
+
+
+def test_a_heart_wider_than_16_bits_reach_keeps_its_places():
+    labels, affine = ball(30, (5, 5, 5))
+    content = surfaces({"truth": labels}, affine @ np.diag([30, 30, 30, 1]))
+    vertices, _, error = surface(content["sides"][0][0], content)
+    assert error is None and content["step_mm"] > 0.02
+    assert np.ptp(vertices, axis=0) == pytest.approx([1800] * 3, rel=0.1)
 
 
 def test_large_surfaces_are_thinned_and_small_ones_are_not():
@@ -131,15 +156,26 @@ def test_large_surfaces_are_thinned_and_small_ones_are_not():
     assert triangle_shares({1: 10, 2: 500}, 700) == {1: 10, 2: 500}
     labels, affine = ball(30, (1, 1, 1))
     vertices, faces = class_surfaces(labels, affine)[1]
-    values = vertices[:, 2].copy()
-    assert thin_out(vertices, faces, values, len(faces))[1] is faces
-    thin, kept, thin_values = thin_out(vertices, faces, values, 4000)
-    assert 2000 < len(kept) <= 4000 < len(faces) and len(thin_values) == len(thin)
-    assert abs(np.linalg.norm(thin - (5, -8, 30), axis=1).mean() - 30) < 0.3
-    np.testing.assert_allclose(thin_values, thin[:, 2], atol=1e-9)  # a value goes the way of its vertex
+    assert thin_out(vertices, faces, len(faces))[1] is faces
+    thin, kept = thin_out(vertices, faces, 4000)
+    assert 3000 < len(kept) <= 4000 < len(faces) and kept.max() == len(thin) - 1
+    radius_mm = np.linalg.norm(thin - (5, -8, 30), axis=1)
+    assert abs(radius_mm.mean() - 30) < 0.2 and np.abs(radius_mm - 30).max() < 1
     edges = np.sort(np.concatenate([kept[:, [0, 1]], kept[:, [1, 2]], kept[:, [2, 0]]]), axis=1)
-    counts = np.unique(edges, axis=0, return_counts=True)[1]
-    assert (counts == 2).mean() > 0.97 and (counts == 1).mean() < 0.01  # closed, but for a few pinched places
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).mean() > 0.999  # closed
+    a, b, d = (thin[kept[:, k]] for k in range(3))
+    assert np.einsum("ij,ij->i", a, np.cross(b, d)).sum() / 6 > 0.97 * 4 / 3 * np.pi * 30**3  # and outward
+
+
+def test_marks_stand_in_the_widest_place_of_each_region():
+    values = np.zeros((20, 30), np.uint8)
+    values[2:11, 3:12] = 4
+    values[2:5, 20:29] = 4
+    values[12:19, 2:9] = 2
+    values[12:19, 9:20] = 3
+    values[5, 25] = 1  # a single pixel has no room
+    assert mark_places(values) == [[7, 6, 5, 4], [5, 15, 4, 2], [14, 15, 4, 3], [24, 3, 2, 4]]
+    assert mark_places(np.zeros((4, 4), np.uint8)) == []
 
 
 def pixels(address):
@@ -244,28 +280,98 @@ def test_report_holds_the_figures_and_asks_for_nothing(tmp_path):
     assert path == tmp_path / "run" / REPORT
     data = page_data(path)
     figures = read_figures(tmp_path / "run")
-    assert [row["name"] for row in data["table"]["rows"]] == [*names, "mean of classes", "union"]
-    dice = [c["name"] for c in data["table"]["columns"]].index("dice")
-    assert data["table"]["rows"][1]["cells"][dice]["mean"] == figures["summary"][names[1]]["dice"]
-    assert data["table"]["rows"][1]["cells"][dice]["interval"] == figures["summary"][names[1]]["dice_ci95"]
+    head, *rows = page_tables(path)["means"]
+    assert [row[0][-1] for row in rows] == [*names, "mean of classes", "union"]
+    dice = rows[1][head.index(["Dice"])]
+    assert dice[0] == number(figures["summary"][names[1]]["dice"])
+    assert dice[1] == " to ".join(map(number, figures["summary"][names[1]]["dice_ci95"]))
     assert {"hd95_mm", "assd_mm", "nsd_1mm"} <= {m["name"] for m in data["boxes"]["metrics"]}
+    assert [c["title"] for c in data["curves"]] == [
+        "Loss",
+        "Parts of the training loss, unweighted",
+        "Validation Dice",
+        "Learning rate",
+    ]
+    assert data["hearts"][0]["case_id"] == "heart_0"
     assert [h["what"] for h in data["hearts"]] == ["best", "median", "worst"]
-    assert data["hearts"][0]["case_id"] == "heart_0" and data["curves"]["val"]
-    assert any("missed" in row["status"][0] for row in data["boxes"]["rows"])  # heart_1 lacks its last structure
+    statuses = {status for row in data["boxes"]["rows"] for status in row["status"][0]}
+    assert "missed" in statuses  # heart_1 lacks its last structure
     text = path.read_text(encoding="utf-8")
-    assert text.count("<script") == text.count("</script>") == 2  # no name has ended one
+    assert text.count("<script") == text.count("</script>") == 3  # no name has ended one
     assert "default-src 'none'" in text
-    without_data = text.replace(text[text.index('id="data">') : text.index("</script>")], "")
-    assert set(re.findall(r"https?://[^\s\"'`]+", without_data)) == {"http://www.w3.org/2000/svg"}  # a name, no address
-    asks = r"\b(fetch|XMLHttpRequest|WebSocket|import)\s*\(|@import|url\((?!#)"
-    assert not re.search(asks, without_data)
+    own = re.sub(r'<script type="[^"]+" id="(data|plotly)">.*?</script>', "", text, flags=re.DOTALL)
+    assert len(own) < 60_000 and not re.search(r"https?://", own)
+    assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|import)\s*\(|@import|url\((?!#)", own)
     assert "/tmp" not in text and str(tmp_path) not in text
+
+
+def test_words_of_the_page(tmp_path):
+    """Stored keys keep their names; the page says resampling limit, spurious, decision tuning."""
+    make_run(tmp_path, 3, hearts=2)
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    stored["settings"]["calibration"] = "tuned.json"
+    (tmp_path / "metrics.json").write_text(json.dumps(stored))
+    path = write_html_report(tmp_path)
+    assert ["spurious"] in page_tables(path)["means"][0]
+    text = path.read_text(encoding="utf-8")
+    assert "<dt>decision tuning</dt><dd>tuned.json</dd>" in text
+    assert metric_words("floor_dice") == "Resampling limit: Dice" and status_words("invented") == "spurious"
+    assert not re.search("noise floor|invented in|calibration", re.sub(r"<script.*?</script>", "", text, flags=re.S))
+
+
+def test_own_javascript_is_short_and_pages_carry_plotly_once(tmp_path):
+    lines = sum(len(p.read_text().splitlines()) for p in ASSETS.glob("*.js"))
+    assert lines <= 500
+    make_run(tmp_path, 3, hearts=1)
+    text = write_html_report(tmp_path).read_text(encoding="utf-8")
+    code = text[text.index('id="plotly">') + len('id="plotly">') :].split("</script>")[0]
+    assert "* plotly.js v" in zlib.decompress(base64.b64decode(code)).decode()[:200]
+    assert text.count(code[:200]) == 1
+
+
+def test_the_package_ships_what_its_pages_are_made_of():
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+        "vecset.report"
+    ]
+    folder = ASSETS.parent
+    files = {path for path in folder.rglob("*") if path.suffix in (".js", ".css", ".html")}
+    assert files == {path for pattern in shipped for path in folder.glob(pattern)} and len(files) > 10
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(None, "–"), (0.0, "0.000"), (-0.0001, "0.000"), (-1.5, "−1.500"), (12.345, "12.3"), (99.96, "100"), (5, "5.000")],
+)
+def test_numbers_as_text(value, text):
+    assert number(value) == text
+    assert number(value, signed=True) == ("+" + text if value in (12.345, 99.96, 5) else text)
+
+
+def test_box_chart_tells_by_place_filling_and_words(tmp_path):
+    make_run(tmp_path, 3, hearts=3)
+    figures = read_figures(tmp_path)
+    chart = box_chart(boxes([figures, figures], figures["cases"]), ["A: x", "B: y"], class_colours(3))
+    rows = [t for t in chart["traces"] if t["type"] == "box"]
+    assert len(rows) == 2 * 4 and {t["meta"]["run"] for t in rows} == {0, 1}
+    upper, lower = rows[0], rows[1]
+    assert upper["y"][0] < lower["y"][0]  # the axis runs downwards
+    assert upper["fillcolor"] != lower["fillcolor"] == "rgba(255,255,255,0)"
+    crosses = [t for t in chart["traces"] if t["type"] == "scatter"]
+    assert [t["marker"]["symbol"] for t in crosses] == ["x-thin"] * 2 and crosses[0]["meta"]["at"] == [(2, 1)]
+    label = chart["layout"]["yaxis"]["ticktext"][2]
+    assert label.startswith("3  structure 3") and "A: 1 missed; B: 1 missed" in label
+    assert "heart_1 (missed)" in rows[4]["text"]
+
+
+def test_error_scale_grows_in_lightness():
+    light = [rgb2lab(np.array([rgb(colour)], float)[None] / 255)[0, 0, 0] for _, colour in error_scale()]
+    assert len(set(light)) == ERROR_BANDS and light == sorted(light)  # read without its colours, too
 
 
 def test_report_without_a_truth_or_a_training_run(tmp_path):
     make_run(tmp_path, 3, hearts=1)
     data = page_data(write_html_report(tmp_path))
-    assert data["curves"] is None and data["hearts"][0]["sides"] == ["reconstruction"]
+    assert data["curves"] == [] and data["hearts"][0]["sides"] == ["reconstruction"]
     assert [s["name"] for s in data["hearts"][0]["planes"][0]["strips"]] == ["reconstruction"]
     assert data["hearts"][0]["surfaces"]["sides"][0][0]["error"] is None
 
@@ -273,32 +379,37 @@ def test_report_without_a_truth_or_a_training_run(tmp_path):
 def test_a_report_of_many_structures_is_small(tmp_path):
     truths = make_run(tmp_path, 41, hearts=4)
     size = write_html_report(tmp_path, None, truths.get).stat().st_size
-    assert size < 3e6
+    assert size < 6e6
     data = page_data(tmp_path / REPORT)
     for heart in data["hearts"]:
         for side in heart["surfaces"]["sides"]:
-            assert sum(s["num_faces"] for s in side) <= MAX_TRIANGLES
+            assert 0 < sum(len(numbers(s["i"])) for s in side) <= MAX_TRIANGLES
 
 
 def test_comparison_pairs_the_hearts(tmp_path):
     truths = make_run(tmp_path / "first" / "out", 3, hearts=5)
     make_run(tmp_path / "second" / "out", 3, hearts=4, extra=1)
-    data = page_data(write_comparison(tmp_path / "first" / "out", tmp_path / "second" / "out", tmp_path, truths.get))
-    a, b = (read_figures(tmp_path / name / "out") for name in ("first", "second"))
-    assert [run["name"] for run in data["runs"]] == ["A: first/out", "B: second/out"]
+    path = write_comparison(tmp_path / "first" / "out", tmp_path / "second" / "out", tmp_path, truths.get)
+    data = page_data(path)
+    runs = [read_figures(tmp_path / name / "out") for name in ("first", "second")]
+    assert data["runs"] == ["A: first/out", "B: second/out"]
     assert data["boxes"]["cases"] == [f"heart_{k}" for k in range(4)]
-    assert "1 of A: first/out" in data["comparison"]["note"]
-    row = data["comparison"]["rows"][0]
-    pairs = [(a["rows"][c, row["name"]]["dice"], b["rows"][c, row["name"]]["dice"]) for c in data["boxes"]["cases"]]
-    found = row["values"]["dice"]
+    assert "1 of A: first/out" in path.read_text()
+    rows = comparison(runs, data["boxes"]["cases"])["rows"]
+    pairs = [[run["rows"][case, "structure 1"]["dice"] for run in runs] for case in data["boxes"]["cases"]]
+    found = rows[0]["values"]["dice"]
     assert found["pairs"] == 4 and found["difference"] == pytest.approx(np.mean([y - x for x, y in pairs]))
     assert found["a"] == pytest.approx(np.mean([x for x, _ in pairs]))
     assert found["lower"] == sum(y < x for x, y in pairs)
-    assert [r["name"] for r in data["comparison"]["rows"]][-2:] == ["mean of classes", "union"]
-    mean = data["comparison"]["rows"][-2]["values"]["dice"]
-    assert mean["difference"] == pytest.approx(
-        np.mean([r["values"]["dice"]["difference"] for r in data["comparison"]["rows"][:3]])
-    )
+    assert [r["name"] for r in rows][-2:] == ["mean of classes", "union"]
+    mean = rows[-2]["values"]["dice"]
+    assert mean["difference"] == pytest.approx(np.mean([r["values"]["dice"]["difference"] for r in rows[:3]]))
+    shown = page_tables(path)["dice"]
+    assert [row[0][-1] for row in shown[1:]] == [r["name"] for r in rows]
+    assert shown[1][1:4] == [[number(found["a"])], [number(found["b"])], [number(found["difference"], True)]]
+    assert shown[1][5] == ["▼ worse"] and shown[1][6:] == [[str(found["higher"])], [str(found["lower"])], ["0"], ["4"]]
+    hd95 = page_tables(path)["hd95_mm"][1]
+    assert hd95[5] == ["▼ worse"] and hd95[3][0].startswith("+")  # larger is worse there
     heart = data["hearts"][0]
     assert heart["sides"] == ["truth", "A: first/out", "B: second/out"] and len(heart["mean_dice"]) == 2
     assert [s["of"] for s in heart["planes"][0]["strips"]] == ["classes"] * 3 + ["difference"] * 2
@@ -322,7 +433,7 @@ def test_comparison_without_truth_says_so(tmp_path):
     for name in ("a", "b"):
         make_run(tmp_path / name, 3, hearts=2, extra=name == "b")
     data = page_data(write_comparison(tmp_path / "a", tmp_path / "b", tmp_path))
-    assert "not where the runs had it (nowhere)" in data["hearts_note"]
+    assert "not where the runs had it (nowhere)" in (tmp_path / "compare.html").read_text()
     assert list(data["difference"]) == ["same", "in A: a only", "in B: b only", "another structure"]
     assert [s["name"] for s in data["hearts"][0]["planes"][0]["strips"]] == ["A: a", "B: b", "difference"]
 
@@ -358,7 +469,7 @@ def test_paired_and_its_interval():
     assert bootstrap_interval(values[:1]) is None
 
 
-def test_the_noise_floor_stands_beside_every_figure(tmp_path):
+def test_the_resampling_limit_stands_beside_every_figure(tmp_path):
     """In the rows, in the means and on the page; for every figure that has one."""
     truth, affine = heart_labels(3)
     names = ["a", "b", "c"]
@@ -368,7 +479,8 @@ def test_the_noise_floor_stands_beside_every_figure(tmp_path):
     report.write_json(tmp_path / "metrics.json", report.report(rows, {"h": {"mean_dice": 0.5}}, {}))
     (tmp_path / "h").mkdir()
     write_label_map(tmp_path / "h" / "labels.nii.gz", spoiled(truth, 3), affine, names)
-    table = page_data(write_html_report(tmp_path, None, lambda case: (truth, affine)))["table"]
+    page = page_tables(write_html_report(tmp_path, None, lambda case: (truth, affine)))["means"]
+    table = figures_table(read_figures(tmp_path))
     with_floor = [
         k
         for k, c in enumerate(table["columns"])
@@ -389,6 +501,8 @@ def test_the_noise_floor_stands_beside_every_figure(tmp_path):
         for k in with_floor:
             name = table["columns"][k]["name"]
             assert row["cells"][k]["floor"] == pytest.approx(expected[name]), name
+            shown = page[table["rows"].index(row) + 1][k + 1]
+            assert f"limit {number(row['cells'][k]['floor'])}" in shown, name
     assert table["rows"][0]["cells"][0]["floor"] > table["rows"][0]["cells"][0]["mean"]
 
 

@@ -3,6 +3,7 @@
 The differences are paired: per heart and class, B's figure less A's. A structure that a run misses or invents counts as
 `vecset.metrics.overlap.counted_value` says, as it does in each run's own means."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from vecset.imaging.slice_picture import DIFFERENCE
 from vecset.metrics.overlap import counted_value
 from vecset.report.figures import MEAN, UNION, boxes, column, read_figures
 from vecset.report.hearts import heart_content
-from vecset.report.page import mean_dice, read_reconstruction, shown_settings, write_page
+from vecset.report.page import mean_dice, read_reconstruction, shown_settings, write_results_page
 
 COMPARISON = "compare.html"
 _RESAMPLES = 2000
@@ -48,31 +49,27 @@ def write_comparison(run_a, run_b, output_dir, truth_of=None):
     left_out = [
         f"{len(f['cases']) - len(cases)} of {name}" for f, name in zip(figures, names) if len(f["cases"]) > len(cases)
     ]
-    note_pairs = (
-        "B − A on the same hearts, with its 95 % bootstrap interval over hearts; ▲ or ▼ where the interval "
-        "leaves out 0. Many structures and figures are compared: one in twenty such marks is chance."
-    )
-    content = {
-        "kind": "comparison",
-        "title": f"{names[0]} and {names[1]}",
-        "hearts_note": note,
-        "runs": [
-            {"name": name, "settings": {"folder": str(folder), **shown_settings(f)}}
-            for name, folder, f in zip(names, folders, figures)
-        ],
-        "comparison": {
-            **comparison(figures, cases),
-            "note": note_pairs
-            + (f" Hearts that only one run has are left out: {', '.join(left_out)}." if left_out else ""),
-        },
-        "boxes": boxes(figures, cases),
-        "hearts": hearts,
-        "curves": None,
-    }
     output_dir = Path(output_dir)
     require_writable(output_dir)
     path = output_dir / COMPARISON
-    write_page(path, content, figures[0]["classes"], colours, kinds)
+    write_results_page(
+        path,
+        "compare.html",
+        title=f"{names[0]} and {names[1]}",
+        runs=[
+            {"name": name, "settings": {"folder": str(folder), **shown_settings(f)}}
+            for name, folder, f in zip(names, folders, figures)
+        ],
+        classes=figures[0]["classes"],
+        colours=colours,
+        boxes=boxes(figures, cases),
+        hearts=hearts,
+        curves=None,
+        difference=kinds,
+        note=note,
+        comparison=comparison(figures, cases),
+        left_out=left_out,
+    )
     return path
 
 
@@ -103,20 +100,25 @@ def chosen(figures, cases):
 
 def stored_truths(figures):
     """(truth_of or None, a note for the reader or None), by the input that the runs' metrics.json names."""
-    from vecset.inference.inputs import find_hearts, load_truth
+    from vecset.inference.inputs import find_hearts
 
     for mine in figures:
         settings = mine["settings"]
+        num_classes = len(mine["classes"])
         try:
-            hearts = {
-                h.case_id: h for h in find_hearts(settings["input"], settings.get("data_path"), len(mine["classes"]))
-            }
+            hearts = {h.case_id: h for h in find_hearts(settings["input"], settings.get("data_path"), num_classes)}
         except (InputError, OSError, KeyError, TypeError):
             continue
         if all(case in hearts and hearts[case].path.is_file() for case in mine["cases"]):
-            return lambda c: load_truth(hearts[c], len(mine["classes"]), settings.get("spacing_from")), None
+            return partial(_load_truth, hearts, num_classes, settings.get("spacing_from")), None
     named = figures[0]["settings"].get("input")
     return None, f"The truth is not where the runs had it ({named}): the two reconstructions are compared alone."
+
+
+def _load_truth(hearts, num_classes, spacing_from, case):
+    from vecset.inference.inputs import load_truth
+
+    return load_truth(hearts[case], num_classes, spacing_from)
 
 
 def _heart(what, case, folders, figures, names, truth_of, colours):

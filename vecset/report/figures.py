@@ -26,7 +26,7 @@ _WORDS = {
     "2mm": "at 2 mm",
     "mm": "(mm)",
     "ml": "(ml)",
-    "floor": "noise floor:",
+    "floor": "resampling limit:",
     "euler": "Euler",
 }
 _ASIDE = ("relative_volume_error", "components", "euler_number")  # shown when asked for; with them all `truth_...`
@@ -93,6 +93,11 @@ def metric_words(name):
     return words if words[0].isupper() or words[1:2].isupper() else words[0].upper() + words[1:]
 
 
+def status_words(status):
+    """The word for a value of `status` (or of a count in metrics.json): 'invented' is told as 'spurious'."""
+    return {"invented": "spurious", "n": "hearts"}.get(status, status.replace("_", " "))
+
+
 def better(name):
     """1 where a larger figure is better, -1 where a smaller one is, 0 where neither holds."""
     parts = set(name.split("_"))
@@ -102,7 +107,7 @@ def better(name):
 
 
 def table_columns(summary):
-    """The names of the means in metrics.json: what every class has, but for counts, intervals and noise floors."""
+    """The names of the means in metrics.json: what every class has, but for counts, intervals and resampling limits."""
     names = dict.fromkeys(key for entry in summary.values() for key in entry)
     return [n for n in names if n not in COUNTS and not n.endswith("_ci95") and not n.startswith("floor_")]
 
@@ -118,7 +123,7 @@ def table(figures):
         counts.append("not_annotated")
     return {
         "columns": [{**column(n), "aside": n.startswith("truth_") or n in _ASIDE} for n in columns],
-        "counts": [{"n": "hearts"}.get(k, k.replace("_", " ")) for k in counts],
+        "counts": [status_words(k) for k in counts],
         "rows": [
             {
                 "id": c,

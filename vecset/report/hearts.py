@@ -3,19 +3,20 @@
 All that a heart is shown by comes from label maps (the truth's and the reconstructions'), in the same way for each, so
 that a difference on the page is a difference of the label maps.
 
-Surfaces: marching cubes of each class's mask and Taubin smoothing, as the data preparation does it, in patient mm.
-The error at a vertex is its exact distance to the surface of the same class in the other label map. A surface with more
-triangles than its share of `MAX_TRIANGLES` is thinned by vertex clustering: vertices of one cell of a cubic grid become
-their mean (so does their error), triangles that collapse are dropped, and the cell grows until the share is met; small
-structures keep all their triangles. (Rossignac and Borrel 1993, "Multi-resolution 3D approximations".)
+Surfaces: marching cubes of each class's mask and Taubin smoothing, as the data preparation does it, in patient mm. A
+surface with more triangles than its share of `MAX_TRIANGLES` is thinned by edge collapses of least quadric error
+(Garland and Heckbert 1997; fast-simplification); small structures keep all their triangles. The error at a vertex is
+its exact distance to the surface of the same class in the other label map, which is not thinned for it.
 """
 
 import base64
 import io
-import zlib
 
+import fast_simplification
 import numpy as np
 from PIL import Image
+from scipy import ndimage
+from skimage.measure import label
 
 from vecset.geometry.mesh_distance import MeshDistance
 from vecset.geometry.surface import class_boxes, crop_foreground, mask_mesh
@@ -23,21 +24,13 @@ from vecset.geometry.surface_smoothing import taubin
 from vecset.imaging.pictures import LEFT_UP, foreground_box, fullest_index, spacing_of, to_ras
 from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 
-MAX_TRIANGLES = 40_000  # of one label map's surfaces together
+MAX_TRIANGLES = 30_000  # of one label map's surfaces together
 MAX_SLICES = 24  # of one plane
 MAX_PIXELS = 400  # along one side of a slice; larger grids are shown by every second voxel, or third, ...
-STEP_MM = 0.02  # that vertices are rounded to
+STEP_MM = 0.02  # that vertices are rounded to; more only where 16 bits do not reach
 ERROR_STEP_MM = 0.01  # that errors are rounded to
+_SCALES_MM = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 40, 50)  # ends of the colour scale of errors
 MARGIN_MM = 5.0  # round the heart on the slices
-
-
-def pack(values):
-    """Whole numbers (N,) or (N, K) as text for the page: differences along the first axis (int32), their bytes sorted
-    by significance, deflated, base64. The page's `unpack` is the way back."""
-    values = np.asarray(values, np.int64)
-    differences = np.diff(values, axis=0, prepend=np.zeros_like(values[:1])).astype("<i4")
-    planes = np.ascontiguousarray(differences.T).view(np.uint8).reshape(-1, 4).T
-    return base64.b64encode(zlib.compress(np.ascontiguousarray(planes).tobytes(), 9)).decode()
 
 
 def png(indices, table):
@@ -59,7 +52,7 @@ def heart_content(title, truth, others, affine, colours, kinds_of_difference=DIF
         **title,
         "sides": list(sides),
         "planes": _planes(sides, affine, colours, kinds_of_difference),
-        "surfaces": _surfaces(sides, affine),
+        "surfaces": surfaces(sides, affine),
     }
 
 
@@ -83,19 +76,15 @@ def _planes(sides, affine, colours, kinds_of_difference):
     for plane, axis in PLANES.items():
         start = fullest_index(volumes[names[0]], plane)
         indices = slices_shown(volumes.values(), axis, start)
-        strips = [
-            {"name": name, "of": "classes", "png": png(_strip(volume, plane, indices), classes)}
-            for name, volume in volumes.items()
-        ]
+        shown = {name: np.stack([plane_image(v, plane, i) for i in indices]) for name, v in volumes.items()}
+        strips = [_strip(name, "classes", slices, classes) for name, slices in shown.items()]
         strips += [
-            {
-                "name": "difference" if len(names) == 2 else f"difference: {name}",
-                "of": "difference",
-                "png": png(
-                    difference_kinds(_strip(volumes[names[0]], plane, indices), _strip(volumes[name], plane, indices)),
-                    kinds,
-                ),
-            }
+            _strip(
+                "difference" if len(names) == 2 else f"difference: {name}",
+                "difference",
+                difference_kinds(shown[names[0]], shown[name]),
+                kinds,
+            )
             for name in names[1:]
         ]
         horizontal, vertical = [a for a in range(3) if a != axis]
@@ -125,54 +114,104 @@ def slices_shown(volumes, axis, start):
     return [int(i) for i in wanted]
 
 
-def _strip(volume, plane, indices):
-    return np.concatenate([plane_image(volume, plane, i) for i in indices])
+def _strip(name, of, slices, table):
+    """One picture of all `slices` (S, H, W) u8, and where its numbers or signs stand in each slice."""
+    marked = slices if of == "classes" else np.where(slices > 1, slices, 0)  # no sign on what is the same
+    return {
+        "name": name,
+        "of": of,
+        "png": png(slices.reshape(-1, slices.shape[2]), table),
+        "marks": [mark_places(one) for one in marked],
+    }
+
+
+def mark_places(values, least: int = 2) -> list[list[int]]:
+    """[[x, y, far, value]], the widest place first: of each connected region (4 neighbours) of one value > 0 in
+    `values` (H, W) u8 the pixel that is farthest, `far` steps along rows and columns, from what is not the region; of
+    several such pixels the one nearest to the region's middle. Regions with far < `least` are left out."""
+    places = []
+    regions = label(values, background=0, connectivity=1)
+    for number, box in enumerate(ndimage.find_objects(regions), 1):
+        if min(s.stop - s.start for s in box) < 2 * least - 1:
+            continue
+        mask = regions[box] == number
+        far = ndimage.distance_transform_cdt(np.pad(mask, 1), "taxicab")[1:-1, 1:-1]
+        deepest = int(far.max())
+        if deepest < least:
+            continue
+        middle = np.argwhere(mask).mean(0)
+        pixels = np.argwhere(far == deepest)
+        row, column = pixels[np.linalg.norm(pixels - middle, axis=1).argmin()] + (box[0].start, box[1].start)
+        places.append([int(column), int(row), deepest, int(values[row, column])])
+    return sorted(places, key=lambda place: -place[2])
 
 
 # --- surfaces
 
 
-def _surfaces(sides, affine):
-    """Per side a list of structures: class id, vertices in steps of STEP_MM from `origin_mm`, faces, error in steps of
-    ERROR_STEP_MM (-1: the other label map has no such structure). The first side's error is against the second."""
+def surfaces(sides: dict, affine) -> dict | None:
+    """The surfaces of `sides` {name: label map}, ready for JSON; None where all label maps are empty.
+
+    sides: per side a list of structures: class id, vertices `x`, `y`, `z` (V,) in steps of `step_mm` from `middle_mm`,
+    corners `i`, `j`, `k` (F,) of the triangles, `error` (V,) in steps of `error_step_mm`, or None where the other label
+    map has no such structure; all of them `typed`. The first side's error is against the second, the others' against
+    the first. `low_mm`, `high_mm` (3,): the box that holds all; `scale_mm`: a round number that 95 % of the errors of
+    the reconstructions lie below."""
     meshes = [class_surfaces(labels, affine) for labels in sides.values()]
     everything = [v for side in meshes for v, _ in side.values()]
     if not everything:
         return None
-    origin_mm = np.floor(np.concatenate(everything).min(0))
-    distances = {}
-    content = []
+    low_mm, high_mm = (fold([fold(v, axis=0) for v in everything], axis=0) for fold in (np.min, np.max))
+    middle_mm = np.rint((low_mm + high_mm) / 2)
+    step_mm = max(STEP_MM, float((high_mm - low_mm).max()) / 60_000)
+    distances, content, errors_mm = {}, [], []
     for number, side in enumerate(meshes):
         against = None if len(meshes) == 1 else 1 if number == 0 else 0
-        shares = triangle_shares({c: len(faces) for c, (_, faces) in side.items()}, MAX_TRIANGLES)
+        budget = triangle_shares({c: len(faces) for c, (_, faces) in side.items()}, MAX_TRIANGLES)
         structures = []
-        for c, (vertices, faces) in side.items():
-            error_mm = None
-            if against is not None:
-                error_mm = np.full(len(vertices), -ERROR_STEP_MM)
-                if c in meshes[against]:
-                    if (against, c) not in distances:
-                        distances[against, c] = MeshDistance(*meshes[against][c])
-                    error_mm = distances[against, c].query(vertices)[0]
-            vertices, faces, error_mm = thin_out(vertices, faces, error_mm, shares[c])
+        for c, mesh in side.items():
+            vertices, faces = thin_out(*mesh, budget[c])
+            steps = np.rint((vertices - middle_mm) / step_mm)
+            error = None
+            if against is not None and c in meshes[against]:
+                if (against, c) not in distances:
+                    distances[against, c] = MeshDistance(*meshes[against][c])
+                error_mm = distances[against, c].query(vertices)[0]
+                error = typed(np.minimum(np.rint(error_mm / ERROR_STEP_MM), 65_535), "u2")
+                errors_mm += [error_mm] if number else []
+            corners = "u2" if len(vertices) < 65_536 else "u4"
             structures.append(
                 {
                     "class": c,
-                    "vertices": pack(np.rint((vertices - origin_mm) / STEP_MM)),
-                    "faces": pack(faces.ravel()),
-                    "num_vertices": len(vertices),
-                    "num_faces": len(faces),
-                    "error": None if error_mm is None else pack(np.rint(error_mm / ERROR_STEP_MM)),
+                    **{axis: typed(steps[:, n], "i2") for n, axis in enumerate("xyz")},
+                    **{corner: typed(faces[:, n], corners) for n, corner in enumerate("ijk")},
+                    "error": error,
                 }
             )
         content.append(structures)
     return {
-        "origin_mm": origin_mm.tolist(),
-        "step_mm": STEP_MM,
+        "middle_mm": middle_mm.tolist(),
+        "step_mm": step_mm,
         "error_step_mm": ERROR_STEP_MM,
+        "low_mm": low_mm.tolist(),
+        "high_mm": high_mm.tolist(),
+        "scale_mm": _round_scale(errors_mm),
         "sides": content,
         "thinned": any(sum(len(f) for _, f in side.values()) > MAX_TRIANGLES for side in meshes),
     }
+
+
+def typed(values, dtype: str) -> dict:
+    """(N,) numbers as plotly's typed array: {dtype: 'i2', 'u2' or 'u4', bdata: base64 of the little-endian values}."""
+    data = np.ascontiguousarray(values).astype(f"<{dtype}").tobytes()
+    return {"dtype": dtype, "bdata": base64.b64encode(data).decode()}
+
+
+def _round_scale(errors_mm):
+    if not errors_mm:
+        return 1
+    high = np.percentile(np.concatenate(errors_mm), 95)
+    return next((end for end in _SCALES_MM if end >= high), int(np.ceil(high / 10) * 10))
 
 
 def class_surfaces(labels, affine):
@@ -203,26 +242,10 @@ def triangle_shares(counts, budget):
     return {c: min(count, cap) for c, count in counts.items()}
 
 
-def thin_out(vertices, faces, values, most_faces):
-    """(vertices, faces, values) with at most `most_faces` triangles, by vertex clustering; `values` (V,) or None."""
+def thin_out(vertices, faces, most_faces: int):
+    """(vertices (V, 3) f64, faces (F, 3) i32) with at most `most_faces` triangles, by edge collapses."""
     if len(faces) <= most_faces:
-        return vertices, faces, values
-    edge_mm = np.linalg.norm(vertices[faces[:, 0]] - vertices[faces[:, 1]], axis=1).mean()
-    cell_mm = edge_mm * max(1.0, 0.8 * np.sqrt(len(faces) / most_faces))
-    while True:
-        cells = np.floor((vertices - vertices.min(0)) / cell_mm).astype(np.int64)
-        span = cells.max(0) + 1
-        _, cluster = np.unique((cells[:, 0] * span[1] + cells[:, 1]) * span[2] + cells[:, 2], return_inverse=True)
-        kept = cluster[faces]
-        kept = kept[(kept[:, 0] != kept[:, 1]) & (kept[:, 1] != kept[:, 2]) & (kept[:, 2] != kept[:, 0])]
-        kept = kept[np.sort(np.unique(np.sort(kept, axis=1), axis=0, return_index=True)[1])]
-        if len(kept) <= most_faces:
-            break
-        cell_mm *= 1.1
-    members = np.bincount(cluster)
-
-    def mean(column):
-        return np.bincount(cluster, column) / members
-
-    merged = np.stack([mean(vertices[:, k]) for k in range(3)], axis=1)
-    return merged, kept.astype(np.int32), None if values is None else mean(values)
+        return vertices, faces
+    origin = vertices.mean(0)  # the library reckons in f32
+    thin, kept = fast_simplification.simplify((vertices - origin).astype(np.float32), faces, target_count=most_faces)
+    return thin.astype(np.float64) + origin, kept.astype(np.int32)

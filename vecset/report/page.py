@@ -1,10 +1,8 @@
 """report.html: the results of a run as one file that opens from disk, without a network. No torch.
 
-The table, a box plot per class, the best, median and worst heart in slices and in 3D, the training curves. The figures
-are read from metrics.csv and metrics.json in the output folder, the reconstructions from CASE/labels.nii.gz; the truth
-comes from the caller. What the page draws is embedded as JSON, its scripts (vecset/report/assets) with it; a content
-security policy in the page forbids every request.
-"""
+The table, a box plot per structure, the best, median and worst heart in slices and in 3D, the training curves. The
+figures are read from metrics.csv and metrics.json in the output folder, the reconstructions from CASE/labels.nii.gz;
+the truth comes from the caller."""
 
 import json
 from pathlib import Path
@@ -12,42 +10,30 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from vecset.common.atomic import write_text
 from vecset.imaging.classes import class_colours
 from vecset.imaging.resampling import resample_nearest
-from vecset.imaging.slice_picture import BACKGROUND, BAD, DIFFERENCE, GOOD
+from vecset.imaging.slice_picture import DIFFERENCE
+from vecset.report.charts import NOT_COMPARED, box_chart, scene_style, training_charts
 from vecset.report.figures import boxes, read_figures, table, training_curves
-from vecset.report.hearts import MARGIN_MM, MAX_TRIANGLES, heart_content
+from vecset.report.hearts import MAX_TRIANGLES, heart_content
+from vecset.report.render import as_json, deflated, write_page
 
-ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = (
-    "page.js",
-    "table.js",
-    "boxes.js",
-    "curves.js",
-    "slices.js",
-    "scene.js",
-    "camera.js",
-    "surfaces.js",
-    "main.js",
-)
 REPORT = "report.html"
-_SHOWN_SETTINGS = (
-    "checkpoint",
-    "checkpoint_sha256",
-    "model",
-    "epoch",
-    "input",
-    "train_csv",
-    "num_surface_points",
-    "num_latents",
-    "calibration",
-    "balance",
-    "seed",
-    "spacing_from",
-    "device",
-)
-_COLOUR_STEPS = 64  # of the scale of surface errors
+_SETTINGS = {  # that the page shows, and the words for those whose key does not say it
+    "checkpoint": None,
+    "checkpoint_sha256": None,
+    "model": None,
+    "epoch": None,
+    "input": None,
+    "train_csv": None,
+    "num_surface_points": "surface points",
+    "num_latents": "latents",
+    "calibration": "decision tuning",
+    "balance": None,
+    "seed": None,
+    "spacing_from": None,
+    "device": None,
+}
 
 
 def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None):
@@ -65,17 +51,19 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None):
         labels, affine = read_reconstruction(output_dir, case_id, truth, affine)
         title = {"what": what, "case_id": case_id, "mean_dice": [figures["hearts"].get(case_id, {}).get("mean_dice")]}
         hearts.append(heart_content(title, truth, {"reconstruction": labels}, affine, colours))
-    content = {
-        "kind": "report",
-        "title": f"Reconstruction: {output_dir.resolve().name}",
-        "runs": [{"name": "reconstruction", "settings": shown_settings(figures)}],
-        "table": table(figures),
-        "boxes": boxes([figures], figures["cases"]),
-        "hearts": hearts,
-        "curves": training_curves(run_dir) if run_dir else None,
-    }
     path = output_dir / REPORT
-    write_page(path, content, figures["classes"], colours)
+    write_results_page(
+        path,
+        "report.html",
+        title=f"Reconstruction: {output_dir.resolve().name}",
+        runs=[{"name": "reconstruction", "settings": shown_settings(figures)}],
+        classes=figures["classes"],
+        colours=colours,
+        boxes=boxes([figures], figures["cases"]),
+        hearts=hearts,
+        curves=training_curves(run_dir) if run_dir else None,
+        table=table(figures),
+    )
     return path
 
 
@@ -113,44 +101,46 @@ def _on_own_grid(output_dir, case_id):
 
 
 def shown_settings(figures):
-    return {name: figures["settings"][name] for name in _SHOWN_SETTINGS if figures["settings"].get(name) is not None}
+    """{words: value} of the settings of a run that the page shows."""
+    stored = figures["settings"]
+    words = {name: word or name.replace("_", " ") for name, word in _SETTINGS.items()}
+    return {words[name]: stored[name] for name in _SETTINGS if stored.get(name) is not None}
 
 
-def write_page(path, content, classes, colours, kinds_of_difference=DIFFERENCE):
-    """Writes one HTML file from `content` (for JSON), the style sheet and the scripts."""
-    content = {
-        **content,
-        "classes": [{"id": c, "name": name, "colour": colours[c - 1]} for c, name in classes],
-        "background": BACKGROUND,
-        "good": GOOD,
-        "bad": BAD,
-        "difference": kinds_of_difference,
-        "error_colours": error_colours(),
-        "max_triangles": MAX_TRIANGLES,
-        "margin_mm": MARGIN_MM,
+def write_results_page(
+    path, template, *, title, runs, classes, colours, boxes, hearts, curves, difference=DIFFERENCE, note=None, **figures
+):
+    """Writes the page of one run or of two: what `template` shows of its own (`figures`), then box plots, hearts in
+    slices and in 3D, training curves, settings.
+
+    `runs`: [{name, settings}]; `classes`: [(id, name)]; `boxes`: of `vecset.report.figures.boxes`; `hearts`: of
+    `heart_content`; `difference`: {kind: colour} of the slices' differences; `note`: on the hearts."""
+    structures = [{"id": c, "name": name, "colour": colours[c - 1]} for c, name in classes]
+    charts = training_charts(curves, classes, colours)
+    data = {
+        "classes": structures,
+        "difference": difference,
+        "runs": [run["name"] for run in runs],
+        "boxes": boxes,
+        "box_chart": box_chart(boxes, [run["name"] for run in runs], colours),
+        "hearts": [{**heart, "surfaces": deflated(as_json(heart["surfaces"]))} for heart in hearts],
+        "curves": charts,
+        "scene": scene_style(),
+        "not_compared": NOT_COMPARED,
     }
-    data = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")  # no </script> in a name
-    scripts = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    parts = {
-        "TITLE": _escaped(content["title"]),
-        "STYLE": (ASSETS / "page.css").read_text(encoding="utf-8"),
-        "DATA": data,
-        "SCRIPT": scripts,
-    }
-    page = (ASSETS / "page.html").read_text(encoding="utf-8")
-    head, *rest = page.split("{{")
-    write_text(path, head + "".join(parts[p.split("}}", 1)[0]] + p.split("}}", 1)[1] for p in rest))
-
-
-def error_colours():
-    """Colours ('#RRGGBB') of the scale of surface errors, from none to the most: cividis, which looks the same to
-    colour-blind people (Nunez and others 2018, "Optimizing colormaps with consideration for color vision deficiency").
-    """
-    from matplotlib import colormaps
-
-    values = colormaps["cividis"](np.linspace(0, 1, _COLOUR_STEPS))[:, :3]
-    return ["#{:02X}{:02X}{:02X}".format(*np.rint(255 * v).astype(int)) for v in values]
-
-
-def _escaped(text):
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+    write_page(
+        path,
+        template,
+        title=title,
+        runs=runs,
+        structures=structures,
+        difference=list(difference.items()),
+        metrics=boxes["metrics"],
+        num_hearts=len(boxes["cases"]),
+        hearts=hearts,
+        hearts_note=note,
+        charts=charts,
+        max_triangles=MAX_TRIANGLES,
+        data=data,
+        **figures,
+    )

@@ -4,9 +4,7 @@ import csv
 import io
 import json
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
@@ -25,6 +23,7 @@ from vecset.quality.summary import (
     verdict,
 )
 from vecset.quality.thresholds import CHECKS, limit_text
+from vecset.report.render import write_page
 
 
 def write_report(folder, source, reports, pictures=6, detailed=False):
@@ -41,7 +40,7 @@ def write_report(folder, source, reports, pictures=6, detailed=False):
     write_text(folder / "report.json", json.dumps(_jsonable(record), indent=1, allow_nan=False) + "\n")
     _write_tables(folder, reports)
     drawn = _write_pictures(folder, source, reports, pictures, detailed)
-    write_text(folder / "report.html", _page(reports, drawn))
+    _write_page(folder / "report.html", reports, drawn)
 
 
 def _write_pictures(folder, source, reports, pictures, detailed):
@@ -64,47 +63,23 @@ def _write_pictures(folder, source, reports, pictures, detailed):
     return drawn
 
 
-def _page(reports, pictures):
-    """The report as one HTML page; `pictures`: [(name of a file beside it, heading)]."""
-
-    def table(header, rows):
-        lines = ["<table><tr>" + "".join(f"<th>{escape(str(h))}</th>" for h in header) + "</tr>"]
-        for row, bad in rows:
-            cells = "".join(f"<td>{escape(str(cell))}</td>" for cell in row)
-            lines.append(f"<tr{' class=bad' if bad else ''}>{cells}</tr>")
-        return "\n".join([*lines, "</table>"])
-
-    def listing(title, lines):
-        items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
-        return f"<h2>{title}</h2>\n<ul>{items}</ul>" if lines else ""
-
-    checks = [
-        ((check, figure, limit, failed or "", noted or "", file, CHECKS[check].meaning), failed)
-        for check, figure, limit, failed, noted, file in check_rows(reports)
-    ]
-    parts = [
-        f"<h1>{escape(verdict(reports))}</h1>",
-        listing("Failures", [line for r in reports for line in failure_lines(r)]),
-        "<h2>Checks: the worst figure over all files</h2>",
-        table(("check", "worst", "threshold", "failed", "noted", "file", "meaning"), checks),
-        f"<p>{VOXEL_WORDS}</p>",
-        "<h2>Classes</h2>",
-        table(CLASS_COLUMNS, [(row, False) for row in class_rows(reports)]),
-        listing("Classes that are missing, cut or not annotated", named_classes(reports)),
-        listing("Notes", [line for r in reports for line in failure_lines(r, "warn")]),
-        "<h2>Pictures</h2>",
-        *(
-            f'<h3>{escape(heading)}</h3><img src="{escape(quote(name))}" style="max-width:100%" alt="{escape(name)}">'
-            for name, heading in pictures
-        ),
-    ]
-    style = (
-        "body{font:14px sans-serif;margin:2em;max-width:1400px}table{border-collapse:collapse}"
-        "td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}.bad{background:#fdd}"
-    )
-    return (
-        "<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>Data quality</title>"
-        f"<style>{style}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+def _write_page(path, reports, pictures):
+    """report.html; `pictures`: [(name of a file beside it, heading)]."""
+    columns = ("check", "worst", "threshold", "failed", "noted", "file")
+    write_page(
+        path,
+        "quality.html",
+        title="Data quality",
+        verdict=verdict(reports),
+        passed=all(r.passed for r in reports),
+        failures=[line for r in reports for line in failure_lines(r)],
+        notes=[line for r in reports for line in failure_lines(r, "warn")],
+        checks=[dict(zip(columns, row)) | {"meaning": CHECKS[row[0]].meaning} for row in check_rows(reports)],
+        voxel_words=VOXEL_WORDS,
+        class_columns=CLASS_COLUMNS,
+        classes=class_rows(reports),
+        named=named_classes(reports),
+        pictures=pictures,
     )
 
 

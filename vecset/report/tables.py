@@ -1,8 +1,8 @@
 """What is written about a run: metrics.csv, metrics.json, and the table on the terminal. No torch.
 
 metrics.csv has one row per heart and class and one per heart for the union; an undefined value is empty. The columns
-are COLUMNS: the figures (vecset/metrics/overlap.py), what a missed structure's distances count as in averages, and the same
-figures for the noise floor (vecset/metrics/resampling_limit.py); where baselines were asked for, their Dice stand behind.
+are COLUMNS: the metrics (vecset/metrics/overlap.py), what a missed structure's distances count as in averages, and the
+same metrics of the resampling limit (vecset/metrics/resampling_limit.py); the Dice of baselines, if any, comes last.
 """
 
 import csv
@@ -62,7 +62,7 @@ def report(rows, hearts, settings):
 
     `rows`: of all hearts; `hearts`: {case_id: dict of what is known of it}; `settings`: dict, checkpoint included."""
     classes = summarise(rows)
-    for name, column in BASELINES.items():
+    for column in BASELINES.values():
         if rows and column in rows[0]:
             for class_name, entry in classes.items():
                 entry[column] = mean_defined(r[column] for r in rows if r["class_name"] == class_name)
@@ -103,12 +103,12 @@ def table_lines(content):
             if key in WITH_INTERVAL and any(classes[n].get(f"{key}_ci95") for n in names):
                 shown.append(("95 % of mean", {n: _interval(classes[n].get(f"{key}_ci95"), digits) for n in names}))
             if key == "dice" and any(classes[n].get("floor_dice") is not None for n in names):
-                shown.append(("floor", {n: _number(classes[n].get("floor_dice")) for n in names}))
+                shown.append(("limit", {n: _number(classes[n].get("floor_dice")) for n in names}))
     for name, column in BASELINES.items():
         if column in classes.get("mean of classes", {}):
             title = {"mean_shape": "mean shape Dice", "nearest_heart": "nearest training heart Dice"}[name]
             shown.append((title, {n: _number(classes[n][column]) for n in names}))
-    counts = {"n": "hearts", "missed": "missed", "invented": "invented", "absent": "absent"}
+    counts = {"n": "hearts", "missed": "missed", "invented": "spurious", "absent": "absent"}
     if any(classes[n].get("not_annotated") for n in names):
         counts["not_annotated"] = "not annotated"
     shown += [(title, {n: str(classes[n].get(key, "")) for n in names}) for key, title in counts.items()]

@@ -1,65 +1,26 @@
-// The page, put together from the data that it carries.
+// The page comes to life: plotly's script, then the charts, then the first heart.
 
-function heartsSection() {
-  if (!data.hearts.length) return [];
-  const slices = slicesView(),
-    surfaces = surfacesView();
-  const titles = data.hearts.map((heart) => {
-    const dice = heart.mean_dice.map((v) => number(v)).join(" → ");
-    return [heart.case_id, `${heart.what}: ${heart.case_id} (Dice ${dice})`];
-  });
-  const tabs = () => choice(titles, titles[0][0], show);
-  const both = [tabs(), tabs()];
-  async function show(caseId) {
-    const heart = data.hearts.find((h) => h.case_id === caseId);
-    both.forEach((group) => group.mark(caseId));
+async function main() {
+  document.head.append(el("script", { text: await inflate($("#plotly").textContent) }));
+  drawCharts();
+  if (!data.hearts.length) return "none";
+  const parts = [slicesView(), surfacesView()];
+  const show = async (caseId) => {
     document.documentElement.dataset.ready = "no";
-    await Promise.all([slices.show(heart), surfaces.show(heart)]);
+    marks.forEach((mark) => mark(caseId));
+    const heart = data.hearts.find((h) => h.case_id === caseId);
+    for (const part of parts) await part(heart);
     document.documentElement.dataset.ready = caseId;
-  }
-  both[0].id = "hearts";
-  const first = show(titles[0][0]);
-  first.catch((error) => {
-    console.error(error);
-    document
-      .querySelector(".view")
-      ?.append(el("div", { class: "message", text: `This browser cannot unpack the surfaces (${error.message}).` }));
-  });
-  return [
-    section(
-      "hearts-section",
-      "Hearts in slices",
-      el("div", { class: "bar" }, both[0]),
-      data.hearts_note ? el("p", { class: "note", text: data.hearts_note }) : null,
-      slices.view,
-    ),
-    section("surfaces-section", "Hearts in 3D", el("div", { class: "bar" }, both[1]), surfaces.view),
-  ];
+  };
+  const marks = $$(".group.hearts").map((group) => onChoice(group, show));
+  await show(data.hearts[0].case_id);
+  return data.hearts[0].case_id;
 }
 
-const sections = [
-  data.comparison ? comparisonSection() : meansSection(),
-  boxSection(),
-  ...heartsSection(),
-  curvesSection(),
-  settingsSection(),
-].filter(Boolean);
-document.getElementById("page").append(
-  el(
-    "header",
-    {},
-    el("h1", { text: data.title }),
-    el("p", {
-      text:
-        `${data.boxes.cases.length} ${data.boxes.cases.length === 1 ? "heart" : "hearts"}, ` +
-        `${data.classes.length} structures`,
-    }),
-    el(
-      "nav",
-      {},
-      sections.map((s) => el("a", { href: `#${s.id}`, text: s.querySelector("h2").textContent })),
-    ),
-  ),
-  ...sections,
-);
-if (!data.hearts.length) document.documentElement.dataset.ready = "none";
+main()
+  .then((ready) => (document.documentElement.dataset.ready = ready))
+  .catch((error) => {
+    console.error(error);
+    $("#problem").textContent = `The charts cannot be drawn in this browser: ${error.message}`;
+    $("#problem").hidden = false;
+  });

@@ -1,324 +1,204 @@
-// The 3D section: which structures, which views, what the colours mean.
+// The 3D view: a scene of plotly per label map (or per pair of them, overlaid), all with one camera.
 
-async function unpackSurfaces(surfaces) {
-  const structures = [];
-  for (const [side, list] of surfaces.sides.entries()) {
-    for (const s of list) {
-      const steps = await unpack(s.vertices, s.num_vertices, 3),
-        faces = new Uint32Array(await unpack(s.faces, 3 * s.num_faces, 1));
-      const positions = Float32Array.from(steps, (v, k) => surfaces.origin_mm[k % 3] + v * surfaces.step_mm);
-      const errors = s.error
-        ? Float32Array.from(await unpack(s.error, s.num_vertices, 1), (v) => v * surfaces.error_step_mm)
-        : new Float32Array(s.num_vertices).fill(-1);
-      structures.push({ side, id: s.class, positions, faces, errors, normals: vertexNormals(positions, faces) });
-    }
-  }
-  return structures;
+const ARRAYS = { i2: Int16Array, u2: Uint16Array, u4: Uint32Array };
+const EYES = { front: [0, 1, 0.08], back: [0, -1, 0.08], right: [1, 0, 0.08], left: [-1, 0, 0.08] };
+Object.assign(EYES, { above: [0, 0.05, 1], below: [0, 0.05, -1] });
+const DISTANCE = 1.7;
+
+function eyeAt([x, y, z], distance = DISTANCE) {
+  const size = Math.hypot(x, y, z) / distance;
+  return { x: x / size, y: y / size, z: z / size };
 }
 
-// A round end of the scale that 95 % of the reconstructions' surface lies below.
-function niceScale(structures) {
-  const values = structures
-    .filter((s) => s.side > 0)
-    .flatMap((s) => Array.from(s.errors))
-    .filter((v) => v >= 0)
-    .sort((a, b) => a - b);
-  const high = values.length ? values[Math.floor(0.95 * (values.length - 1))] : 1;
-  return [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 40, 50].find((v) => v >= high) || Math.ceil(high / 10) * 10;
-}
+const array = ({ dtype, bdata }) => new ARRAYS[dtype](bytesOf(bdata).buffer);
+const scaled = (values, step, offset) => Float32Array.from(array(values), (v) => offset + v * step);
 
-const VIEWS = [
-  ["front", 0, 0],
-  ["back", Math.PI, 0],
-  ["right", Math.PI / 2, 0],
-  ["left", -Math.PI / 2, 0],
-  ["above", 0, 1.5],
-  ["below", 0, -1.5],
-];
-
-// Returns {view, show(heart)}; `window.vecsetScene` gives tests the scene and what it shows.
-function surfacesView() {
-  const canvas = el("canvas", {
-    tabindex: 0,
-    "aria-label": "surfaces in 3D: drag to turn, wheel to zoom, Shift and drag to move, arrow keys to turn",
+async function unpackSurfaces(heart) {
+  const surfaces = JSON.parse(await inflate(heart.surfaces));
+  if (!surfaces) return null;
+  const unpack = (s) => ({
+    id: s.class,
+    error: s.error && scaled(s.error, surfaces.error_step_mm, 0),
+    mesh: Object.fromEntries([
+      ...["x", "y", "z"].map((axis, n) => [axis, scaled(s[axis], surfaces.step_mm, surfaces.middle_mm[n])]),
+      ...["i", "j", "k"].map((corner) => [corner, array(s[corner])]),
+    ]),
   });
-  const message = el("div", { class: "message" }),
-    decoration = el("div", {});
-  const view = el("div", { class: "view" }, canvas, decoration);
-  let scene = null;
-  try {
-    scene = new Scene(canvas);
-  } catch (error) {
-    message.textContent = `The surfaces cannot be drawn: this browser offers no WebGL 2 (${error.message}).`;
-    view.append(message);
-  }
-  const look = {
-    shown: new Set(data.classes.map((c) => c.id)),
-    byError: false,
-    scaleMm: 3,
-    lineMm: 1,
-    veilAlpha: 0.35,
-    only: null,
+  return { ...surfaces, sides: surfaces.sides.map((side) => side.map(unpack)) };
+}
+
+// Returns show(heart), which resolves when the heart is drawn.
+function surfacesView() {
+  const view = $(".view");
+  const plot = $(".view .plot");
+  const classes = new Map(data.classes.map((c) => [c.id, c]));
+  const look = { over: false, byError: false, veil: 0.3, scaleMm: 1, only: null, camera: null };
+  const shown = new Set(classes.keys());
+  let [heart, surfaces] = [null, null];
+
+  const home = (name) => ({ eye: eyeAt(EYES[name]), center: { x: 0, y: 0, z: 0 }, up: { x: 0, y: 0, z: 1 } });
+  const views = () => {
+    const sides = heart.sides.map((_, side) => [side]);
+    return look.over && sides.length > 1 ? sides.slice(1).map(([side]) => [side, 0]) : sides; // the second is the veil
   };
-  const state = { layout: "side", sides: [], failed: false };
-  const views = () =>
-    state.layout === "side" || state.sides.length < 2
-      ? state.sides.map((_, k) => ({ solid: [k], veil: null }))
-      : state.sides.slice(1).map((_, k) => ({ solid: [k + 1], veil: 0 }));
+
+  function trace(structure, side, veil, scene) {
+    const { name, colour } = classes.get(structure.id);
+    const said = `${structure.id} ${name} (${heart.sides[side]})`;
+    const found = structure.error ? "<br>%{customdata:.2f} mm from the other surface" : "<br>not in the other";
+    const error = heart.sides.length < 2 ? "" : found;
+    const byError = look.byError && !veil;
+    const measured = { intensity: structure.error, coloraxis: "coloraxis" };
+    const painted = structure.error ? measured : { color: data.not_compared };
+    return {
+      ...data.scene.mesh,
+      ...structure.mesh,
+      scene,
+      name: said,
+      customdata: structure.error,
+      hovertemplate: `${said.replaceAll("<", "&lt;")}${error}<extra></extra>`,
+      visible: shown.has(structure.id),
+      opacity: (look.only !== null && look.only !== structure.id ? 0.06 : 1) * (veil ? look.veil : 1),
+      uid: `${scene}-${side}-${structure.id}-${byError}`, // a mesh of its own: one that had a colour scale keeps it
+      ...(byError ? painted : { color: colour }),
+    };
+  }
+
+  // Right, left, front and back on the floor below the heart, so that no view has one of them over it; the head above.
+  function letters(middles) {
+    const ends = middles.map((m, n) => 1.15 * (surfaces.high_mm[n] - m)); // RAS: the high ends are right, front, head
+    const places = { R: [1, 0, -1], L: [-1, 0, -1], A: [0, 1, -1], P: [0, -1, -1], S: [0, 0, 1] };
+    return Object.entries(places).map(([text, place]) => {
+      const [x, y, z] = place.map((way, n) => middles[n] + way * ends[n]);
+      return { ...data.scene.letter, text, x, y, z };
+    });
+  }
+
+  function draw() {
+    if (!surfaces) return null;
+    const traces = [];
+    const middles = surfaces.low_mm.map((low, n) => (low + surfaces.high_mm[n]) / 2);
+    const half = Math.max(...surfaces.low_mm.map((low, n) => surfaces.high_mm[n] - low)) / 1.7;
+    const layout = { ...data.scene.layout, coloraxis: { ...data.scene.layout.coloraxis, cmax: look.scaleMm } };
+    layout.coloraxis.showscale = look.byError;
+    const floor = look.byError ? 0.13 : 0; // room for the scale
+    views().forEach((sides, k, all) => {
+      const scene = k ? `scene${k + 1}` : "scene";
+      layout[scene] = { ...data.scene.scene, domain: { x: [k / all.length, (k + 1) / all.length], y: [floor, 1] } };
+      layout[scene].camera = look.camera;
+      layout[scene].annotations = letters(middles);
+      ["xaxis", "yaxis", "zaxis"].forEach((axis, n) => {
+        layout[scene][axis] = { ...layout[scene][axis], range: [middles[n] - half, middles[n] + half] };
+      });
+      sides.forEach((side, n) => traces.push(...surfaces.sides[side].map((s) => trace(s, side, n > 0, scene))));
+    });
+    $(".view .names").replaceChildren(
+      ...views().map(([side, veil]) => {
+        const name = heart.sides[side];
+        const text = veil === undefined ? name : `${heart.sides[veil]} (transparent) over ${name}`;
+        return el("span", { text, title: text });
+      }),
+    );
+    return Plotly.react(plot, traces, layout, config("tableRotation", "pan3d", "resetCameraDefault3d"));
+  }
 
   let waiting = false;
-  const draw = () => {
-    if (scene?.centre) scene.draw(views(), look);
-    decoration.querySelectorAll("svg.compass").forEach((c) => drawCompass(c, scene.axes()));
-  };
   const redraw = () => {
+    view.ariaBusy = "true";
     if (waiting) return;
     waiting = true;
-    requestAnimationFrame(() => {
+    requestAnimationFrame(async () => {
       waiting = false;
-      draw();
+      await draw();
+      view.ariaBusy = String(waiting);
     });
-  };
-  const decorate = () => {
-    hideTip();
-    const count = views().length;
-    const name = (k) =>
-      state.layout === "side" || state.sides.length < 2
-        ? state.sides[k]
-        : `${state.sides[0]} (veil) over ${state.sides[k + 1]}`;
-    const bar = el("canvas", { width: data.error_colours.length, height: 1 }),
-      context = bar.getContext("2d");
-    data.error_colours.forEach((c, k) => {
-      context.fillStyle = c;
-      context.fillRect(k, 0, 1, 1);
-    });
-    const key = el(
-      "div",
-      { class: "scale" },
-      el("span", { text: "distance to the other surface (mm)" }),
-      el("br"),
-      bar,
-      el(
-        "div",
-        {},
-        el("span", { text: "0" }),
-        el("span", { text: `lines every ${look.lineMm}` }),
-        el("span", { text: `≥ ${look.scaleMm}` }),
-      ),
-    );
-    decoration.replaceChildren(
-      ...views()
-        .flatMap((_, k) => [
-          el("span", {
-            class: "name",
-            style: `left:calc(${(100 * k) / count}% + 0.4rem);max-width:calc(${100 / count}% - 0.8rem)`,
-            text: name(k),
-            title: name(k),
-          }),
-          svg("svg", { class: "compass", viewBox: "0 0 74 74", style: `left:calc(${(100 * k) / count}% + 0.2rem)` }),
-          k ? el("div", { class: "divider", style: `left:${(100 * k) / count}%` }) : null,
-        ])
-        .filter(Boolean),
-      ...(look.byError ? [key] : []),
-    );
-    redraw();
   };
 
-  if (scene) {
-    new ResizeObserver(() => {
-      const ratio = Math.min(devicePixelRatio || 1, 2);
-      canvas.width = Math.max(1, Math.round(view.clientWidth * ratio));
-      canvas.height = Math.max(1, Math.round(view.clientHeight * ratio));
-      draw();
-    }).observe(view);
-    moveByPointer(canvas, scene, redraw, (event) => {
-      const box = canvas.getBoundingClientRect();
-      const found =
-        scene.centre &&
-        scene.pick(views(), look, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
-      if (!found) {
-        hideTip();
-        return;
-      }
-      const error =
-        state.sides.length < 2
-          ? ""
-          : found.errorMm === null
-            ? "\nnot in the other"
-            : `\n${found.errorMm.toFixed(2)} mm from the other surface`;
-      showTip(event, `${found.id} ${nameOf.get(found.id)} (${state.sides[found.side]})${error}`);
-    });
-    canvas.addEventListener("webglcontextlost", () => {
-      message.textContent = "The graphics context was lost; load the page again.";
-      view.append(message);
-    });
+  // One camera: what one scene reports, the others follow.
+  const turnAll = (camera, but) => {
+    look.camera = camera;
+    const scenes = views().map((_, k) => (k ? `scene${k + 1}` : "scene")).filter((name) => name !== but);
+    return Plotly.relayout(plot, Object.fromEntries(scenes.map((name) => [`${name}.camera`, camera])));
+  };
+  let following = false;
+  const follow = (event) => {
+    const key = Object.keys(event).find((name) => /^scene\d*\.camera$/.test(name));
+    if (!key || following) return;
+    following = true;
+    turnAll(event[key], key.split(".")[0]).finally(() => (following = false));
+  };
+
+  function turnByKey(event) {
+    const { eye } = look.camera;
+    const distance = Math.hypot(eye.x, eye.y, eye.z);
+    let [yaw, pitch] = [Math.atan2(eye.y, eye.x), Math.asin(eye.z / distance)];
+    const keys = { ArrowLeft: [-1, 0, 1], ArrowRight: [1, 0, 1], ArrowUp: [0, 1, 1], ArrowDown: [0, -1, 1] };
+    const step = keys[event.key] || { "+": [0, 0, 1 / 1.15], "-": [0, 0, 1.15] }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    yaw += 0.12 * step[0];
+    pitch = Math.max(-1.5, Math.min(1.5, pitch + 0.12 * step[1]));
+    const direction = [Math.cos(yaw) * Math.cos(pitch), Math.sin(yaw) * Math.cos(pitch), Math.sin(pitch)];
+    turnAll({ ...look.camera, eye: eyeAt(direction, distance * step[2]) });
   }
 
-  const boxes = data.classes.map((c) =>
-    el("input", {
-      type: "checkbox",
-      checked: true,
-      "data-class": c.id,
-      on: {
-        change: (event) => {
-          look.shown[event.target.checked ? "add" : "delete"](c.id);
-          redraw();
-        },
-      },
-    }),
-  );
-  const setAll = (on) => {
-    boxes.forEach((b, k) => {
-      b.checked = on;
-      look.shown[on ? "add" : "delete"](data.classes[k].id);
-    });
+  const switches = $$(".switches input");
+  const setShown = (input, on) => {
+    input.checked = on;
+    shown[on ? "add" : "delete"](Number(input.dataset.class));
     redraw();
   };
-  const switches = el(
-    "div",
-    { class: "switches" },
-    el(
-      "div",
-      { class: "bar" },
-      el("button", { type: "button", id: "all-on", text: "all", on: { click: () => setAll(true) } }),
-      el("button", { type: "button", id: "all-off", text: "none", on: { click: () => setAll(false) } }),
-    ),
-    data.classes.map((c, k) =>
-      el(
-        "label",
-        {
-          on: {
-            pointerenter: () => {
-              look.only = c.id;
-              redraw();
-            },
-            pointerleave: () => {
-              look.only = null;
-              redraw();
-            },
-          },
-        },
-        boxes[k],
-        swatch(c.colour),
-        el("span", { class: "number", text: c.id }),
-        c.name,
-      ),
-    ),
-  );
-
-  const veil = el(
-    "label",
-    { style: "display:none" },
-    "veil",
-    el("input", {
-      type: "range",
-      min: 0,
-      max: 1,
-      step: 0.05,
-      value: look.veilAlpha,
-      id: "veil",
-      on: {
-        input: (event) => {
-          look.veilAlpha = Number(event.target.value);
-          redraw();
-        },
-      },
-    }),
-  );
-  const limit = el("input", {
-    type: "number",
-    min: 0.5,
-    step: 0.5,
-    id: "error-scale",
-    on: {
-      change: (event) => {
-        look.scaleMm = Math.max(0.1, Number(event.target.value) || 1);
-        look.lineMm = lineStep(look.scaleMm);
-        decorate();
-      },
-    },
-  });
-  const limitLabel = el("label", { style: "display:none" }, "scale to", limit, "mm");
-  const layout = choice(
-    [
-      ["side", "side by side"],
-      ["over", "overlaid"],
-    ],
-    "side",
-    (value) => {
-      state.layout = value;
-      veil.style.display = value === "over" ? "" : "none";
-      decorate();
-    },
-  );
-  layout.id = "layout";
-  const colouring = choice(
-    [
-      ["structure", "structure"],
-      ["error", "surface error"],
-    ],
-    "structure",
-    (value) => {
-      look.byError = value === "error";
-      limitLabel.style.display = look.byError ? "" : "none";
-      decorate();
-    },
-  );
-  colouring.id = "colouring";
-  const turns = el(
-    "span",
-    { class: "group" },
-    VIEWS.map(([name, yaw, pitch]) =>
-      el("button", {
-        type: "button",
-        text: name,
-        on: {
-          click: () => {
-            if (scene) Object.assign(scene.camera, { yaw, pitch, panX: 0, panY: 0, zoom: 1 });
-            redraw();
-          },
-        },
-      }),
-    ),
-  );
-  const two = [
-    el("span", { class: "label" }, layout),
-    veil,
-    el("span", { class: "label" }, "colour by", colouring),
-    limitLabel,
-  ];
-  const bar = el("div", { class: "bar" }, ...two, el("span", { class: "label" }, "from", turns));
-  const note = el("p", { class: "note" });
-
-  const show = async (heart) => {
-    state.sides = heart.sides;
-    two.forEach((part) => {
-      if (heart.sides.length < 2) part.style.display = "none";
+  for (const input of switches) {
+    input.addEventListener("change", () => setShown(input, input.checked));
+    for (const [event, on] of [["pointerenter", true], ["pointerleave", false]])
+      input.parentElement.addEventListener(event, () => {
+        look.only = on && input.checked ? Number(input.dataset.class) : null;
+        redraw();
+      });
+  }
+  $("#all-on").addEventListener("click", () => switches.forEach((input) => setShown(input, true)));
+  $("#all-off").addEventListener("click", () => switches.forEach((input) => setShown(input, false)));
+  onChoice($("#turns"), (name) => turnAll(home(name)));
+  if ($("#layout")) {
+    onChoice($("#layout"), (value) => {
+      look.over = value === "over";
+      $("#veil-label").hidden = !look.over;
+      redraw();
     });
-    message.remove();
-    if (!scene || !heart.surfaces) {
-      message.textContent = message.textContent || "Nothing to draw: the label maps are empty.";
-      view.append(message);
-      return;
-    }
-    const structures = await unpackSurfaces(heart.surfaces);
-    look.scaleMm = niceScale(structures);
-    look.lineMm = lineStep(look.scaleMm);
-    limit.value = look.scaleMm;
-    scene.load(structures);
-    note.textContent =
-      "Drag to turn, Shift and drag to move, wheel (after a click, or with Ctrl) or pinch to zoom, double click to " +
-      "start again; point at a structure for its name and error. Surfaces of the label maps (marching cubes, Taubin " +
-      "smoothing). Error: distance of each point to the same structure's surface in the other label map; stripes " +
-      "where it has none." +
-      (heart.surfaces.thinned
-        ? ` For this page the surfaces are thinned to ${data.max_triangles.toLocaleString("en")} triangles per label ` +
-          "map by merging near vertices, large structures first; the error was measured before."
-        : "");
-    decorate();
-  };
-  window.vecsetScene = { scene, look, views, draw };
-  return { show, view: el("div", { id: "surfaces" }, bar, el("div", { class: "scene" }, view, switches), note) };
-}
+    onChoice($("#colouring"), (value) => {
+      look.byError = value === "error";
+      $("#error-label").hidden = !look.byError;
+      redraw();
+    });
+    $("#veil").addEventListener("input", (event) => {
+      look.veil = Number(event.target.value);
+      redraw();
+    });
+    $("#error-scale").addEventListener("change", (event) => {
+      look.scaleMm = Math.max(0.1, Number(event.target.value) || 1);
+      redraw();
+    });
+  }
+  view.addEventListener("keydown", turnByKey);
+  view.addEventListener("pointerdown", () => view.focus({ preventScroll: true }));
+  view.addEventListener(
+    "wheel", // the page scrolls over the view until the view was clicked
+    (event) => event.ctrlKey || document.activeElement === view || event.stopPropagation(),
+    { capture: true },
+  );
 
-const lineStep = (scaleMm) => [0.25, 0.5, 1, 2, 5, 10].find((s) => scaleMm / s <= 3) || scaleMm / 4;
+  return async (chosen) => {
+    heart = chosen;
+    surfaces = await unpackSurfaces(heart);
+    $(".view .message").hidden = Boolean(surfaces);
+    plot.style.visibility = surfaces ? "" : "hidden";
+    if (!surfaces) return;
+    look.scaleMm = surfaces.scale_mm;
+    look.camera ??= home("front");
+    $$("#error-scale").forEach((input) => (input.value = look.scaleMm));
+    $("#thinned").hidden = !surfaces.thinned;
+    const first = !plot.layout;
+    await draw();
+    if (first) ["plotly_relayout", "plotly_relayouting"].forEach((name) => plot.on(name, follow));
+  };
+}
