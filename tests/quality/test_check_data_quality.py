@@ -64,7 +64,7 @@ def test_good_folder_passes_with_report(cases, tmp_path, capsys):
     assert len(rows) == 12 and [r["class_name"] for r in rows[:4]] == NAMES and rows[0]["status"] == "whole"
     assert min(png_size(out / "distributions.png")) > 500
     page = (out / "report.html").read_text()
-    assert "PASS: 3 case files" in page and "slices_heart_0.png" in page and "<td>Bud</td>" in page
+    assert "PASS: 3 case files" in page and "slices_heart_0.png" in page and "<th>Bud</th>" in page
     assert [p.name for p in out.glob("slices_*.png")] == ["slices_heart_0.png"]
     assert not list(out.glob(".tmp*"))
 
