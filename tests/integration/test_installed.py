@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.formula_hearts import write_checkpoint
 from helpers.prepare_runs import SMALL, make_maps
+
+from vecset.imaging.classes import default_class_names
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(
@@ -64,7 +67,7 @@ def test_every_command_has_help(installed, tmp_path, module):
 
 
 @pytest.mark.slow
-def test_from_label_maps_to_a_verdict(installed, tmp_path):
+def test_from_label_maps_to_a_report(installed, tmp_path):
     def command(module, *words):
         done = run(installed, tmp_path, module, *words)
         assert done.returncode == 0, f"{module}: {done.stdout}{done.stderr}"
@@ -85,3 +88,10 @@ def test_from_label_maps_to_a_verdict(installed, tmp_path):
     assert "1 training and 1 validation cases, 3 classes" in told
     assert command("vecset.cluster.run_state", "run", "position") == "no checkpoint\n"
     assert "torch" not in command("vecset.common.requirements"), "torch is here, so it is not missing"
+
+    write_checkpoint(tmp_path / "c.pth", classes=3, names=default_class_names(3))
+    tune = ["--checkpoint", "c.pth", "--csv", "cases/train.csv", "--output", "tuned.json"]
+    command("vecset.calibrate", *tune, "--num_surface_points", 64)
+    reconstruct = ["--checkpoint", "c.pth", "--input", "cases/val.csv", "--output_dir", "out", "--no_meshes"]
+    command("vecset.commands.reconstruct", *reconstruct, "--calibration", "tuned.json", "--num_surface_points", 64)
+    assert (tmp_path / "out" / "metrics.csv").is_file() and (tmp_path / "out" / "report.html").is_file()
