@@ -16,10 +16,10 @@ from skimage.color import rgb2lab
 
 import reconstruct
 from vecset.common.errors import InputError, run_command
-from vecset.imaging.classes import class_colours, rgb
+from vecset.imaging.classes import BACKGROUND_COLOUR, class_colours, rgb
 from vecset.imaging.label_map import write_label_map
 from vecset.imaging.pictures import to_ras
-from vecset.imaging.slice_picture import BACKGROUND, DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
+from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 from vecset.metrics.overlap import score
 from vecset.report import hearts as hearts_module
 from vecset.report import tables as report
@@ -58,7 +58,12 @@ NO_CONE = {
 @pytest.mark.parametrize("lacks", NO_CONE)
 @pytest.mark.parametrize(
     "colours, least",
-    [(class_colours(3), 20), (class_colours(7), 15), (class_colours(10), 10), ([BACKGROUND, *DIFFERENCE.values()], 13)],
+    [
+        (class_colours(3), 20),
+        (class_colours(7), 15),
+        (class_colours(10), 10),
+        ([BACKGROUND_COLOUR, *DIFFERENCE.values()], 13),
+    ],
     ids=["3 classes", "7 classes", "10 classes", "differences"],
 )
 def test_colour_blind_people_tell_the_colours_apart(lacks, colours, least):
@@ -72,7 +77,7 @@ def test_colour_blind_people_tell_the_colours_apart(lacks, colours, least):
 
 
 def test_forty_one_structures_have_a_colour_each():
-    assert len(set(class_colours(41)) | {BACKGROUND}) == 42  # the page reads the structure from it
+    assert len(set(class_colours(41)) | {BACKGROUND_COLOUR}) == 42  # the page reads the structure from it
 
 
 def numbers(array):

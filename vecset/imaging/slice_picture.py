@@ -5,21 +5,20 @@ the left, and up is up. `vecset/imaging/pictures.py` draws with it on axes in mm
 
 import numpy as np
 
-from vecset.imaging.classes import class_colours, rgb
+from vecset.imaging.classes import BACKGROUND_COLOUR, class_colours, rgb
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the RAS axis that the plane is perpendicular to
-BACKGROUND = "#F7F7F7"
-# Okabe and Ito's colours, told apart by colour-blind people (https://jfly.uni-koeln.de/color/)
+# Okabe and Ito's colours, safe for colour-blind readers (https://jfly.uni-koeln.de/color/)
 DIFFERENCE = {
     "same": "#D0D0D0",
     "in truth only": "#D55E00",
     "in reconstruction only": "#0072B2",
     "another structure": "#000000",
 }
-GOOD, BAD = "#0072B2", "#D55E00"  # of the same: passed and failed, better and worse; never told by colour alone
+GOOD, BAD = "#0072B2", "#D55E00"  # passed and failed, better and worse; always with words as well
 
 
-def colour_table(colours, background=BACKGROUND):
+def colour_table(colours, background=BACKGROUND_COLOUR):
     """(1 + len(colours), 3) u8: row 0 is the background, row c the c-th of `colours` ('#RRGGBB')."""
     return np.array([rgb(background), *(rgb(c) for c in colours)], np.uint8)
 
