@@ -3,9 +3,8 @@
 const ARRAYS = { i2: Int16Array, u2: Uint16Array, u4: Uint32Array };
 const EYES = { front: [0, 1, 0.08], back: [0, -1, 0.08], right: [1, 0, 0.08], left: [-1, 0, 0.08] };
 Object.assign(EYES, { above: [0, 0.05, 1], below: [0, 0.05, -1] });
-const DISTANCE = 1.7;
 
-function eyeAt([x, y, z], distance = DISTANCE) {
+function eyeAt([x, y, z], distance) {
   const size = Math.hypot(x, y, z) / distance;
   return { x: x / size, y: y / size, z: z / size };
 }
@@ -36,7 +35,8 @@ function surfacesView() {
   const shown = new Set(classes.keys());
   let [heart, surfaces] = [null, null];
 
-  const home = (name) => ({ eye: eyeAt(EYES[name]), center: { x: 0, y: 0, z: 0 }, up: { x: 0, y: 0, z: 1 } });
+  const distance = () => 1.7 * Math.max(1, (plot.clientHeight * views().length) / plot.clientWidth);
+  const home = (name) => ({ eye: eyeAt(EYES[name], distance()), center: { x: 0, y: 0, z: 0 }, up: { x: 0, y: 0, z: 1 } });
   const views = () => {
     const sides = heart.sides.map((_, side) => [side]);
     return look.over && sides.length > 1 ? sides.slice(1).map(([side]) => [side, 0]) : sides; // the second is the veil
