@@ -411,9 +411,8 @@ class Pipeline:
 
     def reconstruct_command(self, resumed):
         tuned = {} if self.overfit() else {"train_csv": self.cases / "train.csv", "calibration": self.calibration}
-        return [
-            sys.executable,
-            ROOT / "reconstruct.py",
+        return command(
+            "vecset.commands.reconstruct",
             "--checkpoint",
             self.train / "checkpoint-best.pth",
             "--input",
@@ -421,7 +420,7 @@ class Pipeline:
             "--output_dir",
             self.reconstruction,
             *flags({**tuned, **self.reconstruction_options()}),
-        ]
+        )
 
     # --- earlier results
 
