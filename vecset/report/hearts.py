@@ -24,7 +24,7 @@ from vecset.geometry.surface_smoothing import taubin
 from vecset.imaging.pictures import LEFT_UP, foreground_box, fullest_index, spacing_of, to_ras
 from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 
-MAX_TRIANGLES = 30_000  # of one label map's surfaces together
+MAX_TRIANGLES = 24_000  # of one label map's surfaces together
 MAX_SLICES = 24  # of one plane
 MAX_PIXELS = 400  # along one side of a slice; larger grids are shown by every second voxel, or third, ...
 STEP_MM = 0.02  # that vertices are rounded to; more only where 16 bits do not reach
