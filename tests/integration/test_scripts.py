@@ -98,10 +98,10 @@ def test_help_of_every_script(script, word, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run_train.sh", "--input_dir", "/no/such/folder"], "/no/such/folder: expected a folder"),
+        (["run_train.sh", "--input_dir", "/no/such/folder"], "/no/such/folder: no such folder"),
         (
             ["run_train.sh", "--output_dir", "x", "--", "--data_path=y"],
-            "--data_path=y: expected a training option that is",
+            "--data_path=y behind --: this job sets that option itself",
         ),
         (["run_data_sbatch.sh", "--output_dir", "x"], "--input_dir: the folder of label maps is not named"),
         (["run_data_sbatch.sh", "--input_dir", "/no/such", "--output_dir", "x"], "found no folder /no/such"),
