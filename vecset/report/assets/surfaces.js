@@ -35,7 +35,7 @@ function surfacesView() {
   const shown = new Set(classes.keys());
   let [heart, surfaces] = [null, null];
 
-  const distance = () => 1.7 * Math.max(1, (plot.clientHeight * views().length) / plot.clientWidth);
+  const distance = () => 1.7 * Math.max(1, (0.7 * plot.clientHeight * views().length) / plot.clientWidth);
   const home = (name) => ({ eye: eyeAt(EYES[name], distance()), center: { x: 0, y: 0, z: 0 }, up: { x: 0, y: 0, z: 1 } });
   const views = () => {
     const sides = heart.sides.map((_, side) => [side]);
