@@ -1,5 +1,5 @@
-"""Good cases of real label maps made bad, in each way that the quality check must notice: functions of a Case, changed
-in place. The files stay well-formed, so that only the contents can tell. Used by test_quality_on_prepared.py."""
+"""Defects of good cases that the quality check must find: functions that change a Case in place. The files stay
+well-formed, so only their contents can tell."""
 
 import edt
 import numpy as np
