@@ -36,7 +36,7 @@ function surfacesView() {
   let [heart, surfaces] = [null, null];
 
   const distance = () => 1.7 * Math.max(1, (0.7 * plot.clientHeight * views().length) / plot.clientWidth);
-  const home = (name) => ({ eye: eyeAt(EYES[name], distance()), center: { x: 0, y: 0, z: 0 }, up: { x: 0, y: 0, z: 1 } });
+  const home = (name) => ({ eye: eyeAt(EYES[name], distance()) }); // the rest as plotly has it: middle, head up
   const views = () => {
     const sides = heart.sides.map((_, side) => [side]);
     return look.over && sides.length > 1 ? sides.slice(1).map(([side]) => [side, 0]) : sides; // the second is the veil
