@@ -21,8 +21,9 @@ FLOORS = [
     {"engines"},
     {"inference"},
     {"report"},
+    {"commands"},
     {"pipeline", "cluster"},
-    {"commands", "main_ae", "calibrate", "info"},
+    {"main_ae", "calibrate", "info"},
 ]
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 FOLDERS = sorted(path.parent.name for path in ROOT.glob("vecset/*/__init__.py"))

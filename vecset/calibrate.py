@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 ROOT = str(Path(__file__).resolve().parents[1])
-# also as a script: the repository root in place of this folder, whose data/ and metrics/ would shadow other packages
-sys.path[:] = [ROOT] + [p for p in sys.path if p not in (ROOT, str(Path(__file__).resolve().parent))]
+if not __package__:  # run as a file: the repository's root in place of this folder, whose metrics/ would shadow others
+    sys.path[:] = [ROOT] + [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 from vecset.common.errors import InputError, run_command  # noqa: E402
 

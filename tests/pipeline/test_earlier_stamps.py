@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from vecset.pipeline.earlier_stamps import METHODS, in_present_form
-from vecset.pipeline.main import METHODS as PRESENT_METHODS
-from vecset.pipeline.main import Pipeline, get_parser
+from vecset.pipeline.job import METHODS as PRESENT_METHODS
+from vecset.pipeline.job import Pipeline
+from vecset.pipeline.main import get_parser
 from vecset.pipeline.stages import changed_parts
 
 STAMPS = Path(__file__).parent / "stamps"

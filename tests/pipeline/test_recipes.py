@@ -66,7 +66,8 @@ def test_the_other_commands_take_theirs(command, part, repository):
 
 
 def test_hearts_are_read_alike_for_decision_tuning_and_reconstruction_and_another_model_keeps_its_latents(tmp_path):
-    from vecset.pipeline.main import Pipeline, get_parser
+    from vecset.pipeline.job import Pipeline
+    from vecset.pipeline.main import get_parser
 
     args = get_parser().parse_args(["--recipe", "cpu", "--output_dir", str(tmp_path)])
     assert Pipeline(args, [], print).encoding() == {"num_surface_points": 8192, "num_latents": 512}

@@ -5,7 +5,6 @@ Two command lines with the same options here give the same result, whatever alia
 
 import functools
 import hashlib
-import importlib
 from pathlib import Path
 
 # Options of training that change where and how fast it runs and what it reports, and not what it learns.
@@ -72,9 +71,9 @@ def own_model(words) -> str | None:
 def prepare_options(words) -> dict:
     """{name: value} of the options in `words` of prepare_data.py, and of all defaults, that case files depend on. A
     file of label values counts by its content. Raises InputError, or exits, as the command would."""
-    # by name: commands stand above the pipeline, which starts them
-    command = importlib.import_module("vecset.commands.prepare_data")
-    arguments = vars(command.parse_arguments(["--input_dir", "labels", "--output_dir", "cases", *map(str, words)]))
+    from vecset.commands.prepare_data import parse_arguments  # brings numpy
+
+    arguments = vars(parse_arguments(["--input_dir", "labels", "--output_dir", "cases", *map(str, words)]))
     options = {k: v for k, v in arguments.items() if k not in NOT_IN_CASE_FILES}
     mapping = options["label_mapping"]
     if mapping is not None and Path(mapping).is_file():

@@ -1,0 +1,354 @@
+"""The stages of the main job for one set of arguments: their inputs, their results, and the commands that run."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from vecset.common.errors import InputError
+from vecset.pipeline.earlier_stamps import in_present_form
+from vecset.pipeline.options import flags, own_model, prepare_options, training_limits, training_options
+from vecset.pipeline.recipes import RECIPES, training_flags
+from vecset.pipeline.stages import PACKAGE, Stage, constant, contents, listing, move_aside
+
+ROOT = PACKAGE.parent
+# Where each stage's method version stands: beside the code that does the work
+METHODS = {
+    "phantoms": ("phantom/population.py", "POPULATION"),
+    "prepare": ("data/preparation.py", "VERSION"),
+    "splits": ("data/splits.py", "VERSION"),
+    "quality": ("quality/case_checks.py", "VERSION"),
+    "train": ("engines/loop.py", "VERSION"),
+    "calibrate": ("inference/decision_tuning_search.py", "VERSION"),
+    "reconstruct": ("inference/settings.py", "VERSION"),
+}
+
+
+class Pipeline:
+    """The stages for one set of arguments. Paths: labels, cases, quality, train, reconstruction under OUT."""
+
+    def __init__(self, args, training_words, say):
+        self.args, self.say, self.training_words = args, say, training_words
+        self.prepare_words = shlex.split(args.prepare_options)
+        self.out = args.output_dir.resolve()
+        self.labels = args.input_dir.resolve() if args.input_dir else self.out / "labels"
+        self.cases, self.quality = self.out / "cases", self.out / "quality"
+        self.train, self.reconstruction = self.out / "train", self.out / "reconstruction"
+        self.calibration = self.out / "calibration.json"
+        self.gpus = find_gpus() if args.recipe in ("auto", "gpu") else 0
+        self.ranks = max(1, self.gpus)
+        self.recipe_name = args.recipe if args.recipe != "auto" else ("gpu" if self.gpus else "cpu")
+        self.recipe = RECIPES[self.recipe_name]
+        self.val_ratio = self.recipe.val_ratio if args.val_ratio is None else args.val_ratio
+        self.file_workers = args.file_workers or self.recipe.file_workers or available_cores()
+
+    # --- files
+
+    def label_maps(self):
+        """The label maps; none where there is no such folder yet or it has none."""
+        from vecset.imaging.label_map import find_label_maps  # here, so that --help needs no package
+
+        try:
+            return find_label_maps(self.labels)
+        except InputError:
+            return []
+
+    def case_files(self):
+        return sorted(p for p in self.cases.glob("*.npz") if not p.name.startswith("."))
+
+    def csv_files(self):
+        return self.there(self.cases / "train.csv", self.cases / "val.csv")
+
+    def training_hearts(self):
+        """Rows of train.csv; 0 where there is none."""
+        if not self.csv_files():
+            return 0
+        return sum(1 for _ in (self.cases / "train.csv").open(encoding="utf-8")) - 1
+
+    def overfit(self):
+        """Whether training and validation hearts are the same: on request, or because there is only one."""
+        return self.args.overfit or len(self.case_files()) == 1
+
+    @staticmethod
+    def there(*paths):
+        """The paths, or none of them where one is no file."""
+        return list(paths) if all(p.is_file() for p in paths) else []
+
+    def listed_cases(self):
+        """Inputs of the stages after `splits`: the case files by size and time, the CSVs by content."""
+        return {**listing(self.case_files(), self.cases), **contents(self.csv_files(), self.cases)}
+
+    # --- stages
+
+    def stages(self):
+        """The stages in order."""
+        made = [] if self.args.input_dir else [self.phantoms_stage()]
+        tuned = [] if self.overfit() else [self.calibrate_stage()]
+        return [
+            *made,
+            self.prepare_stage(),
+            self.splits_stage(),
+            self.quality_stage(),
+            self.train_stage(),
+            *tuned,
+            self.reconstruct_stage(),
+        ]
+
+    def stage(self, name, title, **rest):
+        """A Stage with what all of them share."""
+        path, constant_name = METHODS[name]
+        return Stage(
+            name,
+            title,
+            method=constant(PACKAGE / path, constant_name),
+            translate=lambda stamp: in_present_form(stamp, name, self.recipe_name, self.training_hearts()),
+            environment={"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])},
+            **rest,
+        )
+
+    def going_on(self):
+        """For stages that --keep_going is for. 1: some hearts failed, or the verdict is bad; other exit codes leave no
+        result to continue with."""
+        return {"accept": lambda exit_code: exit_code in (0, 1)} if self.args.keep_going else {}
+
+    def phantoms_stage(self):
+        options = {**self.recipe.phantoms, "seed": self.args.seed}
+        return self.stage(
+            "phantoms",
+            f"synthetic hearts, {options['size']}^3 voxels",
+            inputs=dict,
+            options=lambda: options,
+            outputs=self.label_maps,
+            put_away=lambda old, wanted, whole: self.remove_made(self.label_maps(), old, self.labels),
+            command=lambda resumed: command(
+                "vecset.commands.make_phantoms",
+                "--output_dir",
+                self.labels,
+                *flags({**options, "file_workers": self.file_workers}),
+            ),
+        )
+
+    def prepare_stage(self):
+        mapping = self.args.label_mapping
+        if mapping is not None and Path(mapping).is_file():  # else the name of a preset, say: prepare_data.py decides
+            mapping = Path(mapping).resolve()
+        options = {
+            "classes": self.args.classes,
+            **self.recipe.prepare,
+            "seed": self.args.seed,
+            "label_mapping": mapping,
+        }
+        return self.stage(
+            "prepare",
+            "case files from the label maps",
+            inputs=lambda: listing(self.label_maps(), self.labels),
+            options=lambda: prepare_options([*flags(options), *self.prepare_words]),
+            defaults=lambda: prepare_options([]),
+            outputs=self.case_files,
+            put_away=self.remove_outdated_cases,
+            **self.going_on(),
+            command=lambda resumed: command(
+                "vecset.commands.prepare_data",
+                "--input_dir",
+                self.labels,
+                "--output_dir",
+                self.cases,
+                *flags({**options, "file_workers": self.file_workers}),
+                *self.prepare_words,
+            ),
+        )
+
+    def splits_stage(self):
+        drawn = {"val_ratio": self.val_ratio, "seed": self.args.seed}
+        return self.stage(
+            "splits",
+            "training and validation hearts",
+            inputs=lambda: listing(self.case_files(), self.cases),
+            options=lambda: {"overfit": self.overfit(), **({} if self.overfit() else drawn)},
+            outputs=self.csv_files,
+            work=self.write_overfit_split if self.overfit() else None,
+            command=lambda resumed: command(
+                "vecset.commands.create_csv", "--data_dir", self.cases, "--output_dir", self.cases, *flags(drawn)
+            ),
+        )
+
+    def quality_stage(self):
+        return self.stage(
+            "quality",
+            "quality of the case files",
+            inputs=lambda: listing(self.case_files(), self.cases),
+            options=lambda: self.recipe.quality,
+            outputs=lambda: [p for p in self.quality.glob("*") if p.is_file()],
+            **self.going_on(),
+            command=lambda resumed: command(
+                "vecset.commands.check_data_quality",
+                self.cases,
+                "--report",
+                self.quality,
+                *flags({**self.recipe.quality, "file_workers": self.file_workers}),
+            ),
+        )
+
+    def train_stage(self):
+        return self.stage(
+            "train",
+            f"training, recipe {self.recipe_name}",
+            inputs=self.listed_cases,
+            options=lambda: {**training_options(self.all_training_words()), "processes": self.ranks},
+            defaults=lambda: training_options([]),
+            limits=lambda: training_limits(self.all_training_words()),
+            outputs=lambda: self.there(self.train / "checkpoint-best.pth", self.train / "checkpoint-last.pth"),
+            put_away=self.move_training_aside,
+            command=self.training_command,
+        )
+
+    def calibrate_stage(self):
+        options = {**self.encoding(), **self.recipe.calibrate, "seed": self.args.seed}
+        return self.stage(
+            "calibrate",
+            "decision tuning on training hearts",
+            inputs=lambda: {**listing([self.train / "checkpoint-best.pth"], self.train), **self.listed_cases()},
+            options=lambda: {name: value for name, value in options.items() if value is not None},
+            outputs=lambda: self.there(self.calibration),
+            command=lambda resumed: command(
+                "vecset.calibrate",
+                "--checkpoint",
+                self.train / "checkpoint-best.pth",
+                "--csv",
+                self.cases / "train.csv",
+                "--output",
+                self.calibration,
+                *flags(options),
+            ),
+        )
+
+    def reconstruct_stage(self):
+        options = {**self.reconstruction_options(), "calibrated": not self.overfit()}
+        return self.stage(
+            "reconstruct",
+            "reconstruction of the validation hearts",
+            inputs=lambda: {
+                **listing([self.train / "checkpoint-best.pth"], self.train),
+                **self.listed_cases(),
+                **contents(self.there(self.calibration), self.out),
+            },
+            options=lambda: {name: value for name, value in options.items() if value is not None},
+            outputs=lambda: self.there(self.reconstruction / "metrics.csv", self.reconstruction / "metrics.json"),
+            put_away=lambda old, wanted, whole: move_aside(self.reconstruction),
+            command=self.reconstruct_command,
+        )
+
+    # --- options
+
+    def encoding(self):
+        """How hearts are encoded: the same for decision tuning and for reconstruction."""
+        return {flag: self.reconstruction_options().get(flag) for flag in ("num_surface_points", "num_latents")}
+
+    def reconstruction_options(self):
+        """The recipe's, but for the number of latents where the user's words name another model."""
+        return {**self.recipe.reconstruct, **({"num_latents": None} if own_model(self.training_words) else {})}
+
+    def all_training_words(self):
+        """The recipe's options and the user's words for the training command, which come last and win."""
+        hearts = max(1, self.training_hearts())
+        chosen = training_flags(
+            self.recipe, self.training_words, hearts, self.ranks, self.args.seed, overfit=self.overfit()
+        )
+        return [*flags(chosen), *self.training_words]
+
+    def training_command(self, resumed):
+        words = ["--data_path", self.cases, "--output_dir", self.train, *self.all_training_words()]
+        if self.gpus > 1:
+            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.gpus}"]
+            return [sys.executable, *launcher, PACKAGE / "main_ae.py", *words]
+        return command("vecset.main_ae", *words)
+
+    def reconstruct_command(self, resumed):
+        tuned = {} if self.overfit() else {"train_csv": self.cases / "train.csv", "calibration": self.calibration}
+        return command(
+            "vecset.commands.reconstruct",
+            "--checkpoint",
+            self.train / "checkpoint-best.pth",
+            "--input",
+            self.cases / "val.csv",
+            "--output_dir",
+            self.reconstruction,
+            *flags({**tuned, **self.reconstruction_options()}),
+        )
+
+    # --- earlier results
+
+    def remove_made(self, files, old, base):
+        """Removes what an earlier run of a stage made, as its stamp lists it. Raises InputError where the folder holds
+        other files."""
+        made = {str(self.out / path) for path in old.get("outputs", ())}
+        strangers = [p for p in files if str(p) not in made] if old.get("state") != "running" else []
+        if strangers:
+            raise InputError.because(
+                base,
+                f"this command did not make {strangers[0].name}, and would remove it",
+                "give another --output_dir, or move that file elsewhere",
+            )
+        for path in files:
+            path.unlink()
+
+    def remove_outdated_cases(self, old, wanted, whole):
+        """Removes the case files that have to be made again: all of them (`whole`), or those whose label map changed
+        or is gone."""
+        from vecset.imaging.label_map import case_name
+
+        files = self.case_files()
+        made = {Path(path).name for path in old.get("outputs", ())}
+        before = old.get("inputs", {})
+        known = made | {f"{case_name(name)}.npz" for name in before}
+        strangers = [p.name for p in files if p.name not in known]
+        if strangers:
+            raise InputError.because(
+                self.cases,
+                f"this command did not make {strangers[0]}, and would train on it",
+                "give another --output_dir, or move that file elsewhere",
+            )
+        keep = {
+            f"{case_name(name)}.npz"
+            for name, state in wanted["inputs"].items()
+            if not whole and before.get(name) == state
+        }
+        for path in files:
+            if path.name not in keep:
+                path.unlink()
+
+    def move_training_aside(self, old, wanted, whole):
+        moved = move_aside(self.train)
+        if moved:
+            self.say(f"  the earlier training run is kept in {moved}")
+
+    def write_overfit_split(self):
+        from vecset.data import splits  # numpy comes with it
+
+        entries, broken = splits.read_entries(self.cases)
+        if broken:
+            raise broken[0]
+        record = {"seed": self.args.seed, "val_ratio": None, "overfit": True, "cases": len(entries)}
+        splits.write_splits(self.cases, {"train.csv": entries, "val.csv": entries}, record)
+
+
+def command(module, *words):
+    """The command line of a module. -P: what lies in the working directory is not imported."""
+    return [sys.executable, "-P", "-m", module, *words]
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_gpus() -> int:
+    """Number of CUDA devices. PyTorch, which takes seconds to import, is only asked where there is a driver."""
+    driver = any(Path(p).exists() for p in ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+    if not driver and shutil.which("nvidia-smi") is None:
+        return 0
+    words = [sys.executable, "-c", "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"]
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    return int(answer.stdout.split()[-1]) if answer.returncode == 0 else 0
