@@ -536,3 +536,10 @@ def test_the_quality_check_draws_with_the_same_code_and_colours():
             start = plane["start"] * height
             shown = pixels(plane["strips"][strip]["png"])[start : start + height]
             np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), shown)
+
+
+def test_every_loss_has_its_curve():
+    from vecset.engines.losses import LOSSES
+    from vecset.report.charts import LOSS_PARTS
+
+    assert LOSS_PARTS == LOSSES

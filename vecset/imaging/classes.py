@@ -2,22 +2,24 @@
 
 BACKGROUND = 0  # the label of everything that is no structure, in every label map, case file and output
 BACKGROUND_COLOUR = "#F7F7F7"
-HEART_CLASSES = ("Myocardium", "LA", "LV", "RA", "RV", "Aorta", "PA", "LAA", "Coronary", "PV")
 
-# Paul Tol's "muted" qualitative scheme (https://personal.sron.nl/~pault/), safe for colour-blind readers, ordered so
-# that neighbouring structures differ in lightness as well; the tenth is his "bright" blue.
-_COLOURS = (
-    "#CC6677",
-    "#88CCEE",
-    "#882255",
-    "#DDCC77",
-    "#332288",
-    "#117733",
-    "#44AA99",
-    "#AA4499",
-    "#999933",
-    "#4477AA",
-)
+# Label order of ImageCAS-STACOM2025. Paul Tol's "muted" qualitative scheme (https://personal.sron.nl/~pault/), safe for
+# colour-blind readers, ordered so that neighbouring structures differ in lightness as well; the tenth is his "bright"
+# blue. tests/report/test_page.py holds how far two colours must differ.
+HEART_COLOURS = {
+    "Myocardium": "#CC6677",
+    "LA": "#88CCEE",
+    "LV": "#882255",
+    "RA": "#DDCC77",
+    "RV": "#332288",
+    "Aorta": "#117733",
+    "PA": "#44AA99",
+    "LAA": "#AA4499",
+    "Coronary": "#999933",
+    "PV": "#4477AA",
+}
+HEART_CLASSES = tuple(HEART_COLOURS)
+# of classes beyond the ten
 _MORE = ("#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB", "#EE8866", "#77AADD", "#FFAABB", "#AAAA00")
 
 
@@ -37,7 +39,7 @@ def rgb(colour: str) -> tuple[int, int, int]:
 
 def class_colours(num_classes: int) -> list[str]:
     """C colours as '#RRGGBB'; after 20 they repeat, darker."""
-    base = _COLOURS + _MORE
+    base = (*HEART_COLOURS.values(), *_MORE)
     colours = []
     for c in range(num_classes):
         red, green, blue = rgb(base[c % len(base)])

@@ -108,8 +108,9 @@ def get_parser() -> argparse.ArgumentParser:
         "--recipe",
         choices=("auto", *RECIPES),
         default="auto",
-        help="sizes of model and data; auto: gpu where PyTorch finds CUDA, else cpu; cpu_long: two hours on two cores "
-        "instead of ten minutes; tiny: for tests, its figures mean nothing (default: auto)",
+        help="sizes of model and data; auto: gpu where PyTorch finds CUDA, else cpu; "
+        + "; ".join(f"{name}: {recipe.about}" for name, recipe in RECIPES.items())
+        + " (default: auto)",
     )
     parser.add_argument(
         "--file_workers",

@@ -16,7 +16,7 @@ class Recipe:
     """One size. phantoms, prepare, train, reconstruct, quality, calibrate: {flag of the stage's command: value}; a
     value of None leaves the flag out, True gives it without a value. heart_passes: training hearts x epochs; at most
     max_epochs epochs. warmup_share: part of the epochs in which the learning rate rises; validations: how many during
-    training; val_ratio: share of the hearts that is held out for validation, where the user does not say;
+    training; val_ratio: share of the hearts that is held out for validation, where the user does not say; about: for --help;
     file_workers: largest number of processes that is worth starting, None: one per core."""
 
     phantoms: dict
@@ -31,6 +31,7 @@ class Recipe:
     file_workers: int | None = None
     quality: dict = field(default_factory=dict)
     calibrate: dict = field(default_factory=dict)
+    about: str = ""
 
     def training_options(self, training_hearts: int, ranks: int) -> dict:
         """`train` and what follows from the number of hearts: epochs, warm-up, validations, a batch that is full."""
@@ -60,7 +61,7 @@ def training_flags(
     return options
 
 
-# Training options of both recipes for two cores
+# Training options of the recipes for two cores
 _TWO_CORES = {
     "anchors": True,
     "rotary": True,
@@ -87,6 +88,7 @@ RECIPES = {
     # Two cores, no GPU: all stages in 20 minutes. So few passes that the learning rate reaches its end on slow machines
     # too, within the limit of 11 minutes: the same steps give the same model everywhere.
     "cpu": Recipe(
+        about="ten minutes of training on two cores",
         phantoms={"num": 80, "size": 128},
         prepare={},
         train={"model": "point_vec256x16_dim128_depth4_nb", "point_cloud_size": 2048, **_TWO_CORES, "max_minutes": 11},
@@ -99,6 +101,7 @@ RECIPES = {
     ),
     # Two hours of training on two cores, 240 hearts: what the same ideas give with time (docs/log.md, 2026-11-26).
     "cpu_long": Recipe(
+        about="two hours on two cores",
         phantoms={"num": 240, "size": 128},
         prepare={},
         train={
@@ -118,6 +121,7 @@ RECIPES = {
     ),
     # One GPU: eight minutes of training on an H200, 240 hearts. More GPUs take larger batches in fewer steps.
     "gpu": Recipe(
+        about="eight minutes on one H200",
         phantoms={"num": 240, "size": 128},
         prepare={},
         train={
@@ -155,6 +159,7 @@ RECIPES = {
     ),
     # The smallest that goes through every stage, for the tests; its figures mean nothing.
     "tiny": Recipe(
+        about="for tests, its figures mean nothing",
         phantoms={"num": 4, "size": 112},  # coarser, and coronaries are thinner than a voxel
         prepare={"num_surface_points": 4000, "num_vol_points": 4000, "num_near_points": 4000},
         train={

@@ -14,7 +14,17 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, 
 # Okabe and Ito's colours, told apart by colour-blind people (https://jfly.uni-koeln.de/color/)
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _DASHES = ("solid", "dash", "dot", "dashdot")
-_PARTS = ("vol", "near", "surface", "eikonal", "class", "kl", "normal", "balanced", "truncated")
+LOSS_PARTS = (
+    "vol",
+    "near",
+    "surface",
+    "eikonal",
+    "class",
+    "kl",
+    "normal",
+    "balanced",
+    "truncated",
+)  # engines/losses.py LOSSES, which needs torch
 _ROW, _GAP = 24, 14  # pixels: of a box, between structures
 _MOST_IN_ONE_TIP = 15  # curves
 ERROR_BANDS = 12  # of the colour scale of surface errors
@@ -145,7 +155,7 @@ def training_charts(curves: dict | None, classes: list[tuple[int, str]], colours
         losses = [line(train, "loss", 0, "training")]
         losses += [line(val, "loss", 2, "validation")] if "loss" in val else []
         charts.append(_chart("Loss", losses, log=True))
-        parts = [p for p in _PARTS if any(v is not None and v > 0 for v in train.get(p, ()))]
+        parts = [p for p in LOSS_PARTS if any(v is not None and v > 0 for v in train.get(p, ()))]
         if parts:
             lines = [line(train, part, k) for k, part in enumerate(parts)]
             charts.append(_chart("Parts of the training loss, unweighted", lines, log=True))

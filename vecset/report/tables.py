@@ -12,8 +12,8 @@ import json
 from vecset.common.atomic import write_text
 from vecset.metrics.overlap import METRICS, PENALTY, mean_defined, summarise
 
-FLOORS = {f"floor_{metric}": metric for metric in METRICS if not metric.startswith("truth_")}
-COLUMNS = ("case_id", "class_id", "class_name", "status", *METRICS, PENALTY, *FLOORS)
+LIMIT_COLUMNS = {f"floor_{metric}": metric for metric in METRICS if not metric.startswith("truth_")}
+COLUMNS = ("case_id", "class_id", "class_name", "status", *METRICS, PENALTY, *LIMIT_COLUMNS)
 # what the terminal shows of the means: (metric, its name there, digits); metrics.json has all
 SHOWN = (
     ("dice", "Dice", 3),
@@ -34,7 +34,7 @@ def table_rows(case_id, scores, baselines=None, floor=None):
     `scores` of the truth against what its own surface points say."""
     rows = [{"case_id": case_id, **row} for row in scores]
     for row, other in zip(rows, floor or (), strict=bool(floor)):
-        row.update({column: other.get(metric) for column, metric in FLOORS.items()})
+        row.update({column: other.get(metric) for column, metric in LIMIT_COLUMNS.items()})
     for name, column in BASELINES.items():
         if baselines:
             for row, other in zip(rows, baselines[name], strict=True):
