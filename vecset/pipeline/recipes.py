@@ -16,8 +16,8 @@ class Recipe:
     """One size. phantoms, prepare, train, reconstruct, quality, calibrate: {flag of the stage's command: value}; a
     value of None leaves the flag out, True gives it without a value. heart_passes: training hearts x epochs; at most
     max_epochs epochs. warmup_share: part of the epochs in which the learning rate rises; validations: how many during
-    training; val_ratio: share of the hearts that is held out for validation, where the user does not say; about: for --help;
-    file_workers: largest number of processes that is worth starting, None: one per core."""
+    training; val_ratio: share of the hearts that is held out for validation, where the user does not say;
+    file_workers: largest number of processes that is worth starting, None: one per core; about: for --help."""
 
     phantoms: dict
     prepare: dict
