@@ -165,7 +165,7 @@ def _checkpoint(path):
     try:
         checkpoint = load_checkpoint(path)
     except InputError as error:
-        raise InputError(path, KINDS, error.found or error.problem, "check the path") from None
+        raise InputError.because(path, error.problem, f"give {KINDS}") from None
     config, names = checkpoint["model_config"], list(checkpoint["class_names"])
     numbers = sum(tensor.numel() for tensor in checkpoint["model"].values())
     training = checkpoint.get("args") or {}

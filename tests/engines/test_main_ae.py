@@ -273,10 +273,10 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
             ),
             "--truncated_weight: there are no points",
         ),
-        (("--init_from", "nowhere.pth"), "nowhere.pth: expected a checkpoint, found no such file"),
+        (("--init_from", "nowhere.pth"), "nowhere.pth: no such file"),
         (("--device", "tpu"), "--device"),
         (("--fold", "3"), "train_fold3.csv"),
-        (("--resume", "nowhere.pth"), "nowhere.pth: expected a checkpoint, found no such file"),
+        (("--resume", "nowhere.pth"), "nowhere.pth: no such file"),
         (("--eval",), "--eval"),
     ],
 )

@@ -154,7 +154,7 @@ def test_folder_is_naturally_sorted_and_collisions_are_refused(tmp_path):
     (tmp_path / "a.mha").unlink()
     assert {p.name for p in find_label_maps(tmp_path)} >= {"A.NRRD", "a.nii"}
     (tmp_path / "empty").mkdir()
-    for name, words in (("empty", "none"), ("no", "no such folder"), ("b.txt", "a file")):
+    for name, words in (("empty", "no label maps"), ("no", "no such folder"), ("b.txt", "a file")):
         with pytest.raises(InputError, match=words):
             find_label_maps(tmp_path / name)
 

@@ -212,7 +212,7 @@ def test_a_dry_run_refuses_what_training_would_refuse_later(data, tmp_path):
     for where, words, message in [
         (data, ["--bacth_size", "4"], "unrecognized arguments: --bacth_size 4"),
         (data, ["--eikonal_points", "99999"], "--eikonal_points: expected at most the number of query points"),
-        (data, ["--resume", torn], "torn.pth: expected a whole checkpoint"),
+        (data, ["--resume", torn], "torn.pth: not a checkpoint, or truncated"),
         (data, ["--model", "huge"], "huge"),
         (lacking, [], "train.csv: expected the file of case ball01, found no file"),
     ]:

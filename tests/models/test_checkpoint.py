@@ -80,13 +80,13 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
     with pytest.raises(InputError, match="a folder"):
         load_checkpoint(tmp_path)
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match="a whole checkpoint"):
+    with pytest.raises(InputError, match="not a checkpoint, or truncated|torch cannot read this checkpoint"):
         load_checkpoint(path)
     save_checkpoint(path, checkpoint(0, payload=10000))
     whole = path.read_bytes()
     for length in (0, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(InputError, match="a whole checkpoint"):
+        with pytest.raises(InputError, match="not a checkpoint, or truncated|torch cannot read this checkpoint"):
             load_checkpoint(path)
     torch.save({"model": {}}, path)
     with pytest.raises(InputError, match="vecsetx-heart checkpoint"):

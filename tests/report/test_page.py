@@ -452,7 +452,7 @@ def test_what_cannot_be_compared_or_reported(tmp_path):
         path.write_text(path.read_text().replace("heart_0", "heart_9"))
     with pytest.raises(InputError, match="four.*classes"):
         write_comparison(tmp_path / "three", tmp_path / "four", tmp_path)
-    with pytest.raises(InputError, match="none"):
+    with pytest.raises(InputError, match="no heart in common"):
         write_comparison(tmp_path / "three", tmp_path / "other", tmp_path)
     with pytest.raises(InputError, match="no such file"):
         write_html_report(tmp_path)

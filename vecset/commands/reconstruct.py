@@ -206,13 +206,9 @@ def parse_arguments(argv):
             raise InputError(f"--{flag}", f"at least {least}", value)
     if args.spacing is not None and not SPACING_MM[0] <= args.spacing <= SPACING_MM[1]:
         raise InputError("--spacing", "mm, 0.05 to 50", args.spacing)
-    if not args.checkpoint.is_file():
-        raise InputError(
-            args.checkpoint,
-            "a checkpoint",
-            "a folder" if args.checkpoint.is_dir() else "no such file",
-            "give a checkpoint-best.pth or -last.pth of main_ae.py",
-        )
+    from vecset.models.checkpoint import require_checkpoint
+
+    require_checkpoint(args.checkpoint)
     return args
 
 

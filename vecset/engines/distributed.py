@@ -56,9 +56,7 @@ def start_ranks(device: str = "auto") -> Ranks:
     if device.split(":")[0] not in ("cpu", "cuda"):
         raise InputError("--device", "auto, cpu, cuda or cuda:N", device)
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(
-            "--device", "a CUDA device that torch can use", "none", "use --device cpu, or repair the driver"
-        )
+        raise InputError.because("--device", "PyTorch finds no CUDA device", "use --device cpu, or repair the driver")
     size = int(os.environ.get("WORLD_SIZE", 1))
     if device == "cuda":
         local = int(os.environ.get("LOCAL_RANK", 0))
@@ -123,10 +121,9 @@ def wrap_model(model: torch.nn.Module, ranks: Ranks, compress: str = "none") -> 
         try:
             dist.all_reduce(torch.ones(1, dtype=torch.bfloat16, device=ranks.device))
         except RuntimeError as error:
-            raise InputError(
+            raise InputError.because(
                 "--compress_gradients",
-                f"bfloat16 sums by {dist.get_backend()}",
-                str(error).split("\n")[0],
+                f"{dist.get_backend()} cannot sum bfloat16 ({str(error).splitlines()[0]})",
                 "leave it out, or use a newer torch",
             ) from None
         wrapped.register_comm_hook(None, _bf16_hook)

@@ -99,10 +99,9 @@ class RunLog:
             except InputError:
                 raise
             except Exception as error:
-                raise InputError(
+                raise InputError.because(
                     f"--wandb {wandb}",
-                    "a run that wandb can start",
-                    " ".join(f"{type(error).__name__}: {error}".split())[:160],
+                    "wandb could not start (" + " ".join(f"{type(error).__name__}: {error}".split())[:160] + ")",
                     "set WANDB_API_KEY, or use --wandb offline",
                 ) from None
 

@@ -23,6 +23,14 @@ ROUNDING = 1e-4  # largest distance from a whole number of labels stored as floa
 SHOWN = 8  # label values that a message lists
 
 
+class LabelOutOfRange(InputError):
+    """A label map holds values that are not class ids."""
+
+
+class NoLabelMaps(InputError):
+    """A folder holds no label maps."""
+
+
 @dataclass
 class LabelMap:
     """labels (X, Y, Z) u8, 0 background, 1..C classes; affine (4, 4) f64 voxel -> mm RAS+, with the spacing of pixdim
@@ -163,12 +171,12 @@ def _integral(path, values):
 def _in_range(path, values, num_classes):
     low, high = int(values.min()), int(values.max())
     if low < 0:
-        raise InputError(
+        raise LabelOutOfRange(
             path, f"labels 0..{num_classes}", f"negative labels, down to {low}", "map them with --label_mapping"
         )
     if high > num_classes:
         above = sorted(int(v) for v in np.unique(values) if v > num_classes)
-        raise InputError(
+        raise LabelOutOfRange(
             path,
             f"labels 0..{num_classes} (--classes {num_classes})",
             f"labels {some_of(above)}",
@@ -242,15 +250,16 @@ def find_label_maps(folder: Path | str) -> list[Path]:
     """The label maps of a folder (.nii.gz, .nii, .nrrd, .mha), naturally sorted (2 before 10). Names that begin with a
     dot are left out.
 
-    Raises InputError where there is no such folder, no label map in it, or two label maps of one case name.
+    Raises InputError where there is no such folder or two label maps have one case name, NoLabelMaps where there is no
+    label map in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        found = "a file" if folder.exists() else "no such folder"
-        raise InputError(folder, "a folder of label maps", found, "check --input_dir")
+        problem = "this is a file, not a folder" if folder.exists() else "no such folder"
+        raise InputError.because(folder, problem, "check --input_dir")
     paths = [p for p in folder.iterdir() if has_suffix(p.name) and not p.name.startswith(".")]
     if not paths:
-        raise InputError(folder, f"label maps ending in {SUFFIX_WORDS}", "none", "check --input_dir")
+        raise NoLabelMaps.because(folder, f"no label maps in it ({SUFFIX_WORDS})", "check --input_dir")
     paths.sort(key=lambda p: natural_key(p.name))
     seen = {}
     for path in paths:

@@ -77,10 +77,12 @@ def read_decision_tuning(path: Path, class_names: Sequence[str], checkpoint_sha2
         values = np.array([[classes[name][key] for name in class_names] for key in ("offset", "slope")], np.float32)
         found = content["checkpoint_sha256"]
     except FileNotFoundError:
-        raise InputError(path, f"a {FORMAT}", "no such file", to_do) from None
+        raise InputError.because(path, "no such file", to_do) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            path, f"a {FORMAT} for {', '.join(class_names)}", f"{type(error).__name__}: {error}", to_do
+        raise InputError.because(
+            path,
+            f"not a {FORMAT} for {', '.join(class_names)} ({type(error).__name__}: {error})",
+            to_do,
         ) from None
     if found != checkpoint_sha256:
         raise InputError.because(path, "the decision tuning of another checkpoint", to_do)

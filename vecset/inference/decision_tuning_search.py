@@ -43,7 +43,7 @@ def tune_decisions(
     for listed in progress(cases, unit="heart", desc="calibrate"):
         case = model.read(listed)
         if case.truth_crop is None:
-            raise InputError(listed.path, "the truth of a training heart", "none", "make it again with prepare_data.py")
+            raise InputError.because(listed.path, "it holds no true label map", "make it again with prepare_data.py")
         field = model.field(model.encode(case, listed.case_id))
         truth = np.asarray(case.truth_crop)
         flat, weight = draw_voxels(truth, random_stream(model.seed, 0, listed.case_id, "calibrate"))

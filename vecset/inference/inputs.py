@@ -11,7 +11,15 @@ from vecset.common.errors import InputError
 from vecset.data.case_file import Case, read_case
 from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_split
 from vecset.imaging.image_file import SUFFIX_WORDS, has_suffix
-from vecset.imaging.label_map import case_name, file_sha256, find_label_maps, natural_key, read_label_map
+from vecset.imaging.label_map import (
+    LabelOutOfRange,
+    NoLabelMaps,
+    case_name,
+    file_sha256,
+    find_label_maps,
+    natural_key,
+    read_label_map,
+)
 from vecset.inference.latents import find_latents, read_latents
 from vecset.inference.point_cloud import is_point_cloud, read_point_cloud
 
@@ -23,7 +31,9 @@ def input_sha256(heart: ListedCase) -> str:
     try:
         return file_sha256(heart.path)
     except OSError as error:
-        raise InputError(heart.path, "a file that can be read", error.strerror or error, "check the path") from None
+        raise InputError.because(
+            heart.path, f"it cannot be read ({error.strerror or error})", "check the path"
+        ) from None
 
 
 def find_hearts(source: Path | str, data_path: Path | None = None, num_classes: int | None = None) -> list[ListedCase]:
@@ -38,21 +48,15 @@ def find_hearts(source: Path | str, data_path: Path | None = None, num_classes: 
             return [_case_or_cloud(p) for p in cases]
         try:
             return [ListedCase(case_name(p), p, LABEL_MAP) for p in find_label_maps(source)]
-        except InputError as error:
-            if error.found != "none":
-                raise
-            raise InputError(
-                source, f"case files (.npz) or label maps ({SUFFIX_WORDS})", "neither", "check --input"
-            ) from None
+        except NoLabelMaps:
+            raise InputError.because(source, "holds neither case files nor label maps", "check --input") from None
     if not source.is_file():
-        raise InputError(
-            source, "a case file, a label map, a folder of either, or a CSV", "nothing there", "check --input"
-        )
+        raise InputError.because(source, "no such file or folder", "check --input")
     if name.endswith(".csv"):
         hearts = read_split(source, data_path or source.parent, num_classes)
         wrong = [h.case_id for h in hearts if "/" in h.case_id or h.case_id.startswith(".")]
         if wrong:
-            raise InputError(source, "a case_id that can name a folder", repr(wrong[0]), "rename the case")
+            raise InputError.because(source, f"case_id {wrong[0]!r} cannot name a folder", "rename the case")
         return hearts
     if name.endswith((".npz", ".ply")):
         return [_case_or_cloud(source)]
@@ -71,13 +75,12 @@ def find_stored_latents(source: Path | str) -> list[ListedCase]:
     encoded."""
     hearts = [ListedCase(str(read_latents(p)[1].meta["case_id"]), p, LATENTS) for p in find_latents(source)]
     wrong = [h for h in hearts if "/" in h.case_id or h.case_id.startswith(".") or not h.case_id]
-    if wrong or len({h.case_id for h in hearts}) < len(hearts):
-        raise InputError(
-            source,
-            "latents whose case_id can each name a folder",
-            repr(wrong[0].case_id) if wrong else "one case_id twice",
-            "check --latents",
-        )
+    if wrong:
+        raise InputError.because(source, f"case_id {wrong[0].case_id!r} cannot name a folder", "check --latents")
+    ids = [h.case_id for h in hearts]
+    twice = next((i for i in ids if ids.count(i) > 1), None)
+    if twice is not None:
+        raise InputError.because(source, f"case_id {twice!r} occurs twice", "check --latents")
     return hearts
 
 
@@ -126,12 +129,10 @@ def load_heart(
 
 
 def _read_labels(path, class_names, spacing_from):
-    """`read_label_map`; what a file should be is told in terms of the checkpoint, as there are no --classes here."""
+    """`read_label_map`, whose errors name the checkpoint's classes, as there is no --classes here."""
     try:
         return read_label_map(path, len(class_names), spacing_from=spacing_from)
-    except InputError as error:
-        if "--label_mapping" not in error.to_do:
-            raise
+    except LabelOutOfRange as error:
         expected = error.expected.replace(f" (--classes {len(class_names)})", ", the checkpoint's classes")
         raise InputError(
             error.where,
@@ -149,7 +150,9 @@ def draw_surface(
     rng = random_stream(seed, 0, case_id, "reconstruct surface")
     labels = np.asarray(case.surface_labels)
     if not len(labels):
-        raise InputError(case.path, "surface points", "none", "make it again with prepare_data.py --overwrite")
+        raise InputError.because(
+            case.path, "it has no surface points", "make it again with prepare_data.py --overwrite"
+        )
     if balance:
         rows = draw_balanced_rows(rng, [np.flatnonzero(labels == c) for c in np.unique(labels)], count, balance)
     else:

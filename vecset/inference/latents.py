@@ -52,10 +52,9 @@ def read_latents(path: Path | str) -> tuple[np.ndarray, Case]:
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in _MEMBERS if name not in archive.files]
             if missing:
-                raise InputError(
+                raise InputError.because(
                     path,
-                    f"latents that --latents wrote ({FILE})",
-                    f"an npz without {', '.join(missing)}",
+                    f"not a file of latents: it lacks {', '.join(missing)}",
                     "make them with reconstruct.py --latents",
                 )
             stored = {name: archive[name] for name in _MEMBERS}
@@ -64,11 +63,9 @@ def read_latents(path: Path | str) -> tuple[np.ndarray, Case]:
             stored["frame_affine"], stored["frame_shape"], stored["frame_centre"], float(stored["frame_scale"])
         )
     except FileNotFoundError:
-        raise InputError(path, f"latents that --latents wrote ({FILE})", "no such file", "check --latents") from None
+        raise InputError.because(path, "no such file", "check --latents") from None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(
-            path, f"latents that --latents wrote ({FILE})", f"another kind of file ({error})", "check --latents"
-        ) from None
+        raise InputError.because(path, f"not a file of latents ({error})", "check --latents") from None
     names = [str(name) for name in stored["class_names"]]
     return stored["latents"], Case(
         path=path,
@@ -84,6 +81,6 @@ def find_latents(source: Path | str) -> list[Path]:
         found = sorted({*source.glob("*.npz"), *source.glob(f"*/{FILE}")}, key=lambda p: natural_key(str(p)))
         found = [p for p in found if not p.name.startswith(".")]
         if not found:
-            raise InputError(source, f"latents that --latents wrote ({FILE})", "none", "check --latents")
+            raise InputError.because(source, f"no files of latents in it ({FILE})", "check --latents")
         return found
     return [source]

@@ -141,10 +141,9 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(
+        raise InputError.because(
             "--device",
-            "auto, cpu, cuda or cuda:N that this machine has",
-            f"{name} ({str(error).splitlines()[0][:100]})",
-            "give another",
+            f"{name} cannot be used on this machine ({str(error).splitlines()[0][:100]})",
+            "give auto, cpu, cuda or cuda:N",
         ) from None
     return device

@@ -71,7 +71,7 @@ def read_point_cloud(path: Path | str, class_names: Sequence[str], spacing_mm: f
 def _read_npz(path):
     with np.load(path, allow_pickle=False) as archive:
         if "labels" not in archive.files:
-            raise InputError(path, _NEEDS, "an npz without labels", "add them")
+            raise InputError.because(path, "the npz has no labels", f"give {_NEEDS}")
         return archive["points_mm"].astype(np.float64), archive["labels"].astype(np.float64)
 
 
@@ -83,11 +83,11 @@ def _read_ply(path):
         data = cloud.metadata["_ply_raw"]["vertex"]["data"]
         names = data.dtype.names if hasattr(data, "dtype") else tuple(data)
     except FileNotFoundError:
-        raise InputError(path, "a point cloud", "no such file", "check --input") from None
-    except Exception as error:
-        raise InputError(path, _NEEDS, f"no PLY that can be read ({type(error).__name__})", "export again") from None
+        raise InputError.because(path, "no such file", "check --input") from None
+    except (ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError) as error:
+        raise InputError.because(path, f"this PLY cannot be read ({type(error).__name__})", f"give {_NEEDS}") from None
     label = next((name for name in LABEL_PROPERTIES if name in names), None)
     if label is None:
-        raise InputError(path, _NEEDS, f"vertex properties {', '.join(names)}", "add one")
+        raise InputError.because(path, f"no label among the vertex properties {', '.join(names)}", f"give {_NEEDS}")
     points = np.stack([np.asarray(data[axis], np.float64).ravel() for axis in "xyz"], 1)
     return points, np.asarray(data[label], np.float64).ravel()

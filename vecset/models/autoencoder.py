@@ -127,7 +127,7 @@ class VecSetAutoencoder(nn.Module):
         if rotary and not anchors:
             raise InputError.because("--rotary", "only latents with places (--anchors) can be rotary", "give both")
         if rotary and dim % 2:
-            raise InputError("--rotary", "a model of even width", f"dim {dim}", "choose another dim")
+            raise InputError.because("--rotary", f"dim must be even, not {dim}", "choose another dim")
         if fps_class_gap and query_type != "point":
             raise InputError.because(
                 "--fps_class_gap",

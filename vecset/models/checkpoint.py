@@ -122,25 +122,31 @@ def load_checkpoint(path: str | Path, num_classes: int | None = None) -> dict:
     return checkpoint
 
 
+def require_checkpoint(
+    path: str | Path, to_do: str = "give a checkpoint-last.pth or checkpoint-best.pth that main_ae.py wrote"
+) -> None:
+    """Raises InputError, with the advice `to_do`, where `path` is no file. Its content is not read."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError.because(path, "this is a folder" if path.is_dir() else "no such file", to_do)
+
+
 def load_safely(path: str | Path, to_do: str):
     """What torch.save wrote to `path`, tensors on the CPU (mapped from the file where its format allows). Nothing in
     the file can run: tensors and plain values, and of classes only argparse.Namespace. InputError, with the
     advice `to_do`, where it is no such file."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "a checkpoint", "no such file" if not path.exists() else "a folder", to_do)
+    require_checkpoint(path, to_do)
     try:
         with torch.serialization.safe_globals([Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except PermissionError:
-        raise InputError(path, "a file that can be read", "no permission", "change its permissions") from None
+        raise InputError.because(path, "no permission to read it", "change its permissions") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         if not zipfile.is_zipfile(path):  # torch's own words are about its formats
-            raise InputError(
-                path, "a whole checkpoint", "another kind of file, or one that is cut short", to_do
-            ) from None
+            raise InputError.because(path, "not a checkpoint, or truncated", to_do) from None
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
-        raise InputError(path, "a whole checkpoint", f"one that torch cannot read ({reason})", to_do) from None
+        raise InputError.because(path, f"torch cannot read this checkpoint ({reason})", to_do) from None
 
 
 def model_from_checkpoint(checkpoint: dict, device: str | torch.device = "cpu", where: str | Path = "checkpoint"):
@@ -152,10 +158,9 @@ def model_from_checkpoint(checkpoint: dict, device: str | torch.device = "cpu", 
         model = build_model(**checkpoint["model_config"])
         model.load_state_dict(checkpoint["model"])
     except (RuntimeError, TypeError) as error:
-        raise InputError(
+        raise InputError.because(
             where,
-            f"weights of {checkpoint['model_config'].get('name')} as this version builds it",
-            " ".join(str(error).split())[:200],
+            f"the weights do not fit {checkpoint['model_config'].get('name')} ({' '.join(str(error).split())[:200]})",
             "use the version that wrote it, or train again",
         ) from None
     return model.to(device).eval()

@@ -38,10 +38,9 @@ def slope_by_autograd(q, k, v, r, scale):
 
 
 def _refusal(name, reason):
-    return InputError(
+    return InputError.because(
         "the Eikonal decode",
-        "an attention kernel that can be differentiated twice",
-        f"{name}: {reason}",
+        f"the attention kernel {name} cannot be differentiated twice: {reason}",
         "use vecset.models.attention_slope.attention_slope, or --eikonal_weight 0",
     )
 

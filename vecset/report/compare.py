@@ -36,7 +36,7 @@ def write_comparison(run_a, run_b, output_dir, truth_of=None):
         )
     cases = [case for case in figures[0]["cases"] if case in set(figures[1]["cases"])]
     if not cases:
-        raise InputError(folders[1], f"hearts that {folders[0]} has, too", "none", "reconstruct the same hearts")
+        raise InputError.because(folders[1], f"no heart in common with {folders[0]}", "reconstruct the same hearts")
     names = run_names(folders)
     colours = class_colours(max(c for c, _ in figures[0]["classes"]))
     truth_of, note = (truth_of, None) if truth_of else stored_truths(figures)

@@ -56,21 +56,17 @@ def read_figures(output_dir):
             "hearts": stored["hearts"],
         }
     except FileNotFoundError as error:
-        raise InputError(
-            error.filename,
-            "results of reconstruct.py with figures",
-            "no such file",
-            "reconstruct hearts that have a truth",
+        raise InputError.because(
+            error.filename, "no such file", "reconstruct hearts that have a true label map"
         ) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
+        raise InputError.because(
             output_dir,
-            "metrics.csv and metrics.json as reconstruct.py writes them",
-            f"others ({type(error).__name__}: {error})",
+            f"metrics.csv and metrics.json are not as reconstruct.py writes them ({type(error).__name__}: {error})",
             "run reconstruct.py again",
         ) from None
     if not classes:
-        raise InputError(output_dir / "metrics.csv", "rows of classes", "none", "run reconstruct.py again")
+        raise InputError.because(output_dir / "metrics.csv", "no rows of classes in it", "run reconstruct.py again")
     return figures
 
 
