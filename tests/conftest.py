@@ -39,7 +39,7 @@ def real_heart():
 
 
 @pytest.fixture
-def room(tmp_path, monkeypatch):
+def workdir(tmp_path, monkeypatch):
     """A folder with a checkpoint whose model is replaced by the formula of helpers.formula_hearts, and `data`."""
     from helpers.formula_hearts import centred_ball, write_checkpoint
 

@@ -170,7 +170,7 @@ def test_the_readme_is_short_and_finished():
 
 
 @pytest.fixture
-def demo_heart(room, monkeypatch):
+def demo_heart(workdir, monkeypatch):
     """What the lines of the README read: a checkpoint, whose network is a ball of eight octants, and the label map of
     such a ball, as large in its frame."""
     from helpers.formula_hearts import centred_ball, make_heart
@@ -179,11 +179,11 @@ def demo_heart(room, monkeypatch):
     network.distance = lambda points: points.norm(dim=1) - UNIT_RADIUS
     monkeypatch.setattr(checkpoint, "model_from_checkpoint", lambda saved, device, where: network.to(device))
     labels, frame = make_heart()
-    write_label_map(room / "heart.nii.gz", labels, frame.affine)
-    train = room / "output" / "demo" / "train"
+    write_label_map(workdir / "heart.nii.gz", labels, frame.affine)
+    train = workdir / "output" / "demo" / "train"
     train.mkdir(parents=True)
-    (room / "checkpoint.pth").rename(train / "checkpoint-best.pth")
-    monkeypatch.chdir(room)
+    (workdir / "checkpoint.pth").rename(train / "checkpoint-best.pth")
+    monkeypatch.chdir(workdir)
     return labels
 
 

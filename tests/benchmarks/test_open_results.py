@@ -18,10 +18,10 @@ def open_results(repository):
 
 
 @pytest.mark.parametrize("options", [(), ("--lps", "--mesh_format", "stl"), ("--mesh_format", "obj")])
-def test_passes_what_comes_out(room, open_results, capsys, options):
-    make_case(room / "data" / "a.npz", **OBLIQUE)
-    assert run(room, *options, "--spacing", 0.4, cells=64) == 0
-    assert open_results.main([str(room / "out")]) == 0, capsys.readouterr().out
+def test_passes_what_comes_out(workdir, open_results, capsys, options):
+    make_case(workdir / "data" / "a.npz", **OBLIQUE)
+    assert run(workdir, *options, "--spacing", 0.4, cells=64) == 0
+    assert open_results.main([str(workdir / "out")]) == 0, capsys.readouterr().out
     said = capsys.readouterr().out
     assert said.count("watertight") == 8 and "1 of 1 hearts" in said
 
@@ -52,10 +52,10 @@ def moved_header(folder):
         (moved_header, "SimpleITK places voxels 0.0100 mm"),
     ],
 )
-def test_sees_what_is_wrong(room, open_results, capsys, spoil, complaint):
-    make_case(room / "data" / "a.npz", **OBLIQUE)
-    assert run(room, "--spacing", 0.4, cells=64) == 0
-    assert open_results.main([str(room / "out")]) == 0, capsys.readouterr().out
-    spoil(room / "out" / "a")
-    assert open_results.main([str(room / "out")]) == 1
+def test_sees_what_is_wrong(workdir, open_results, capsys, spoil, complaint):
+    make_case(workdir / "data" / "a.npz", **OBLIQUE)
+    assert run(workdir, "--spacing", 0.4, cells=64) == 0
+    assert open_results.main([str(workdir / "out")]) == 0, capsys.readouterr().out
+    spoil(workdir / "out" / "a")
+    assert open_results.main([str(workdir / "out")]) == 1
     assert complaint in capsys.readouterr().out

@@ -55,16 +55,16 @@ def test_a_disk_that_is_full_for_one_file(tmp_path, capsys, monkeypatch):
 def test_a_disk_that_is_really_full(repository, tmp_path):
     """A file system of its own, too small for all cases, with two workers; then a larger one."""
     source = make_maps(tmp_path / "in", [f"{n}.nii.gz" for n in range(6)])
-    room, kept = tmp_path / "room", tmp_path / "kept"
-    room.mkdir()
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
     kept.mkdir()
     size = 4096 + sum(len(d) for d in one_case(source, tmp_path).values())
-    prepare = shlex.join(command(repository, source, room, 2))
+    prepare = shlex.join(command(repository, source, disk, 2))
     script = (
-        f"mount -t tmpfs -o size={3 * size + 8192} none {room} || exit 77\n"
-        f"{prepare}; echo code $?; cp -p {room}/*.npz {kept}; ls -A {room} > {kept}/list\n"
-        f"mount -o remount,size=100m {room}\n{prepare}; echo code $?\n"
-        f"mkdir {kept}/all; cp -p {room}/*.npz {kept}/all"
+        f"mount -t tmpfs -o size={3 * size + 8192} none {disk} || exit 77\n"
+        f"{prepare}; echo code $?; cp -p {disk}/*.npz {kept}; ls -A {disk} > {kept}/list\n"
+        f"mount -o remount,size=100m {disk}\n{prepare}; echo code $?\n"
+        f"mkdir {kept}/all; cp -p {disk}/*.npz {kept}/all"
     )
     done = subprocess.run(
         ["unshare", "--mount", "--map-root-user", "bash", "-c", script], capture_output=True, text=True

@@ -88,16 +88,16 @@ def make_case(path, annotated=range(1, CLASSES + 1), names=NAMES, **grid):
     return path
 
 
-def run(room, *extra, source="data", cells=24):
+def run(workdir, *extra, source="data", cells=24):
     return run_command(
         reconstruct.main,
         [
             "--checkpoint",
-            str(room / "checkpoint.pth"),
+            str(workdir / "checkpoint.pth"),
             "--input",
-            str(room / source),
+            str(workdir / source),
             "--output_dir",
-            str(room / "out"),
+            str(workdir / "out"),
             "--mesh_cells",
             str(cells),
             "--device",
@@ -107,8 +107,8 @@ def run(room, *extra, source="data", cells=24):
     )
 
 
-def metrics(room):
-    with open(room / "out" / "metrics.csv", newline="") as handle:
+def metrics(workdir):
+    with open(workdir / "out" / "metrics.csv", newline="") as handle:
         return list(csv.DictReader(handle))
 
 

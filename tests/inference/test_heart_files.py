@@ -36,10 +36,10 @@ def to_ras(points_lps):
     return np.asarray(points_lps) * [-1, -1, 1]
 
 
-def test_simpleitk_reads_the_same_positions_as_nibabel(room):
-    make_case(room / "data" / "a.npz", **OBLIQUE)
-    assert run(room, "--no_meshes") == 0
-    folder = room / "out" / "a"
+def test_simpleitk_reads_the_same_positions_as_nibabel(workdir):
+    make_case(workdir / "data" / "a.npz", **OBLIQUE)
+    assert run(workdir, "--no_meshes") == 0
+    folder = workdir / "out" / "a"
     ours, theirs = nib.load(folder / "labels.nii.gz"), sitk.ReadImage(str(folder / "labels.nii.gz"))
     slicer = sitk.ReadImage(str(folder / "labels.seg.nrrd"))
     values = np.asanyarray(ours.dataobj)
@@ -51,10 +51,10 @@ def test_simpleitk_reads_the_same_positions_as_nibabel(room):
     np.testing.assert_allclose(ours.affine, make_heart(**OBLIQUE)[1].affine, atol=1e-5)
 
 
-def test_names_and_colours_in_the_headers(room):
-    make_case(room / "data" / "a.npz")
-    assert run(room, "--no_meshes") == 0
-    header = nib.load(room / "out" / "a" / "labels.nii.gz").header
+def test_names_and_colours_in_the_headers(workdir):
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir, "--no_meshes") == 0
+    header = nib.load(workdir / "out" / "a" / "labels.nii.gz").header
     assert [e.get_code() for e in header.extensions] == [0]
     # as TotalSegmentator's reader goes: CaretExtension / VolumeInformation / LabelTable / Label, Key and text
     root = ElementTree.fromstring(bytes(header.extensions[0].get_content()))
@@ -64,7 +64,7 @@ def test_names_and_colours_in_the_headers(room):
     colours = ["#" + "".join(f"{round(255 * float(n.get(k))):02X}" for k in ("Red", "Green", "Blue")) for n in labels]
     assert colours == class_colours(CLASSES)
 
-    image = sitk.ReadImage(str(room / "out" / "a" / "labels.seg.nrrd"))
+    image = sitk.ReadImage(str(workdir / "out" / "a" / "labels.seg.nrrd"))
     for n, (name, colour) in enumerate(zip(NAMES, class_colours(CLASSES))):
         assert image.GetMetaData(f"Segment{n}_Name") == name
         assert image.GetMetaData(f"Segment{n}_LabelValue") == str(n + 1)
@@ -81,12 +81,12 @@ def test_a_name_with_signs_of_xml_survives(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["ply", "stl", "obj"])
-def test_trimesh_reads_meshes_as_watertight_with_the_labels_volume(room, suffix):
-    make_case(room / "data" / "a.npz", **OBLIQUE)
-    assert run(room, "--mesh_format", suffix, "--spacing", 0.4, cells=64) == 0  # voxels as small as the mesh's cells
-    image = nib.load(room / "out" / "a" / "labels.nii.gz")
+def test_trimesh_reads_meshes_as_watertight_with_the_labels_volume(workdir, suffix):
+    make_case(workdir / "data" / "a.npz", **OBLIQUE)
+    assert run(workdir, "--mesh_format", suffix, "--spacing", 0.4, cells=64) == 0  # voxels as small as the mesh's cells
+    image = nib.load(workdir / "out" / "a" / "labels.nii.gz")
     labels = np.asanyarray(image.dataobj)
-    meshes = sorted((room / "out" / "a" / "meshes").iterdir())
+    meshes = sorted((workdir / "out" / "a" / "meshes").iterdir())
     assert [m.name for m in meshes] == [f"{n}.{suffix}" for n in NAMES[:8]]
     for c, path in enumerate(meshes, 1):
         mesh = trimesh.load(path)
@@ -97,37 +97,37 @@ def test_trimesh_reads_meshes_as_watertight_with_the_labels_volume(room, suffix)
         np.testing.assert_allclose(mesh.center_mass, middle_mm, atol=0.1)
 
 
-def test_lps_turns_x_and_y_and_stays_outward(room):
-    make_case(room / "data" / "a.npz")
-    assert run(room) == 0
-    ras = trimesh.load(room / "out" / "a" / "meshes" / "class_3.ply")
-    assert run(room, "--lps") == 0
-    lps = trimesh.load(room / "out" / "a" / "meshes" / "class_3.ply")
+def test_lps_turns_x_and_y_and_stays_outward(workdir):
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir) == 0
+    ras = trimesh.load(workdir / "out" / "a" / "meshes" / "class_3.ply")
+    assert run(workdir, "--lps") == 0
+    lps = trimesh.load(workdir / "out" / "a" / "meshes" / "class_3.ply")
     np.testing.assert_allclose(to_ras(lps.vertices), ras.vertices, atol=1e-4)
     assert lps.is_watertight and lps.volume == pytest.approx(ras.volume, rel=1e-4)
 
 
-def test_the_scene_has_a_named_coloured_part_per_class(room):
-    make_case(room / "data" / "a.npz")
-    assert run(room) == 0
-    scene = trimesh.load(room / "out" / "a" / "heart.glb")
+def test_the_scene_has_a_named_coloured_part_per_class(workdir):
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir) == 0
+    scene = trimesh.load(workdir / "out" / "a" / "heart.glb")
     assert sorted(scene.geometry) == NAMES[:8]
     for c, name in enumerate(NAMES[:8], 1):
         part = scene.geometry[name]
-        mesh = trimesh.load(room / "out" / "a" / "meshes" / f"{name}.ply")
+        mesh = trimesh.load(workdir / "out" / "a" / "meshes" / f"{name}.ply")
         assert "#" + bytes(part.visual.material.baseColorFactor[:3]).hex().upper() == class_colours(CLASSES)[c - 1]
         assert part.volume == pytest.approx(mesh.volume, rel=1e-3)
         np.testing.assert_allclose(part.bounds, mesh.bounds, atol=1e-3)
-    assert run(room, "--no_meshes") == 0 and not (room / "out" / "a" / "heart.glb").exists()
+    assert run(workdir, "--no_meshes") == 0 and not (workdir / "out" / "a" / "heart.glb").exists()
 
 
-def test_another_spacing_has_the_same_field_of_view_and_the_same_figures(room):
-    make_case(room / "data" / "a.npz", **OBLIQUE)
-    assert run(room, "--no_meshes") == 0
-    table = (room / "out" / "metrics.csv").read_text()
-    assert run(room, "--no_meshes", "--spacing", 0.5) == 0
-    assert (room / "out" / "metrics.csv").read_text() == table  # taken on the source's own grid
-    image = nib.load(room / "out" / "a" / "labels.nii.gz")
+def test_another_spacing_has_the_same_field_of_view_and_the_same_figures(workdir):
+    make_case(workdir / "data" / "a.npz", **OBLIQUE)
+    assert run(workdir, "--no_meshes") == 0
+    table = (workdir / "out" / "metrics.csv").read_text()
+    assert run(workdir, "--no_meshes", "--spacing", 0.5) == 0
+    assert (workdir / "out" / "metrics.csv").read_text() == table  # taken on the source's own grid
+    image = nib.load(workdir / "out" / "a" / "labels.nii.gz")
     np.testing.assert_allclose(nib.affines.voxel_sizes(image.affine), 0.5, rtol=1e-5)
     _, frame = make_heart(**OBLIQUE)
     fine = frame.with_spacing(0.5)
@@ -139,28 +139,29 @@ def test_another_spacing_has_the_same_field_of_view_and_the_same_figures(room):
     assert (labels > 0).sum() * 0.125 == pytest.approx(4 / 3 * np.pi * RADIUS_MM**3, rel=0.01)
     middle = nib.affines.apply_affine(image.affine, np.argwhere(labels).mean(0))
     np.testing.assert_allclose(middle, (5, -20, 60), atol=0.1)
-    assert run(room, "--spacing", 0) == 2
+    assert run(workdir, "--spacing", 0) == 2
 
 
-def test_latents_are_decoded_again_to_the_same_heart(room, capsys):
-    make_case(room / "data" / "a.npz", **OBLIQUE)
-    assert run(room, "--latents") == 0
-    first = room / "out" / "a"
+def test_latents_are_decoded_again_to_the_same_heart(workdir, capsys):
+    make_case(workdir / "data" / "a.npz", **OBLIQUE)
+    assert run(workdir, "--latents") == 0
+    first = workdir / "out" / "a"
     code, case = read_latents(first / "latents.npz")
     assert code.shape == (1, 3) and case.class_names == NAMES and case.frame.shape == make_heart(**OBLIQUE)[1].shape
-    again = ["--checkpoint", str(room / "checkpoint.pth"), "--device", "cpu", "--mesh_cells", "24"]
-    for number, source in enumerate((first / "latents.npz", room / "out")):
-        out = room / f"again{number}"
+    again = ["--checkpoint", str(workdir / "checkpoint.pth"), "--device", "cpu", "--mesh_cells", "24"]
+    for number, source in enumerate((first / "latents.npz", workdir / "out")):
+        out = workdir / f"again{number}"
         assert run_command(reconstruct.main, [*again, "--latents", str(source), "--output_dir", str(out)]) == 0
         for name in ("labels.nii.gz", "meshes/class_1.ply"):
             assert (out / "a" / name).read_bytes() == (first / name).read_bytes()
     assert "no figures" in capsys.readouterr().out
-    write_checkpoint(room / "checkpoint.pth", seed=8)
-    assert run_command(reconstruct.main, [*again, "--latents", str(first), "--output_dir", str(room / "other")]) == 1
+    write_checkpoint(workdir / "checkpoint.pth", seed=8)
+    assert run_command(reconstruct.main, [*again, "--latents", str(first), "--output_dir", str(workdir / "other")]) == 1
     assert "another checkpoint made these latents" in capsys.readouterr().err
     assert (
         run_command(
-            reconstruct.main, [*again, "--latents", str(room / "checkpoint.pth"), "--output_dir", str(room / "other")]
+            reconstruct.main,
+            [*again, "--latents", str(workdir / "checkpoint.pth"), "--output_dir", str(workdir / "other")],
         )
         == 2
     )
@@ -168,15 +169,15 @@ def test_latents_are_decoded_again_to_the_same_heart(room, capsys):
 
 
 @pytest.mark.parametrize("kind", ["ply", "npz"])
-def test_a_point_cloud_is_enough(room, kind):
+def test_a_point_cloud_is_enough(workdir, kind):
     points, labels = sphere_points()
-    source = room / f"cloud.{kind}"
+    source = workdir / f"cloud.{kind}"
     if kind == "ply":
         write_ply(source, points, labels)
     else:
         np.savez(source, points_mm=points, labels=labels)
-    assert run(room, "--no_meshes", "--spacing", 0.8, source=source.name) == 0
-    image = nib.load(room / "out" / "cloud" / "labels.nii.gz")
+    assert run(workdir, "--no_meshes", "--spacing", 0.8, source=source.name) == 0
+    image = nib.load(workdir / "out" / "cloud" / "labels.nii.gz")
     np.testing.assert_allclose(nib.affines.voxel_sizes(image.affine), 0.8, rtol=1e-5)
     labels = np.asanyarray(image.dataobj)
     # the formula's ball has radius 0.7 of the unit, the cloud 0.95
@@ -187,16 +188,16 @@ def test_a_point_cloud_is_enough(room, kind):
     )
 
 
-def test_bad_input_is_one_clear_line(room, capsys):
+def test_bad_input_is_one_clear_line(workdir, capsys):
     points, labels = sphere_points(50)
-    write_ply(room / "nolabel.ply", points, labels, name="quality")
-    write_ply(room / "class99.ply", points, np.full(50, 99))
-    (room / "broken.ply").write_text("ply\nnonsense")
-    np.savez(room / "few.npz", points_mm=points[:2], labels=labels[:2])
+    write_ply(workdir / "nolabel.ply", points, labels, name="quality")
+    write_ply(workdir / "class99.ply", points, np.full(50, 99))
+    (workdir / "broken.ply").write_text("ply\nnonsense")
+    np.savez(workdir / "few.npz", points_mm=points[:2], labels=labels[:2])
     empty, _ = make_heart()
-    write_label_map(room / "empty.nii.gz", np.zeros_like(empty), np.eye(4))
-    write_label_map(room / "unknown.nii.gz", np.full((8, 8, 8), 40, np.uint8), np.eye(4))
-    np.savez(room / "noframe.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
+    write_label_map(workdir / "empty.nii.gz", np.zeros_like(empty), np.eye(4))
+    write_label_map(workdir / "unknown.nii.gz", np.full((8, 8, 8), 40, np.uint8), np.eye(4))
+    np.savez(workdir / "noframe.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
     for name, word in (
         ("nolabel.ply", "label"),
         ("class99.ply", "1..9"),
@@ -206,38 +207,38 @@ def test_bad_input_is_one_clear_line(room, capsys):
         ("unknown.nii.gz", "labels 0..9, the checkpoint's classes, found labels 40"),
         ("noframe.npz", "frame"),
     ):
-        assert run(room, source=name) == 1, name
+        assert run(workdir, source=name) == 1, name
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed:")]
         assert len(lines) == 1 and word in lines[0] and "Traceback" not in lines[0], (name, lines)
-    make_case(room / "data" / "a.npz")
-    (room / "checkpoint.pth").write_text("not one")
-    assert run(room) == 2
+    make_case(workdir / "data" / "a.npz")
+    (workdir / "checkpoint.pth").write_text("not one")
+    assert run(workdir) == 2
     assert "checkpoint" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_an_unwritable_folder_is_one_clear_line(room, capsys, monkeypatch):
-    make_case(room / "data" / "a.npz")
-    (room / "out").write_text("a file where the folder should be")
-    assert run(room) == 2
+def test_an_unwritable_folder_is_one_clear_line(workdir, capsys, monkeypatch):
+    make_case(workdir / "data" / "a.npz")
+    (workdir / "out").write_text("a file where the folder should be")
+    assert run(workdir) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and "--output_dir" in error[0] and "a file of that name" in error[0]
 
     def refuse(dir):
         raise PermissionError(errno.EACCES, "Permission denied", str(dir))
 
-    (room / "out").unlink()
+    (workdir / "out").unlink()
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     monkeypatch.setattr("vecset.inference.heart_result.decode_label_map", lambda *a, **k: pytest.fail("decoded before"))
-    assert run(room) == 2
+    assert run(workdir) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and "Permission denied" in error[0] and "cannot be written to" in error[0]
-    assert not list((room / "out").iterdir())
+    assert not list((workdir / "out").iterdir())
 
 
-def test_result_names_every_file(room):
-    make_case(room / "data" / "a.npz")
-    assert run(room, "--latents") == 0
-    folder = room / "out" / "a"
+def test_result_names_every_file(workdir):
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir, "--latents") == 0
+    folder = workdir / "out" / "a"
     written = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     result = json.loads((folder / "result.json").read_text())
     assert written == sorted([*result["files"], "result.json"])

@@ -32,24 +32,24 @@ from vecset.inference.heart_field import CHUNK
 from vecset.models import checkpoint as checkpoint_file
 
 
-def test_everything_that_comes_out(room, capsys):
-    make_case(room / "data" / "straight.npz")
-    make_case(room / "data" / "oblique.npz", spacing_mm=0.9, turn_deg=30, flip=(-1, 1, 1), annotated=range(1, 8))
-    assert run(room, "--chunk", 1000) == 0
+def test_everything_that_comes_out(workdir, capsys):
+    make_case(workdir / "data" / "straight.npz")
+    make_case(workdir / "data" / "oblique.npz", spacing_mm=0.9, turn_deg=30, flip=(-1, 1, 1), annotated=range(1, 8))
+    assert run(workdir, "--chunk", 1000) == 0
     for name, grid in (("straight", {}), ("oblique", dict(spacing_mm=0.9, turn_deg=30, flip=(-1, 1, 1)))):
         truth, frame = make_heart(**grid)
-        image = nib.load(room / "out" / name / "labels.nii.gz")
+        image = nib.load(workdir / "out" / name / "labels.nii.gz")
         np.testing.assert_array_equal(np.asanyarray(image.dataobj), truth)
         np.testing.assert_allclose(image.affine, frame.affine, atol=1e-5)
         assert image.header["qform_code"] > 0 and image.header["sform_code"] > 0
-        meshes = sorted((room / "out" / name / "meshes").glob("*.ply"))
+        meshes = sorted((workdir / "out" / name / "meshes").glob("*.ply"))
         assert [m.stem for m in meshes] == NAMES[:8]
         for c, path in enumerate(meshes, 1):
             mesh = trimesh.load(path)
             assert mesh.is_watertight and mesh.volume > 0
             middle_mm = frame.voxel_to_mm(np.argwhere(truth == c).mean(0))
             np.testing.assert_allclose(mesh.center_mass, middle_mm, atol=0.4)
-    rows = metrics(room)
+    rows = metrics(workdir)
     assert list(rows[0])[:6] == ["case_id", "class_id", "class_name", "status", "dice", "iou"]
     assert float(rows[0]["floor_dice"]) > 0.9 and float(rows[0]["hd95_mm"]) == 0
     assert [r["case_id"] for r in rows] == ["oblique"] * 10 + ["straight"] * 10
@@ -57,88 +57,88 @@ def test_everything_that_comes_out(room, capsys):
     assert status["straight", "class_1"] == status["straight", "union"] == ("ok", "1.000000", "1.000000")
     assert status["straight", "class_9"] == ("absent", "", "")
     assert status["oblique", "class_8"] == ("not annotated", "", "")
-    content = json.loads((room / "out" / "metrics.json").read_text())
+    content = json.loads((workdir / "out" / "metrics.json").read_text())
     assert content["classes"]["class_8"]["n"] == 1 and content["classes"]["class_9"]["absent"] == 1
     assert content["classes"]["mean of classes"]["dice"] == 1 and content["settings"]["num_surface_points"] == 64
-    assert (room / "out" / "overview.png").stat().st_size > 10000
+    assert (workdir / "out" / "overview.png").stat().st_size > 10000
     printed = capsys.readouterr().out
     assert "class_9" in printed and "not annotated" in printed and "nan" not in printed.lower()
-    assert not list((room / "out").rglob(".tmp*"))
+    assert not list((workdir / "out").rglob(".tmp*"))
 
 
-def test_a_second_run_does_only_what_changed(room, capsys):
+def test_a_second_run_does_only_what_changed(workdir, capsys):
     for name in "ab":
-        make_case(room / "data" / f"{name}.npz")
-    assert run(room) == 0
-    made = room / "out" / "a" / "labels.nii.gz"
-    first, table = made.stat().st_mtime_ns, (room / "out" / "metrics.csv").read_text()
+        make_case(workdir / "data" / f"{name}.npz")
+    assert run(workdir) == 0
+    made = workdir / "out" / "a" / "labels.nii.gz"
+    first, table = made.stat().st_mtime_ns, (workdir / "out" / "metrics.csv").read_text()
     capsys.readouterr()
-    assert run(room, "--chunk", 500) == 0  # the chunk changes no result
+    assert run(workdir, "--chunk", 500) == 0  # the chunk changes no result
     assert made.stat().st_mtime_ns == first and "2 of 2 hearts were done before" in capsys.readouterr().out
-    assert (room / "out" / "metrics.csv").read_text() == table
+    assert (workdir / "out" / "metrics.csv").read_text() == table
 
-    (room / "out" / "b" / "meshes" / "class_3.ply").unlink()
-    assert run(room) == 0
+    (workdir / "out" / "b" / "meshes" / "class_3.ply").unlink()
+    assert run(workdir) == 0
     assert made.stat().st_mtime_ns == first and "1 of 2" in capsys.readouterr().out
-    assert (room / "out" / "b" / "meshes" / "class_3.ply").is_file()
+    assert (workdir / "out" / "b" / "meshes" / "class_3.ply").is_file()
 
-    make_case(room / "data" / "b.npz", spacing_mm=0.8)  # another heart under the same name
-    assert run(room) == 0 and "1 of 2" in capsys.readouterr().out
+    make_case(workdir / "data" / "b.npz", spacing_mm=0.8)  # another heart under the same name
+    assert run(workdir) == 0 and "1 of 2" in capsys.readouterr().out
 
     for change in (
-        lambda: run(room, "--seed", 1),
-        lambda: run(room, "--overwrite"),
-        lambda: write_checkpoint(room / "checkpoint.pth", seed=5) and run(room),
-        lambda: run(room, "--no_meshes"),
+        lambda: run(workdir, "--seed", 1),
+        lambda: run(workdir, "--overwrite"),
+        lambda: write_checkpoint(workdir / "checkpoint.pth", seed=5) and run(workdir),
+        lambda: run(workdir, "--no_meshes"),
     ):
         before = made.stat().st_mtime_ns
         assert change() == 0 and made.stat().st_mtime_ns > before
-    assert not (room / "out" / "a" / "meshes").exists()  # nothing of an earlier run stays behind
+    assert not (workdir / "out" / "a" / "meshes").exists()  # nothing of an earlier run stays behind
 
 
-def test_a_heart_that_fails_is_one_line_and_the_others_go_on(room, capsys):
-    make_case(room / "data" / "a.npz")
-    whole = make_case(room / "data" / "b.npz").read_bytes()
-    (room / "data" / "b.npz").write_bytes(whole[: len(whole) // 2])
-    make_case(room / "data" / "c.npz", names=[n.upper() for n in NAMES])
-    np.savez(room / "data" / "d.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
-    make_case(room / "data" / "e.npz")
-    assert run(room) == 1
+def test_a_heart_that_fails_is_one_line_and_the_others_go_on(workdir, capsys):
+    make_case(workdir / "data" / "a.npz")
+    whole = make_case(workdir / "data" / "b.npz").read_bytes()
+    (workdir / "data" / "b.npz").write_bytes(whole[: len(whole) // 2])
+    make_case(workdir / "data" / "c.npz", names=[n.upper() for n in NAMES])
+    np.savez(workdir / "data" / "d.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
+    make_case(workdir / "data" / "e.npz")
+    assert run(workdir) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if "failed" in line and "it/s" not in line]
     errors = [line for line in errors if line.strip().startswith("failed:")]
     assert [line.split(":")[1].strip() for line in errors] == ["b", "c", "d"]
     assert "whole case file" in errors[0] and "CLASS_1" in errors[1] and "frame" in errors[2]
-    assert {r["case_id"] for r in metrics(room)} == {"a", "e"}
-    assert sorted(p.name for p in (room / "out").iterdir() if p.is_dir()) == ["a", "e"]
+    assert {r["case_id"] for r in metrics(workdir)} == {"a", "e"}
+    assert sorted(p.name for p in (workdir / "out").iterdir() if p.is_dir()) == ["a", "e"]
 
 
-def test_a_run_stopped_half_way_is_made_again(room, monkeypatch):
-    make_case(room / "data" / "a.npz")
+def test_a_run_stopped_half_way_is_made_again(workdir, monkeypatch):
+    make_case(workdir / "data" / "a.npz")
 
     def stop(path, mesh):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("vecset.inference.heart_files.write_mesh", stop)
-    assert run(room) == 130
-    assert not (room / "out" / "a" / "result.json").exists()
+    assert run(workdir) == 130
+    assert not (workdir / "out" / "a" / "result.json").exists()
     monkeypatch.undo()
     monkeypatch.setattr(checkpoint_file, "model_from_checkpoint", lambda *a: nine_class_ball())
-    assert run(room) == 0 and len(list((room / "out" / "a" / "meshes").iterdir())) == 8
+    assert run(workdir) == 0 and len(list((workdir / "out" / "a" / "meshes").iterdir())) == 8
 
 
-def test_label_maps_go_through_the_preparation(room):
+def test_label_maps_go_through_the_preparation(workdir):
     truth, frame = make_heart(spacing_mm=1.1, turn_deg=20, flip=(1, -1, 1))
-    write_label_map(room / "data" / "x.1.nii.gz", truth, frame.affine)
-    case = inputs.load_heart(inputs.find_hearts(room / "data")[0], NAMES, 0, 64)
+    write_label_map(workdir / "data" / "x.1.nii.gz", truth, frame.affine)
+    case = inputs.load_heart(inputs.find_hearts(workdir / "data")[0], NAMES, 0, 64)
     # the preparation scales the heart to a radius of 0.95, the formula is one of 0.7
     scale = case.frame.scale / frame.scale
     assert scale == pytest.approx(0.95 / 0.7, rel=0.05)
-    assert run(room, "--no_meshes") == 0
-    image = nib.load(room / "out" / "x.1" / "labels.nii.gz")
+    assert run(workdir, "--no_meshes") == 0
+    image = nib.load(workdir / "out" / "x.1" / "labels.nii.gz")
     assert image.shape == truth.shape
     np.testing.assert_allclose(image.affine, frame.affine, atol=1e-5)
     shrink = 1 / scale
-    rows = {r["class_name"]: r for r in metrics(room)}
+    rows = {r["class_name"]: r for r in metrics(workdir)}
     assert float(rows["union"]["dice"]) == pytest.approx(2 * shrink**3 / (1 + shrink**3), abs=0.02)
     assert min(float(rows[n]["dice"]) for n in NAMES[:8]) > 0.4  # octant for octant: in place and not mirrored
 
@@ -173,27 +173,27 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("kind", HEADERS)
-def test_outputs_keep_the_header_of_the_source(room, kind):
+def test_outputs_keep_the_header_of_the_source(workdir, kind):
     """prepare_data.py, reconstruct.py from its case file, and from the label map itself: the label maps that come out
     have the header geometry that went in; meshes are in the corrected mm."""
     from vecset.commands import prepare_data
 
     labels, frame = make_heart(spacing_mm=(0.95, 0.95, 1.9))
     options = ["--spacing_from", "pixdim"] if kind == "acdc" else []
-    (room / "labels").mkdir()
-    HEADERS[kind](room / "labels" / "h.nii.gz", labels, frame.affine)
-    source = nib.load(room / "labels" / "h.nii.gz")
+    (workdir / "labels").mkdir()
+    HEADERS[kind](workdir / "labels" / "h.nii.gz", labels, frame.affine)
+    source = nib.load(workdir / "labels" / "h.nii.gz")
     if kind == "acdc":
         np.testing.assert_allclose(nib.affines.voxel_sizes(source.affine), 1, rtol=1e-6)
-        assert run(room, "--no_meshes", source="labels") == 1  # a header that contradicts itself is refused
+        assert run(workdir, "--no_meshes", source="labels") == 1  # a header that contradicts itself is refused
     assert (
         run_command(
             prepare_data.main,
             [
                 "--input_dir",
-                str(room / "labels"),
+                str(workdir / "labels"),
                 "--output_dir",
-                str(room / "data"),
+                str(workdir / "data"),
                 "--classes",
                 str(CLASSES),
                 "--num_surface_points",
@@ -209,12 +209,12 @@ def test_outputs_keep_the_header_of_the_source(room, kind):
         )
         == 0
     )
-    np.testing.assert_allclose(read_case(room / "data" / "h.npz").frame.spacing_mm, (0.95, 0.95, 1.9), rtol=1e-6)
+    np.testing.assert_allclose(read_case(workdir / "data" / "h.npz").frame.spacing_mm, (0.95, 0.95, 1.9), rtol=1e-6)
     for given, more in (("data", []), ("labels", options)):
-        names = NAMES if given == "labels" else read_case(room / "data" / "h.npz").class_names
-        write_checkpoint(room / "checkpoint.pth", names=names)
-        assert run(room, *more, source=given) == 0
-        made = nib.load(room / "out" / "h" / "labels.nii.gz")
+        names = NAMES if given == "labels" else read_case(workdir / "data" / "h.npz").class_names
+        write_checkpoint(workdir / "checkpoint.pth", names=names)
+        assert run(workdir, *more, source=given) == 0
+        made = nib.load(workdir / "out" / "h" / "labels.nii.gz")
         np.testing.assert_array_equal(made.affine, source.affine)
         assert made.header.get_zooms() == source.header.get_zooms()
         for field in (
@@ -235,46 +235,46 @@ def test_outputs_keep_the_header_of_the_source(room, kind):
             np.testing.assert_array_equal(made.header[field], source.header[field], err_msg=field)
         # the ball of the formula, as large as the preparation makes the heart: 0.7 / 0.95 of its radius, and round
         decoded = np.asanyarray(made.dataobj)
-        mesh = trimesh.util.concatenate([trimesh.load(p) for p in (room / "out" / "h" / "meshes").glob("*.ply")])
+        mesh = trimesh.util.concatenate([trimesh.load(p) for p in (workdir / "out" / "h" / "meshes").glob("*.ply")])
         np.testing.assert_allclose(mesh.extents, 2 * RADIUS_MM * 0.7 / 0.95, rtol=0.06)
         np.testing.assert_allclose(mesh.bounds.mean(0), (5, -20, 60), atol=0.5)
         voxel_mm3 = 0.95 * 0.95 * 1.9
         assert np.count_nonzero(decoded) * voxel_mm3 == pytest.approx(mesh.volume, rel=0.05)
-    assert run(room, "--no_meshes", *options, source="labels") == 0
+    assert run(workdir, "--no_meshes", *options, source="labels") == 0
 
 
-def test_inputs_file_folder_and_csv(room):
+def test_inputs_file_folder_and_csv(workdir):
     for name in ("h10", "h9"):
-        make_case(room / "data" / f"{name}.npz")
-    (room / "data" / "val.csv").write_text("case_id,file,group\nh9,h9.npz,g\n")
-    assert [h.case_id for h in inputs.find_hearts(room / "data")] == ["h9", "h10"]
-    assert [h.case_id for h in inputs.find_hearts(room / "data" / "h9.npz")] == ["h9"]
-    assert [h.path for h in inputs.find_hearts(room / "data" / "val.csv")] == [room / "data" / "h9.npz"]
-    (room / "val.csv").write_text("case_id,file\nh10,h10.npz\n")
-    assert [h.case_id for h in inputs.find_hearts(room / "val.csv", room / "data")] == ["h10"]
-    assert run(room, "--data_path", room / "data", source="val.csv") == 0
-    assert [p.name for p in (room / "out").iterdir() if p.is_dir()] == ["h10"]
+        make_case(workdir / "data" / f"{name}.npz")
+    (workdir / "data" / "val.csv").write_text("case_id,file,group\nh9,h9.npz,g\n")
+    assert [h.case_id for h in inputs.find_hearts(workdir / "data")] == ["h9", "h10"]
+    assert [h.case_id for h in inputs.find_hearts(workdir / "data" / "h9.npz")] == ["h9"]
+    assert [h.path for h in inputs.find_hearts(workdir / "data" / "val.csv")] == [workdir / "data" / "h9.npz"]
+    (workdir / "val.csv").write_text("case_id,file\nh10,h10.npz\n")
+    assert [h.case_id for h in inputs.find_hearts(workdir / "val.csv", workdir / "data")] == ["h10"]
+    assert run(workdir, "--data_path", workdir / "data", source="val.csv") == 0
+    assert [p.name for p in (workdir / "out").iterdir() if p.is_dir()] == ["h10"]
 
 
-def test_baselines_stand_beside_the_model(room, capsys):
-    make_case(room / "data" / "v.npz", spacing_mm=0.9)
-    make_case(room / "data" / "t.npz", radius_mm=9.0)
-    (room / "data" / "train.csv").write_text("case_id,file\nt,t.npz\n")
-    (room / "data" / "val.csv").write_text("case_id,file\nv,v.npz\n")
-    assert run(room, source="data/val.csv") == 0
-    made = (room / "out" / "v" / "labels.nii.gz").stat().st_mtime_ns
-    assert run(room, "--train_csv", room / "data" / "train.csv", source="data/val.csv") == 0
-    assert (room / "out" / "v" / "labels.nii.gz").stat().st_mtime_ns == made  # added, nothing decoded again
-    rows = {r["class_name"]: r for r in metrics(room)}
+def test_baselines_stand_beside_the_model(workdir, capsys):
+    make_case(workdir / "data" / "v.npz", spacing_mm=0.9)
+    make_case(workdir / "data" / "t.npz", radius_mm=9.0)
+    (workdir / "data" / "train.csv").write_text("case_id,file\nt,t.npz\n")
+    (workdir / "data" / "val.csv").write_text("case_id,file\nv,v.npz\n")
+    assert run(workdir, source="data/val.csv") == 0
+    made = (workdir / "out" / "v" / "labels.nii.gz").stat().st_mtime_ns
+    assert run(workdir, "--train_csv", workdir / "data" / "train.csv", source="data/val.csv") == 0
+    assert (workdir / "out" / "v" / "labels.nii.gz").stat().st_mtime_ns == made  # added, nothing decoded again
+    rows = {r["class_name"]: r for r in metrics(workdir)}
     for column in ("mean_shape_dice", "nearest_heart_dice"):
         assert float(rows["class_1"][column]) > 0.9 and rows["class_9"][column] == ""
     assert "nearest training heart Dice" in capsys.readouterr().out
-    content = json.loads((room / "out" / "metrics.json").read_text())
+    content = json.loads((workdir / "out" / "metrics.json").read_text())
     assert content["hearts"]["v"]["nearest_heart_file"] == "t.npz"
     assert content["classes"]["mean of classes"]["mean_shape_dice"] > 0.9
-    assert run(room, "--train_csv", room / "data" / "train.csv", "--seed", "1", source="data/val.csv") == 0
-    assert {r["class_name"]: r for r in metrics(room)}["class_1"]["mean_shape_dice"]  # made again, baselines with it
-    assert run(room, "--train_csv", room / "data" / "train.csv", source="data/t.npz") == 2
+    assert run(workdir, "--train_csv", workdir / "data" / "train.csv", "--seed", "1", source="data/val.csv") == 0
+    assert {r["class_name"]: r for r in metrics(workdir)}["class_1"]["mean_shape_dice"]  # made again, baselines with it
+    assert run(workdir, "--train_csv", workdir / "data" / "train.csv", source="data/t.npz") == 2
     assert "the baselines would know the answer" in capsys.readouterr().err
 
 
@@ -295,25 +295,25 @@ def test_baselines_stand_beside_the_model(room, capsys):
         (["--output_dir", "checkpoint.pth"], "checkpoint.pth"),
     ],
 )
-def test_bad_input_is_one_clear_line(room, capsys, monkeypatch, arguments, complaint):
-    make_case(room / "data" / "a.npz")
-    (room / "empty").mkdir()
-    (room / "missing.csv").write_text("case_id,file\nx,x.npz\n")
-    write_checkpoint(room / "four.pth", classes=4)
-    write_checkpoint(room / "points.pth", model_name=MODEL.replace("learnable", "point"))
-    monkeypatch.chdir(room)
-    assert run(room, *arguments) in (1, 2)
+def test_bad_input_is_one_clear_line(workdir, capsys, monkeypatch, arguments, complaint):
+    make_case(workdir / "data" / "a.npz")
+    (workdir / "empty").mkdir()
+    (workdir / "missing.csv").write_text("case_id,file\nx,x.npz\n")
+    write_checkpoint(workdir / "four.pth", classes=4)
+    write_checkpoint(workdir / "points.pth", model_name=MODEL.replace("learnable", "point"))
+    monkeypatch.chdir(workdir)
+    assert run(workdir, *arguments) in (1, 2)
     errors = [
         line
         for line in capsys.readouterr().err.replace("\r", "\n").splitlines()
         if line.startswith(("error:", "failed:"))
     ]
     assert len(errors) == 1 and complaint in errors[0]
-    assert not (room / "out").exists() or not list((room / "out").rglob("*.nii.gz"))
+    assert not (workdir / "out").exists() or not list((workdir / "out").rglob("*.nii.gz"))
 
 
-def test_points_are_drawn_as_in_training(room):
-    case = inputs.load_heart(ListedCase("a", make_case(room / "data" / "a.npz")), NAMES)
+def test_points_are_drawn_as_in_training(workdir):
+    case = inputs.load_heart(ListedCase("a", make_case(workdir / "data" / "a.npz")), NAMES)
     case.arrays["surface_labels"] = np.where(np.arange(600) < 6, 2, 1).astype(np.uint8)
     points, labels = inputs.draw_surface(case, "a", 100)
     again, _ = inputs.draw_surface(case, "a", 100)
@@ -356,20 +356,23 @@ def test_with_a_real_model_from_another_folder(tmp_path, repository, name, optio
     assert (tmp_path / "out" / "a" / "labels.nii.gz").is_file() and "union" in done.stdout
 
 
-def test_a_model_with_point_queries_takes_any_number_of_latents(room, capsys, monkeypatch):
+def test_a_model_with_point_queries_takes_any_number_of_latents(workdir, capsys, monkeypatch):
     monkeypatch.setattr(checkpoint_file, "model_from_checkpoint", MODEL_FROM_CHECKPOINT)
-    make_case(room / "data" / "a.npz")
-    write_checkpoint(room / "points.pth", model_name="point_vec4x4_dim32_depth1_nb", anchors=True)
+    make_case(workdir / "data" / "a.npz")
+    write_checkpoint(workdir / "points.pth", model_name="point_vec4x4_dim32_depth1_nb", anchors=True)
     for wanted in (4, 9, 2):
-        assert run(room, "--checkpoint", room / "points.pth", "--num_latents", wanted, "--latents", "--no_meshes") == 0
+        assert (
+            run(workdir, "--checkpoint", workdir / "points.pth", "--num_latents", wanted, "--latents", "--no_meshes")
+            == 0
+        )
         assert "done before" not in capsys.readouterr().out, "another number is another result"
-        with np.load(room / "out" / "a" / "latents.npz") as file:
+        with np.load(workdir / "out" / "a" / "latents.npz") as file:
             assert file["latents"].shape == (wanted, 4 + 3)
-    assert run(room, "--num_latents", 5) == 2
+    assert run(workdir, "--num_latents", 5) == 2
     assert "--num_latents: the 4 queries of this model are learned, their number is fixed" in capsys.readouterr().err
 
 
-def test_calibration_from_training_hearts_to_the_label_map(room, capsys, monkeypatch):
+def test_calibration_from_training_hearts_to_the_label_map(workdir, capsys, monkeypatch):
     """A model whose logit of one octant is 1.5 too large, which moves its walls by more than a voxel: the calibration
     finds that on the training heart, and the other heart comes back right."""
     from helpers.fake_model import FormulaModel
@@ -380,32 +383,32 @@ def test_calibration_from_training_hearts_to_the_label_map(room, capsys, monkeyp
     wrong = FormulaModel(right.distance, lambda p: right.logits(p) + 1.5 * (torch.arange(CLASSES) == 1), CLASSES)
     wrong.encode = lambda surface_BNF: torch.zeros(len(surface_BNF), 1, 3)
     monkeypatch.setattr(checkpoint_file, "model_from_checkpoint", lambda checkpoint, device, where: wrong)
-    make_case(room / "data" / "t.npz")
-    make_case(room / "data" / "v.npz")
+    make_case(workdir / "data" / "t.npz")
+    make_case(workdir / "data" / "v.npz")
     for split, name in (("train", "t"), ("val", "v")):
-        (room / "data" / f"{split}.csv").write_text(f"case_id,file\n{name},{name}.npz\n")
-    assert run(room, source="data/val.csv") == 0
-    before = next(float(r["dice"]) for r in metrics(room) if r["class_name"] == "class_2")
+        (workdir / "data" / f"{split}.csv").write_text(f"case_id,file\n{name},{name}.npz\n")
+    assert run(workdir, source="data/val.csv") == 0
+    before = next(float(r["dice"]) for r in metrics(workdir) if r["class_name"] == "class_2")
     words = [
         "--checkpoint",
-        str(room / "checkpoint.pth"),
+        str(workdir / "checkpoint.pth"),
         "--csv",
-        str(room / "data" / "train.csv"),
+        str(workdir / "data" / "train.csv"),
         "--output",
-        str(room / "calibration.json"),
+        str(workdir / "calibration.json"),
         "--device",
         "cpu",
     ]
     assert run_command(calibrate.main, words) == 0
     assert "class_2" in capsys.readouterr().out
-    content = json.loads((room / "calibration.json").read_text())
+    content = json.loads((workdir / "calibration.json").read_text())
     assert content["hearts"] == ["t"] and content["mean_dice_after"] > content["mean_dice_before"]
     assert -2 <= content["classes"]["class_2"]["offset"] <= -0.75  # what matters lies between the voxels' values
-    assert run(room, "--calibration", room / "calibration.json", source="data/val.csv") == 0
+    assert run(workdir, "--calibration", workdir / "calibration.json", source="data/val.csv") == 0
     assert "done before" not in capsys.readouterr().out
-    after = next(float(r["dice"]) for r in metrics(room) if r["class_name"] == "class_2")
+    after = next(float(r["dice"]) for r in metrics(workdir) if r["class_name"] == "class_2")
     assert before < 0.9 and after > 0.99
-    assert run(room, "--calibration", room / "nowhere.json", source="data/val.csv") == 2
+    assert run(workdir, "--calibration", workdir / "nowhere.json", source="data/val.csv") == 2
     assert "nowhere.json: no such file" in capsys.readouterr().err
     assert run_command(calibrate.main, [*words, "--hearts", "0"]) == 2
 
@@ -417,14 +420,14 @@ def test_help_names_every_flag(repository):
     assert done.returncode == 0 and "--mesh_cells" in done.stdout and f"default: {CHUNK}" in done.stdout
 
 
-def test_the_independent_scorer_agrees(room, repository):
-    make_case(room / "data" / "a.npz")
-    assert run(room, "--no_meshes") == 0
+def test_the_independent_scorer_agrees(workdir, repository):
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir, "--no_meshes") == 0
     truth, frame = make_heart()
     changed = truth.copy()
     changed[truth == 3] = 4
-    (room / "truths").mkdir()
-    write_label_map(room / "truths" / "a.nii.gz", changed, frame.affine)
+    (workdir / "truths").mkdir()
+    write_label_map(workdir / "truths" / "a.nii.gz", changed, frame.affine)
     script = repository / "benchmarks" / "score_labels.py"
 
     def scored(*paths):
@@ -433,47 +436,49 @@ def test_the_independent_scorer_agrees(room, repository):
     from vecset.metrics.overlap import mean_over_classes, score
 
     expected = mean_over_classes(score(changed, truth, NAMES))
-    for pair in ((room / "truths", room / "out"), (room / "truths/a.nii.gz", room / "out/a/labels.nii.gz")):
+    for pair in ((workdir / "truths", workdir / "out"), (workdir / "truths/a.nii.gz", workdir / "out/a/labels.nii.gz")):
         done = scored(*pair)
         assert done.returncode == 0 and f"mean Dice {expected:.4f} over 8 classes" in done.stdout
     import SimpleITK as sitk
 
-    sitk.WriteImage(sitk.ReadImage(str(room / "truths/a.nii.gz")), str(room / "truths/a.nrrd"))
-    (room / "truths" / "a.nii.gz").unlink()
-    assert f"mean Dice {expected:.4f} over 8 classes" in scored(room / "truths", room / "out").stdout
+    sitk.WriteImage(sitk.ReadImage(str(workdir / "truths/a.nii.gz")), str(workdir / "truths/a.nrrd"))
+    (workdir / "truths" / "a.nii.gz").unlink()
+    assert f"mean Dice {expected:.4f} over 8 classes" in scored(workdir / "truths", workdir / "out").stdout
     shifted = frame.affine.copy()
     shifted[0, 3] += 0.01
-    write_label_map(room / "truths" / "a.nii.gz", truth, shifted)
-    done = scored(room / "truths/a.nii.gz", room / "out/a/labels.nii.gz")
+    write_label_map(workdir / "truths" / "a.nii.gz", truth, shifted)
+    done = scored(workdir / "truths/a.nii.gz", workdir / "out/a/labels.nii.gz")
     assert done.returncode != 0 and "affine" in done.stderr
 
 
-def test_a_full_disk_leaves_no_half_a_heart(room, capsys, monkeypatch):
+def test_a_full_disk_leaves_no_half_a_heart(workdir, capsys, monkeypatch):
     import errno
 
     from vecset.inference import heart_files
 
-    make_case(room / "data" / "a.npz")
+    make_case(workdir / "data" / "a.npz")
 
     def full(path, mesh):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(heart_files, "write_mesh", full)
-    assert run(room) == 1
+    assert run(workdir) == 1
     assert "no space left" in capsys.readouterr().err
-    assert not (room / "out" / "a").exists()
+    assert not (workdir / "out" / "a").exists()
 
 
-def test_falling_back_is_said_per_heart_and_counted(room, capsys, monkeypatch):
+def test_falling_back_is_said_per_heart_and_counted(workdir, capsys, monkeypatch):
     """Whether the input has a truth or not, and for the meshes too."""
-    make_case(room / "data" / "a.npz")
-    assert run(room) == 0 and "voxel by voxel" not in capsys.readouterr().out
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir) == 0 and "voxel by voxel" not in capsys.readouterr().out
     monkeypatch.setattr("vecset.inference.decoding._check", lambda *a: (100, 3))
-    np.savez(room / "cloud.npz", points_mm=np.random.default_rng(0).normal(size=(300, 3)) * 9, labels=np.ones(300, int))
+    np.savez(
+        workdir / "cloud.npz", points_mm=np.random.default_rng(0).normal(size=(300, 3)) * 9, labels=np.ones(300, int)
+    )
     for source, case_id in (("data", "a"), ("cloud.npz", "cloud")):
-        assert run(room, "--overwrite", source=source) == 0
+        assert run(workdir, "--overwrite", source=source) == 0
         said = capsys.readouterr().out
         assert f"{case_id}: 3 of 100 voxels checked differ" in said and "1 of 1 hearts were decoded voxel by" in said
-        decoding = json.loads((room / "out" / case_id / "result.json").read_text())["decoding"]
+        decoding = json.loads((workdir / "out" / case_id / "result.json").read_text())["decoding"]
         assert decoding["dense"] and decoding["missed"] == 3 and decoding["fallbacks"] == 2
         assert "meshes or figures was decoded point by point" in said

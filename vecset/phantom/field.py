@@ -371,12 +371,6 @@ def rasterise(geometry: Geometry, affine: np.ndarray, shape: tuple[int, int, int
     return labels
 
 
-def anatomy_of(points_mm: np.ndarray, pose: Pose) -> np.ndarray:
-    """(N, 3) world mm -> anatomy mm; the reference of the compiled warp, and what `world_of` inverts."""
-    local = (np.asarray(points_mm, np.float64) - pose.translation) @ pose.turn.T
-    return local + _displacement(local, pose)
-
-
 def world_of(anatomy_mm: np.ndarray, pose: Pose) -> np.ndarray:
     """(N, 3) anatomy mm -> world mm by fixed-point iteration (the warp's slope is below one: it converges)."""
     anatomy_mm = np.asarray(anatomy_mm, np.float64)
