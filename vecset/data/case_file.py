@@ -8,6 +8,7 @@ time stamps are fixed: the same heart gives the same bytes.
 import io
 import json
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,25 +76,25 @@ class Case:
     near_other = _member("near_other")
 
     @property
-    def case_id(self):
+    def case_id(self) -> str:
         return self.path.name.removesuffix(".npz") if self.path else ""
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return int(self.meta["classes"])
 
     @property
-    def class_names(self):
+    def class_names(self) -> list[str]:
         return list(self.meta["class_names"])
 
     @property
-    def annotated(self):
+    def annotated(self) -> np.ndarray:
         """(C,) bool: which classes the annotators looked for. Only the others are masked in losses and metrics."""
         mask = np.zeros(self.num_classes, bool)
         mask[np.asarray(self.meta["annotated_classes"], int) - 1] = True
         return mask
 
-    def require(self, *members, purpose):
+    def require(self, *members: str, purpose: str) -> "Case":
         """Refuses a case without one of `members` (names of attributes), saying what it is needed for."""
         missing = [m for m in members if getattr(self, m) is None]
         if missing:
@@ -105,7 +106,7 @@ class Case:
             )
         return self
 
-    def truth_labels(self):
+    def truth_labels(self) -> np.ndarray:
         """(X, Y, Z) u8 label map on the whole source grid."""
         self.require("frame", "truth_crop", "truth_origin", purpose="the truth on the source grid")
         labels = np.zeros(self.frame.shape, np.uint8)
@@ -115,7 +116,7 @@ class Case:
         return labels
 
 
-def write_case(path, case):
+def write_case(path: str | Path, case: Case) -> None:
     """Writes `case` to `path` (.npz) atomically. The same case gives the same bytes. Raises ValueError where a member
     does not have its dtype and shape: a wrong case file must never come into being."""
     members = dict(case.arrays)
@@ -144,12 +145,12 @@ def write_case(path, case):
             archive.writestr(info, buffer.getvalue(), compresslevel=4)
 
 
-def read_meta(path):
+def read_meta(path: str | Path) -> dict:
     """The `meta` dict alone (fast: two small reads)."""
     return read_case(path, members=()).meta
 
 
-def read_case(path, members=None):
+def read_case(path: str | Path, members: Iterable[str] | None = None) -> Case:
     """Reads a case file: `members` names what is wanted of POINT_MEMBERS, 'frame' and 'truth' (None: everything).
 
     Takes the older form too (one-hot `surface_labels` (N, C), `*_sdf` (N, 1), no frame); what that form lacks is None.

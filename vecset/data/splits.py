@@ -83,7 +83,7 @@ def split_folder(
     return broken
 
 
-def find_case_files(folder):
+def find_case_files(folder: str | Path) -> list[Path]:
     """The case files (*.npz, hidden ones left out) directly in `folder`, naturally sorted. InputError if none."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -94,7 +94,7 @@ def find_case_files(folder):
     return sorted(files, key=lambda p: natural_key(p.name))
 
 
-def group_of(case_id, group_regex):
+def group_of(case_id: str, group_regex: re.Pattern | None) -> str:
     """The group (patient) of a case: the first capture group of `group_regex`, or the whole match where it has none;
     without a regex the case itself. InputError where the regex does not match: guessing would split a patient."""
     if group_regex is None:
@@ -136,7 +136,7 @@ def read_entries(data_dir, group_regex=None, progress=None):
     return entries, broken
 
 
-def clusters(entries):
+def clusters(entries: list[ListedCase]) -> list[list[ListedCase]]:
     """The entries in indivisible bundles: one bundle per group, and groups that hold copies of the same label map
     (equal fingerprint) are one bundle as well, for a copy in both sets would leak. Order: that of their smallest id."""
     parent = {}
@@ -172,7 +172,9 @@ def _missing_in(bundle):
     return tuple(sorted(c for entry in bundle for c in entry.missing_classes))
 
 
-def split_train_val(entries, val_ratio, seed):
+def split_train_val(
+    entries: list[ListedCase], val_ratio: float, seed: int
+) -> tuple[list[ListedCase], list[ListedCase]]:
     """(train, val), both naturally sorted; val has round(val_ratio * n) cases where no group is larger than one.
 
     Systematic sampling through the list sorted by missing classes: every stratum gives its share to within one case.
@@ -196,7 +198,7 @@ def split_train_val(entries, val_ratio, seed):
     return _sorted(e for e in entries if e.case_id not in chosen), _sorted(e for e in entries if e.case_id in chosen)
 
 
-def split_folds(entries, folds, seed):
+def split_folds(entries: list[ListedCase], folds: int, seed: int) -> list[tuple[list[ListedCase], list[ListedCase]]]:
     """[(train_0, val_0), ...]: every case is in exactly one val set. Bundles are dealt to the smallest fold so far,
     through the list sorted by missing classes; large bundles first, so that the folds come out even."""
     if folds < 2:
@@ -222,7 +224,9 @@ def split_folds(entries, folds, seed):
     return result
 
 
-def take_holdout(entries, case_ids, where):
+def take_holdout(
+    entries: list[ListedCase], case_ids: list[str], where: str | Path
+) -> tuple[list[ListedCase], list[ListedCase]]:
     """(rest, test): the cases named in `case_ids` are the test set. InputError where one is not there, is named twice,
     or where a patient would be in the test set and in the rest (`where` is named in the message). An id may carry the
     suffix of the case file or of its label map."""
@@ -252,7 +256,7 @@ def take_holdout(entries, case_ids, where):
     return [e for e in entries if e.case_id not in test], _sorted(e for e in entries if e.case_id in test)
 
 
-def read_holdout(path):
+def read_holdout(path: str | Path) -> list[str]:
     """The case ids in a text file, one per line, or in the column `case_id` of a CSV. '#' starts a comment."""
     path = Path(path)
     if not path.is_file():
@@ -277,7 +281,7 @@ def read_holdout(path):
     return ids
 
 
-def write_splits(output_dir, sets, record):
+def write_splits(output_dir: str | Path, sets: dict[str, list[ListedCase]], record: dict) -> None:
     """Writes each of `sets` ({file name: entries}) as CSV and, last, `record` with their counts as splits.json.
     CSVs of an earlier run that this one no longer makes are removed: a stale fold would be trained on unnoticed."""
     output_dir = Path(output_dir)

@@ -60,7 +60,7 @@ class MetricSums:
             new = torch.stack([values[name][i].detach().double() for name, i in there])
             self._on_device[there] = self._on_device[there] + new if there in self._on_device else new
 
-    def read(self):
+    def read(self) -> dict[str, float]:
         """name -> mean over all cases of all ranks since the last reading, for every name that had any."""
         sums = self._on_host
         for there, totals in self._on_device.items():
@@ -93,12 +93,12 @@ class FiniteGuard:
         self.skip = torch.maximum(self.skip, bad)
         return self.skip
 
-    def first_bad_step(self):
+    def first_bad_step(self) -> int | None:
         """The global step that was not finite, or None. Waits for the device."""
         step = int(self._bad_step)
         return None if step < 0 else step
 
-    def bad_values(self):
+    def bad_values(self) -> dict[str, float]:
         """name -> value on this rank in that step."""
         return dict(zip(self._names, self._bad_values.tolist()))
 
@@ -142,7 +142,7 @@ def forward_losses(model, batch: dict, options: StepOptions, num_classes: int, n
     return total, {**values, **point_metrics(outputs, targets, batch["annotated"])}, surface_BNF
 
 
-def slope_points(batch):
+def slope_points(batch: dict) -> torch.Tensor | None:
     """Where the gradient of the distance is wanted: Eikonal points, then normal points (B, E, 3), or None."""
     parts = [batch[name] for name in ("eikonal_points", "normal_points") if name in batch]
     return torch.cat(parts, 1) if parts else None

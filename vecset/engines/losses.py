@@ -103,7 +103,7 @@ def compute_losses(
     return total, raw
 
 
-def truncated_error(predicted_BT, sdf_BT, truncation):
+def truncated_error(predicted_BT: torch.Tensor, sdf_BT: torch.Tensor, truncation: float) -> torch.Tensor:
     """|predicted - truth clamped to the band|, and 0 where both are beyond the band on the same side. The prediction
     itself is not clamped: a clamp would stop the gradient where it is beyond the band on the wrong side."""
     beyond_BT = (sdf_BT.abs() >= truncation) & (predicted_BT.abs() >= truncation) & (sdf_BT * predicted_BT > 0)
@@ -111,7 +111,7 @@ def truncated_error(predicted_BT, sdf_BT, truncation):
     return torch.where(beyond_BT, 0.0, error_BT)
 
 
-def safe_norm(vectors):
+def safe_norm(vectors: torch.Tensor) -> torch.Tensor:
     """|v| along the last axis, with gradient 0 (not NaN) at v = 0, where a zero-initialised output layer starts."""
     square = vectors.square().sum(-1)
     nonzero = square > 0
@@ -123,7 +123,7 @@ def _mean_per_case(values_BT, chosen_BT):
     return torch.where(chosen_BT, values_BT, 0.0).sum(1) / chosen_BT.sum(1).clamp_min(1)
 
 
-def binary_class_loss(logits_BTC, labels_BT, annotated_BC):
+def binary_class_loss(logits_BTC: torch.Tensor, labels_BT: torch.Tensor, annotated_BC: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy per class, mean over annotated classes and points. An annotated class that this heart does
     not have is trained towards 'nowhere'."""
     target_BTC = F.one_hot(labels_BT, logits_BTC.shape[-1] + 1)[..., 1:].to(logits_BTC.dtype)
@@ -132,7 +132,7 @@ def binary_class_loss(logits_BTC, labels_BT, annotated_BC):
     return ((loss_BTC * mask_B1C).sum((1, 2)) / (mask_B1C.sum((1, 2)).clamp_min(1) * logits_BTC.shape[1])).mean()
 
 
-def balanced_class_loss(logits_BTC, labels_BT, annotated_BC):
+def balanced_class_loss(logits_BTC: torch.Tensor, labels_BT: torch.Tensor, annotated_BC: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy per class in which the points inside the class and those outside it have half the weight
     each (all of it where there is only one kind: a class that is absent), mean over annotated classes."""
     target_BTC = F.one_hot(labels_BT, logits_BTC.shape[-1] + 1)[..., 1:].to(logits_BTC.dtype)
@@ -146,7 +146,7 @@ def balanced_class_loss(logits_BTC, labels_BT, annotated_BC):
     return ((sums_BC / kinds_BC * mask_BC).sum(1) / mask_BC.sum(1).clamp_min(1)).mean()
 
 
-def softmax_class_loss(logits_BTC, labels_BT, annotated_BC):
+def softmax_class_loss(logits_BTC: torch.Tensor, labels_BT: torch.Tensor, annotated_BC: torch.Tensor) -> torch.Tensor:
     """Cross-entropy over background (its logit is 0) and the annotated classes, mean over points."""
     logits_BTC = logits_BTC.masked_fill(~annotated_BC.unsqueeze(1), UNKNOWN_LOGIT)
     logits_BTK = torch.cat([torch.zeros_like(logits_BTC[..., :1]), logits_BTC], -1)

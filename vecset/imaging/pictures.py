@@ -19,7 +19,7 @@ from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, diffe
 LEFT_UP = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "S")}  # what is at the left and at the top
 
 
-def to_ras(volume, affine):
+def to_ras(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`volume` (X, Y, Z) with its axes swapped and flipped to run most nearly right, front, up; a view, not a copy.
     Returns it with the (4, 4) affine that its voxels then have."""
     affine = np.asarray(affine, np.float64)
@@ -43,12 +43,12 @@ def _best_axes(closeness):
     return max(permutations, key=lambda p: np.prod([closeness[r, p[r]] + 1e-9 for r in range(3)]))
 
 
-def spacing_of(affine):
+def spacing_of(affine: np.ndarray) -> np.ndarray:
     """(3,) voxel size in mm along the axes of `affine` (4, 4)."""
     return np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
 
 
-def fullest_index(labels_ras, plane):
+def fullest_index(labels_ras: np.ndarray, plane: str) -> int:
     """The index of the slice of `plane` that shows the most structures, and of those the most voxels."""
     counts = np.array(
         [
@@ -60,7 +60,7 @@ def fullest_index(labels_ras, plane):
     return int(np.lexsort((area, structures * (area >= 0.5 * area.max())))[-1])
 
 
-def in_plane_mm(points_voxel, plane, spacing_mm):
+def in_plane_mm(points_voxel: np.ndarray, plane: str, spacing_mm: np.ndarray) -> np.ndarray:
     """(N, 3) points in voxels of the RAS volume -> (N, 2) horizontal and vertical position on the picture in mm."""
     axes = [a for a in range(3) if a != PLANES[plane]]
     return np.asarray(points_voxel, np.float64)[:, axes] * np.asarray(spacing_mm)[axes]

@@ -23,13 +23,13 @@ def colour_table(colours, background=BACKGROUND_COLOUR):
     return np.array([rgb(background), *(rgb(c) for c in colours)], np.uint8)
 
 
-def plane_image(volume_ras, plane, index):
+def plane_image(volume_ras: np.ndarray, plane: str, index: int) -> np.ndarray:
     """Slice `index` of a RAS volume (X, Y, Z) as it is shown: rows from the top, columns from the patient's right
     (or, of a sagittal slice, from the front). A view."""
     return np.moveaxis(volume_ras, PLANES[plane], 0)[index].T[::-1, ::-1]  # not np.take: that copies the volume first
 
 
-def difference_kinds(truth, prediction):
+def difference_kinds(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """u8 of the shape of two label arrays: 0 where both are background, else 1 + the place in `DIFFERENCE`."""
     kinds = np.zeros(np.shape(truth), np.uint8)
     kinds[(truth > 0) & (truth == prediction)] = 1

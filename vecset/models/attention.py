@@ -28,7 +28,15 @@ def fused_attention(q_BHQd: torch.Tensor, k_BHKd: torch.Tensor, v_BHKd: torch.Te
     return F.scaled_dot_product_attention(q_BHQd, k_BHKd, v_BHKd, scale=scale)
 
 
-def append_distance_term(q_BHQd, k_BHKd, v_BHKd, at_BQ3, to_BK3, gain_H, scale):
+def append_distance_term(
+    q_BHQd: torch.Tensor,
+    k_BHKd: torch.Tensor,
+    v_BHKd: torch.Tensor,
+    at_BQ3: torch.Tensor,
+    to_BK3: torch.Tensor,
+    gain_H: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """q, k, v with extra channels so that the attention logits become scale q.k - gain_h |at - to|^2, for the queries
     at `at_BQ3` and the keys at `to_BK3`.
 

@@ -18,7 +18,7 @@ class NoBottleneck(nn.Module):
         """-> (latents_BML, kl_B or None)"""
         return x_BMD, None
 
-    def post(self, latents_BML):
+    def post(self, latents_BML: torch.Tensor) -> torch.Tensor:
         return latents_BML
 
 
@@ -34,7 +34,7 @@ class NormalizedBottleneck(nn.Module):
         code = self.pre_bottleneck_proj(x_BMD)
         return F.layer_norm(code, code.shape[-1:], eps=1e-6) * self.gamma + self.beta, None
 
-    def post(self, latents_BML):
+    def post(self, latents_BML: torch.Tensor) -> torch.Tensor:
         return self.post_bottleneck_proj(latents_BML)
 
 
@@ -61,7 +61,7 @@ class KLBottleneck(nn.Module):
             return mean + (0.5 * logvar).exp() * noise_BML, kl_B
         return mean, kl_B
 
-    def post(self, latents_BML):
+    def post(self, latents_BML: torch.Tensor) -> torch.Tensor:
         return self.post_bottleneck_proj(latents_BML)
 
 

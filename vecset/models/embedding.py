@@ -29,7 +29,7 @@ class PointEmbed(nn.Module):
         self.register_buffer("basis", basis)
         self.mlp = nn.Linear(2 * basis.shape[1] + 3 + num_features, dim)
 
-    def features(self, points_BNF):
+    def features(self, points_BNF: torch.Tensor) -> torch.Tensor:
         """(B, N, 51 + F): the input of the linear layer."""
         # float32 throughout: under bf16 autocast the phase 2^7 pi x would keep no digit of its fraction
         with torch.autocast(points_BNF.device.type, enabled=False):
@@ -37,7 +37,7 @@ class PointEmbed(nn.Module):
             phase = points_BNF[..., :3] @ self.basis
             return torch.cat([phase.sin(), phase.cos(), points_BNF], dim=-1)
 
-    def forward(self, points_BNF):
+    def forward(self, points_BNF: torch.Tensor) -> torch.Tensor:
         return self.mlp(self.features(points_BNF))
 
 

@@ -77,14 +77,14 @@ def _listed(figures):
     return ", ".join(name for _, name in figures["classes"])
 
 
-def run_names(folders):
+def run_names(folders: list[Path]) -> list[str]:
     """['A: folder', 'B: folder'], with as much of the two paths as tells them apart."""
     parts = [folder.resolve().parts for folder in folders]
     depth = next((d for d in range(1, 1 + max(map(len, parts))) if parts[0][-d:] != parts[1][-d:]), 1)
     return [f"{letter}: {'/'.join(p[-depth:])}" for letter, p in zip("AB", parts)]
 
 
-def chosen(figures, cases):
+def chosen(figures: list[dict], cases: list[str]) -> list[tuple[str, str]]:
     """[(what, case_id)]: where B gains most mean Dice on A, the median change, and where it loses most."""
     first, second = (mean_dice(f) for f in figures)
     change = {case: (second[case] or 0.0) - (first[case] or 0.0) for case in cases}
@@ -129,7 +129,7 @@ def _heart(what, case, folders, figures, names, truth_of, colours):
     return heart_content(title, truth, dict(zip(names, (first, second))), first_affine, colours)
 
 
-def comparison(figures, cases):
+def comparison(figures: list[dict], cases: list[str]) -> dict:
     """{metrics, rows: [{id, name, values: {metric: {a, b, difference, interval, higher, lower, equal, pairs}}}]} of the
     metrics that both runs have: means over the pairs (hearts in which both are defined), and how many hearts B is
     higher or lower in. The mean of classes is that of each heart, over the classes that are defined in both runs."""
@@ -161,7 +161,7 @@ def _counted(figures, case, name, metric):
     return np.nan if value is None else value
 
 
-def paired(a, b):
+def paired(a: np.ndarray, b: np.ndarray) -> dict:
     """Of two columns (hearts,), NaN where undefined: means, mean difference and its interval, counts."""
     both = np.isfinite(a) & np.isfinite(b)
     a, b = a[both], b[both]
@@ -189,7 +189,7 @@ def paired(a, b):
     }
 
 
-def bootstrap_interval(values, seed=0):
+def bootstrap_interval(values: np.ndarray, seed: int = 0) -> list[float] | None:
     """[low, high]: the middle 95 % of the means of as many `values` (N,) drawn with replacement (percentile bootstrap,
     Efron 1979); None for fewer than two."""
     if len(values) < 2:

@@ -33,7 +33,7 @@ _ASIDE = ("relative_volume_error", "components", "euler_number")  # shown when a
 _MAX_POINTS = 600  # of one training curve
 
 
-def read_figures(output_dir):
+def read_figures(output_dir: str | Path) -> dict:
     """What a run's results say, as a dict: `metrics` (columns of numbers in metrics.csv); `rows` {(case_id,
     class_name): row, its numbers as float or None}; `classes` [(id, name)]; `cases` [ids]; and of metrics.json
     `summary` {class_name: entry}, `hearts` {case_id: entry}, `settings`. InputError where the folder has none."""
@@ -83,18 +83,18 @@ def _are_numbers(cells):
     return any(v is not None and math.isfinite(v) for v in values)
 
 
-def metric_words(name):
+def metric_words(name: str) -> str:
     """'hd95_mm' -> 'HD95 (mm)': a column's name for the reader."""
     words = " ".join(_WORDS.get(part, part) for part in name.split("_"))
     return words if words[0].isupper() or words[1:2].isupper() else words[0].upper() + words[1:]
 
 
-def status_words(status):
+def status_words(status: str) -> str:
     """The word for a value of `status` (or of a count in metrics.json): 'invented' is told as 'spurious'."""
     return {"invented": "spurious", "n": "hearts"}.get(status, status.replace("_", " "))
 
 
-def better(name):
+def better(name: str) -> int:
     """1 where a larger figure is better, -1 where a smaller one is, 0 where neither holds."""
     parts = set(name.split("_"))
     if parts & {"dice", "iou", "nsd"}:
@@ -102,13 +102,13 @@ def better(name):
     return -1 if parts & {"hd95", "assd"} or name == "absolute_volume_error" else 0
 
 
-def table_columns(summary):
+def table_columns(summary: dict) -> list[str]:
     """The names of the means in metrics.json: what every class has, but for counts, intervals and resampling limits."""
     names = dict.fromkeys(key for entry in summary.values() for key in entry)
     return [n for n in names if n not in COUNTS and not n.endswith("_ci95") and not n.startswith("floor_")]
 
 
-def table(figures):
+def table(figures: dict) -> dict:
     """{columns: [{name, words, better, aside}], counts: [names], rows: [{name, id, cells: [{mean, interval, floor}],
     counts}]}: a row per class, then the mean of classes and the union."""
     summary = figures["summary"]
@@ -139,11 +139,11 @@ def table(figures):
     }
 
 
-def column(name):
+def column(name: str) -> dict:
     return {"name": name, "words": metric_words(name), "better": better(name)}
 
 
-def boxes(figures_of_runs, cases):
+def boxes(figures_of_runs: list[dict], cases: list[str]) -> dict:
     """For the box plots: {metrics: [{name, words, better}], cases: [ids], rows: [{name, id, status: [per run [per
     case]], values: {metric: [per run [per case: number or None]]}}]}, of the metrics that all runs have."""
     first = figures_of_runs[0]
@@ -166,7 +166,7 @@ def _rounded(value):
     return None if value is None else float(f"{value:.6g}")
 
 
-def training_curves(run_dir):
+def training_curves(run_dir: str | Path) -> dict | None:
     """Of a run folder's log.txt: {kind: {name: [values]}} for the kinds `train` and `val`, `global_step` among the
     names; None where there is none to read. What was not finite becomes None; long curves are thinned evenly."""
     try:

@@ -33,7 +33,7 @@ _SCALES_MM = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 40, 50)  # ends of the co
 MARGIN_MM = 5.0  # round the heart on the slices
 
 
-def png(indices, table):
+def png(indices: np.ndarray, table: np.ndarray) -> str:
     """(H, W) u8 `indices` into `table` (K, 3) u8, K <= 256 -> a data: address of a PNG with a palette."""
     image = Image.fromarray(np.ascontiguousarray(indices))
     image.putpalette(table.tobytes())
@@ -125,7 +125,7 @@ def _strip(name, of, slices, table):
     }
 
 
-def mark_places(values, least: int = 2) -> list[list[int]]:
+def mark_places(values: np.ndarray, least: int = 2) -> list[list[int]]:
     """[[x, y, far, value]], the widest place first: of each connected region (4 neighbours) of one value > 0 in
     `values` (H, W) u8 the pixel that is farthest, `far` steps along rows and columns, from what is not the region; of
     several such pixels the one nearest to the region's middle. Regions with far < `least` are left out."""
@@ -149,7 +149,7 @@ def mark_places(values, least: int = 2) -> list[list[int]]:
 # --- surfaces
 
 
-def surfaces(sides: dict, affine) -> dict | None:
+def surfaces(sides: dict, affine: np.ndarray) -> dict | None:
     """The surfaces of `sides` {name: label map}, ready for JSON; None where all label maps are empty.
 
     sides: per side a list of structures: class id, vertices `x`, `y`, `z` (V,) in steps of `step_mm` from `middle_mm`,
@@ -214,7 +214,7 @@ def _round_scale(errors_mm):
     return next((end for end in _SCALES_MM if end >= high), int(np.ceil(high / 10) * 10))
 
 
-def class_surfaces(labels, affine):
+def class_surfaces(labels: np.ndarray, affine: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """{class: (vertices (V, 3) f64 in patient mm, faces (F, 3) i32 wound outward)} of a label map (X, Y, Z) u8."""
     if not np.any(labels):
         return {}
@@ -230,7 +230,7 @@ def class_surfaces(labels, affine):
     return surfaces
 
 
-def triangle_shares(counts, budget):
+def triangle_shares(counts: dict[int, int], budget: int) -> dict[int, int]:
     """{class: most triangles it may keep}: one cap for all, as high as the budget allows; smaller ones keep theirs."""
     left, cap = budget, budget
     for n, count in enumerate(sorted(counts.values())):
@@ -242,7 +242,7 @@ def triangle_shares(counts, budget):
     return {c: min(count, cap) for c, count in counts.items()}
 
 
-def thin_out(vertices, faces, most_faces: int):
+def thin_out(vertices: np.ndarray, faces: np.ndarray, most_faces: int) -> tuple[np.ndarray, np.ndarray]:
     """(vertices (V, 3) f64, faces (F, 3) i32) with at most `most_faces` triangles, by edge collapses."""
     if len(faces) <= most_faces:
         return vertices, faces

@@ -67,12 +67,12 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None):
     return path
 
 
-def mean_dice(figures):
+def mean_dice(figures: dict) -> dict[str, float | None]:
     """{case_id: mean Dice over its classes, or None}, in the order of metrics.csv."""
     return {case: figures["hearts"].get(case, {}).get("mean_dice") for case in figures["cases"]}
 
 
-def best_median_worst(score):
+def best_median_worst(score: dict[str, float | None]) -> list[tuple[str, str]]:
     """[(what, case_id)] of up to three hearts, from {case_id: number or None}; ties in the order given."""
     order = sorted(score, key=lambda case: -(score[case] or 0.0))
     if len(order) < 3:
@@ -80,7 +80,9 @@ def best_median_worst(score):
     return [("best", order[0]), ("median", order[len(order) // 2]), ("worst", order[-1])]
 
 
-def read_reconstruction(output_dir, case_id, truth=None, affine=None):
+def read_reconstruction(
+    output_dir: str | Path, case_id: str, truth: np.ndarray | None = None, affine: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(label map u8, affine) of CASE/labels.nii.gz; on the truth's grid, by the nearest voxel, if that is another."""
     image = nibabel.load(Path(output_dir) / case_id / "labels.nii.gz")
     labels = np.asanyarray(image.dataobj).astype(np.uint8)
@@ -100,7 +102,7 @@ def _on_own_grid(output_dir, case_id):
         return False
 
 
-def shown_settings(figures):
+def shown_settings(figures: dict) -> dict:
     """{words: value} of the settings of a run that the page shows."""
     stored = figures["settings"]
     words = {name: word or name.replace("_", " ") for name, word in _SETTINGS.items()}

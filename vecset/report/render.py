@@ -35,7 +35,7 @@ def deflated(text: str) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
-def as_json(value) -> str:
+def as_json(value: object) -> str:
     """JSON that is safe inside a script element, whatever the names in it."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 

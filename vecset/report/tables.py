@@ -29,7 +29,9 @@ WITH_INTERVAL = ("dice", "hd95_mm")
 BASELINES = {"mean_shape": "mean_shape_dice", "nearest_heart": "nearest_heart_dice"}  # rows' name -> column
 
 
-def table_rows(case_id, scores, baselines=None, floor=None):
+def table_rows(
+    case_id: str, scores: list[dict], baselines: dict[str, list[dict]] | None = None, floor: list[dict] | None = None
+) -> list[dict]:
     """The rows of one heart for metrics.csv, as dicts. `baselines`: {name: rows as `scores`} or None; `floor`: rows as
     `scores` of the truth against what its own surface points say."""
     rows = [{"case_id": case_id, **row} for row in scores]
@@ -57,7 +59,7 @@ def _cell(value):
     return "" if value is None else f"{value:.6f}" if isinstance(value, float) else value
 
 
-def report(rows, hearts, settings):
+def report(rows: list[dict], hearts: dict[str, dict], settings: dict) -> dict:
     """The content of metrics.json: settings, per class the means and counts, per heart its mean and how it was decoded.
 
     `rows`: of all hearts; `hearts`: {case_id: dict of what is known of it}; `settings`: dict, checkpoint included."""
@@ -92,7 +94,7 @@ def write_json(path, content):
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def table_lines(content):
+def table_lines(content: dict) -> list[str]:
     """The table for the terminal, from the content of metrics.json: a line per class, their mean, the union."""
     classes = content["classes"]
     names = [n for n in classes if n not in ("union", "mean of classes")] + ["mean of classes", "union"]
