@@ -103,7 +103,7 @@ def _entry(csv_path, data_path, line):
     )
 
 
-def check_disjoint(training, validation, where):
+def check_disjoint(training: list[ListedCase], validation: list[ListedCase], where: str | Path) -> None:
     """Refuses a case, by id or by file, that is in both splits: its validation figure would be a training figure."""
     for key in (lambda e: e.case_id, lambda e: e.path.resolve()):
         both = {key(e) for e in training} & {key(e) for e in validation}

@@ -12,7 +12,7 @@ _LARGEST = 8.0
 _MOST_CASES = 40
 
 
-def class_thickness_mm(labels: np.ndarray, spacing_mm, num_classes: int) -> np.ndarray:
+def class_thickness_mm(labels: np.ndarray, spacing_mm: np.ndarray, num_classes: int) -> np.ndarray:
     """(C,) 2 V / A of each class in a label map, mm (NaN where it is absent): the thickness of a plate, half the
     diameter of a tube, a third of that of a ball, each as far as voxel faces tell (their area is up to 1.5 times the
     smooth surface's, much the same for all shapes). Faces on the border of the array do not count: there a structure is

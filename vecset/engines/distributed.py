@@ -157,7 +157,7 @@ def wait_for_all(ranks: Ranks) -> None:
         dist.barrier(group=ranks.host_group)
 
 
-def gather_objects(value, ranks: Ranks) -> list:
+def gather_objects(value: object, ranks: Ranks) -> list:
     """[value of rank 0, of rank 1, ...] on every rank; for rare events, not for steps."""
     if ranks.size == 1:
         return [value]

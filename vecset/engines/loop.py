@@ -80,7 +80,7 @@ class FiniteGuard:
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=ranks.device)
         self._bad_values, self._names = None, ()
 
-    def check(self, values, global_step):
+    def check(self, values: dict[str, torch.Tensor], global_step: int) -> torch.Tensor:
         """values: name -> 0-d tensor, this rank's losses and gradient norm. Returns the mask for `masked_step`."""
         self._names = tuple(values)
         now = torch.stack([v.detach().float() for v in values.values()])

@@ -134,7 +134,9 @@ class Attention(nn.Module):
     def _heads(self, x_BTD):
         return x_BTD.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
-    def keys_values(self, context_BKD, to_BK3=None):
+    def keys_values(
+        self, context_BKD: torch.Tensor, to_BK3: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(k_BHKd, v_BHKd): all that queries need of the context, computed once for any number of them. to_BK3: its
         places, needed by a rotary layer."""
         k, v = (self._heads(half) for half in self.to_kv(context_BKD).chunk(2, dim=-1))
@@ -143,7 +145,9 @@ class Attention(nn.Module):
             k, v = rotate(k, *turn), rotate(v, *turn)
         return k, v
 
-    def parts(self, q_BQD, keys_values, places=None):
+    def parts(
+        self, q_BQD: torch.Tensor, keys_values: tuple[torch.Tensor, torch.Tensor], places: Places | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(q, k, v) per head, from queries (the output of `to_q`) and precomputed keys and values."""
         q, (k, v) = self._heads(q_BQD), keys_values
         if self.rotary:
@@ -152,7 +156,7 @@ class Attention(nn.Module):
             return q, k, v
         return append_distance_term(q, k, v, *places, self.scale)
 
-    def out(self, attended_BHQd, at_BQ3=None):
+    def out(self, attended_BHQd: torch.Tensor, at_BQ3: torch.Tensor | None = None) -> torch.Tensor:
         """(B, Q, D): the result of attention through the last linear layer. at_BQ3: places of the queries, needed by a
         rotary layer."""
         attended_BHQd = attended_BHQd[..., : self.head_dim]

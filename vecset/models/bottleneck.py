@@ -14,7 +14,9 @@ class NoBottleneck(nn.Module):
     def __init__(self, dim, code_dim):
         super().__init__()
 
-    def pre(self, x_BMD, noise_BML=None):
+    def pre(
+        self, x_BMD: torch.Tensor, noise_BML: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """-> (latents_BML, kl_B or None)"""
         return x_BMD, None
 
@@ -30,7 +32,9 @@ class NormalizedBottleneck(nn.Module):
         self.gamma = nn.Parameter(torch.ones(code_dim))
         self.beta = nn.Parameter(torch.zeros(code_dim))
 
-    def pre(self, x_BMD, noise_BML=None):
+    def pre(
+        self, x_BMD: torch.Tensor, noise_BML: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         code = self.pre_bottleneck_proj(x_BMD)
         return F.layer_norm(code, code.shape[-1:], eps=1e-6) * self.gamma + self.beta, None
 
@@ -50,7 +54,9 @@ class KLBottleneck(nn.Module):
         self.logvar_proj = nn.Linear(dim, code_dim)
         self.post_bottleneck_proj = nn.Linear(code_dim, dim)
 
-    def pre(self, x_BMD, noise_BML=None):
+    def pre(
+        self, x_BMD: torch.Tensor, noise_BML: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         mean, logvar = self.mean_proj(x_BMD), self.logvar_proj(x_BMD)
         if mean.dtype in (torch.bfloat16, torch.float16):  # under autocast exp(logvar) needs more digits
             mean, logvar = mean.float(), logvar.float()

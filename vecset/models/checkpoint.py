@@ -131,7 +131,7 @@ def require_checkpoint(
         raise InputError.because(path, "this is a folder" if path.is_dir() else "no such file", to_do)
 
 
-def load_safely(path: str | Path, to_do: str):
+def load_safely(path: str | Path, to_do: str) -> object:
     """What torch.save wrote to `path`, tensors on the CPU (mapped from the file where its format allows). Nothing in
     the file can run: tensors and plain values, and of classes only argparse.Namespace. InputError, with the
     advice `to_do`, where it is no such file."""
@@ -149,7 +149,9 @@ def load_safely(path: str | Path, to_do: str):
         raise InputError.because(path, f"torch cannot read this checkpoint ({reason})", to_do) from None
 
 
-def model_from_checkpoint(checkpoint: dict, device: str | torch.device = "cpu", where: str | Path = "checkpoint"):
+def model_from_checkpoint(
+    checkpoint: dict, device: str | torch.device = "cpu", where: str | Path = "checkpoint"
+) -> torch.nn.Module:
     """The trained network in eval mode on `device`. InputError, naming the file `where`, where the weights are not
     those of the network that this version builds."""
     from vecset.models.autoencoder import build_model

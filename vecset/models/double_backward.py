@@ -32,7 +32,7 @@ def check_double_backward(device: torch.device | str, kernel=None) -> None:
             raise _refusal(name, f"its {what} is wrong by {error:.2g} of its size")
 
 
-def slope_by_autograd(q, k, v, r, scale):
+def slope_by_autograd(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, r: torch.Tensor, scale: float) -> torch.Tensor:
     """`attention_slope` by its definition: the reference."""
     return torch.autograd.grad(attention.plain_attention(q, k, v, scale), q, r, create_graph=True)[0]
 

@@ -8,6 +8,7 @@ same metrics of the resampling limit (vecset/metrics/resampling_limit.py); the D
 import csv
 import io
 import json
+from pathlib import Path
 
 from vecset.common.atomic import write_text
 from vecset.metrics.overlap import METRICS, PENALTY, mean_defined, summarise
@@ -44,7 +45,7 @@ def table_rows(
     return rows
 
 
-def write_csv(path, rows):
+def write_csv(path: str | Path, rows: list[dict]) -> None:
     """metrics.csv, atomically. None becomes empty, numbers get six digits."""
     columns = list(COLUMNS) + [c for c in BASELINES.values() if rows and c in rows[0]]
     text = io.StringIO()
@@ -90,7 +91,7 @@ def report(rows: list[dict], hearts: dict[str, dict], settings: dict) -> dict:
     }
 
 
-def write_json(path, content):
+def write_json(path: str | Path, content: dict) -> None:
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
