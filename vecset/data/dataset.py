@@ -93,6 +93,9 @@ class CaseDataset(torch.utils.data.Dataset):
     eikonal_points (E, 3)                   where the counts ask for them, as `normal_points`, `normal_vectors` (S, 3)
     code_noise (M, L) = noise_shape         unit normal numbers for the KL bottleneck, in training only
 
+    Points and distances are in unit, distances negative inside, normals outward. Real numbers are f32;
+    labels, groups and indices i64. Eikonal points are some of the query points, normal points lie on the outer surface.
+
     training        True: draws differ per epoch, and the augmentation applies. False: always the draws of epoch 0, from
                     a stream of their own, without augmentation.
     balance         0: points are drawn uniformly from the file; 1: every class present has the same share of surface
