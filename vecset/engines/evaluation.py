@@ -21,7 +21,7 @@ _LOSS_NAMES = ("loss",) + LOSSES
 
 
 @torch.no_grad()
-def decode_grid(model, surface_BNF: torch.Tensor, grid_size: int) -> torch.Tensor:
+def decode_grid(model: torch.nn.Module, surface_BNF: torch.Tensor, grid_size: int) -> torch.Tensor:
     """(B, grid_size^3) u8 labels (`labels_of`) at the points of `grid_points_unit`."""
     points_G3 = torch.from_numpy(grid_points_unit(grid_size)).to(surface_BNF.device)
     context = model.process_latents(model.encode(surface_BNF))

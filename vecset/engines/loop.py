@@ -200,7 +200,9 @@ def train_one_epoch(
 
 
 @torch.no_grad()
-def point_metrics(outputs, targets, annotated_BC):
+def point_metrics(
+    outputs: dict, targets: tuple[torch.Tensor, torch.Tensor, torch.Tensor], annotated_BC: torch.Tensor
+) -> dict:
     """Metrics at the decoded points: name -> (sum over cases, number of cases where it is defined).
 
     iou_near, iou_vol   intersection over union of 'inside' (distance < 0) among near points, and among volume points

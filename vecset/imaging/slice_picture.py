@@ -39,7 +39,7 @@ def difference_kinds(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return kinds
 
 
-def slice_picture(slices, num_classes, zoom=3):
+def slice_picture(slices: list[list[np.ndarray]], num_classes: int, zoom: int = 3) -> np.ndarray:
     """slices: rows of (G, G) u8 label planes of unit space (x, y) -> (H, W, 3) u8, each voxel `zoom` pixels wide,
     background white. x grows to the right here: the training log shows the model's own space, not the patient."""
     rows = [np.concatenate([np.pad(plane.T[::-1], 1) for plane in row], 1) for row in slices]

@@ -11,6 +11,7 @@ Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M lat
 
 import math
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -206,7 +207,7 @@ class VecSetAutoencoder(nn.Module):
             return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
         return function(*arguments)
 
-    def set_known_classes(self, annotated) -> None:
+    def set_known_classes(self, annotated: torch.Tensor | Sequence[bool]) -> None:
         """`annotated` (C,) bool: the classes that some training case was annotated for. The logits of the others are
         never trained, so they must not win anywhere: no label map, mesh or metric may hold such a class."""
         self.known_classes.copy_(torch.as_tensor(annotated, dtype=torch.bool))

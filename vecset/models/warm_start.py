@@ -44,7 +44,7 @@ def load_initial_weights(model, model_config: dict, path) -> str:
     return f"starting from {said}"
 
 
-def widen(state: dict, model) -> dict:
+def widen(state: dict, model: torch.nn.Module) -> dict:
     """The state of a network of 3 numbers in and 1 out as one of `model`'s, the new columns and rows zero."""
     classes = model.num_classes
     state = dict(state)

@@ -46,7 +46,7 @@ class Pipeline:
 
     # --- files
 
-    def label_maps(self):
+    def label_maps(self) -> list[Path]:
         """The label maps; none where there is no such folder yet or it has none."""
         from vecset.imaging.label_map import find_label_maps  # here, so that --help needs no package
 
@@ -55,34 +55,34 @@ class Pipeline:
         except InputError:
             return []
 
-    def case_files(self):
+    def case_files(self) -> list[Path]:
         return sorted(p for p in self.cases.glob("*.npz") if not p.name.startswith("."))
 
-    def csv_files(self):
+    def csv_files(self) -> list[Path]:
         return self.there(self.cases / "train.csv", self.cases / "val.csv")
 
-    def training_hearts(self):
+    def training_hearts(self) -> int:
         """Rows of train.csv; 0 where there is none."""
         if not self.csv_files():
             return 0
         return sum(1 for _ in (self.cases / "train.csv").open(encoding="utf-8")) - 1
 
-    def overfit(self):
+    def overfit(self) -> bool:
         """Whether training and validation hearts are the same: on request, or because there is only one."""
         return self.args.overfit or len(self.case_files()) == 1
 
     @staticmethod
-    def there(*paths):
+    def there(*paths: Path) -> list[Path]:
         """The paths, or none of them where one is no file."""
         return list(paths) if all(p.is_file() for p in paths) else []
 
-    def listed_cases(self):
+    def listed_cases(self) -> dict:
         """Inputs of the stages after `splits`: the case files by size and time, the CSVs by content."""
         return {**listing(self.case_files(), self.cases), **contents(self.csv_files(), self.cases)}
 
     # --- stages
 
-    def stages(self):
+    def stages(self) -> list[Stage]:
         """The stages in order."""
         made = [] if self.args.input_dir else [self.phantoms_stage()]
         tuned = [] if self.overfit() else [self.calibrate_stage()]
@@ -96,7 +96,7 @@ class Pipeline:
             self.reconstruct_stage(),
         ]
 
-    def stage(self, name, title, **rest):
+    def stage(self, name: str, title: str, **rest) -> Stage:
         """A Stage with what all of them share."""
         path, constant_name = METHODS[name]
         return Stage(
@@ -108,12 +108,12 @@ class Pipeline:
             **rest,
         )
 
-    def going_on(self):
+    def going_on(self) -> dict:
         """For stages that --keep_going is for. 1: some hearts failed, or the verdict is bad; other exit codes leave no
         result to continue with."""
         return {"accept": lambda exit_code: exit_code in (0, 1)} if self.args.keep_going else {}
 
-    def phantoms_stage(self):
+    def phantoms_stage(self) -> Stage:
         options = {**self.recipe.phantoms, "seed": self.args.seed}
         return self.stage(
             "phantoms",
@@ -130,7 +130,7 @@ class Pipeline:
             ),
         )
 
-    def prepare_stage(self):
+    def prepare_stage(self) -> Stage:
         mapping = self.args.label_mapping
         if mapping is not None and Path(mapping).is_file():  # else the name of a preset, say: prepare_data.py decides
             mapping = Path(mapping).resolve()
@@ -160,7 +160,7 @@ class Pipeline:
             ),
         )
 
-    def splits_stage(self):
+    def splits_stage(self) -> Stage:
         drawn = {"val_ratio": self.val_ratio, "seed": self.args.seed}
         return self.stage(
             "splits",
@@ -174,7 +174,7 @@ class Pipeline:
             ),
         )
 
-    def quality_stage(self):
+    def quality_stage(self) -> Stage:
         return self.stage(
             "quality",
             "quality of the case files",
@@ -191,7 +191,7 @@ class Pipeline:
             ),
         )
 
-    def train_stage(self):
+    def train_stage(self) -> Stage:
         return self.stage(
             "train",
             f"training, recipe {self.recipe_name}",
@@ -204,7 +204,7 @@ class Pipeline:
             command=self.training_command,
         )
 
-    def calibrate_stage(self):
+    def calibrate_stage(self) -> Stage:
         options = {**self.encoding(), **self.recipe.calibrate, "seed": self.args.seed}
         return self.stage(
             "calibrate",
@@ -224,7 +224,7 @@ class Pipeline:
             ),
         )
 
-    def reconstruct_stage(self):
+    def reconstruct_stage(self) -> Stage:
         options = {**self.reconstruction_options(), "calibrated": not self.overfit()}
         return self.stage(
             "reconstruct",
@@ -242,15 +242,15 @@ class Pipeline:
 
     # --- options
 
-    def encoding(self):
+    def encoding(self) -> dict:
         """How hearts are encoded: the same for decision tuning and for reconstruction."""
         return {flag: self.reconstruction_options().get(flag) for flag in ("num_surface_points", "num_latents")}
 
-    def reconstruction_options(self):
+    def reconstruction_options(self) -> dict:
         """The recipe's, but for the number of latents where the user's words name another model."""
         return {**self.recipe.reconstruct, **({"num_latents": None} if own_model(self.training_words) else {})}
 
-    def all_training_words(self):
+    def all_training_words(self) -> list:
         """The recipe's options and the user's words for the training command, which come last and win."""
         hearts = max(1, self.training_hearts())
         chosen = training_flags(
@@ -258,14 +258,14 @@ class Pipeline:
         )
         return [*flags(chosen), *self.training_words]
 
-    def training_command(self, resumed):
+    def training_command(self, resumed: bool) -> list:
         words = ["--data_path", self.cases, "--output_dir", self.train, *self.all_training_words()]
         if self.gpus > 1:
             launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.gpus}"]
             return [sys.executable, *launcher, PACKAGE / "main_ae.py", *words]
         return command("vecset.main_ae", *words)
 
-    def reconstruct_command(self, resumed):
+    def reconstruct_command(self, resumed: bool) -> list:
         tuned = {} if self.overfit() else {"train_csv": self.cases / "train.csv", "calibration": self.calibration}
         return command(
             "vecset.commands.reconstruct",
@@ -280,7 +280,7 @@ class Pipeline:
 
     # --- earlier results
 
-    def remove_made(self, files, old, base):
+    def remove_made(self, files: list[Path], old: dict, base: Path) -> None:
         """Removes what an earlier run of a stage made, as its stamp lists it. Raises InputError where the folder holds
         other files."""
         made = {str(self.out / path) for path in old.get("outputs", ())}
@@ -294,7 +294,7 @@ class Pipeline:
         for path in files:
             path.unlink()
 
-    def remove_outdated_cases(self, old, wanted, whole):
+    def remove_outdated_cases(self, old: dict, wanted: dict, whole: bool) -> None:
         """Removes the case files that have to be made again: all of them (`whole`), or those whose label map changed
         or is gone."""
         from vecset.imaging.label_map import case_name
@@ -319,12 +319,12 @@ class Pipeline:
             if path.name not in keep:
                 path.unlink()
 
-    def move_training_aside(self, old, wanted, whole):
+    def move_training_aside(self, old: dict, wanted: dict, whole: bool) -> None:
         moved = move_aside(self.train)
         if moved:
             self.say(f"  the earlier training run is kept in {moved}")
 
-    def write_overfit_split(self):
+    def write_overfit_split(self) -> None:
         from vecset.data import splits  # numpy comes with it
 
         entries, broken = splits.read_entries(self.cases)
@@ -334,7 +334,7 @@ class Pipeline:
         splits.write_splits(self.cases, {"train.csv": entries, "val.csv": entries}, record)
 
 
-def command(module, *words):
+def command(module: str, *words) -> list:
     """The command line of a module. -P: what lies in the working directory is not imported."""
     return [sys.executable, "-P", "-m", module, *words]
 

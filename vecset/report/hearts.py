@@ -201,7 +201,7 @@ def surfaces(sides: dict, affine: np.ndarray) -> dict | None:
     }
 
 
-def typed(values, dtype: str) -> dict:
+def typed(values: np.ndarray, dtype: str) -> dict:
     """(N,) numbers as plotly's typed array: {dtype: 'i2', 'u2' or 'u4', bdata: base64 of the little-endian values}."""
     data = np.ascontiguousarray(values).astype(f"<{dtype}").tobytes()
     return {"dtype": dtype, "bdata": base64.b64encode(data).decode()}

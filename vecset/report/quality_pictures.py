@@ -96,7 +96,7 @@ def _class_panel(axis, reports, keys, title):
         axis.set_xlabel("left to right in each class: surface, near, inside volume points", fontsize=8)
 
 
-def contradicts(labels, sdf, points_voxel, padded):
+def contradicts(labels: np.ndarray, sdf: np.ndarray, points_voxel: np.ndarray, padded: np.ndarray) -> np.ndarray:
     """(N,) bool: points whose stored label (N,) or distance (N,) the truth at the nearest voxel contradicts: the label
     is another class than the voxel's; or the point is said to be on the other side of the surface than the voxel and
     its 26 neighbours are, so that no smoothing explains it; or label and distance contradict each other.
@@ -110,7 +110,7 @@ def contradicts(labels, sdf, points_voxel, padded):
     return other_class | wrong_side | ((labels > 0) != (sdf < 0))
 
 
-def source_slice(to_source, across, index):
+def source_slice(to_source: np.ndarray, across: int, index: int) -> str:
     """'k = 57': axis and number, in the source image, of slice `index` along axis `across` of the turned crop.
     `to_source` (4, 4): voxel of the turned crop -> voxel of the source image, axes swapped and flipped."""
     axis = int(np.abs(to_source[:3, across]).argmax())
