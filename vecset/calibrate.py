@@ -26,11 +26,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint-best.pth of main_ae.py")
     parser.add_argument("--csv", type=Path, required=True, help="train.csv of create_csv.py")
     parser.add_argument("--data_path", type=Path, help="folder that its files are relative to (default: the CSV's own)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file that is written")
-    parser.add_argument("--hearts", type=int, default=8, help="how many of them, evenly chosen (default: 8)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument(
+        "--hearts", type=int, default=8, help="number of training hearts used, evenly chosen (default: 8)"
+    )
     parser.add_argument("--num_surface_points", type=int, help="as for reconstruct.py (default: as in training)")
     parser.add_argument("--num_latents", type=int, help="as for reconstruct.py (default: as the model was trained)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     return parser
 

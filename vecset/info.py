@@ -83,7 +83,7 @@ def _case(path):
         "classes": f"{len(names)}: {', '.join(names)}",
         "missing": listed(meta.get("missing_classes", [])),
         "not annotated": listed(np.flatnonzero(~case.annotated) + 1),
-        "cut by the scan": listed(meta.get("border_classes", [])),
+        "truncated": listed(meta.get("border_classes", [])),
         **_frame(case.frame),
     }
     if case.truth_crop is not None and case.frame is not None:

@@ -38,7 +38,7 @@ def test_summary_names_what_is_missing_and_the_command_for_just_that(tmp_path):
 
 def test_excluded_hearts_are_not_missing(tmp_path):
     (tmp_path / "0.npz").touch()
-    (tmp_path / "task-0.log").write_text("prepare: 50%\rexcluded: 1.nrrd: the scan border cuts PA\n")
+    (tmp_path / "task-0.log").write_text("prepare: 50%\rexcluded: 1.nrrd: truncated by the field of view: PA\n")
     lines, missing = summary_lines(["0.nii", "1.nrrd"], tmp_path, 1, tmp_path, "s", "i")
     assert missing == 0 and lines == ["1 of 2 case files are there, 1 excluded (--exclude_border_cut)"]
 
@@ -52,7 +52,10 @@ def test_summary_of_a_whole_folder_asks_for_nothing(tmp_path):
 def test_the_lines_of_prepare_data_are_understood(tmp_path, capsys):
     """What a task prints about a failed and an excluded file is what the summary finds in its log."""
     paths = [tmp_path / "in" / f"{n}.nii.gz" for n in "ab"]
-    results = {"a": ("failed", [f"{paths[0]}: broken"]), "b": ("excluded", ["b.nii.gz: the scan border cuts LV"])}
+    results = {
+        "a": ("failed", [f"{paths[0]}: broken"]),
+        "b": ("excluded", ["b.nii.gz: truncated by the field of view: LV"]),
+    }
     make_all(lambda path: results[path.name[0]], paths, workers=0)
     (tmp_path / "task-0.log").write_text(capsys.readouterr().err)
     lines, missing = summary_lines([p.name for p in paths], tmp_path, 1, tmp_path, "s", "i")

@@ -215,7 +215,7 @@ def test_islands_are_dropped_on_request_alone(tmp_path, capsys):
 
 
 def cut_maps(folder):
-    """b: whole; a: the scan border cuts classes 2 and 3; c: it cuts class 1, and an island of class 2 lies on it."""
+    """b: whole; a: the field of view truncates classes 2 and 3; c: class 1, and an island of class 2 lies on it."""
     make_maps(folder, ["a.nii.gz", "b.nii.gz", "c.nii.gz"])
     for name, change in (
         ("a", [(slice(8, 12), slice(8, 12), slice(12, 24), 2), (10, 11, slice(19, 24), 3)]),
@@ -241,16 +241,19 @@ def test_hearts_that_the_border_cuts_are_excluded_on_request(tmp_path, capsys, m
         return lines
 
     assert left_out() == {}
-    assert "cut by the scan border: LA, LV" in warnings_of(read_meta(out / "a.npz"))
+    assert "truncated by the field of view: LA, LV" in warnings_of(read_meta(out / "a.npz"))
     whole = contents(out)
     fresh = left_out("--exclude_border_cut", "all", folder=tmp_path / "fresh", workers=2)
-    assert fresh == {"a.nii.gz": "the scan border cuts LA, LV", "c.nii.gz": "the scan border cuts Myocardium, LA"}
+    assert fresh == {
+        "a.nii.gz": "truncated by the field of view: LA, LV",
+        "c.nii.gz": "truncated by the field of view: Myocardium, LA",
+    }
     # made without the option: the case files of cut hearts go, the others are not made again
     when = (out / "b.npz").stat().st_mtime_ns
     lines = left_out("--exclude_border_cut", "3,2")
     assert lines == {
-        "a.nii.gz": "the scan border cuts LA, LV; a.npz of an earlier run is removed",
-        "c.nii.gz": "the scan border cuts LA; c.npz of an earlier run is removed",
+        "a.nii.gz": "truncated by the field of view: LA, LV; a.npz of an earlier run is removed",
+        "c.nii.gz": "truncated by the field of view: LA; c.npz of an earlier run is removed",
     }
     assert set(contents(out)) == {"b.npz"} and (out / "b.npz").stat().st_mtime_ns == when
     # run again: said again, nothing removed, and no surface made
@@ -259,11 +262,11 @@ def test_hearts_that_the_border_cuts_are_excluded_on_request(tmp_path, capsys, m
         assert left_out("--exclude_border_cut", "3,2") == {k: v.split(";")[0] for k, v in lines.items()}
         assert left_out("--exclude_border_cut", folder=tmp_path / "fresh") == fresh  # alone: all classes
     # other classes, and none: what is wanted now is made, byte for byte as ever
-    assert left_out("--exclude_border_cut", "3") == {"a.nii.gz": "the scan border cuts LV"}
+    assert left_out("--exclude_border_cut", "3") == {"a.nii.gz": "truncated by the field of view: LV"}
     assert (out / "b.npz").stat().st_mtime_ns == when and left_out() == {} and contents(out) == whole
     # an island that is dropped is not cut
     assert left_out("--exclude_border_cut", "2", "--drop_islands", "0.01") == {
-        "a.nii.gz": "the scan border cuts LA; a.npz of an earlier run is removed"
+        "a.nii.gz": "truncated by the field of view: LA; a.npz of an earlier run is removed"
     }
 
 

@@ -15,8 +15,8 @@ class BallModel:
     def encode(self, surface_BNF):
         return surface_BNF[:, 0, 0]
 
-    def process_latents(self, code):
-        return code
+    def process_latents(self, latents):
+        return latents
 
     def decode(self, radius_B, queries_BQ3):
         sdf = queries_BQ3.norm(dim=-1) - radius_B[:, None]

@@ -69,7 +69,7 @@ def test_resume_in_mid_epoch_equals_not_stopping(data, whole, tmp_path, capsys):
 
 @pytest.mark.parametrize("at_step, name", [(4, "SIGUSR1"), (6, "SIGTERM")])  # 6: the last step of an epoch
 def test_a_signal_saves_and_the_run_goes_on_exactly(data, tmp_path, monkeypatch, at_step, name):
-    model = ("--model", "learnable_vec8x4_dim32_depth1_kl")  # its code is drawn at random in training
+    model = ("--model", "learnable_vec8x4_dim32_depth1_kl")  # its latents are drawn at random in training
     assert train(data, tmp_path / "whole", *model) == 0
     after_step = TrainingRun._after_step
 
@@ -184,7 +184,7 @@ def test_optional_losses_are_logged_raw_and_weighted_and_kept_over_a_stop(data, 
 
 
 def test_normal_loss_is_that_of_the_gradient_at_the_points(data, tmp_path):
-    """Slow twin: the slope of every point by central differences of the decoded distance in float64."""
+    """Reference: the slope of every point by central differences of the decoded distance in float64."""
     run = make_run(data, tmp_path, *OPTIONAL)
     batch = collate([run.dataset[0, i] for i in (0, 1)])
     assert batch["normal_points"].shape == batch["normal_vectors"].shape == (2, 8, 3)
@@ -260,9 +260,9 @@ def test_the_draw_of_the_code_belongs_to_the_case_and_the_epoch(data, tmp_path):
     assert "code_noise" not in run.evaluator.dataset[0, 0]
     batch = collate([run.dataset[0, i] for i in (0, 1)])
     surface = surface_features(batch["surface_points"], batch["surface_labels"], 3)
-    code = run.model.train()._encode(surface, batch["code_noise"])[0]
+    latents = run.model.train()._encode(surface, batch["code_noise"])[0]
     mean = run.model.eval().encode(surface)
-    scale = (code - mean) / batch["code_noise"]
+    scale = (latents - mean) / batch["code_noise"]
     assert (scale > 0).all()  # mean + deviation x the numbers of the case
 
 
@@ -274,7 +274,7 @@ def test_early_epochs_take_fewer_latents_and_validation_all(data, tmp_path, monk
     monkeypatch.setattr(
         VecSetAutoencoder,
         "process_latents",
-        lambda self, code: seen.append((self.training, code.shape[1])) or expand(self, code),
+        lambda self, latents: seen.append((self.training, latents.shape[1])) or expand(self, latents),
     )
     words = tiny_arguments(
         data,

@@ -1,4 +1,4 @@
-"""Several processes in one step: the optimizer's state shared out, gradients in bfloat16, tasks started as by srun."""
+"""Several processes in one step: the optimizer's state sharded, gradients in bfloat16, tasks started as by srun."""
 
 import itertools
 import json
@@ -89,7 +89,7 @@ def test_a_checkpoint_of_shards_loads_on_any_number_of_ranks_and_back(data, repo
 
 @pytest.mark.slow
 def test_timed_saving_is_agreed_on_so_that_no_rank_waits_for_another(data, repository, tmp_path):
-    """Saving after every step takes all ranks where the shares have to come together."""
+    """Saving after every step takes all ranks where the shards have to come together."""
     _, last = train(repository, data, tmp_path / "run", 2, "--shard", "optimizer", "--save_every_minutes", 0)
     assert last["status"] == "finished" and last["global_step"] == 6
 

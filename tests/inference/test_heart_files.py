@@ -1,4 +1,5 @@
-"""The files of one heart, opened by readers that share no code with their writers; codes and point clouds as input."""
+"""The files of one heart, opened by readers that share no code with their writers; latents and point clouds as
+input."""
 
 import errno
 import json
@@ -146,8 +147,8 @@ def test_latents_are_decoded_again_to_the_same_heart(workdir, capsys):
     make_case(workdir / "data" / "a.npz", **OBLIQUE)
     assert run(workdir, "--latents") == 0
     first = workdir / "out" / "a"
-    code, case = read_latents(first / "latents.npz")
-    assert code.shape == (1, 3) and case.class_names == NAMES and case.frame.shape == make_heart(**OBLIQUE)[1].shape
+    latents, case = read_latents(first / "latents.npz")
+    assert latents.shape == (1, 3) and case.class_names == NAMES and case.frame.shape == make_heart(**OBLIQUE)[1].shape
     again = ["--checkpoint", str(workdir / "checkpoint.pth"), "--device", "cpu", "--mesh_cells", "24"]
     for number, source in enumerate((first / "latents.npz", workdir / "out")):
         out = workdir / f"again{number}"

@@ -52,7 +52,7 @@ def pairs():
 
 def _pairs():
     """(truth, prediction, spacing_mm): every structure of a heart, displaced by one and by three voxels, at two
-    spacings each; balls on thick slices; a mask that the image's border cuts."""
+    spacings each; balls on thick slices; a mask truncated by the field of view."""
     rng = np.random.default_rng(0)
     heart = make_phantom(0, 0, PhantomOptions(size=(64, 64, 64)))[0]
     for voxels, spacing_mm in ((0.7, (2.3, 2.3, 2.3)), (2.0, (0.9, 1.3, 4.0))):
@@ -176,7 +176,7 @@ def test_areas_follow_the_spacing():
         assert area == pytest.approx(mesh_surface_area(vertices, faces), rel=1e-3)
 
 
-def test_equals_a_slow_twin():
+def test_equals_a_slow_reference():
     """Every pair of surface blocks, area by area."""
     rng = np.random.default_rng(3)
     truth, prediction = (ndimage.gaussian_filter(rng.normal(size=(9, 10, 11)), 1.5) > 0.05 for _ in range(2))

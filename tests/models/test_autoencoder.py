@@ -30,17 +30,17 @@ def loss_of(model, data, eikonal=None, weights=WEIGHTS):
 
 
 @pytest.mark.parametrize("name, options", VARIANTS)
-def test_shapes_and_code(name, options):
+def test_shapes_and_latents(name, options):
     model, data = randomised(name, options).eval(), batch()
     surface = surface_features(data["surface_points"], data["surface_labels"], 10)
     assert surface.shape == (2, 40, 13)
     with torch.no_grad():
         outputs = model(surface, data["query_points"])
-        code = model.encode(surface)
-        sdf, logits = model.decode(model.process_latents(code), data["query_points"])
+        latents = model.encode(surface)
+        sdf, logits = model.decode(model.process_latents(latents), data["query_points"])
     parsed = parse_model_name(name)
     extra = 3 if options.get("anchors") and parsed["query_type"] == "point" else 0
-    assert code.shape == (2, 8, parsed["code_dim"] + extra)
+    assert latents.shape == (2, 8, parsed["code_dim"] + extra)
     assert sdf.shape == (2, 30) and logits.shape == (2, 30, 10)
     torch.testing.assert_close(outputs["sdf_BQ"], sdf)
     torch.testing.assert_close(outputs["logits_BQC"], logits)

@@ -99,8 +99,8 @@ def test_every_structure_gets_latents_of_its_own():
     surface = surface_features(points, labels, 2)
 
     def anchors_of_tube(**options):
-        code = build_model("point_vec64x4_dim32_depth1_nb", 2, anchors=True, **options).encode(surface)
-        nearest = torch.cdist(code[0, :, -3:], points[0]).argmin(1)
+        latents = build_model("point_vec64x4_dim32_depth1_nb", 2, anchors=True, **options).encode(surface)
+        nearest = torch.cdist(latents[0, :, -3:], points[0]).argmin(1)
         return int((labels[0, nearest] == 2).sum())
 
     # its half circle is 2.8 long, and 64 points at equal distance on a ball of radius 0.9 lie about 0.4 apart

@@ -131,8 +131,8 @@ def published_distance(state, surface_BN3, queries_BQ3, chosen_BM=None):
     x = attention("cross_attend_blocks.0", x, tokens) + x
     x = feed_forward("cross_attend_blocks.1", x) + x
     if "bottleneck.gamma" in state:
-        code = standard(linear("bottleneck.pre_bottleneck_proj", x), 1e-6)
-        x = linear("bottleneck.post_bottleneck_proj", code * state["bottleneck.gamma"] + state["bottleneck.beta"])
+        latents = standard(linear("bottleneck.pre_bottleneck_proj", x), 1e-6)
+        x = linear("bottleneck.post_bottleneck_proj", latents * state["bottleneck.gamma"] + state["bottleneck.beta"])
     elif "bottleneck.mean_proj.weight" in state:
         x = linear("bottleneck.post_bottleneck_proj", linear("bottleneck.mean_proj", x))
     if "latents.weight" in state:

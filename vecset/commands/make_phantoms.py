@@ -16,11 +16,20 @@ from vecset.phantom.phantom import PhantomOptions
 from vecset.phantom.population import make_population
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default where there is one and the text does not name it."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, []) or "(default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "make_phantoms.py",
         description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the label maps")
     parser.add_argument("--num", type=int, default=80, help="number of hearts")
@@ -29,15 +38,15 @@ def get_parser() -> argparse.ArgumentParser:
         type=int,
         nargs="+",
         default=None,
-        help="voxels along the image axes, one number or three; none: 128, or with --spacing as many as the heart "
-        "needs",
+        help="voxels along the image axes, one number or three (default: 128, or with --spacing as many as "
+        "the heart needs)",
     )
     parser.add_argument(
         "--spacing",
         type=float,
         nargs="+",
         default=None,
-        help="voxel size in mm, one number or three; none: so that the heart fills the image",
+        help="voxel size in mm, one number or three (default: so that the heart fills the image)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the population")
     parser.add_argument(

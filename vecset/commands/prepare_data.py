@@ -1,7 +1,7 @@
 """Label maps -> case files: points on, near and in each heart, with their distances and classes.
 
 Run again, it skips what is done (same label map, same options) and makes the rest. A label map that cannot be used is
-reported in one line and the others go on; the exit code is 1 then. Contents of a case file: docs/data.md.
+reported in one line; the others continue, and the exit code is 1. Contents of a case file: docs/data.md.
 """
 
 import argparse
@@ -18,7 +18,8 @@ def get_parser() -> argparse.ArgumentParser:
     )
 
     def add(flag, default, text, **kwargs):
-        parser.add_argument(flag, default=default, help=f"{text} (default: {default})", **kwargs)
+        text += "" if default is None else f" (default: {default})"
+        parser.add_argument(flag, default=default, help=text, **kwargs)
 
     def old_name(flag, dest, **kwargs):
         parser.add_argument(flag, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kwargs)
@@ -31,7 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--num_near_points", 50000, "points near the surfaces, per heart", type=int)
     add("--file_workers", 1, "processes, each making one heart at a time; 0: make them in this process", type=int)
     add("--start_idx", 0, "index of the first file in the naturally sorted list of all", type=int)
-    add("--end_idx", None, "index after the last file; none: to the end", type=int)
+    add("--end_idx", None, "index after the last file (default: to the end)", type=int)
     add("--seed", 0, "seed of all random draws", type=int)
     parser.add_argument("--overwrite", action="store_true", help="make done files again (default: skip them)")
     add(
@@ -39,14 +40,14 @@ def get_parser() -> argparse.ArgumentParser:
         None,
         "JSON file that maps the image's values to classes, or one of the presets "
         + ", ".join(preset_names())
-        + "; none: values are class ids",
+        + " (default: values are class ids)",
     )
     old_name("--label_map", "label_mapping")
-    add("--annotated", None, "ids of the annotated classes, as 1,2,3; none: all, or those in --label_mapping")
+    add("--annotated", None, "ids of the annotated classes, as 1,2,3 (default: all, or those in --label_mapping)")
     add(
         "--spacing_from",
         None,
-        "which spacing to use where a header contradicts itself; none: refuse such files",
+        "which spacing to use where a header contradicts itself (default: refuse such files)",
         choices=("affine", "pixdim"),
     )
     add(

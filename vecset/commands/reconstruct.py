@@ -3,9 +3,8 @@
     OUT/CASE/labels.nii.gz       the label map, on the grid and with the header geometry of the source image (or with
                                  --spacing), class names and colours in the header
     OUT/CASE/labels.seg.nrrd     the same for 3D Slicer: a segment with name and colour per class
-    OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward; like the label
-    map
-                                 it ends where the image ends
+    OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward;
+                                 like the label map it ends where the image ends
     OUT/CASE/heart.glb           all meshes in one file, coloured
     OUT/CASE/latents.npz         with --latents: the latents of the heart, which --latents FILE decodes again
     OUT/CASE/result.json         this heart's figures, and what they were made from
@@ -13,8 +12,8 @@
     OUT/overview.png             best, median and worst heart in three planes
     OUT/report.html              all of it in one page: tables, box plots, slices, surfaces in 3D, training curves
 
-A second run skips the hearts that are done (same checkpoint, same input, same options). A heart that fails is told in
-one line and the others go on; the exit code is 1 then.
+A second run skips the hearts that are done (same checkpoint, same input, same options). A heart that fails is
+reported in one line; the others continue, and the exit code is 1.
 
     python reconstruct.py --compare A B --output_dir OUT    two such folders side by side: OUT/compare.html
 """
@@ -41,7 +40,8 @@ def get_parser() -> argparse.ArgumentParser:
     )
 
     def add(flag, default, text, **kwargs):
-        parser.add_argument(flag, default=default, help=f"{text} (default: {default})", **kwargs)
+        text += "" if default is None else f" (default: {default})"
+        parser.add_argument(flag, default=default, help=text, **kwargs)
 
     parser.add_argument(
         "--checkpoint", type=Path, help="checkpoint-best.pth or -last.pth of main_ae.py (required, but for --compare)"
@@ -54,26 +54,26 @@ def get_parser() -> argparse.ArgumentParser:
         ".npz with points_mm and labels) (required, but for --compare and --latents FILE)",
     )
     parser.add_argument("--output_dir", required=True, type=Path, help="folder of the results")
-    add("--data_path", None, "folder that the files in a CSV are relative to; none: the CSV's own", type=Path)
+    add("--data_path", None, "folder that the files in a CSV are relative to (default: the CSV's own)", type=Path)
     add(
         "--train_csv",
         None,
-        "CSV of the training hearts: adds what their mean shape and the nearest of them would score; none: without",
+        "CSV of the training hearts: adds what their mean shape and the nearest of them would score (default: without)",
         type=Path,
     )
-    add("--num_surface_points", None, "surface points that the encoder reads; none: as in training", type=int)
+    add("--num_surface_points", None, "surface points that the encoder reads (default: as in training)", type=int)
     add(
         "--num_latents",
         None,
-        "latents per heart, for models with point queries: more hold more detail, fewer make smaller files; none: as "
-        "the model was trained",
+        "latents per heart, for models with point queries: more hold more detail, fewer make smaller files "
+        "(default: as in training)",
         type=int,
     )
     add(
         "--calibration",
         None,
         "file of python -m vecset.calibrate: decisions about labels, tuned on training hearts (thin vessels gain "
-        "most); none: the sign of the distance and the largest logit",
+        "most) (default: the sign of the distance and the largest logit)",
         type=Path,
     )
     add("--chunk", 8192, "points decoded at once; fewer need less memory", type=int)
@@ -83,15 +83,15 @@ def get_parser() -> argparse.ArgumentParser:
         "grid cells along the edge of the unit cube (2.1 times the heart's radius) for the meshes",
         type=int,
     )
-    add("--mesh_format", "ply", "of the meshes per class", choices=("ply", "stl", "obj"))
+    add("--mesh_format", "ply", "file format of the meshes", choices=("ply", "stl", "obj"))
     parser.add_argument(
         "--lps", action="store_true", help="meshes per class in LPS mm, as 3D Slicer's files are (default: RAS mm)"
     )
     add(
         "--spacing",
         None,
-        "of the label map that is written, mm, cubic voxels over the source's field of view; none: "
-        "the source's own grid (1 mm for point clouds). Figures are always on the source's grid",
+        "voxel size (mm, cubic) of the label map written, over the source's field of view; figures are always on the "
+        "source's grid (default: the source's own grid, 1 mm for point clouds)",
         type=float,
     )
     parser.add_argument(
@@ -99,15 +99,15 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="?",
         const=True,
         metavar="FILE",
-        help="alone: saves the latents of each heart as latents.npz; with such a file, or a folder of them: decodes it "
-        "again, in place of --input (default: neither)",
+        help="without a value: save latents.npz per heart; with FILE or a folder: decode it instead of --input "
+        "(default: neither)",
     )
     parser.add_argument("--no_meshes", action="store_true", help="label maps and figures only (default: meshes too)")
     add(
         "--spacing_from",
         None,
-        "of label maps: which spacing holds where a header contradicts itself; none: such files are refused. Case "
-        "files hold the right one",
+        "which spacing of a label map to use where its header contradicts itself; case files hold the right one "
+        "(default: refuse such files)",
         choices=("affine", "pixdim"),
     )
     add("--seed", 0, "seed of the draw of surface points", type=int)
@@ -124,7 +124,8 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--run_dir",
         None,
-        "folder of the training run, whose curves report.html shows; none: the checkpoint's, where it has a log.txt",
+        "folder of the training run, whose curves report.html shows "
+        "(default: the checkpoint's, where it has a log.txt)",
         type=Path,
     )
     return parser

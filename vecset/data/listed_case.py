@@ -19,8 +19,8 @@ class ListedCase:
     """A case, its file, and what is known of it without reading its points.
 
     `kind`: what the file is, one of the four names above. Where they are read: `class_names` (C,) and `annotated`
-    (C bools); `group` (patient); `missing_classes` and `border_classes`, ids of classes that are absent, or that the
-    scan border cuts; `fingerprint` of the source, equal where two case files hold copies of one label map."""
+    (C bools); `group` (patient); `missing_classes` and `border_classes`, ids of classes that are absent, or
+    truncated by the field of view; `fingerprint` of the source, equal where two case files hold copies of one label map."""
 
     case_id: str
     path: Path

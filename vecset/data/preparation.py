@@ -57,7 +57,8 @@ def case_rng(seed: int, name: str) -> np.random.Generator:
 
 def build_case(label_map: LabelMap, options: Options = Options(), annotated: list[int] | None = None) -> Case:
     """The Case (path None) of a label map. `annotated`: class ids that the annotators looked for (default: those of
-    `label_map`). Raises InputError where other classes are present, or where the image border cuts all surfaces."""
+    `label_map`). Raises InputError where other classes are present, or where the field of view truncates all
+    surfaces."""
     num_classes = len(label_map.class_names)
     annotated = sorted(label_map.annotated if annotated is None else annotated)
     crop = crop_foreground(label_map.labels, label_map.spacing_mm)
@@ -127,7 +128,7 @@ def describe(crop: Crop, num_classes: int, axes_mm: np.ndarray | None = None) ->
 
 
 def border_classes(crop: Crop) -> list[int]:
-    """Sorted ids of the classes with a voxel on the border of the image: the scan border cuts them."""
+    """Sorted ids of the classes with a voxel on the border of the image: truncated by the field of view."""
     border = set()
     for axis in range(3):
         first, last = CROP_PAD, crop.labels.shape[axis] - CROP_PAD - 1  # of the foreground, in the crop
@@ -191,7 +192,9 @@ def warnings_of(meta: dict) -> list[str]:
     if absent:
         lines.append("annotated but absent: " + ", ".join(meta["class_names"][c - 1] for c in absent))
     if meta["border_classes"]:
-        lines.append("cut by the scan border: " + ", ".join(meta["class_names"][c - 1] for c in meta["border_classes"]))
+        lines.append(
+            "truncated by the field of view: " + ", ".join(meta["class_names"][c - 1] for c in meta["border_classes"])
+        )
     return lines
 
 

@@ -110,7 +110,7 @@ class CaseMaker:
     @staticmethod
     def _exclude(path, target, cut, class_names):
         """The result of an excluded heart. A case file of an earlier run would be trained on, so it is removed."""
-        line = f"{path.name}: the scan border cuts " + ", ".join(class_names[c - 1] for c in cut)
+        line = f"{path.name}: truncated by the field of view: " + ", ".join(class_names[c - 1] for c in cut)
         if target.exists():
             target.unlink(missing_ok=True)
             line += f"; {target.name} of an earlier run is removed"

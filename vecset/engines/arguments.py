@@ -30,9 +30,9 @@ WARMUP_EPOCHS, WARMUP_SHARE = 20, 0.05  # of Phase 1's 400 epochs these are the 
 
 DESCRIPTION = """Trains the multi-label shape autoencoder on case files.
 
-Start it with python, or with torchrun or srun for several GPUs or processes. Given the same --output_dir again, it goes
-on where the run stood; a finished run says so. Exit codes: 0 done, 2 bad input, 3 a loss or gradient was not finite,
-75 asked to stop by SIGTERM or SIGUSR1 (saved; start it again to go on). Under torchrun the launcher's exit code is 1
+Start it with python, or with torchrun or srun for several GPUs or processes. Given the same --output_dir again, it
+resumes; a finished run is reported. Exit codes: 0 done, 2 bad input, 3 a loss or gradient was not finite,
+75 asked to stop by SIGTERM or SIGUSR1 (saved; start it again to resume). Under torchrun the launcher's exit code is 1
 for all of the last three: OUTPUT_DIR/status.json says which it was."""
 
 
@@ -123,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--surface_loss_points",
         type=_count(1),
         metavar="S",
-        help="of the surface points, those that are decoded for the surface and class losses (default: all)",
+        help="number of surface points decoded for the surface and class losses (default: all)",
     )
     for group in ("near", "inside", "outside"):
         add(f"--{group}_points", type=_count(0), default=1024, help=f"query points per case from the group '{group}'")
@@ -131,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--eikonal_points",
         type=_count(1),
         default=1024,
-        help="of the query points, those that the Eikonal loss is computed at",
+        help="number of query points at which the Eikonal loss is computed",
     )
     add(
         "--balance",
@@ -191,7 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="",
         metavar="CLASS:FACTOR,...",
         help="with --fps_class_gap: latents lie FACTOR times as close on this class (for thin vessels); auto: by "
-        "the thickness of the classes in the training cases",
+        "the thickness of the classes in the training cases (default: none)",
     )
     add("--latent_density", dest="fps_density", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add(
@@ -227,7 +227,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--normal_points",
         type=_count(1),
         default=512,
-        help="of the surface points, those that the normal loss is computed at",
+        help="number of surface points at which the normal loss is computed",
     )
     add(
         "--class_loss",
@@ -282,7 +282,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compute activations again in the backward pass: less memory, more time, the same numbers",
     )
-    add("--seed", type=int, default=0, help="of initial weights and all draws")
+    add("--seed", type=int, default=0, help="seed of initial weights and all draws")
     add("--max_steps", type=_count(1), metavar="N", help="stop, evaluate and save after N optimizer steps in all")
     add("--max_minutes", type=_number(0), metavar="MIN", help="stop, evaluate and save after this many minutes")
 
@@ -310,12 +310,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--output_dir",
         required=True,
         metavar="DIR",
-        help="folder of checkpoints, log.txt and status.json; given again, the run goes on",
+        help="folder of checkpoints, log.txt and status.json; given again, the run resumes",
     )
     add(
         "--resume",
         metavar="FILE",
-        help="checkpoint to go on from (a checkpoint in the output folder comes first)",
+        help="checkpoint to resume from (a checkpoint in the output folder comes first)",
     )
     add(
         "--init_from",
@@ -352,7 +352,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="disabled",
         help="log to Weights & Biases; without a value: online; the key comes from the environment (WANDB_API_KEY)",
     )
-    add("--wandb_project", default="vecsetx-heart", help="its project")
+    add("--wandb_project", default="vecsetx-heart", help="project in Weights & Biases")
     add("--wandb_name", help="the run's name there (default: the output folder's)")
     return parser
 

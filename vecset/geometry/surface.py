@@ -1,8 +1,8 @@
 """Surfaces of a label map: the mesh of the union of all structures, and the inner walls where two structures touch.
 
 Every mesh is marching cubes of a mask (Lorensen and Cline 1987), then smoothed (vecset/geometry/surface_smoothing.py).
-It is watertight: the crop is padded, so that a flat cap closes structures that the scan border cuts. The triangles of
-the 256 cells are those of scikit-image's "lorensen", computed once, cell by cell. The loop over the labels is our own:
+It is watertight: the crop is padded, so that a flat cap closes structures truncated by the field of view. The triangles
+of the 256 cells are those of scikit-image's "lorensen", computed once, cell by cell. The loop over the labels is our own:
 all vertices of a mask lie in the middles of grid edges, and scikit-image takes five times as long.
 
 Coordinates are `local_mm`: (voxel - origin of the crop) * spacing, along the image axes. Distances are the same as in
@@ -51,7 +51,7 @@ class Crop:
 @dataclass
 class UnionMesh:
     """vertices_local_mm (V, 3) f32; faces (F, 3) i32 wound outward; face_class (F,) u8 the class behind each face;
-    face_cap (F,) bool: in or at the rim of a flat cap, where the scan border cuts a structure."""
+    face_cap (F,) bool: in or at the rim of a flat cap, where the field of view truncates a structure."""
 
     vertices_local_mm: np.ndarray
     faces: np.ndarray

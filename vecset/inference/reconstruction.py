@@ -49,7 +49,7 @@ class Reconstruction:
     overwrite: bool = False
 
     def run(self, hearts: Sequence[ListedCase]) -> Outcome:
-        """Makes or finds the result of each heart. One that fails is told in a line and the others go on."""
+        """Makes or finds the result of each heart. One that fails is reported in one line; the others continue."""
         if self.baselines and (self.overwrite or not all(map(self._has_baselines, map(self._read_result, hearts)))):
             self.baselines.read()
         results, failed, skipped = {}, [], 0

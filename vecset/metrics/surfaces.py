@@ -3,8 +3,8 @@
 The surface of a mask is taken element by element, as Nikolov et al. 2018 (arXiv 1809.04430) do: each 2 x 2 x 2 block of
 voxels that is neither empty nor full holds one element, at the block's middle, as large as marching cubes (Lorensen and
 Cline 1987) makes the surface there. So what is averaged is area, on thick slices as on cubes, and no direction in which
-voxels happen to be short counts more. Beyond the image everything is background: a structure that the scan border cuts
-has a surface there.
+voxels happen to be short counts more. Beyond the image everything is background: a structure truncated by the field of
+view has a surface there.
 
     HD95    the distance that 95 % of the area of one surface keeps to the other; the larger of the two directions
     ASSD    the mean distance over the area of both surfaces

@@ -38,7 +38,7 @@ def parse_model_name(name: str) -> dict:
     if match:
         query_type, M, L, D, depth, bottleneck = match.groups()
         if bool(L) != bool(bottleneck):
-            found += " (a code size xL and a bottleneck come together or not at all)"
+            found += " (a latent size xL goes with a bottleneck, and only with one)"
         elif min(int(M), int(D), int(L or 1)) < 1:
             found += " (a size of 0)"
         elif int(D) > HEAD_DIM and int(D) % HEAD_DIM:
@@ -92,7 +92,7 @@ class VecSetAutoencoder(nn.Module):
     point sampling, do). Options beyond the public architecture:
 
     anchors         every latent has a place in space: learned for 'learnable', the chosen point for 'point' (then 3
-                    more numbers per latent belong to the code). Its embedding is added to the latent, and
+                    more numbers are stored per latent). Its embedding is added to the latent, and
                     -exp(g_h) |x - anchor|^2 to the logits of both cross-attentions, one g per head, so that attention
                     is local from the first step.
     rotary          with anchors: all attention depends on relative places only (attention.py, `Attention`), and there
@@ -192,8 +192,8 @@ class VecSetAutoencoder(nn.Module):
 
     def use_latents(self, num_latents: int) -> None:
         """From now on another number of latents than the name says: no weight of a model with point queries depends on
-        it. More latents describe a heart in more detail, fewer make a shorter code. Raises InputError for a model with
-        learned queries."""
+        it. More latents describe a heart in more detail, fewer mean fewer numbers to store. Raises InputError for a
+        model with learned queries."""
         if self.query_type != "point":
             raise InputError.because(
                 "--num_latents",
@@ -224,10 +224,10 @@ class VecSetAutoencoder(nn.Module):
         x, anchors_BM3 = self._queries_of_surface(surface_BNF, num_latents)
         places = Places(anchors_BM3, surface_BNF[..., :3], self.encoder_gain.exp()) if self.anchored else None
         x = self._run(self._read, self.cross_attend_blocks, self.point_embed, x, surface_BNF, places, self.fold)
-        code, kl_B = self.bottleneck.pre(x, None if noise_BML is None else noise_BML[:, : x.shape[1]])
+        latents_BML, kl_B = self.bottleneck.pre(x, None if noise_BML is None else noise_BML[:, : x.shape[1]])
         if self.anchored and self.query_type == "point":
-            code = torch.cat([code, anchors_BM3.to(code.dtype)], dim=-1)
-        return code, kl_B
+            latents_BML = torch.cat([latents_BML, anchors_BM3.to(latents_BML.dtype)], dim=-1)
+        return latents_BML, kl_B
 
     def _queries_of_surface(self, surface_BNF, num_latents=None):
         """The tokens that read the surface (B, M, D), and with anchors their places (B, M, 3), else None."""
@@ -337,8 +337,8 @@ class VecSetAutoencoder(nn.Module):
         """Encodes and decodes, in one call so that DDP sees all of it: a dict with sdf_BQ, logits_BQC, and kl_B /
         gradient_BE3 where there is a KL bottleneck / Eikonal points are given. noise_BML: the KL bottleneck's unit
         normal draw, of which the first `num_latents` rows are used. num_latents: as in `encode`."""
-        code, kl_B = self._encode(surface_BNF, noise_BML, num_latents)
-        context = self.process_latents(code)
+        latents_BML, kl_B = self._encode(surface_BNF, noise_BML, num_latents)
+        context = self.process_latents(latents_BML)
         sdf_BQ, logits_BQC = self._run(self.decode, context, queries_BQ3)
         outputs = {"sdf_BQ": sdf_BQ, "logits_BQC": logits_BQC}
         if kl_B is not None:

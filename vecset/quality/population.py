@@ -59,9 +59,9 @@ def _copies(reports):
                 if report.facts.get(key):
                     files.setdefault((key, report.facts[key]), set()).add(report.file)
         for report in reports:
-            twins = sorted(set().union(*(files.get((k, report.facts.get(k)), set()) for k in keys)) - {report.file})
+            copies = sorted(set().union(*(files.get((k, report.facts.get(k)), set()) for k in keys)) - {report.file})
             if report.facts:
-                report.add(check, len(twins), note=", ".join(twins[:5]))
+                report.add(check, len(copies), note=", ".join(copies[:5]))
 
 
 def _outliers(reports):

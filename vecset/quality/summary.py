@@ -113,8 +113,8 @@ CLASS_COLUMNS = (
 
 
 def class_rows(reports: list[FileReport]) -> list[tuple]:
-    """Per class, as CLASS_COLUMNS: the numbers of files where it is present, missing, cut by the scan border; its
-    median volume; its least share of the points of each kind in any file; smallest and largest share of its outer near
+    """Per class, as CLASS_COLUMNS: the numbers of files where it is present, missing, truncated by the field of view;
+    its median volume; its least share of the points of each kind in any file; smallest and largest share of its outer near
     points that lie outside."""
     whole = [r for r in reports if "volumes_ml" in r.facts]
     rows = []
@@ -140,12 +140,13 @@ def class_rows(reports: list[FileReport]) -> list[tuple]:
 
 
 def named_classes(reports: list[FileReport]) -> list[str]:
-    """Lines 'file: missing: classes', 'file: cut by the scan border: classes' and 'file: not annotated: classes'."""
+    """Lines 'file: missing: classes', 'file: truncated by the field of view: classes' and 'file: not annotated:
+    classes'."""
     return [
         f"{r.file}: {words}: {', '.join(class_name(r, c) for c in r.facts[kind])}"
         for kind, words in (
             ("missing", "missing"),
-            ("border", "cut by the scan border"),
+            ("border", "truncated by the field of view"),
             ("not_annotated", "not annotated"),
         )
         for r in reports

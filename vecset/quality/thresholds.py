@@ -42,7 +42,7 @@ CHECKS = {
     "class_inside": Check(0.002, 1, "share", "inside volume points of a class that the truth contains"),
     "class_stranger": Check(0, 0, "points", "points of a class that the truth does not contain"),
     "meta_classes": Check(0, 0, "classes", "classes that are present in only one of meta and truth"),
-    "meta_border": Check(0, 0, "classes", "classes that only one of meta and truth says the scan border cuts"),
+    "meta_border": Check(0, 0, "classes", "classes that only one of meta and truth calls truncated"),
     # against the truth in the file (case_checks.py)
     "frame_radius": Check(0.9, 1.0, "unit", f"farthest point of the truth from the centre (made as {UNIT_RADIUS})"),
     "frame_centre": Check(0, 1, "voxels", "distance of the centre from the middle of the truth's bounding box"),

@@ -20,7 +20,7 @@ class TruthReference:
     """`frame`, `crop` (X, Y, Z) u8 and `origin` (3,) as in the case file (label_crop, label_origin).
 
     Lengths are mm along the image axes ("grid mm": voxel * spacing), that is patient space rotated or reflected.
-    Distances are negative inside. Structures that the image border cuts are closed there, as in the preparation.
+    Distances are negative inside. Structures truncated by the field of view are closed there, as in the preparation.
     """
 
     def __init__(self, frame: Frame, crop: np.ndarray, origin: np.ndarray):

@@ -77,7 +77,7 @@ def report(rows: list[dict], hearts: dict[str, dict], settings: dict) -> dict:
             "ok": "in truth and prediction",
             "missed": "in the truth only: Dice 0, IoU 0, counted",
             "invented": "in the prediction only: Dice 0, IoU 0, counted",
-            "distances": "undefined where missed or invented; count in the means as the diagonal of the box "
+            "distances": "undefined where missed or spurious; count in the means as the diagonal of the box "
             "round the heart (missing_distance_mm)",
             "volume": "relative error -1 where missed; where invented undefined, counts as 1 in the means",
             "intervals": "95 %, bootstrap over hearts",
