@@ -301,7 +301,7 @@ def test_help_and_works_from_any_folder(repository, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert told.returncode == 2 and told.stderr.count("\n") == 1 and "error: no: expected" in told.stderr
+    assert told.returncode == 2 and told.stderr.count("\n") == 1 and "error: no: no such folder" in told.stderr
     assert not list(tmp_path.iterdir())
     code = "import prepare_data, vecset.data.preparation, sys; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=repository).returncode == 0

@@ -135,7 +135,7 @@ def test_density_is_farthest_point_sampling_of_each_class_stretched():
 def test_options_that_contradict_each_other_are_refused():
     with pytest.raises(InputError, match="only latents with places"):
         build_model(POINT, 10, rotary=True)
-    with pytest.raises(InputError, match="even width"):
+    with pytest.raises(InputError, match="dim must be even"):
         build_model("point_vec8x4_dim33_depth1_nb", 10, anchors=True, rotary=True)
     with pytest.raises(InputError, match="point queries"):
         build_model("learnable_vec8x4_dim128_depth1_nb", 10, anchors=True, fps_class_gap=1.0)

@@ -20,7 +20,8 @@ class ListedCase:
 
     `kind`: what the file is, one of the four names above. Where they are read: `class_names` (C,) and `annotated`
     (C bools); `group` (patient); `missing_classes` and `border_classes`, ids of classes that are absent, or
-    truncated by the field of view; `fingerprint` of the source, equal where two case files hold copies of one label map."""
+    truncated by the field of view; `fingerprint` of the source, equal where two case files hold copies
+    of one label map."""
 
     case_id: str
     path: Path

@@ -2,8 +2,8 @@
 
 Every mesh is marching cubes of a mask (Lorensen and Cline 1987), then smoothed (vecset/geometry/surface_smoothing.py).
 It is watertight: the crop is padded, so that a flat cap closes structures truncated by the field of view. The triangles
-of the 256 cells are those of scikit-image's "lorensen", computed once, cell by cell. The loop over the labels is our own:
-all vertices of a mask lie in the middles of grid edges, and scikit-image takes five times as long.
+of the 256 cells are those of scikit-image's "lorensen", computed once, cell by cell. The loop over the labels is our
+own: all vertices of a mask lie in the middles of grid edges, and scikit-image takes five times as long.
 
 Coordinates are `local_mm`: (voxel - origin of the crop) * spacing, along the image axes. Distances are the same as in
 patient mm, because affines with shear are refused.

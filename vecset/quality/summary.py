@@ -114,8 +114,8 @@ CLASS_COLUMNS = (
 
 def class_rows(reports: list[FileReport]) -> list[tuple]:
     """Per class, as CLASS_COLUMNS: the numbers of files where it is present, missing, truncated by the field of view;
-    its median volume; its least share of the points of each kind in any file; smallest and largest share of its outer near
-    points that lie outside."""
+    its median volume; its least share of the points of each kind in any file; smallest and largest share of its outer
+    near points that lie outside."""
     whole = [r for r in reports if "volumes_ml" in r.facts]
     rows = []
     for c, name in enumerate(max((r.class_names for r in whole), key=len, default=()), 1):
