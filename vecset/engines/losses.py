@@ -15,6 +15,8 @@ balanced   class-balanced binary cross-entropy: per class, points inside and out
 truncated  L1 of the distance at near and volume points, compared within a band of +-truncation (unit)
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 
@@ -54,7 +56,7 @@ def decoded_points(batch: dict) -> tuple[torch.Tensor, ...]:
     )
 
 
-def in_groups(group_BT: torch.Tensor, names) -> torch.Tensor:
+def in_groups(group_BT: torch.Tensor, names: Iterable[str]) -> torch.Tensor:
     """Whether a point is in one of the groups `names`. Compares with numbers: `isin` with a list would copy the list
     to the device and make the host wait for it."""
     chosen_BT = torch.zeros_like(group_BT, dtype=torch.bool)

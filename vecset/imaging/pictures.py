@@ -8,7 +8,11 @@ in patient orientation (radiological convention: the patient's right, or front, 
     axes.scatter(*in_plane_mm(points_voxel, "axial", spacing_mm).T)             # points in voxels of labels_ras
 """
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -66,7 +70,15 @@ def in_plane_mm(points_voxel: np.ndarray, plane: str, spacing_mm: np.ndarray) ->
     return np.asarray(points_voxel, np.float64)[:, axes] * np.asarray(spacing_mm)[axes]
 
 
-def draw_slices(axes, labels_ras, plane, index, colours, spacing_mm, box=None):
+def draw_slices(
+    axes: Axes,
+    labels_ras: np.ndarray,
+    plane: str,
+    index: int,
+    colours: Iterable[str],
+    spacing_mm: np.ndarray,
+    box: np.ndarray | None = None,
+) -> None:
     """Draws slice `index` of `labels_ras` (X, Y, Z; 0 is background) on one matplotlib Axes.
 
     `colours`: C strings '#RRGGBB' for classes 1..C; `spacing_mm` (3,); `box` (3, 2): show voxels box[:, 0] to box[:, 1]
@@ -75,27 +87,35 @@ def draw_slices(axes, labels_ras, plane, index, colours, spacing_mm, box=None):
     _draw_image(axes, image, plane, spacing_mm, labels_ras.shape, box)
 
 
-def draw_difference(axes, truth_ras, prediction_ras, plane, index, spacing_mm, box=None):
+def draw_difference(
+    axes: Axes,
+    truth_ras: np.ndarray,
+    prediction_ras: np.ndarray,
+    plane: str,
+    index: int,
+    spacing_mm: np.ndarray,
+    box: np.ndarray | None = None,
+) -> None:
     """Draws where two label maps of one grid differ at slice `index`; colours as in `DIFFERENCE`."""
     kinds = difference_kinds(*(plane_image(v, plane, index) for v in (truth_ras, prediction_ras)))
     _draw_image(axes, colour_table(DIFFERENCE.values())[kinds], plane, spacing_mm, truth_ras.shape, box)
 
 
-def legend_patches(names, colours):
+def legend_patches(names: Iterable[str], colours: Iterable[str]) -> list[Patch]:
     """Handles for `legend(handles=...)`: one patch per class name, in its colour."""
     return [
         Patch(facecolor=colour, edgecolor="#404040", linewidth=0.4, label=name) for name, colour in zip(names, colours)
     ]
 
 
-def save_figure(figure, path, dpi=110):
+def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> None:
     """Writes `figure` as PNG, atomically. No pyplot: works without a display and in worker processes."""
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png", metadata={"Software": None})
 
 
-def write_overview(path, hearts, class_names, colours):
+def write_overview(path: str | Path, hearts: list[dict], class_names: list[str], colours: list[str]) -> None:
     """Best, median and worst heart (or whatever `hearts` holds): truth, reconstruction and difference in three planes.
 
     `hearts`: dicts with `title`, `truth` and `prediction` (X, Y, Z) on one grid, and `affine` (4, 4). Writes a PNG."""

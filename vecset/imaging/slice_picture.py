@@ -3,6 +3,8 @@
 One convention for every picture (quality check, overview, reports, training log): the patient's right, or front, is on
 the left, and up is up. `vecset/imaging/pictures.py` draws with it on axes in mm."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from vecset.imaging.classes import BACKGROUND_COLOUR, class_colours, rgb
@@ -18,7 +20,7 @@ DIFFERENCE = {
 GOOD, BAD = "#0072B2", "#D55E00"  # passed and failed, better and worse; always with words as well
 
 
-def colour_table(colours, background=BACKGROUND_COLOUR):
+def colour_table(colours: Iterable[str], background: str = BACKGROUND_COLOUR) -> np.ndarray:
     """(1 + len(colours), 3) u8: row 0 is the background, row c the c-th of `colours` ('#RRGGBB')."""
     return np.array([rgb(background), *(rgb(c) for c in colours)], np.uint8)
 
