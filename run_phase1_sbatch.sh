@@ -228,7 +228,7 @@ if [ "$after" = "$before" ] && { [ "$crashed" = 1 ] || [ "$in_vain" -ge 1 ] || [
   exit 1
 fi
 if [ "$crashed" = 1 ] && [ -z "${SLURM_JOB_ID:-}" ]; then exit $((code > 0 ? code : 1)); fi
-[ -n "${SLURM_JOB_ID:-}" ] || { echo "saved; run the same command again to go on"; exit 75; }
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "saved; run the same command again to resume"; exit 75; }
 # TERM without USR1 before it, and the job is ending: cancelled by its owner, or Slurm requeues it by itself
 if [ "$warned" = 0 ] && [ "$(job_state)" != RUNNING ]; then
   echo "saved; the job was cancelled, or Slurm requeues it: it is not requeued from here"

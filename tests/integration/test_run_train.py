@@ -230,12 +230,12 @@ def test_stopped_in_training_it_goes_on_where_it_was(copy):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
-    assert "run the same command again to go on" in output
+    assert "run the same command again to continue" in output
     state = json.loads((copy / "train" / "checkpoint-last.json").read_text())
     assert state["status"] == "stopped" and state["epoch"] < 60
     answer = subprocess.run(words, capture_output=True, text=True, check=False, env=environment())
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert "training, recipe tiny (goes on)" in answer.stdout and "going on from" in answer.stdout
+    assert "training, recipe tiny (continues)" in answer.stdout and "going on from" in answer.stdout
     assert not (copy / "train.old-2").exists(), "it is still the same run"
 
 
@@ -258,7 +258,7 @@ def test_sigterm_in_any_stage_says_that_it_was_stopped_and_how_to_go_on(finished
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert errors.splitlines()[-1] == "stopped; run the same command again to go on" and "exit code" not in errors
+    assert errors.splitlines()[-1] == "stopped; run the same command again to continue" and "exit code" not in errors
     assert json.loads(stamp.read_text())["state"] == "running"
     assert "done in" in job("--output_dir", copy).stdout
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 _IMPORTED_AS = {"skimage": "scikit-image", "vtkmodules": "vtk"}  # name of a module: name of its package
 EXIT_BAD_INPUT = 2
-EXIT_STOPPED = 75  # asked to stop, saved; the same command goes on (EX_TEMPFAIL of sysexits.h)
+EXIT_STOPPED = 75  # asked to stop, saved; the same command continues (EX_TEMPFAIL of sysexits.h)
 
 
 class InputError(Exception):
@@ -95,5 +95,5 @@ def run_command(main: Callable, argv: list[str] | None = None, resumes: bool = T
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print(f"stopped; run the same command again to {'go on' if resumes else 'start anew'}", file=sys.stderr)
+        print(f"stopped; run the same command again to {'continue' if resumes else 'start anew'}", file=sys.stderr)
         return 130
