@@ -281,7 +281,7 @@ def test_baselines_stand_beside_the_model(workdir, capsys):
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        (["--input", "nowhere"], "nothing there"),
+        (["--input", "nowhere"], "no such file or folder"),
         (["--input", "checkpoint.pth"], "a name ending in .npz"),
         (["--input", "empty"], "neither"),
         (["--input", "missing.csv"], "no file"),
