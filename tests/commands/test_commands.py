@@ -131,6 +131,12 @@ def test_every_flag_is_still_taken_under_its_old_name(command, flag):
     assert renamed == found
 
 
+def test_abbreviations_that_fit_an_old_and_a_new_name_are_taken():
+    words = [*REQUIRED["prepare_data"], "--label", "values.json", "--drop", "0.2"]
+    found = parser_of("prepare_data").parse_args(words)
+    assert (found.label_mapping, found.drop_islands) == ("values.json", 0.2)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_the_new_names_only(command):
     shown = parser_of(command).format_help()
