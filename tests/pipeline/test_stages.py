@@ -120,7 +120,7 @@ def test_a_changed_limit_goes_on_from_the_present_result(bench):
     bench.limits = {"max_steps": 8}
     assert bench.run() == "done" and bench.runs == 2
     assert len(bench.put_away_calls) == 1
-    assert any("limits changed (max_steps); it goes on" in line for line in bench.lines)
+    assert any("limits changed (max_steps); it continues" in line for line in bench.lines)
     assert bench.run() == "done before"
 
 
@@ -137,8 +137,24 @@ def test_an_interrupted_redo_goes_on_with_the_same_command(bench):
     with pytest.raises(InputError):
         bench.run("sys.exit(3)", redo=True)
     assert bench.run(redo=True) == "done"
-    assert len(bench.put_away_calls) == 2 and any("(goes on)" in line for line in bench.lines)
+    assert len(bench.put_away_calls) == 2 and any("(continues)" in line for line in bench.lines)
     assert bench.run(redo=True) == "done" and len(bench.put_away_calls) == 3, "that redo was finished"
+
+
+def test_a_first_run_with_redo_that_was_stopped_continues(bench):
+    with pytest.raises(InputError):
+        bench.run("sys.exit(3)", redo=True)
+    assert bench.run(redo=True) == "done" and len(bench.put_away_calls) == 1
+
+
+def test_an_option_that_was_renamed_is_no_change_but_another_value_is(bench):
+    bench.options = {"class_gap": 3}
+    bench.run()
+    bench.options = {"fps_class_gap": 3}
+    assert bench.run(defaults=lambda: {"fps_class_gap": 0}) == "done before"
+    bench.options = {"fps_class_gap": 4}
+    assert bench.run(defaults=lambda: {"fps_class_gap": 0}) == "done"
+    assert any("options changed (fps_class_gap)" in line for line in bench.lines)
 
 
 def test_a_stage_that_was_killed_goes_on(bench):
@@ -172,7 +188,7 @@ def test_failure_is_one_clear_error_and_the_next_run_goes_on(bench):
     (bench.folder / "repaired").touch()
     assert bench.run('sys.exit(3) if not (here / "repaired").exists() else None') == "done"
     assert len(bench.put_away_calls) == 1, "what the stopped run had made is kept"
-    assert any("(goes on)" in line for line in bench.lines)
+    assert any("(continues)" in line for line in bench.lines)
 
 
 def test_a_stage_without_output_is_no_success(bench):

@@ -1,4 +1,4 @@
-"""Stamps without a method version, as version 0.1.0 wrote them, in the present form: their results count as done.
+"""Stamps without a method version, in the present form: their results count as done.
 
 They hold the words of the command line and `str(recipe)` in place of named options, options by earlier names, and the
 hash of every source file in place of a method version.
@@ -9,7 +9,7 @@ import contextlib
 import io
 
 from vecset.common.errors import InputError
-from vecset.pipeline.options import flags, prepare_options, training_limits, training_options
+from vecset.pipeline.options import RENAMED, flags, prepare_options, training_limits, training_options
 from vecset.pipeline.recipes import RECIPES, Recipe, training_flags
 
 # The methods that made what these stamps stand for
@@ -22,9 +22,8 @@ METHODS = {
     "calibrate": 1,
     "reconstruct": 5,
 }
-RENAMED = {"class_gap": "fps_class_gap", "latent_density": "fps_density"}
-# Options of recipes until 2026-11-27, where they ask for less now: more hearts, pictures of more hearts. What was made
-# then is enough.
+# Options that recipes had when these stamps were written, where the recipes ask for less now: they made more hearts, or
+# pictures of more hearts, and those results are enough.
 EARLIER = {
     "tiny": {
         "phantoms": {"num": 6, "size": 112},

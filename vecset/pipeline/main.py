@@ -31,7 +31,7 @@ from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.pipeline.job import METHODS, Pipeline, available_cores  # noqa: E402
 from vecset.pipeline.options import prepare_options, training_options  # noqa: E402
 from vecset.pipeline.recipes import RECIPES  # noqa: E402
-from vecset.pipeline.stages import Stamps, run_stage  # noqa: E402
+from vecset.pipeline.stages import RedoRequest, Stamps, run_stage  # noqa: E402
 
 OWN_TRAINING_OPTIONS = ("--data_path", "--csv_dir", "--output_dir", "--resume", "--eval")
 OWN_PREPARE_OPTIONS = ("--input_dir", "--output_dir")
@@ -83,7 +83,10 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="JSON file that maps your label values to 1..C, or a preset, as for prepare_data.py (default: none)",
     )
-    parser.add_argument("--label_map", dest="label_mapping", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    # the shorter name: abbreviations would fit both others
+    parser.add_argument(
+        "--label_map", "--label", dest="label_mapping", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
     parser.add_argument(
         "--prepare_options",
         metavar="WORDS",
@@ -102,7 +105,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="train on all hearts and validate on the same ones (always so with a single heart)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of synthetic hearts, points, split and training (default: 0)"
+        "--seed", type=int, default=0, help="seed of synthetic hearts, points, split and training (default: 0)"
     )
     parser.add_argument(
         "--recipe",
@@ -129,7 +132,7 @@ def get_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="STAGE",
-        help="run a stage again although nothing changed, and then the stages that use its results: "
+        help="run a stage again although nothing changed; stages whose inputs change as a result follow. Stages: "
         f"{', '.join(METHODS)}; several with commas, or give the option several times (default: none)",
     )
     return parser
@@ -215,10 +218,12 @@ def run(pipeline, redo=frozenset()):
             "--redo",
             f"this job has no stage {min(lacking)} (with --input_dir no phantoms, with --overfit no calibrate)",
         )
-    done = []
+    request, done = RedoRequest(stamps, redo), []
     while len(done) < len(stages := pipeline.stages()):  # anew: the results of one stage decide about later ones
         stage = stages[len(done)]
-        done.append(run_stage(stage, stamps, say, f"[{len(done) + 1}/{len(stages)}]", redo=stage.name in redo))
+        done.append(run_stage(stage, stamps, say, f"[{len(done) + 1}/{len(stages)}]", redo=stage.name in request.left))
+        request.done(stage.name)
+    request.end()
     if stamps.other_code:
         say(
             f"note: the code has changed since these stages ran: {', '.join(stamps.other_code)}; "

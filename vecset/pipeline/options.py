@@ -30,6 +30,13 @@ NOT_IN_TRAINING_RESULT = {
     "wandb_name",
 }
 TRAINING_LIMITS = {"max_steps", "max_minutes"}  # how long to train: with a larger one, a run continues
+# {earlier name: present name} of options. Without its entry here, a renamed option makes finished stages run again.
+RENAMED = {
+    "class_gap": "fps_class_gap",
+    "latent_density": "fps_density",
+    "label_map": "label_mapping",
+    "drop_crumbs": "drop_islands",
+}
 NOT_IN_CASE_FILES = {"input_dir", "output_dir", "file_workers", "overwrite"}
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 import vecset
 from vecset.common.atomic import write_text
 from vecset.common.errors import EXIT_STOPPED, InputError
+from vecset.pipeline.options import RENAMED
 
 PACKAGE = Path(vecset.__file__).resolve().parent
 CHILD_LEAVES_WITHIN_S = 120  # a stopped training run saves a checkpoint before it exits
@@ -78,8 +79,8 @@ class Stage:
     defaults() -> {name: value} of options that a stamp may lack; limits() -> {name: value} of options that only say how
     long to continue; outputs() -> files that must exist when it is done; command(resumed) -> list of words;
     work() runs instead of a command; put_away(old_stamp, wanted, whole) removes the results of earlier options or
-    inputs: all of them (`whole`), or those of the inputs that changed; accept(exit_code) -> whether the pipeline may go
-    on; translate(stamp) -> a stamp without a method version in the present form.
+    inputs: all of them (`whole`), or those of the inputs that changed; accept(exit_code) -> whether the pipeline may
+    continue; translate(stamp) -> a stamp without a method version in the present form.
     """
 
     name: str
@@ -120,6 +121,33 @@ class Stamps:
         write_text(self.folder / f"{name}.json", json.dumps(stamp, indent=1) + "\n")
 
 
+class RedoRequest:
+    """The stages that --redo still has to run again, kept in stages/redo.json until the job ends. So the same command,
+    run again after a stop, continues and does not repeat the stages that it has already redone."""
+
+    def __init__(self, stamps: Stamps, asked: Iterable[str]):
+        """asked: names of the stages that --redo names; without any, an earlier request stays until the job ends."""
+        self.stamps, self.asked = stamps, sorted(asked)
+        stored = stamps.read("redo")
+        same = stored.get("asked") == self.asked and isinstance(stored.get("left"), list)
+        self.left = stored["left"] if same else self.asked
+        if self.asked:
+            self._write()
+
+    def done(self, name: str):
+        """Takes a stage that has run off the request."""
+        if name in self.left:
+            self.left = [other for other in self.left if other != name]
+            self._write()
+
+    def end(self):
+        """The whole job is done: the next --redo is a new request."""
+        (self.stamps.folder / "redo.json").unlink(missing_ok=True)
+
+    def _write(self):
+        self.stamps.write("redo", {"asked": self.asked, "left": self.left})
+
+
 def run_stage(stage: Stage, stamps: Stamps, say: Callable, label: str, redo: bool = False) -> str:
     """Does what is left of `stage`. Returns "done before" or "done". Raises InputError when it fails.
 
@@ -132,6 +160,7 @@ def run_stage(stage: Stage, stamps: Stamps, say: Callable, label: str, redo: boo
     if old and "method" not in old:
         old = stage.translate(old)
     running = old.get("state") == "running"
+    requested = redo
     redo = redo and bool(old) and not (running and old.get("redo"))
     changes = changed_parts(old, wanted, stage.defaults())
     same = bool(old) and not changes and not redo
@@ -147,21 +176,20 @@ def run_stage(stage: Stage, stamps: Stamps, say: Callable, label: str, redo: boo
             say(f"{label} {stage.title}: {'--redo' if redo else in_words(changes)}; it is done again")
         stage.put_away(old, wanted, redo or {"options", "method"} & changes.keys() != set())
     elif longer and not running:
-        say(f"{label} {stage.title}: limits changed ({', '.join(longer)}); it goes on")
+        say(f"{label} {stage.title}: limits changed ({', '.join(longer)}); it continues")
     before = old.get("seconds", 0.0) if same else 0.0
     stamp = {
         "state": "running",
-        "fingerprint": hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest(),
         **wanted,
         "code": stamps.code,
         "outputs": [],
         "seconds": before,
         "exit_code": 0,
-        **({"redo": True} if redo or (same and old.get("redo")) else {}),
+        **({"redo": True} if requested or (same and old.get("redo")) else {}),
     }
     stamps.write(stage.name, stamp)
     start = time.time()
-    say(f"{label} {stage.title}" + (" (goes on)" if same else ""))
+    say(f"{label} {stage.title}" + (" (continues)" if same else ""))
     exit_code = None
     try:
         if stage.work:
@@ -194,11 +222,13 @@ def _noted(stamp):
 
 def changed_parts(old: dict, wanted: dict, defaults: dict) -> dict:
     """{part: names that differ} between a stamp and what is wanted now; {} where nothing differs. An option that the
-    stamp does not name counts as the default."""
+    stamp does not name counts as the default, and one that was renamed since (`RENAMED`) as the same option."""
     changes = {}
     if old.get("method") != wanted["method"]:
         changes["method"] = [f"{old.get('method')} -> {wanted['method']}"]
     known = {"options": json.loads(json.dumps(defaults, default=str))}
+    options = {RENAMED.get(name, name): value for name, value in old.get("options", {}).items()}
+    old = {**old, "options": options}
     for part in ("options", "inputs"):
         before, now = {**known.get(part, {}), **old.get(part, {})}, {**known.get(part, {}), **wanted[part]}
         names = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
