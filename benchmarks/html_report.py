@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""How long report.html takes to write, and how large it is.
+"""How long report.html takes to write and to draw, and how large it is.
 
 python benchmarks/html_report.py RECONSTRUCTION            a finished folder whose inputs are still there
 python benchmarks/html_report.py --label_map heart.nii.gz  one heart against itself moved by two voxels, three times
+python benchmarks/html_report.py ... --draw 3              and headless Chromium draws it, each time newly started
 """
 
 import argparse
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import numpy as np
 
@@ -41,12 +43,35 @@ def moved_copies(folder, label_map, classes):
     return lambda case: (heart.labels, heart.affine)
 
 
+def draw(path, times):
+    """Prints how long a newly started headless Chromium takes from opening the page until all is drawn, and how long
+    it takes to draw it once more."""
+    from helpers.headless_chromium import MISSING, Browser
+
+    if MISSING:
+        raise SystemExit(f"error: {MISSING}")
+    ready = "!['', 'no', undefined].includes(document.documentElement.dataset.ready)"
+    for number in range(times):
+        seconds = []
+        with Browser() as browser:
+            browser.size(1400, 900)
+            for _ in range(2):
+                start = time.perf_counter()
+                browser.open(path)
+                browser.wait(ready)
+                seconds.append(time.perf_counter() - start)
+        print(f"drawn {number + 1}: {seconds[0]:.1f} s in a new browser, {seconds[1]:.1f} s again")
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, help="output folder of reconstruct.py (default: none)")
     parser.add_argument("--label_map", type=Path, help="a label map instead of a folder (default: none)")
     parser.add_argument("--classes", type=int, default=10, help="classes of --label_map (default: 10)")
     parser.add_argument("--run_dir", type=Path, help="training run whose curves are shown (default: none)")
+    parser.add_argument(
+        "--draw", type=int, default=0, metavar="TIMES", help="open it in headless Chromium (default: 0)"
+    )
     args = parser.parse_args(argv)
     if (args.folder is None) == (args.label_map is None):
         parser.error("give a folder or --label_map")
@@ -64,6 +89,7 @@ def main(argv=None):
                 f"{what}: {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} s of CPU, "
                 f"{path.stat().st_size / 1e6:.2f} MB"
             )
+        draw(path, args.draw)
 
 
 if __name__ == "__main__":
