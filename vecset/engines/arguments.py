@@ -78,7 +78,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError.because(
             "",
             "--init_from and --resume exclude each other",
-            "--resume goes on with a run, --init_from starts a new one with its weights",
+            "--resume continues a run, --init_from starts a new one with its weights",
         )
     if args.warmup_epochs >= args.epochs and args.warmup_epochs:
         raise InputError("--warmup_epochs", f"fewer than --epochs {args.epochs}", f"{args.warmup_epochs:g}", "lower it")
