@@ -82,12 +82,13 @@ def _read_ply(path):
         cloud = trimesh.load(path, process=False)
         data = cloud.metadata["_ply_raw"]["vertex"]["data"]
         names = data.dtype.names if hasattr(data, "dtype") else tuple(data)
+        points = np.stack([np.asarray(data[axis], np.float64).ravel() for axis in "xyz"], 1)
+        label = next((name for name in LABEL_PROPERTIES if name in names), None)
+        labels = None if label is None else np.asarray(data[label], np.float64).ravel()
     except FileNotFoundError:
         raise InputError.because(path, "no such file", "check --input") from None
     except (ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError) as error:
         raise InputError.because(path, f"this PLY cannot be read ({type(error).__name__})", f"give {_NEEDS}") from None
-    label = next((name for name in LABEL_PROPERTIES if name in names), None)
-    if label is None:
+    if labels is None:
         raise InputError.because(path, f"no label among the vertex properties {', '.join(names)}", f"give {_NEEDS}")
-    points = np.stack([np.asarray(data[axis], np.float64).ravel() for axis in "xyz"], 1)
-    return points, np.asarray(data[label], np.float64).ravel()
+    return points, labels
