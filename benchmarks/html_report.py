@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def moved_copies(folder, label_map, classes):
 def draw(path, times):
     """Prints how long a newly started headless Chromium takes from opening the page until all is drawn, and how long
     it takes to draw it once more."""
-    from helpers.headless_chromium import MISSING, Browser
+    from headless_chromium import MISSING, Browser
 
     if MISSING:
         raise SystemExit(f"error: {MISSING}")

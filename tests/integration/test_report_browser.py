@@ -1,16 +1,20 @@
 """report.html and compare.html in a real browser, from disk: Chromium without a window, WebGL in software."""
 
 import io
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.headless_chromium import MISSING, Browser
 from helpers.report_run import make_run, make_training_log
 from PIL import Image
 
 from vecset.imaging.classes import class_colours, rgb
 from vecset.report.compare import write_comparison
 from vecset.report.page import write_html_report
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from headless_chromium import MISSING, Browser
 
 pytestmark = [pytest.mark.skipif(MISSING is not None, reason=MISSING or ""), pytest.mark.slow]
 READY = "!['', 'no', undefined].includes(document.documentElement.dataset.ready)"
