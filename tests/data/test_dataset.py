@@ -164,7 +164,7 @@ def test_validation_draws_are_fixed_and_not_those_of_training(entries):
     items = dataset(entries, training=False, augmentation=Augmentation(30, 0.1))
     assert same(items[0, 1], items[5, 1])
     assert not np.array_equal(items[0, 1]["query_points"], dataset(entries)[0, 1]["query_points"])
-    np.testing.assert_allclose(np.linalg.norm(items[0, 1]["surface_points"], axis=1), RADIUS, atol=1e-6)  # as it was
+    np.testing.assert_allclose(np.linalg.norm(items[0, 1]["surface_points"], axis=1), RADIUS, atol=1e-6)
 
 
 def test_balance_gives_rare_classes_their_share(tmp_path):
