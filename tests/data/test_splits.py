@@ -159,6 +159,38 @@ def test_holdout_file(tmp_path):
         splits.read_holdout(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("test.csv", "case_id;fold\na;0\n".encode("utf-8-sig"), "found semicolons; save it with commas"),
+        ("test.txt", b"case_id\tfold\na\t0\n", "found tabs; save it with commas"),
+        ("test.txt", "a\nb\n".encode("utf-16"), "UTF-16.*save it as UTF-8"),
+        ("test.txt", "ä\n".encode("latin-1"), "byte 0xe4 in line 1"),
+        ("none.txt", None, "no such file"),
+    ],
+)
+def test_a_holdout_list_that_would_be_misread(tmp_path, name, content, told):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=told):
+        splits.read_holdout(tmp_path / name)
+
+
+def test_a_holdout_list_of_any_editor(tmp_path):
+    (tmp_path / "test.txt").write_bytes("# größer\r\na;b\r\n\r\nc\r\n".encode("utf-8-sig"))
+    assert splits.read_holdout(tmp_path / "test.txt") == ["a;b", "c"]
+
+
+def test_a_record_with_a_byte_order_mark_still_says_that_the_sets_are_the_same(tmp_path):
+    from vecset.engines.setup import _overlap_is_meant
+
+    (tmp_path / splits.SIDECAR).write_bytes(json.dumps({"overfit": True}).encode("utf-8-sig"))
+    assert _overlap_is_meant(tmp_path)
+    (tmp_path / splits.SIDECAR).write_text('{"overfit": true,}')
+    with pytest.raises(InputError, match=r"splits.json: not JSON at line 1.*a comma before"):
+        _overlap_is_meant(tmp_path)
+
+
 def test_too_few_groups_is_an_error():
     with pytest.raises(InputError, match="at least 2 groups.*found 1"):
         splits.split_train_val(entries_of(3, group=lambda i: "one"), 0.2, 0)

@@ -182,6 +182,27 @@ def test_presets_map_values_names_and_annotated_classes(tmp_path):
     assert found.labels[1, 1, 1:7].tolist() == [1, 2, 3, 4, 0, 7]
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"1": 1, "1": 2}'.encode("utf-8-sig"), '"1" is given twice'),
+        (b'{"1": 1, "01": 2}', "value 1 is listed twice"),
+        (b'{"1": 1,\r\n}', "a comma before the closing bracket"),
+        ('{"1": "LV"}'.encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_a_mapping_that_would_be_misread(tmp_path, content, told):
+    (tmp_path / "map.json").write_bytes(content)
+    with pytest.raises(InputError, match=told):
+        LabelMapping.load(tmp_path / "map.json", 3)
+
+
+def test_a_mapping_of_a_windows_editor(tmp_path):
+    (tmp_path / "map.json").write_bytes('{\r\n"7": {"class": 1, "name": "Wände"}\r\n}'.encode("utf-8-sig"))
+    found = LabelMapping.load(tmp_path / "map.json", 3)
+    assert found.value_to_class == {7: 1} and found.class_names[0] == "Wände"
+
+
 def test_own_mapping_files(tmp_path):
     def mapping(content, classes=3):
         path = tmp_path / "m.json"

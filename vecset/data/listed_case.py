@@ -3,12 +3,12 @@
 Splits, training, decision tuning and reconstruction all name their hearts by it.
 """
 
-import csv
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from vecset.common.errors import InputError
+from vecset.common.user_files import read_rows
 from vecset.data.case_file import read_meta
 
 CASE_FILE, LABEL_MAP, POINT_CLOUD, LATENTS = "case file", "label map", "point cloud", "latents"
@@ -44,21 +44,7 @@ def read_split(csv_path, data_path, num_classes=None, reason="--classes says") -
     error then names the `reason`), else as the first. Raises InputError for a missing file, a duplicate, another class
     count, no case at all."""
     csv_path, data_path = Path(csv_path), Path(data_path)
-    try:
-        with open(csv_path, newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            header, lines = reader.fieldnames or [], list(reader)
-    except FileNotFoundError:
-        raise InputError(csv_path, "a CSV of cases", "no such file", "make it with create_csv.py") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(csv_path, "a CSV in UTF-8", error, "make it with create_csv.py") from None
-    if "case_id" not in header or "file" not in header:
-        raise InputError(
-            csv_path,
-            "a header with case_id and file",
-            ",".join(header)[:80] or "an empty file",
-            "make it with create_csv.py",
-        )
+    lines = read_rows(csv_path, ("case_id", "file"), "a CSV of cases", "make it with create_csv.py")
     if not lines:
         raise InputError(csv_path, "at least one case", "none", "make it again with create_csv.py")
     for column in ("case_id", "file"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from vecset.common.atomic import write_text
 from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
+from vecset.common.user_files import SAVE_WITH_COMMAS, SEPARATORS, read_json, read_text
 from vecset.data.case_file import read_meta
 from vecset.data.listed_case import ListedCase
 from vecset.imaging.label_map import case_name
@@ -259,10 +260,14 @@ def take_holdout(
 def read_holdout(path: str | Path) -> list[str]:
     """The case ids in a text file, one per line, or in the column `case_id` of a CSV. '#' starts a comment."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "a text file or CSV with a case id per line (--holdout)", "no such file")
-    lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    rows = [row for row in csv.reader(line for line in lines if line) if row]
+    text = read_text(path, "a text file or CSV with a case id per line (--holdout)")
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    for sign, name in SEPARATORS.items():  # a name of a case may hold one of them
+        parts = [part.strip(' "') for part in lines[0].split(sign)] if lines else []
+        if len(parts) > 1 and (sign == "\t" or path.suffix.lower() == ".csv" or "case_id" in parts):
+            raise InputError(path, "one case id per line, or commas between columns", f"{name}", SAVE_WITH_COMMAS)
+    rows = [row for row in csv.reader(lines) if row]
     rows = [[cell.strip() for cell in row] for row in rows]
     column = 0
     if rows and "case_id" in rows[0]:
@@ -290,8 +295,8 @@ def write_splits(output_dir: str | Path, sets: dict[str, list[ListedCase]], reco
     stale = []
     if sidecar.is_file():
         try:
-            stale = [name for name in json.loads(sidecar.read_text(encoding="utf-8"))["sets"] if name not in sets]
-        except (ValueError, KeyError, TypeError):
+            stale = [name for name in read_json(sidecar, SIDECAR)["sets"] if name not in sets]
+        except (InputError, KeyError, TypeError):  # the record is written anew below, with all that it says
             stale = []
     for name, entries in sets.items():
         text = io.StringIO()

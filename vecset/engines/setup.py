@@ -1,7 +1,6 @@
 """From options to everything that a run works with: cases, network, optimizer, evaluator."""
 
 import hashlib
-import json
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 from vecset.common.errors import InputError
+from vecset.common.user_files import read_json
 from vecset.data.dataset import Augmentation, CaseDataset, PointCounts
 from vecset.data.epoch_plan import EpochPlan
 from vecset.data.listed_case import ListedCase, check_disjoint, read_split
@@ -141,10 +141,10 @@ def read_splits(args: Namespace) -> tuple[list[ListedCase], list[ListedCase]]:
 def _overlap_is_meant(folder):
     """Whether the splits' own record (splits.json) says that training and validation are the same hearts on purpose, as
     when there is only one."""
-    try:
-        return bool(json.loads((folder / "splits.json").read_text(encoding="utf-8")).get("overfit"))
-    except (OSError, ValueError, AttributeError):
+    if not (folder / "splits.json").is_file():  # the CSVs may be the user's own
         return False
+    record = read_json(folder / "splits.json", "the record of create_csv.py", "make it again with create_csv.py")
+    return isinstance(record, dict) and bool(record.get("overfit"))
 
 
 def make_dataset(args: Namespace, cases: list[ListedCase], training: bool) -> CaseDataset:

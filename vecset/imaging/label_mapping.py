@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from vecset.common.errors import InputError
+from vecset.common.user_files import read_json
 from vecset.imaging.classes import BACKGROUND, default_class_names
 
 PRESETS = Path(__file__).parent / "presets"
@@ -56,15 +57,8 @@ class LabelMapping:
         path = Path(source)
         if not path.is_file() and (PRESETS / f"{source}.json").is_file():
             path = PRESETS / f"{source}.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            presets = ", ".join(preset_names())
-            raise InputError.because(
-                path, "no such file", f"give a JSON file or one of the presets {presets}"
-            ) from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise _wrong(path, f"not a JSON file of label values: {error}") from None
+        to_do = f"give a JSON file or one of the presets {', '.join(preset_names())}"
+        content = read_json(path, "a JSON file of label values", to_do)
         return cls._parse(content, num_classes, path)
 
     @classmethod
@@ -84,6 +78,8 @@ class LabelMapping:
         ids = {name.lower(): c for c, name in enumerate(names, 1)}
         for key, target in parts["values"].items():
             value, class_id, name = _entry(key, target, ids, num_classes, path)
+            if value in value_to_class:
+                raise _wrong(path, f"value {value} is listed twice (as {key!r}, too)")
             value_to_class[value] = class_id
             if name:
                 names[class_id - 1] = str(name)

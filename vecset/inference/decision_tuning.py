@@ -24,6 +24,7 @@ import torch
 
 from vecset.common.atomic import write_text
 from vecset.common.errors import InputError
+from vecset.common.user_files import read_json
 
 FORMAT = "vecsetx-heart calibration 1"  # of the file, which reconstruct.py takes by --calibration
 
@@ -68,17 +69,15 @@ def write_decision_tuning(
 def read_decision_tuning(path: Path, class_names: Sequence[str], checkpoint_sha256: str) -> DecisionTuning:
     """The `DecisionTuning` in a file. InputError where it is no such file, or one of another checkpoint."""
     to_do = "make it with python -m vecset.calibrate"
+    content = read_json(path, f"a {FORMAT}", to_do)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         found = content["format"] if isinstance(content, dict) else type(content).__name__
         if found != FORMAT:
             raise InputError(path, f"a {FORMAT}", repr(found), to_do)
         classes = content["classes"]
         values = np.array([[classes[name][key] for name in class_names] for key in ("offset", "slope")], np.float32)
         found = content["checkpoint_sha256"]
-    except FileNotFoundError:
-        raise InputError.because(path, "no such file", to_do) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError.because(
             path,
             f"not a {FORMAT} for {', '.join(class_names)} ({type(error).__name__}: {error})",
