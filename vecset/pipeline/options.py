@@ -3,6 +3,7 @@
 Two command lines with the same options here give the same result, whatever aliases, order or abbreviations they use.
 """
 
+import codecs
 import functools
 import hashlib
 from pathlib import Path
@@ -77,12 +78,13 @@ def own_model(words) -> str | None:
 
 def prepare_options(words) -> dict:
     """{name: value} of the options in `words` of prepare_data.py, and of all defaults, that case files depend on. A
-    file of label values counts by its content. Raises InputError, or exits, as the command would."""
+    file of label values counts by its content, whatever its line ends are. Raises InputError, or exits, as the command would."""
     from vecset.commands.prepare_data import parse_arguments  # brings numpy
 
     arguments = vars(parse_arguments(["--input_dir", "labels", "--output_dir", "cases", *map(str, words)]))
     options = {k: v for k, v in arguments.items() if k not in NOT_IN_CASE_FILES}
     mapping = options["label_mapping"]
     if mapping is not None and Path(mapping).is_file():
-        options["label_mapping"] = hashlib.sha256(Path(mapping).read_bytes()).hexdigest()
+        content = Path(mapping).read_bytes().removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
+        options["label_mapping"] = hashlib.sha256(content).hexdigest()
     return options
