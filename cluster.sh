@@ -105,6 +105,6 @@ job_header() { # job_header TITLE ROOT: what every log starts with
   echo "== $1, $(date '+%Y-%m-%d %H:%M:%S %Z'), start ${SLURM_RESTART_COUNT:-0} =="
   echo "job ${SLURM_JOB_ID:-none (not under Slurm)}${SLURM_ARRAY_TASK_ID:+ task $SLURM_ARRAY_TASK_ID}," \
     "account ${SLURM_JOB_ACCOUNT:--}, partition ${SLURM_JOB_PARTITION:--}"
-  echo "host $(hostname), nodes ${SLURM_JOB_NODELIST:-$(hostname)}, CPUs ${SLURM_CPUS_PER_TASK:-$(nproc)} per task"
+  echo "host $(hostname), nodes ${SLURM_JOB_NODELIST:-$(hostname)}, CPUs ${SLURM_CPUS_PER_TASK:-$("${RUN[@]}" -P "$2/vecset/common/cores.py")} per task"
   echo "repository $2, commit $(git -C "$2" rev-parse --short HEAD 2>/dev/null || echo unknown)"
 }

@@ -95,11 +95,12 @@ read -r start end <<<"$range"
 echo "label maps $start to $((end - 1)) of $INPUT_DIR -> $OUTPUT_DIR; Python ${RUN[*]}; ${passed[*]-}"
 if [ "$start" = "$end" ]; then echo "no label map in this shard"; : >"$logs/task-$task.log"; exit 0; fi
 
-# one worker per core, so one thread per worker
+# one worker per core that the job may use, so one thread per worker
+cores=$("${RUN[@]}" -P "$ROOT/vecset/common/cores.py")
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 code=0
 "${RUN[@]}" "$ROOT/prepare_data.py" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR" \
-  --start_idx "$start" --end_idx "$end" --file_workers "${SLURM_CPUS_PER_TASK:-$(nproc)}" \
+  --start_idx "$start" --end_idx "$end" --file_workers "$cores" \
   ${passed[@]+"${passed[@]}"} 2>&1 | tee "$logs/task-$task.log" || code=$?
 echo "== shard $task ended with exit code $code =="
 exit "$code"

@@ -109,7 +109,7 @@ if [ -z "$gpus" ]; then gpus=${SLURM_GPUS_ON_NODE:-1}; fi
 preflight=("${RUN[@]}" -P "$ROOT/vecset/cluster/preflight.py" --processes "$gpus")
 words=(--data_path "$DATA_PATH" --output_dir "$OUTPUT_DIR" ${training[@]+"${training[@]}"})
 if [ "$options_only" = 1 ]; then exec "${preflight[@]}" --options_only -- "${words[@]}"; fi
-cpus=${SLURM_CPUS_PER_TASK:-$(nproc)} nodes=${SLURM_NNODES:-1}
+cpus=${SLURM_CPUS_PER_TASK:-$("${RUN[@]}" -P "$ROOT/vecset/common/cores.py")} nodes=${SLURM_NNODES:-1}
 export OMP_NUM_THREADS=$((cpus / gpus > 0 ? cpus / gpus : 1))
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
 export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-$PYTORCH_CUDA_ALLOC_CONF} # its name from torch 2.9 on

@@ -31,6 +31,6 @@ if [ -n "$lint" ]; then
   "$PYTHON" -m ruff check && "$PYTHON" -m ruff format --check
   exit
 fi
-cores=$(nproc)
+cores=$("$PYTHON" -P "$ROOT/vecset/common/cores.py")
 # the last -n counts, so one among the arguments goes before this one
 exec "$PYTHON" -m pytest -n "$((cores > 8 ? 8 : cores))" --dist loadgroup "${arguments[@]+"${arguments[@]}"}"

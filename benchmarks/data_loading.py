@@ -25,6 +25,7 @@ import numpy as np  # noqa: E402
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from vecset.common.cores import usable_cores  # noqa: E402
 from vecset.data.case_file import Case, write_case  # noqa: E402
 from vecset.data.dataset import CaseDataset, PointCounts, iterate_batches  # noqa: E402
 from vecset.data.listed_case import ListedCase  # noqa: E402
@@ -164,7 +165,7 @@ def main():
             entries.append(ListedCase(path.stem, path, class_names=tuple("abcdefghij"), annotated=(True,) * CLASSES))
         megabytes = entries[0].path.stat().st_size / 1e6
         print(
-            f"{args.cases} files of {megabytes:.1f} MB, batch {args.batch_size}, {os.cpu_count()} cores, load "
+            f"{args.cases} files of {megabytes:.1f} MB, batch {args.batch_size}, {usable_cores()} cores, load "
             f"{os.getloadavg()[0]:.1f}; files in the system's page cache"
         )
         ways = [(way, workers) for workers in (0, 2) for way in ("memory cache", "memory-mapped", "plain reads")]

@@ -16,6 +16,7 @@ ROOT = str(Path(__file__).resolve().parents[1])
 if not __package__:  # run as a file: the repository's root in place of this folder, whose metrics/ would shadow others
     sys.path[:] = [ROOT] + [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
+from vecset.common.cores import limit_threads  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
 
 
@@ -42,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     for flag in ("hearts", "num_surface_points", "num_latents"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise InputError(f"--{flag}", "at least 1", getattr(args, flag))
+    limit_threads()  # before torch is imported
     from tqdm import tqdm
 
     from vecset.common.atomic import require_writable

@@ -14,7 +14,11 @@ if sys.path and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().p
 elif ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
+from vecset.common.cores import limit_threads  # noqa: E402
 from vecset.common.errors import run_command  # noqa: E402
+
+limit_threads()  # before torch is imported
+
 from vecset.engines.arguments import check_arguments, parse_arguments  # noqa: E402
 from vecset.engines.distributed import environment_rank, lost_contact, start_ranks, stop_ranks, told_once  # noqa: E402
 from vecset.engines.loop import NotFiniteError  # noqa: E402

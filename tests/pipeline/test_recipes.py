@@ -124,6 +124,10 @@ def test_words_with_the_same_meaning_are_the_same_options():
 def test_a_label_mapping_counts_by_its_content(tmp_path):
     for name, text in (("a.json", '{"1": 1}'), ("b.json", '{"1": 1}'), ("c.json", '{"1": 2}')):
         (tmp_path / name).write_text(text)
+    (tmp_path / "windows.json").write_bytes(b'\xef\xbb\xbf{\r\n"1": 1}')
+    (tmp_path / "unix.json").write_bytes(b'{\n"1": 1}')
+    same = [prepare_options(["--label_mapping", tmp_path / f"{name}.json"]) for name in ("windows", "unix")]
+    assert same[0] == same[1]
     a, b, c = (prepare_options(["--label_mapping", tmp_path / name]) for name in ("a.json", "b.json", "c.json"))
     assert a == b != c
 

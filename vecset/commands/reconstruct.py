@@ -24,6 +24,7 @@ import sys
 from pathlib import Path
 
 from vecset.common.atomic import remove_leftovers, require_writable
+from vecset.common.cores import limit_threads
 from vecset.common.errors import InputError, require_package, run_command
 
 LEAST = {"chunk": 1, "mesh_cells": 8, "num_surface_points": 1, "num_latents": 1}
@@ -138,6 +139,7 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"written: {write_comparison(*args.compare, args.output_dir)}")
         return 0
+    limit_threads()  # before torch is imported
     from vecset.inference.inputs import find_hearts, find_stored_latents
     from vecset.inference.model import load_model
     from vecset.inference.reconstruction import Reconstruction

@@ -15,7 +15,8 @@ from concurrent.futures import wait as wait_futures
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+from vecset.common.cores import THREAD_VARIABLES
+
 PARENT_GONE = 1  # exit code of a worker whose parent has ended
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
 from vecset.models.autoencoder import EXTENSIONS, parse_model_name
@@ -159,7 +160,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="memory",
         help="memory: read every case once (about 3 MB each, shared by the workers of a rank); none: read at every use",
     )
-    add("--num_workers", type=_count(0), default=2, help="loader processes per rank; 0: load in the training process")
+    add(
+        "--num_workers",
+        type=_count(0),
+        default=min(2, usable_cores()),
+        help="loader processes per rank; 0: load in the training process",
+    )
 
     add = parser.add_argument_group("model").add_argument
     add(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
 from vecset.pipeline.earlier_stamps import in_present_form
 from vecset.pipeline.options import flags, own_model, prepare_options, training_limits, training_options
@@ -42,7 +43,7 @@ class Pipeline:
         self.recipe_name = args.recipe if args.recipe != "auto" else ("gpu" if self.gpus else "cpu")
         self.recipe = RECIPES[self.recipe_name]
         self.val_ratio = self.recipe.val_ratio if args.val_ratio is None else args.val_ratio
-        self.file_workers = args.file_workers or self.recipe.file_workers or available_cores()
+        self.file_workers = args.file_workers or self.recipe.file_workers or usable_cores()
 
     # --- files
 
@@ -337,11 +338,6 @@ class Pipeline:
 def command(module: str, *words) -> list:
     """The command line of a module. -P: what lies in the working directory is not imported."""
     return [sys.executable, "-P", "-m", module, *words]
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_gpus() -> int:

@@ -27,8 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 if not __package__:  # run as a file: the repository's root in place of this folder
     sys.path[:] = [str(ROOT)] + [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
+from vecset.common.cores import usable_cores  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
-from vecset.pipeline.job import METHODS, Pipeline, available_cores  # noqa: E402
+from vecset.pipeline.job import METHODS, Pipeline  # noqa: E402
 from vecset.pipeline.options import prepare_options, training_options  # noqa: E402
 from vecset.pipeline.recipes import RECIPES  # noqa: E402
 from vecset.pipeline.stages import RedoRequest, Stamps, run_stage  # noqa: E402
@@ -118,8 +119,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--file_workers",
         type=int,
-        help="processes that make, prepare and check data (default: one per available core, "
-        f"here {available_cores()}; 1 for the recipe tiny)",
+        help="processes that make, prepare and check data (default: one per core that this process may use, "
+        f"here {usable_cores()}; 1 for the recipe tiny)",
     )
     parser.add_argument(
         "--keep_going",

@@ -78,7 +78,8 @@ def own_model(words) -> str | None:
 
 def prepare_options(words) -> dict:
     """{name: value} of the options in `words` of prepare_data.py, and of all defaults, that case files depend on. A
-    file of label values counts by its content, whatever its line ends are. Raises InputError, or exits, as the command would."""
+    file of label values counts by its content, whatever its line ends are. Raises InputError, or exits, as the command
+    would."""
     from vecset.commands.prepare_data import parse_arguments  # brings numpy
 
     arguments = vars(parse_arguments(["--input_dir", "labels", "--output_dir", "cases", *map(str, words)]))

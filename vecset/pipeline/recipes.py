@@ -8,6 +8,7 @@ batch is never larger than the training set. The user's words behind `--` come l
 import math
 from dataclasses import dataclass, field
 
+from vecset.common.cores import usable_cores
 from vecset.pipeline.options import own_model
 
 
@@ -52,6 +53,7 @@ def training_flags(
     """{flag: value} that go before the user's `words` on the command line of training."""
     options = {**recipe.training_options(training_hearts, ranks), "seed": seed}
     model = own_model(words) or ""
+    options["num_workers"] = min(options["num_workers"], max(1, usable_cores() // ranks))
     if overfit:  # augmentation is for unseen hearts
         options["augment_rotation"] = None
     if model:  # which may have fewer latents than the recipe begins with
