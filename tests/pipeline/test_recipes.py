@@ -14,20 +14,40 @@ from vecset.pipeline.options import (
     training_limits,
     training_options,
 )
-from vecset.pipeline.recipes import RECIPES
+from vecset.pipeline.recipes import RECIPES, training_flags
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("hearts", [1, 5, 64, 798])
-def test_a_batch_can_be_filled_and_warm_up_and_validation_fit_into_the_epochs(name, hearts):
+def test_a_batch_can_be_filled_and_warm_up_and_validation_fit_into_the_epochs(name):
     recipe = RECIPES[name]
-    for ranks in (1, 2):
-        options = recipe.training_options(hearts, ranks)
-        assert options["batch_size"] * ranks <= max(hearts, ranks)
-        assert 1 <= options["eval_every"] <= options["epochs"] <= recipe.max_epochs
-        assert options["warmup_epochs"] <= options["epochs"]
-        passes = options["epochs"] * hearts
-        assert passes <= recipe.heart_passes + hearts, "about as long, whatever the number of hearts"
+    for hearts in (*range(1, 201), 798, 100_000):
+        for ranks in (1, 2, 8):
+            options = recipe.training_options(hearts, ranks)
+            assert options["batch_size"] * ranks <= max(hearts, ranks)
+            assert 1 <= options["eval_every"] <= options["epochs"] <= recipe.max_epochs
+            assert 0 <= options["warmup_epochs"] < options["epochs"]
+            passes = options["epochs"] * hearts
+            assert passes <= recipe.heart_passes + hearts, "about as long, whatever the number of hearts"
+
+
+@pytest.mark.parametrize("words", [[], ["--epochs", "1"], ["--epochs=2"], ["--epochs", "400"]], ids=" ".join)
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_training_command_takes_what_a_recipe_says_for_any_number_of_hearts(name, words):
+    from vecset.engines.arguments import check_arguments, parse_arguments
+
+    for hearts in range(1, 201):
+        given = flags(training_flags(RECIPES[name], words, hearts, 1, 0))
+        args = parse_arguments(["--data_path", "d", "--output_dir", "o", *given, *words])
+        check_arguments(args)
+        if words:
+            assert args.epochs == int(words[-1].split("=")[-1])
+
+
+def test_a_warm_up_of_the_user_stays():
+    assert training_flags(RECIPES["cpu"], ["--epochs", "400"], 64, 1, 0)["warmup_epochs"] == 4  # the recipe's
+    words = ["--epochs", "3", "--warmup_epochs", "2"]
+    given = flags(training_flags(RECIPES["cpu"], words, 64, 1, 0))
+    assert training_options([*given, *words])["warmup_epochs"] == 2
 
 
 def test_flags_leaves_out_what_is_none_or_false():

@@ -51,10 +51,9 @@ def flags(options: dict) -> list[str]:
 
 
 @functools.lru_cache
-def _training_arguments(words, model=None):
+def _training_arguments(words, **defaults):
     from vecset.engines.arguments import parse_arguments  # brings torch
 
-    defaults = {} if model is None else {"model": model}
     return vars(parse_arguments(["--data_path", "cases", "--output_dir", "train", *words], defaults))
 
 
@@ -74,6 +73,11 @@ def training_limits(words) -> dict:
 def own_model(words) -> str | None:
     """The model that a user's words for the training command name, or None where they name none."""
     return _training_arguments(tuple(map(str, words)), model="")["model"] or None
+
+
+def own_epochs(words) -> int | None:
+    """The --epochs that a user's words for the training command name, or None where they name none."""
+    return _training_arguments(tuple(map(str, words)), epochs=0)["epochs"] or None
 
 
 def prepare_options(words) -> dict:

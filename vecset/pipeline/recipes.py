@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 from vecset.common.cores import usable_cores
-from vecset.pipeline.options import own_model
+from vecset.pipeline.options import own_epochs, own_model
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,13 @@ class Recipe:
             **self.train,
             "batch_size": batch,
             "epochs": epochs,
-            "warmup_epochs": math.ceil(epochs * self.warmup_share),
+            "warmup_epochs": self.warmup_epochs(epochs),
             "eval_every": math.ceil(epochs / self.validations),
         }
+
+    def warmup_epochs(self, epochs: int) -> int:
+        """Whole epochs of warm-up, fewer than `epochs`: the learning rate must reach its height before the end."""
+        return min(math.ceil(epochs * self.warmup_share), epochs - 1)
 
 
 def training_flags(
@@ -52,7 +56,9 @@ def training_flags(
 ) -> dict:
     """{flag: value} that go before the user's `words` on the command line of training."""
     options = {**recipe.training_options(training_hearts, ranks), "seed": seed}
-    model = own_model(words) or ""
+    epochs, model = own_epochs(words), own_model(words) or ""
+    if epochs and options["warmup_epochs"] >= epochs:  # the user's --epochs are fewer than the recipe's
+        options["warmup_epochs"] = recipe.warmup_epochs(epochs)
     options["num_workers"] = min(options["num_workers"], max(1, usable_cores() // ranks))
     if overfit:  # augmentation is for unseen hearts
         options["augment_rotation"] = None
