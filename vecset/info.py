@@ -159,6 +159,7 @@ def _label_map(path):
 
 
 def _checkpoint(path):
+    from vecset.imaging.class_names import distinct_names
     from vecset.models.autoencoder import option_words
     from vecset.models.checkpoint import load_checkpoint
 
@@ -166,7 +167,7 @@ def _checkpoint(path):
         checkpoint = load_checkpoint(path)
     except InputError as error:
         raise InputError.because(path, error.problem, f"give {KINDS}") from None
-    config, names = checkpoint["model_config"], list(checkpoint["class_names"])
+    config, names = checkpoint["model_config"], distinct_names(checkpoint["class_names"])
     numbers = sum(tensor.numel() for tensor in checkpoint["model"].values())
     training = checkpoint.get("args") or {}
     training = training if isinstance(training, dict) else vars(training)

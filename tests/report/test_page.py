@@ -401,7 +401,7 @@ def test_comparison_pairs_the_hearts(tmp_path):
     assert data["boxes"]["cases"] == [f"heart_{k}" for k in range(4)]
     assert "1 of A: first/out" in path.read_text()
     rows = comparison(runs, data["boxes"]["cases"])["rows"]
-    pairs = [[run["rows"][case, "structure 1"]["dice"] for run in runs] for case in data["boxes"]["cases"]]
+    pairs = [[run["rows"][case, 1]["dice"] for run in runs] for case in data["boxes"]["cases"]]
     found = rows[0]["values"]["dice"]
     assert found["pairs"] == 4 and found["difference"] == pytest.approx(np.mean([y - x for x, y in pairs]))
     assert found["a"] == pytest.approx(np.mean([x for x, _ in pairs]))

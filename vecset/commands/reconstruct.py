@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         hearts = find_stored_latents(args.input)
     else:
         hearts = find_hearts(args.input, args.data_path, len(model.class_names))
-    baselines = read_baselines(args, hearts, len(model.class_names)) if args.train_csv else None
+    baselines = read_baselines(args, hearts, model.class_names) if args.train_csv else None
     require_writable(args.output_dir)
     remove_leftovers(args.output_dir)
     outcome = Reconstruction(model, settings, args.output_dir, baselines, args.chunk, args.overwrite).run(hearts)
@@ -215,14 +215,20 @@ def parse_arguments(argv):
     return args
 
 
-def read_baselines(args, hearts, num_classes):
-    """The `Baselines` of --train_csv. InputError where a heart to reconstruct is among its hearts."""
+def read_baselines(args, hearts, class_names):
+    """The `Baselines` of --train_csv. InputError where its hearts have other classes than `class_names`, and where a
+    heart to reconstruct is among them."""
     from tqdm import tqdm
 
     from vecset.data.listed_case import read_split
+    from vecset.imaging.class_names import check_same_names
     from vecset.metrics.baselines import Baselines
 
-    paths = [case.path for case in read_split(args.train_csv, args.data_path or args.train_csv.parent, num_classes)]
+    cases = read_split(args.train_csv, args.data_path or args.train_csv.parent, len(class_names))
+    check_same_names(
+        cases[0].class_names, class_names, cases[0].path, args.checkpoint, "give a --train_csv of the same classes"
+    )
+    paths = [case.path for case in cases]
     trained = {path.resolve() for path in paths}
     known = [heart for heart in hearts if heart.path.resolve() in trained]
     if known:
@@ -231,7 +237,9 @@ def read_baselines(args, hearts, num_classes):
             f"{known[0].case_id} is to be reconstructed and among the training hearts",
             "leave out --train_csv: the baselines would know the answer",
         )
-    return Baselines(paths, num_classes, lambda p: tqdm(p, unit="heart", desc="training hearts", dynamic_ncols=True))
+    return Baselines(
+        paths, len(class_names), lambda p: tqdm(p, unit="heart", desc="training hearts", dynamic_ncols=True)
+    )
 
 
 def report(args, model, settings, hearts, results):

@@ -16,6 +16,7 @@ import numpy as np
 
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
+from vecset.imaging.class_names import distinct_names
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import Frame
 
@@ -85,7 +86,7 @@ class Case:
 
     @property
     def class_names(self) -> list[str]:
-        return list(self.meta["class_names"])
+        return distinct_names(self.meta["class_names"])
 
     @property
     def annotated(self) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 from vecset.common.errors import InputError
 from vecset.common.user_files import read_rows
 from vecset.data.case_file import read_meta
+from vecset.imaging.class_names import check_same_names, distinct_names
 
 CASE_FILE, LABEL_MAP, POINT_CLOUD, LATENTS = "case file", "label map", "point cloud", "latents"
 
@@ -41,8 +42,8 @@ class ListedCase:
 def read_split(csv_path, data_path, num_classes=None, reason="--classes says") -> list[ListedCase]:
     """The cases of a CSV with header `case_id,file,...` (`file` relative to `data_path`), sorted by case_id, so that
     the order of lines changes nothing. All cases must have the same classes: `num_classes` of them where given (the
-    error then names the `reason`), else as the first. Raises InputError for a missing file, a duplicate, another class
-    count, no case at all."""
+    error then names the `reason`), else as the first, and the same class names. Raises InputError for a missing file, a
+    duplicate, other classes, no case at all."""
     csv_path, data_path = Path(csv_path), Path(data_path)
     lines = read_rows(csv_path, ("case_id", "file"), "a CSV of cases", "make it with create_csv.py")
     if not lines:
@@ -68,6 +69,13 @@ def read_split(csv_path, data_path, num_classes=None, reason="--classes says") -
                 f"{entry.num_classes}",
                 "prepare all cases with the same --classes, or give --classes",
             )
+        check_same_names(
+            entry.class_names,
+            entries[0].class_names,
+            entry.path,
+            entries[0].path.name,
+            "prepare all cases with the same --label_mapping",
+        )
     return entries
 
 
@@ -85,7 +93,7 @@ def _entry(csv_path, data_path, line):
     return ListedCase(
         line["case_id"],
         path,
-        class_names=tuple(meta["class_names"]),
+        class_names=tuple(distinct_names(meta["class_names"])),
         annotated=tuple(c in annotated for c in range(1, meta["classes"] + 1)),
     )
 

@@ -14,6 +14,7 @@ from vecset.engines.distributed import Ranks, gather_objects, sum_over_ranks
 from vecset.engines.logging import format_values
 from vecset.engines.loop import FiniteGuard, MetricSums, NotFiniteError, StepOptions, forward_losses, to_device
 from vecset.engines.losses import LOSSES
+from vecset.imaging.class_names import distinct_names
 from vecset.models.labels import labels_of
 
 _QUERIES_AT_ONCE = 1 << 17  # over all cases of the batch
@@ -38,7 +39,7 @@ class GridDice:
     missed or spurious (`invented` in stored tables)."""
 
     def __init__(self, class_names: list[str], ranks: Ranks):
-        self.class_names, self.ranks = list(class_names), ranks
+        self.class_names, self.ranks = distinct_names(class_names), ranks
         self._sums = torch.zeros(len(self.class_names), 5, dtype=torch.float64, device=ranks.device)
 
     def add(self, predicted_BG: torch.Tensor, truth_BG: torch.Tensor, annotated_BC: torch.Tensor) -> None:
@@ -59,19 +60,18 @@ class GridDice:
         """-> (mean over the classes with a Dice, or None; per class a dict: dice (None where no case has one), cases,
         absent (in neither truth nor prediction: left out), missed (in the truth only) and invented (in the prediction
         only), which both have Dice 0)."""
-        per_class = {}
-        for name, (dice, cases, absent, missed, invented) in zip(
-            self.class_names, sum_over_ranks(self._sums, self.ranks).tolist()
-        ):
-            per_class[name] = {
+        rows = [
+            {
                 "dice": dice / cases if cases else None,
                 "cases": int(cases),
                 "absent": int(absent),
                 "missed": int(missed),
                 "invented": int(invented),
             }
-        defined = [c["dice"] for c in per_class.values() if c["dice"] is not None]
-        return (float(np.mean(defined)) if defined else None), per_class
+            for dice, cases, absent, missed, invented in sum_over_ranks(self._sums, self.ranks).tolist()
+        ]
+        defined = [row["dice"] for row in rows if row["dice"] is not None]
+        return (float(np.mean(defined)) if defined else None), dict(zip(self.class_names, rows, strict=True))
 
 
 class Evaluator:

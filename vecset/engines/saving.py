@@ -21,6 +21,7 @@ from vecset.engines.logging import say
 from vecset.engines.loop import Monitor
 from vecset.engines.optimizer import gather_state, load_state
 from vecset.engines.setup import Training
+from vecset.imaging.class_names import distinct_names
 from vecset.models.checkpoint import BEST, LAST, copy_checkpoint, load_checkpoint, save_checkpoint
 
 SAVING_SHARE = 0.02  # of the time, for checkpoints after an epoch; the timed ones come whatever they cost
@@ -196,12 +197,13 @@ def go_on_from(training: Training, checkpoint: dict, path: Path) -> RunState:
 
 
 def _check_same_run(training, checkpoint, path):
+    stored = {**checkpoint, "class_names": distinct_names(checkpoint["class_names"])}
     for name, ours in (("model_config", training.model_config), ("class_names", training.class_names)):
-        if checkpoint[name] != ours:
+        if stored[name] != ours:
             raise InputError(
                 path,
                 f"a checkpoint of {name} {ours}",
-                f"{checkpoint[name]}",
+                f"{stored[name]}",
                 "give the options it was trained with, or another --output_dir",
             )
     before, now = checkpoint["args"], vars(training.args)

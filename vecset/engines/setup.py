@@ -20,6 +20,7 @@ from vecset.engines.logging import say
 from vecset.engines.loop import StepOptions
 from vecset.engines.losses import DEFAULT_WEIGHTS
 from vecset.engines.optimizer import build_optimizer, scaled_rate
+from vecset.imaging.class_names import check_same_names
 from vecset.models.autoencoder import VecSetAutoencoder, build_model, parse_model_name
 from vecset.models.checkpoint import LAST, load_checkpoint
 from vecset.models.double_backward import check_double_backward
@@ -100,7 +101,7 @@ def _model(args, ranks, model_config, training):
     torch.manual_seed(args.seed)
     model = build_model(**model_config)
     if args.init_from and not (Path(args.output_dir) / LAST).is_file():
-        message = load_initial_weights(model, model_config, args.init_from)
+        message = load_initial_weights(model, model_config, args.init_from, training[0].class_names)
         if ranks.main:
             say(message)
     model.to(ranks.device)
@@ -132,6 +133,13 @@ def read_splits(args: Namespace) -> tuple[list[ListedCase], list[ListedCase]]:
     training = read_split(folder / f"train{suffix}.csv", args.data_path, args.classes)
     validation = read_split(
         folder / f"val{suffix}.csv", args.data_path, training[0].num_classes, f"train{suffix}.csv has"
+    )
+    check_same_names(
+        validation[0].class_names,
+        training[0].class_names,
+        validation[0].path,
+        training[0].path.name,
+        "prepare all cases with the same --label_mapping",
     )
     if not _overlap_is_meant(folder):
         check_disjoint(training, validation, folder)

@@ -19,6 +19,7 @@ from vecset.engines.run import TrainingRun
 from vecset.engines.saving import RunState, Saver, go_on_from, lock_folder, starting_point
 from vecset.engines.setup import Training, make_dataset, read_splits, set_up, step_options
 from vecset.engines.stop import StopRequest
+from vecset.imaging.class_names import check_same_names, distinct_names
 from vecset.models.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint, save_checkpoint
 
 _DRY_RUN_GRID = 32  # points per axis, at most
@@ -101,6 +102,13 @@ def evaluate_checkpoint(args: Namespace, ranks: Ranks, stop: StopRequest) -> int
         path = _evaluated_checkpoint(args)
         _, validation = read_splits(args)
         checkpoint = load_checkpoint(path, validation[0].num_classes)
+        check_same_names(
+            validation[0].class_names,
+            distinct_names(checkpoint["class_names"]),
+            validation[0].path,
+            path,
+            "use the checkpoint that was trained on such cases",
+        )
     evaluator = Evaluator(
         make_dataset(args, validation, training=False),
         ranks,

@@ -8,10 +8,11 @@
     }
 
 Each key of `values` is a value in the image. It is mapped to a class id, to one of the default class names of
---classes, or to an id and a name of your own. Several values may map to one class. `others` is what happens to values
-that are not listed: "refuse" (default) or "background". `annotated` are the ids that the annotators looked for
-(default: those in `values`). `name` and `source` are comments. An object without `values` is taken as `values` itself:
-{"1": "LV", "2": "Myocardium"}.
+--classes, or to an id and a name of your own. Several values may map to one class. No two classes may have the same
+name: where one of your names is the default name of an id that the mapping leaves out, that id is called `class_<id>`.
+`others` is what happens to values that are not listed: "refuse" (default) or "background". `annotated` are the ids that
+the annotators looked for (default: those in `values`). `name` and `source` are comments. An object without `values` is
+taken as `values` itself: {"1": "LV", "2": "Myocardium"}.
 """
 
 import json
@@ -22,7 +23,9 @@ import numpy as np
 
 from vecset.common.errors import InputError
 from vecset.common.user_files import read_json
+from vecset.imaging.class_names import cleaned_name, complete_class_names
 from vecset.imaging.classes import BACKGROUND, default_class_names
+from vecset.imaging.structure_names import class_named, name_key
 
 PRESETS = Path(__file__).parent / "presets"
 KEYS = ("name", "values", "others", "annotated", "source")
@@ -74,15 +77,24 @@ class LabelMapping:
             raise _wrong(path, f'"others" is "refuse" or "background", not {others!r}')
         if not isinstance(parts["values"], dict) or not parts["values"]:
             raise _wrong(path, f'"values" is an object that is not empty, not {parts["values"]!r}')
-        names, value_to_class = default_class_names(num_classes), {}
-        ids = {name.lower(): c for c, name in enumerate(names, 1)}
+        value_to_class, given = {}, {}  # given: {class id: the name that an entry gives it}
         for key, target in parts["values"].items():
-            value, class_id, name = _entry(key, target, ids, num_classes, path)
+            value, class_id, name = _entry(key, target, num_classes, path)
             if value in value_to_class:
                 raise _wrong(path, f"value {value} is listed twice (as {key!r}, too)")
             value_to_class[value] = class_id
-            if name:
-                names[class_id - 1] = str(name)
+            if name is not None and name_key(given.setdefault(class_id, name)) != name_key(name):
+                raise _wrong(path, f"class {class_id} has two names, {given[class_id]!r} and {name!r}")
+        names = complete_class_names(given, num_classes, path)
+        defaults = default_class_names(num_classes)
+        for value, c in value_to_class.items():
+            if c not in given and names[c - 1] != defaults[c - 1]:
+                raise InputError.because(
+                    path,
+                    f"value {value} is mapped to class {c} without a name, and its default name {defaults[c - 1]} is "
+                    "that of another class of this mapping",
+                    f'name it: "{value}": {{"class": {c}, "name": "..."}}',
+                )
         annotated = parts.get("annotated", sorted(set(value_to_class.values())))
         if not isinstance(annotated, list) or not all(isinstance(c, int) and 1 <= c <= num_classes for c in annotated):
             raise _wrong(path, f'"annotated" is a list of class ids 1..{num_classes}, not {annotated!r}')
@@ -111,19 +123,26 @@ class LabelMapping:
         return classes[np.searchsorted(found, values)]
 
 
-def _entry(key, target, ids, num_classes, path):
-    """(image value, class id, own name or None) of one entry of `values`; `ids`: {default class name: id}."""
+def _entry(key, target, num_classes, path):
+    """(image value, class id, the name that the entry gives the class or None) of one entry of `values`."""
     try:
         value = int(key)
     except ValueError:
         raise _wrong(path, f'the keys of "values" are whole numbers, not {key!r}') from None
-    name = None
+    name, defaults = None, default_class_names(num_classes)
     if isinstance(target, dict):
+        unknown = sorted(set(target) - {"class", "name"})
+        if unknown:
+            raise _wrong(path, f'value {key} has unknown keys {", ".join(unknown)}; an entry has "class" and "name"')
         target, name = target.get("class"), target.get("name")
-    elif isinstance(target, str) and target.lower() in ids:
-        target = ids[target.lower()]
+        if name is not None and not isinstance(name, str):
+            raise _wrong(path, f"the name of value {key} is a text, not {name!r}")
+        name = None if name is None else cleaned_name(name)
+    elif isinstance(target, str) and class_named(target, defaults):
+        target = class_named(target, defaults)
+        name = defaults[target - 1]
     if not isinstance(target, int) or isinstance(target, bool) or not 1 <= target <= num_classes:
-        allowed = f"a class id 1..{num_classes} (--classes) or one of {', '.join(default_class_names(num_classes))}"
+        allowed = f"a class id 1..{num_classes} (--classes) or one of {', '.join(defaults)}"
         raise _wrong(path, f"value {key} is mapped to {allowed}, not to {target!r}")
     if value == BACKGROUND:
         raise _wrong(path, f"value {BACKGROUND} is background and cannot be mapped to class {target}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vecset.imaging.class_names import file_names
 from vecset.imaging.classes import class_colours
 from vecset.imaging.frame import Frame
 from vecset.imaging.label_map import write_label_map
@@ -41,9 +42,9 @@ def write_meshes(
     if not settings.meshes:
         return []
     (folder / MESHES).mkdir()
-    meshes, files = class_meshes(field, frame, settings.mesh_cells), []
+    meshes, files, names = class_meshes(field, frame, settings.mesh_cells), [], file_names(class_names)
     for c, mesh in meshes.items():
-        files.append(f"{MESHES}/{file_name(class_names[c - 1])}.{settings.mesh_format}")
+        files.append(f"{MESHES}/{names[c - 1]}.{settings.mesh_format}")
         write_mesh(folder / files[-1], as_lps(mesh) if settings.lps else mesh)
     if meshes:
         files.append(SCENE)
@@ -59,8 +60,3 @@ def discard(folder: Path) -> None:
     for emptied in (folder / MESHES, folder):
         with contextlib.suppress(OSError):
             emptied.rmdir()
-
-
-def file_name(class_name: str) -> str:
-    """A class name as a file name: what is no letter, digit, dot, minus or underscore becomes an underscore."""
-    return "".join(ch if ch.isalnum() or ch in "-_." else "_" for ch in class_name).lstrip(".") or "class"

@@ -17,6 +17,7 @@ import torch
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case
 from vecset.data.listed_case import ListedCase
+from vecset.imaging.class_names import distinct_names
 from vecset.imaging.label_map import file_sha256
 from vecset.inference.decision_tuning import DecisionTuning, read_decision_tuning
 from vecset.inference.heart_field import CHUNK, HeartField
@@ -100,7 +101,7 @@ def load_model(
     checkpoint. InputError where a file is none of these, or the numbers do not fit the model."""
     checkpoint, chosen = Path(checkpoint), choose_device(device)
     stored = checkpoint_file.load_checkpoint(checkpoint)
-    class_names, config = list(stored["class_names"]), stored["model_config"]
+    class_names, config = distinct_names(stored["class_names"]), stored["model_config"]
     network = checkpoint_file.model_from_checkpoint(stored, chosen, checkpoint)
     network.requires_grad_(False)  # nothing is trained here
     training = stored["args"] if isinstance(stored["args"], dict) else vars(stored["args"])

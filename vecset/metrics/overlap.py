@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from vecset.common.draws import random_stream
+from vecset.imaging.class_names import distinct_names
 from vecset.imaging.components import components
 from vecset.metrics.surfaces import TOLERANCES_MM, block_codes, euler_number, surface_metrics
 
@@ -71,7 +72,7 @@ def score(
     """One dict per class and a last one for the union: class_id (1..C; empty for the union), class_name, status, and
     `METRICS` (number or None) and `PENALTY`. `annotated`: (C,) bool, all where None. spacing_mm (3,) along the axes of
     the maps (X, Y, Z); without it only what needs no mm: Dice and IoU."""
-    names = list(class_names)
+    names = distinct_names(class_names)
     annotated = np.ones(len(names), bool) if annotated is None else np.asarray(annotated, bool)
     counts = joint_histogram(truth, prediction, len(names))
     masked = np.flatnonzero(~annotated) + 1
@@ -127,7 +128,7 @@ def _measure(rows, truth, prediction, counts, spacing_mm):
     numbers = [_component_counts(labels, len(rows)) for labels in (truth, prediction)]
     boxes = [ndimage.find_objects(labels, len(rows) - 1) for labels in (truth, prediction)]
     for n, row in enumerate(rows):
-        union = row["class_name"] == "union" and n == len(rows) - 1
+        union = is_union(row)
         if row["status"] not in COUNTED:
             continue
         row[PENALTY] = penalty_mm
@@ -193,25 +194,33 @@ def mean_defined(values: Iterable[float | None]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
+def is_union(row: dict) -> bool:
+    """Whether a row is that of the union of all classes, not of a class."""
+    return row["class_id"] == "" if "class_id" in row else row["class_name"] == "union"
+
+
 def mean_over_classes(rows: Sequence[dict], metric: str = "dice") -> float | None:
     """The mean over the classes that count in one heart (the union is no class); None where none does."""
-    return mean_defined(row[metric] for row in rows if row["class_name"] != "union")
+    return mean_defined(row[metric] for row in rows if not is_union(row))
 
 
 def summarise(rows: Sequence[dict], metrics: Sequence[str] = METRICS, seed: int = 0) -> dict[str, dict]:
-    """Rows of many hearts -> {class_name: entry} and the entry `mean of classes`, the mean over the classes of their
+    """Rows of many hearts -> {class_name: entry}, classes by their ids (`distinct_names` of them where two have one
+    name), and the entry `mean of classes`, the mean over the classes of their
     means. An entry: {metric: mean or None, metric + "_ci95": [low, high] or None, absolute_volume_error: mean of the
     relative ones without sign, n: hearts in the mean, and how many hearts have each status}.
 
     The interval is the middle 95 % of the means of `RESAMPLES` draws of as many hearts with replacement (percentile
     bootstrap over hearts, Efron 1979); None for fewer than two hearts."""
-    names = list(dict.fromkeys(row["class_name"] for row in rows))
+    classes = list(dict.fromkeys(map(_class_of_row, rows)))
+    names = _names_of(classes, rows)
     hearts = {case: k for k, case in enumerate(dict.fromkeys(row.get("case_id") for row in rows))}
     place, summary = {}, {}
     for row in rows:  # rows without a case_id: the nth row of a class is that of the nth heart
-        entry = summary.setdefault(row["class_name"], {"n": 0, **{s.replace(" ", "_"): 0 for s in STATUSES}})
+        number = classes.index(_class_of_row(row))
+        entry = summary.setdefault(names[number], {"n": 0, **{s.replace(" ", "_"): 0 for s in STATUSES}})
         seen = sum(entry[s.replace(" ", "_")] for s in STATUSES)
-        place[id(row)] = (hearts[row["case_id"]] if "case_id" in row else seen, names.index(row["class_name"]))
+        place[id(row)] = (hearts[row["case_id"]] if "case_id" in row else seen, number)
         entry[row["status"].replace(" ", "_")] += 1
         entry["n"] += row["status"] in COUNTED
     size = 1 + max((at[0] for at in place.values()), default=-1)
@@ -222,7 +231,7 @@ def summarise(rows: Sequence[dict], metrics: Sequence[str] = METRICS, seed: int 
         if size > 1
         else None
     )
-    classes = [k for k, name in enumerate(names) if name != "union"]
+    classes = [k for k, key in enumerate(classes) if key != "union"]
     summary["mean of classes"] = {}
     limits = [f"{LIMIT}{metric}" for metric in metrics if rows and f"{LIMIT}{metric}" in rows[0]]
     for key in (*metrics, *limits):
@@ -235,6 +244,22 @@ def summarise(rows: Sequence[dict], metrics: Sequence[str] = METRICS, seed: int 
         if key == "relative_volume_error":
             _enter(summary, names, classes, "absolute_volume_error", np.abs(table), draws)
     return summary
+
+
+def _class_of_row(row):
+    """What a row's class is recognised by: its id, its name where the row has no id, "union" for the union."""
+    return "union" if is_union(row) else int(row["class_id"]) if "class_id" in row else row["class_name"]
+
+
+def _names_of(classes, rows):
+    """The names of `classes` (as `_class_of_row` gives them), no two the same."""
+    first = {}
+    for row in rows:
+        first.setdefault(_class_of_row(row), row["class_name"])
+    ids = sorted(key for key in classes if isinstance(key, int))
+    names = [first.get(c, f"class_{c}") for c in range(1, max(ids, default=0) + 1)]
+    apart = dict(zip(range(1, len(names) + 1), distinct_names(names)))
+    return [apart[key] if isinstance(key, int) else key for key in classes]
 
 
 def _enter(summary, names, classes, key, table, draws):

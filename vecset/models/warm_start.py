@@ -7,6 +7,8 @@ whose class columns start at zero, and the queries; the distance keeps its outpu
 zero. So the warm start computes the distance that the published network computes, to the last bits.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from vecset.common.errors import InputError
@@ -17,13 +19,17 @@ _TO_DO = "give a checkpoint of the public VecSetX release or one that main_ae.py
 _BOTTLENECK_KEYS = {"bottleneck.gamma": "nb", "bottleneck.mean_proj.weight": "kl"}
 
 
-def load_initial_weights(model, model_config: dict, path) -> str:
-    """Loads the weights of `path` into `model` = build_model(**model_config). -> a message that says what was done.
+def load_initial_weights(model, model_config: dict, path, class_names: Sequence[str] | None = None) -> str:
+    """Loads the weights of `path` into `model` = build_model(**model_config). -> a message that says what was done, and
+    where the classes of a checkpoint have other names than `class_names` (C,) that it did so by number.
     Raises InputError in one line where the file is of another kind, another size, or incomplete."""
     loaded = load_safely(path, _TO_DO)
     if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
         _check_own(as_named(loaded)["model_config"], model_config, path)
         state, said = loaded["model"], f"weights of {path}, after {loaded['epoch']} epochs"
+        theirs = loaded.get("class_names")
+        if class_names and theirs and list(theirs) != list(class_names):
+            said += f"; its classes have other names ({', '.join(map(str, theirs))}), each is taken by its number"
     else:
         state, said = loaded, f"published weights of {path}, widened to {model_config['num_classes']} classes"
         if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):

@@ -5,9 +5,12 @@ reference heart by rotation, shift and scaling, once as they are and once mirror
 structures count, so that one that is missing, cut or oddly placed does not decide. Measured accuracy: docs/log.md.
 """
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
+
+from vecset.imaging.structure_names import class_of
 
 
 class Landmark(NamedTuple):
@@ -65,8 +68,9 @@ def heart_handedness(centroids_mm: dict[str, list[float]], class_names: list[str
 
     None where fewer than LEAST_STRUCTURES have names of the reference, or where those lie nearly in a plane.
     """
-    known = {class_names[int(c) - 1].lower(): p for c, p in centroids_mm.items()}
-    known = {name: p for name, p in known.items() if name in REFERENCE}
+    structures = {c: str(class_of(class_names[int(c) - 1])).lower() for c in centroids_mm}
+    times = Counter(structures.values())  # of two classes that stand for one structure neither is compared
+    known = {name: centroids_mm[c] for c, name in structures.items() if name in REFERENCE and times[name] == 1}
     if len(known) < LEAST_STRUCTURES:
         return None
     reference_mm = np.array([REFERENCE[name].centroid_mm for name in known], float)

@@ -132,13 +132,12 @@ def _heart(what, case, folders, figures, names, truth_of, colours):
 def comparison(figures: list[dict], cases: list[str]) -> dict:
     """{metrics, rows: [{id, name, values: {metric: {a, b, difference, interval, higher, lower, equal, pairs}}}]} of the
     metrics that both runs have: means over the pairs (hearts in which both are defined), and how many hearts B is
-    higher or lower in. The mean of classes is that of each heart, over the classes that are defined in both runs."""
+    higher or lower in. The mean of classes is that of each heart, over its classes as in each
+    run's own means: a structure that one run alone invents counts in that run's mean."""
     metrics = [m for m in figures[0]["metrics"] if m in figures[1]["metrics"]]
-    names = [name for _, name in figures[0]["classes"]]
+    ids = [c for c, _ in figures[0]["classes"]]
     values = {
-        m: np.array(
-            [[[_counted(f, case, name, m) for name in (*names, UNION)] for case in cases] for f in figures], np.float64
-        )
+        m: np.array([[[_counted(f, case, c, m) for c in (*ids, None)] for case in cases] for f in figures], np.float64)
         for m in metrics
     }  # (run, heart, class)
     rows = []
@@ -147,16 +146,16 @@ def comparison(figures: list[dict], cases: list[str]) -> dict:
     means = {}
     for m in metrics:
         classes = values[m][:, :, :-1]
-        both = np.isfinite(classes).all(0)
-        count = both.sum(1)
-        sums = np.where(both, classes, 0).sum(2)
+        defined = np.isfinite(classes)
+        count = defined.sum(2)
+        sums = np.where(defined, classes, 0).sum(2)
         means[m] = paired(*np.where(count > 0, sums / np.maximum(count, 1), np.nan))
-    rows.insert(len(names), {"id": None, "name": MEAN, "values": means})
+    rows.insert(len(ids), {"id": None, "name": MEAN, "values": means})
     return {"metrics": [column(m) for m in metrics], "rows": rows}
 
 
-def _counted(figures, case, name, metric):
-    row = figures["rows"].get((case, name))
+def _counted(figures, case, class_id, metric):
+    row = figures["rows"].get((case, class_id))
     value = None if row is None else row[metric] if metric.startswith("floor_") else counted_value(row, metric)
     return np.nan if value is None else value
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vecset.common.errors import InputError
+from vecset.imaging.class_names import distinct_names
 
 COUNTS = ("n", "ok", "missed", "invented", "absent", "not_annotated")
 MEAN, UNION = "mean of classes", "union"
@@ -34,8 +35,9 @@ _MAX_POINTS = 600  # of one training curve
 
 
 def read_figures(output_dir: str | Path) -> dict:
-    """What a run's results say, as a dict: `metrics` (columns of numbers in metrics.csv); `rows` {(case_id,
-    class_name): row, its numbers as float or None}; `classes` [(id, name)]; `cases` [ids]; and of metrics.json
+    """What a run's results say, as a dict: `metrics` (columns of numbers in metrics.csv); `rows` {(case_id, class id
+    or None for the union): row, its numbers as float or None}; `classes` [(id, name)]; `cases` [ids]; and of
+    metrics.json
     `summary` {class_name: entry}, `hearts` {case_id: entry}, `settings`. InputError where the folder has none."""
     output_dir = Path(output_dir)
     try:
@@ -44,7 +46,13 @@ def read_figures(output_dir: str | Path) -> dict:
             table, columns = list(reader), list(reader.fieldnames or ())
         stored = json.loads((output_dir / "metrics.json").read_text(encoding="utf-8"))
         numbers = [c for c in columns if c not in _NOT_FIGURES[:4] and _are_numbers(row[c] for row in table)]
-        rows = {(row["case_id"], row["class_name"]): {**row, **{m: _number(row[m]) for m in numbers}} for row in table}
+        rows = {
+            (row["case_id"], int(row["class_id"]) if row["class_id"] else None): {
+                **row,
+                **{m: _number(row[m]) for m in numbers},
+            }
+            for row in table
+        }
         classes = list(dict.fromkeys((int(row["class_id"]), row["class_name"]) for row in table if row["class_id"]))
         figures = {
             "metrics": [m for m in numbers if m not in _NOT_FIGURES],
@@ -67,6 +75,13 @@ def read_figures(output_dir: str | Path) -> dict:
         ) from None
     if not classes:
         raise InputError.because(output_dir / "metrics.csv", "no rows of classes in it", "run reconstruct.py again")
+    names = [name for _, name in classes]
+    if len({c for c, _ in classes}) < len(classes) or distinct_names(names) != names:
+        raise InputError.because(
+            output_dir / "metrics.csv",
+            "two classes have the same name, or one the name of the union, so that metrics.json has one mean for both",
+            "run reconstruct.py again",
+        )
     return figures
 
 
@@ -150,7 +165,7 @@ def boxes(figures_of_runs: list[dict], cases: list[str]) -> dict:
     metrics = [m for m in first["metrics"] if all(m in f["metrics"] for f in figures_of_runs)]
     rows = []
     for c, name in [*first["classes"], (None, UNION)]:
-        mine = [[figures["rows"].get((case, name), {}) for case in cases] for figures in figures_of_runs]
+        mine = [[figures["rows"].get((case, c), {}) for case in cases] for figures in figures_of_runs]
         rows.append(
             {
                 "id": c,

@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 
 from vecset.common.atomic import write_text
-from vecset.metrics.overlap import METRICS, PENALTY, mean_defined, summarise
+from vecset.imaging.class_names import distinct_names
+from vecset.metrics.overlap import METRICS, PENALTY, is_union, mean_defined, summarise
 
 LIMIT_COLUMNS = {f"floor_{metric}": metric for metric in METRICS if not metric.startswith("truth_")}
 COLUMNS = ("case_id", "class_id", "class_name", "status", *METRICS, PENALTY, *LIMIT_COLUMNS)
@@ -35,7 +36,10 @@ def table_rows(
 ) -> list[dict]:
     """The rows of one heart for metrics.csv, as dicts. `baselines`: {name: rows as `scores`} or None; `floor`: rows as
     `scores` of the truth against what its own surface points say."""
+    names = distinct_names([row["class_name"] for row in scores if not is_union(row)])  # older results have equal ones
     rows = [{"case_id": case_id, **row} for row in scores]
+    for row, name in zip((row for row in rows if not is_union(row)), names, strict=True):
+        row["class_name"] = name
     for row, other in zip(rows, floor or (), strict=bool(floor)):
         row.update({column: other.get(metric) for column, metric in LIMIT_COLUMNS.items()})
     for name, column in BASELINES.items():
