@@ -20,6 +20,20 @@ job_option() { # job_option NAME VALUE: sets one of the options above; returns 1
   esac
 }
 
+job_path() { # job_path PATH: with ~ or ~NAME at its start replaced by the home folder, as behind "=" bash does not
+  local user home
+  # shellcheck disable=SC2088  # the sign itself is meant
+  case $1 in
+    "~" | "~/"*) user=$(id -u) home=${HOME:-} ;;
+    "~"*) user=${1%%/*} user=${user#\~} home="" ;;
+    *$'\r') job_fail "${1%$'\r'} ends with a carriage return: the script that holds this command has Windows line ends" ;;
+    *) printf '%s\n' "$1"; return ;;
+  esac
+  if [ -z "$home" ]; then home=$(getent passwd "$user" | cut -d : -f 6) || true; fi
+  [ -n "$home" ] || job_fail "$1: the home folder of user $user is not known; give the whole path"
+  case $1 in */*) printf '%s\n' "$home/${1#*/}" ;; *) printf '%s\n' "$home" ;; esac
+}
+
 job_value() { # job_value "NAME OLD_NAME" WORDS...: the last value of --NAME or --OLD_NAME among the words
   local names=$1 name value=""
   shift
@@ -66,6 +80,9 @@ job_python() { # job_python ROOT FOLDERS...: sets the array RUN to the words tha
   local root=$1 name engine lacking folder
   local to_do="run 'bash $root/environment.sh' on a node with a network"
   to_do+=", or give --venv, --python, --modules or --container"
+  CONTAINER=$(job_path "${CONTAINER:-}")
+  PYTHON=$(job_path "${PYTHON:-}")
+  VENV=$(job_path "${VENV:-}")
   if [ -n "${MODULES:-}" ]; then
     set +eu # the files of many sites fail under either
     # shellcheck disable=SC1091

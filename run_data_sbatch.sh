@@ -63,11 +63,13 @@ while [ $# -gt 0 ]; do
 done
 [ -n "${INPUT_DIR:-}" ] || job_fail "--input_dir: the folder of label maps is not named"
 [ -n "${OUTPUT_DIR:-}" ] || job_fail "--output_dir: the folder for the case files is not named"
+INPUT_DIR=$(job_path "$INPUT_DIR")
+OUTPUT_DIR=$(job_path "$OUTPUT_DIR")
 [ -d "$INPUT_DIR" ] || job_fail "--input_dir: expected a folder of label maps, found no folder $INPUT_DIR"
 INPUT_DIR=$(cd "$INPUT_DIR" && pwd)
 job_make_folder --output_dir "$OUTPUT_DIR"
 OUTPUT_DIR=$(cd "$OUTPUT_DIR" && pwd)
-mapping=$(job_value "label_mapping label_map" ${passed[@]+"${passed[@]}"})
+mapping=$(job_path "$(job_value "label_mapping label_map" ${passed[@]+"${passed[@]}"})")
 job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR" "$(job_folder_of "$mapping")"
 logs=$OUTPUT_DIR/task-logs
 

@@ -73,11 +73,14 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-option() { job_value "$1" ${training[@]+"${training[@]}"}; } # the value of a training option
+option() { job_path "$(job_value "$1" ${training[@]+"${training[@]}"})"; } # the value of a training option, a path
 
 # ---- errors are found before any GPU hour is spent
 [ -n "${DATA_PATH:-}" ] || job_fail "--data_path: the folder of case files is not named"
 [ -n "${OUTPUT_DIR:-}" ] || job_fail "--output_dir: the run folder is not named"
+DATA_PATH=$(job_path "$DATA_PATH")
+OUTPUT_DIR=$(job_path "$OUTPUT_DIR")
+STAGE_DIR=$(job_path "${STAGE_DIR:-}")
 csv_dir=$(option csv_dir) fold=$(option fold)
 if [ "$options_only" = 0 ]; then
   [ -d "$DATA_PATH" ] || job_fail "--data_path: expected a folder of case files, found no folder $DATA_PATH"

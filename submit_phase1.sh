@@ -44,6 +44,9 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
+INPUT_DIR=$(job_path "$INPUT_DIR")
+OUTPUT_DIR=$(job_path "$OUTPUT_DIR")
+LABEL_MAPPING=$(job_path "$LABEL_MAPPING")
 [ -d "$INPUT_DIR" ] || job_fail "--input_dir: expected a folder of label maps, found '$INPUT_DIR'"
 [ -n "$OUTPUT_DIR" ] || job_fail "--output_dir: the folder for the results is not named"
 [ ! -f "$LABEL_MAPPING" ] || LABEL_MAPPING=$(realpath "$LABEL_MAPPING") # else the name of a preset

@@ -16,18 +16,21 @@ ROOT = str(Path(__file__).resolve().parents[1])
 if not __package__:  # run as a file: the repository's root in place of this folder, whose metrics/ would shadow others
     sys.path[:] = [ROOT] + [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
+from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.cores import limit_threads  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "python -m vecset.calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint-best.pth of main_ae.py")
-    parser.add_argument("--csv", type=Path, required=True, help="train.csv of create_csv.py")
-    parser.add_argument("--data_path", type=Path, help="folder that its files are relative to (default: the CSV's own)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--checkpoint", type=user_path, required=True, help="checkpoint-best.pth of main_ae.py")
+    parser.add_argument("--csv", type=user_path, required=True, help="train.csv of create_csv.py")
+    parser.add_argument(
+        "--data_path", type=user_path, help="folder that its files are relative to (default: the CSV's own)"
+    )
+    parser.add_argument("--output", type=user_path, required=True, help="JSON file to write")
     parser.add_argument(
         "--hearts", type=int, default=8, help="number of training hearts used, evenly chosen (default: 8)"
     )

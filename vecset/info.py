@@ -11,17 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
-from vecset.common.errors import EXIT_BAD_INPUT, InputError, run_command
+ROOT = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a file: the repository's root in place of this folder, whose metrics/ would shadow others
+    sys.path[:] = [ROOT] + [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+
+from vecset.common.arguments import CommandParser, user_path  # noqa: E402
+from vecset.common.errors import EXIT_BAD_INPUT, InputError, run_command  # noqa: E402
 
 KINDS = "a case file (.npz), a checkpoint (.pth), latents (latents.npz), a label map or a point cloud with labels"
 VALUES_SHOWN = 60  # of an image; a CT has thousands
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "python -m vecset.info", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=KINDS)
+    parser.add_argument("files", nargs="+", type=user_path, metavar="FILE", help=KINDS)
     return parser
 
 

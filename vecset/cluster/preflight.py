@@ -5,7 +5,6 @@
 Prints the whole configuration, defaults included. The scripts run this module as a file, before a job spends hours.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ if not __package__:  # run as a file: its folder gives way to the repository
         p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent
     ]
 
+from vecset.common.arguments import CommandParser
 from vecset.common.errors import run_command
 
 # the oldest driver for a CUDA's first number: "CUDA compatibility" (minor version compatibility), docs.nvidia.com
@@ -103,7 +103,7 @@ def check_training(words: list[str], with_data: bool) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("preflight.py", description=__doc__.split("\n\n")[0])
+    parser = CommandParser("preflight.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--processes", type=int, default=1, help="training processes on this node (default: 1)")
     parser.add_argument("--options_only", action="store_true", help="check the training options, not data and GPUs")
     parser.add_argument("training", nargs="*", help="after --: options of main_ae.py")

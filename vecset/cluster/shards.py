@@ -18,6 +18,7 @@ if not __package__:  # run as a file: its folder gives way to the repository
         p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent
     ]
 
+from vecset.common.arguments import CommandParser, user_path
 from vecset.common.errors import run_command
 from vecset.imaging.label_map import case_name, find_label_maps
 
@@ -87,16 +88,16 @@ def summary_lines(
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("shards.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--input_dir", required=True, type=Path, help="folder of label maps")
-    parser.add_argument("--output_dir", required=True, type=Path, help="folder of case files")
+    parser = CommandParser("shards.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--input_dir", required=True, type=user_path, help="folder of label maps")
+    parser.add_argument("--output_dir", required=True, type=user_path, help="folder of case files")
     parser.add_argument("--tasks", required=True, type=int, help="number of shards")
     wanted = parser.add_mutually_exclusive_group(required=True)
     wanted.add_argument("--shard", type=int, help="print start and end (exclusive) of this shard, counted from 0")
     wanted.add_argument("--share", dest="shard", type=int, help=argparse.SUPPRESS)  # its old name
     wanted.add_argument("--summary", action="store_true", help="print what is missing; exit code 1 if anything is")
-    parser.add_argument("--logs", type=Path, help="with --summary: folder of task-N.log, which say why")
-    parser.add_argument("--again", type=Path, help="with --summary: the script that the printed command submits")
+    parser.add_argument("--logs", type=user_path, help="with --summary: folder of task-N.log, which say why")
+    parser.add_argument("--again", type=user_path, help="with --summary: the script that the printed command submits")
     return parser
 
 

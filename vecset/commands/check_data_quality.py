@@ -10,8 +10,8 @@ by other code, labels, walls, normals) and against the other files (copies, mirr
 
 import argparse
 import sys
-from pathlib import Path
 
+from vecset.common.arguments import CommandParser, user_path
 from vecset.common.errors import InputError, run_command
 from vecset.common.workers import one_thread
 
@@ -27,15 +27,17 @@ from vecset.report.quality_page import write_report  # noqa: E402
 
 def get_parser() -> argparse.ArgumentParser:
     summary, details = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "check_data_quality.py",
         description=summary,
         epilog=details + "\n" + checks_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("input", type=Path, metavar="DIR|FILE", help="folder of case files, or one case file (*.npz)")
     parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="write tables and pictures into this folder (default: none)"
+        "input", type=user_path, metavar="DIR|FILE", help="folder of case files, or one case file (*.npz)"
+    )
+    parser.add_argument(
+        "--report", type=user_path, metavar="DIR", help="write tables and pictures into this folder (default: none)"
     )
     parser.add_argument(
         "--file_workers", type=int, default=1, metavar="N", help="files checked at the same time (default: 1)"
@@ -57,7 +59,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--source_dir",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="also compare truth and points with the label maps in this folder, read with nibabel or SimpleITK alone "
         "(default: none)",

@@ -9,22 +9,22 @@ what training calls --data_path. splits.json beside them holds the seed, the opt
 
 import argparse
 import sys
-from pathlib import Path
 
+from vecset.common.arguments import CommandParser, user_path
 from vecset.common.errors import run_command
 from vecset.data.splits import split_folder
 
 
 def get_parser() -> argparse.ArgumentParser:
     summary, details = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "create_csv.py",
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data_dir", required=True, type=Path, help="folder of case files (*.npz)")
-    parser.add_argument("--output_dir", type=Path, help="folder for the CSVs (default: --data_dir)")
+    parser.add_argument("--data_dir", required=True, type=user_path, help="folder of case files (*.npz)")
+    parser.add_argument("--output_dir", type=user_path, help="folder for the CSVs (default: --data_dir)")
     parser.add_argument(
         "--val_ratio", type=float, default=0.2, help="share of the cases in val.csv, 0 to 1 (default: 0.2)"
     )
@@ -43,7 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--holdout",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help="case ids, one per line, or a CSV with a column case_id, with or without the suffix of a case file or "
         "label map: these cases go to test.csv only (default: none)",

@@ -8,8 +8,8 @@ with the same options, it makes only the hearts that are missing; with other opt
 
 import argparse
 import sys
-from pathlib import Path
 
+from vecset.common.arguments import CommandParser, user_path
 from vecset.common.errors import InputError, run_command
 from vecset.imaging.classes import HEART_CLASSES
 from vecset.phantom.phantom import PhantomOptions
@@ -26,12 +26,12 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "make_phantoms.py",
         description=__doc__.split("\n")[0],
         formatter_class=_Help,
     )
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the label maps")
+    parser.add_argument("--output_dir", type=user_path, required=True, help="folder for the label maps")
     parser.add_argument("--num", type=int, default=80, help="number of hearts")
     parser.add_argument(
         "--size",

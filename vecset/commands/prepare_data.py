@@ -8,14 +8,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from vecset.common.arguments import CommandParser, user_path_text
 from vecset.common.errors import InputError, run_command
 from vecset.imaging.label_mapping import LabelMapping, preset_names
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "prepare_data.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("prepare_data.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def add(flag, default, text, **kwargs):
         text += "" if default is None else f" (default: {default})"
@@ -24,8 +23,12 @@ def get_parser() -> argparse.ArgumentParser:
     def old_name(*flags, dest, **kwargs):  # with the abbreviation that would fit the old and the new name
         parser.add_argument(*flags, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kwargs)
 
-    parser.add_argument("--input_dir", required=True, help="folder of label maps: .nii.gz, .nii, .nrrd, .mha")
-    parser.add_argument("--output_dir", required=True, help="folder for the case files, NAME.npz each")
+    parser.add_argument(
+        "--input_dir", required=True, type=user_path_text, help="folder of label maps: .nii.gz, .nii, .nrrd, .mha"
+    )
+    parser.add_argument(
+        "--output_dir", required=True, type=user_path_text, help="folder for the case files, NAME.npz each"
+    )
     add("--classes", 10, "number of classes C; labels are 0 (background) and 1..C", type=int)
     add("--num_surface_points", 50000, "points on the surfaces, per heart", type=int)
     add("--num_vol_points", 50000, "points in the volume, half of them inside, per heart", type=int)
@@ -41,8 +44,10 @@ def get_parser() -> argparse.ArgumentParser:
         "JSON file that maps the image's values to classes, or one of the presets "
         + ", ".join(preset_names())
         + " (default: values are class ids)",
+        type=user_path_text,
+        metavar="FILE",
     )
-    old_name("--label_map", "--label", dest="label_mapping")
+    old_name("--label_map", "--label", dest="label_mapping", type=user_path_text)
     add("--annotated", None, "ids of the annotated classes, as 1,2,3 (default: all, or those in --label_mapping)")
     add(
         "--spacing_from",

@@ -21,8 +21,8 @@ reported in one line; the others continue, and the exit code is 1.
 import argparse
 import functools
 import sys
-from pathlib import Path
 
+from vecset.common.arguments import CommandParser, user_path
 from vecset.common.atomic import remove_leftovers, require_writable
 from vecset.common.cores import limit_threads
 from vecset.common.errors import InputError, require_package, run_command
@@ -33,11 +33,12 @@ SPACING_MM = (0.05, 50)
 
 def get_parser() -> argparse.ArgumentParser:
     summary, details = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "reconstruct.py",
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        shown_required=("checkpoint", "input"),
     )
 
     def add(flag, default, text, **kwargs):
@@ -45,22 +46,24 @@ def get_parser() -> argparse.ArgumentParser:
         parser.add_argument(flag, default=default, help=text, **kwargs)
 
     parser.add_argument(
-        "--checkpoint", type=Path, help="checkpoint-best.pth or -last.pth of main_ae.py (required, but for --compare)"
+        "--checkpoint",
+        type=user_path,
+        help="checkpoint-best.pth or -last.pth of main_ae.py (required, but for --compare)",
     )
     parser.add_argument(
         "--input",
-        type=Path,
+        type=user_path,
         help="case file (.npz), label map (.nii.gz, .nii, .nrrd, .mha), folder of either, CSV of "
         "create_csv.py, or a point cloud with labels in mm, RAS+ (.ply with a vertex property label; "
         ".npz with points_mm and labels) (required, but for --compare and --latents FILE)",
     )
-    parser.add_argument("--output_dir", required=True, type=Path, help="folder of the results")
-    add("--data_path", None, "folder that the files in a CSV are relative to (default: the CSV's own)", type=Path)
+    parser.add_argument("--output_dir", required=True, type=user_path, help="folder of the results")
+    add("--data_path", None, "folder that the files in a CSV are relative to (default: the CSV's own)", type=user_path)
     add(
         "--train_csv",
         None,
         "CSV of the training hearts: adds what their mean shape and the nearest of them would score (default: without)",
-        type=Path,
+        type=user_path,
     )
     add("--num_surface_points", None, "surface points that the encoder reads (default: as in training)", type=int)
     add(
@@ -75,7 +78,7 @@ def get_parser() -> argparse.ArgumentParser:
         None,
         "file of python -m vecset.calibrate: decisions about labels, tuned on training hearts (thin vessels gain "
         "most) (default: the sign of the distance and the largest logit)",
-        type=Path,
+        type=user_path,
     )
     add("--chunk", 8192, "points decoded at once; fewer need less memory", type=int)
     add(
@@ -99,6 +102,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--latents",
         nargs="?",
         const=True,
+        type=user_path,
         metavar="FILE",
         help="without a value: save latents.npz per heart; with FILE or a folder: decode it instead of --input "
         "(default: neither)",
@@ -118,7 +122,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--compare",
         nargs=2,
         metavar=("A", "B"),
-        type=Path,
+        type=user_path,
         help="two output folders of this command: writes compare.html (figures and their differences, the same hearts "
         "paired, slices and surfaces side by side) into --output_dir, and nothing else (default: none)",
     )
@@ -127,7 +131,7 @@ def get_parser() -> argparse.ArgumentParser:
         None,
         "folder of the training run, whose curves report.html shows "
         "(default: the checkpoint's, where it has a log.txt)",
-        type=Path,
+        type=user_path,
     )
     return parser
 
@@ -192,7 +196,7 @@ def parse_arguments(argv):
     args = parser.parse_args(argv)
     if args.compare:
         return args
-    stored_latents = None if args.latents in (None, True) else Path(args.latents)
+    stored_latents = None if args.latents in (None, True) else args.latents
     if stored_latents and (args.input or args.train_csv):
         raise InputError.because(
             "--latents",

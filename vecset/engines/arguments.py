@@ -2,6 +2,7 @@
 
 import argparse
 
+from vecset.common.arguments import CommandParser, user_path_text
 from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
@@ -108,10 +109,10 @@ def _check_latents(args):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="main_ae.py", description=DESCRIPTION, formatter_class=_Help)
+    parser = CommandParser(prog="main_ae.py", description=DESCRIPTION, formatter_class=_Help)
     add = parser.add_argument_group("data").add_argument
-    add("--data_path", required=True, metavar="DIR", help="folder of the case files")
-    add("--csv_dir", metavar="DIR", help="folder of train.csv and val.csv (default: --data_path)")
+    add("--data_path", type=user_path_text, required=True, metavar="DIR", help="folder of the case files")
+    add("--csv_dir", type=user_path_text, metavar="DIR", help="folder of train.csv and val.csv (default: --data_path)")
     add("--fold", type=int, metavar="K", help="read train_foldK.csv and val_foldK.csv (default: train.csv, val.csv)")
     add(
         "--classes",
@@ -314,17 +315,20 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("run").add_argument
     add(
         "--output_dir",
+        type=user_path_text,
         required=True,
         metavar="DIR",
         help="folder of checkpoints, log.txt and status.json; given again, the run resumes",
     )
     add(
         "--resume",
+        type=user_path_text,
         metavar="FILE",
         help="checkpoint to resume from (a checkpoint in the output folder comes first)",
     )
     add(
         "--init_from",
+        type=user_path_text,
         metavar="FILE",
         help="weights to start a new run from: a checkpoint of the public VecSetX release (new inputs and outputs "
         "start at zero, so the distance is the same) or of this software; one in the output folder comes first",
@@ -349,7 +353,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="save at least this often, in mid-epoch too (and after an epoch where that costs under 2 %% of the time)",
     )
     add("--print_every", type=_count(1), default=20, help="optimizer steps between lines")
-    add("--log_dir", metavar="DIR", help="write tensorboard files there (needs tensorboardX)")
+    add("--log_dir", type=user_path_text, metavar="DIR", help="write tensorboard files there (needs tensorboardX)")
     add(
         "--wandb",
         nargs="?",

@@ -27,15 +27,17 @@ ROOT = Path(__file__).resolve().parents[2]
 if not __package__:  # run as a file: the repository's root in place of this folder
     sys.path[:] = [str(ROOT)] + [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
+from vecset.common.arguments import CommandParser, user_path, user_path_text  # noqa: E402
 from vecset.common.cores import usable_cores  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.pipeline.job import METHODS, Pipeline  # noqa: E402
-from vecset.pipeline.options import prepare_options, training_options  # noqa: E402
+from vecset.pipeline.options import flags, training_options  # noqa: E402
 from vecset.pipeline.recipes import RECIPES  # noqa: E402
-from vecset.pipeline.stages import RedoRequest, Stamps, run_stage  # noqa: E402
+from vecset.pipeline.stages import PACKAGE, RedoRequest, Stamps, run_stage  # noqa: E402
 
 OWN_TRAINING_OPTIONS = ("--data_path", "--csv_dir", "--output_dir", "--resume", "--eval")
 OWN_PREPARE_OPTIONS = ("--input_dir", "--output_dir")
+PRESETS = PACKAGE / "imaging" / "presets"
 IS_CHECKOUT = (ROOT / "run_train.sh").is_file()
 DEFAULT_OUTPUT = (ROOT if IS_CHECKOUT else Path()) / "output" / "demo"
 EPILOG = """\
@@ -57,23 +59,34 @@ All options behind `--` go to the training command (python vecset/main_ae.py --h
 """
 
 
+def other_place(option: str) -> str:
+    """Where an option is to be given that this job does not have itself, or ""."""
+    from vecset.commands.prepare_data import get_parser as of_prepare  # brings numpy
+    from vecset.engines.arguments import build_parser as of_training  # brings torch
+
+    if of_training().knows(option):
+        return f"{option} is an option of training: give it behind --"
+    return f'give it in --prepare_options "{option} ..."' if of_prepare().knows(option) else ""
+
+
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "run_train.sh",
         description=__doc__,
         epilog=EPILOG,
         usage="bash run_train.sh [options] [-- training options]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        elsewhere=other_place,
     )
     parser.add_argument(
         "--input_dir",
-        type=Path,
+        type=user_path,
         metavar="LABELS",
         help="folder of label maps (default: none, synthetic hearts are made)",
     )
     parser.add_argument(
         "--output_dir",
-        type=Path,
+        type=user_path,
         metavar="OUT",
         default=DEFAULT_OUTPUT,
         help="folder for all results (default: output/demo " + ("in the repository)" if IS_CHECKOUT else "here)"),
@@ -81,12 +94,19 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--classes", type=int, default=10, help="number of structures, labels 1..C (default: 10)")
     parser.add_argument(
         "--label_mapping",
+        type=user_path_text,
         metavar="FILE",
-        help="JSON file that maps your label values to 1..C, or a preset, as for prepare_data.py (default: none)",
+        help="JSON file that maps your label values to 1..C, as for prepare_data.py, or one of the presets "
+        f"{', '.join(sorted(path.stem for path in PRESETS.glob('*.json')))} (default: none)",
     )
     # the shorter name: abbreviations would fit both others
     parser.add_argument(
-        "--label_map", "--label", dest="label_mapping", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        "--label_map",
+        "--label",
+        dest="label_mapping",
+        type=user_path_text,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
     )
     parser.add_argument(
         "--prepare_options",
@@ -154,6 +174,16 @@ def check_words(words, own, where, to_do):
             raise InputError.because(f"{word} {where}", "this job sets that option itself", to_do)
 
 
+def check_label_mapping(words):
+    """Raises InputError, or exits, where prepare_data.py would refuse one of the options `words`."""
+    from vecset.commands.prepare_data import parse_arguments  # brings numpy
+    from vecset.imaging.label_mapping import LabelMapping
+
+    args = parse_arguments(["--input_dir", "labels", "--output_dir", "cases", *words])
+    if args.label_mapping:
+        LabelMapping.load(args.label_mapping, args.classes)
+
+
 def main(argv=None):
     words = list(sys.argv[1:] if argv is None else argv)
     training_words = []
@@ -176,9 +206,10 @@ def main(argv=None):
     except ValueError as error:
         raise InputError.because("--prepare_options", f"{error} in {args.prepare_options!r}") from None
     check_words(prepare_words, OWN_PREPARE_OPTIONS, "in --prepare_options", "leave it out")
-    # a mistyped option is reported now and not after the data are prepared
-    if prepare_words:
-        prepare_options(["--classes", args.classes, *prepare_words])
+    # what is mistyped is reported now and not after other stages
+    mapping = {} if args.label_mapping is None else {"label_mapping": args.label_mapping}
+    if prepare_words or mapping:
+        check_label_mapping([*flags({"classes": args.classes, **mapping}), *prepare_words])
     if training_words:
         training_options(training_words)
     args.output_dir.mkdir(parents=True, exist_ok=True)
