@@ -78,9 +78,10 @@ def check_training(words: list[str], with_data: bool) -> str:
     """Prints the configuration that main_ae.py makes of the options `words`. Returns its --device. Raises InputError
     where options contradict each other, a checkpoint is none or, `with_data`, splits or case files are missing."""
     from vecset.engines.arguments import check_arguments, parse_arguments
+    from vecset.engines.run_folder import load_start, starting_file
     from vecset.engines.setup import read_splits
     from vecset.models.autoencoder import parse_model_name
-    from vecset.models.checkpoint import LAST, load_checkpoint, load_safely
+    from vecset.models.checkpoint import load_checkpoint, load_safely
 
     args = parse_arguments(words)
     told = " ".join(
@@ -94,11 +95,12 @@ def check_training(words: list[str], with_data: bool) -> str:
     if args.resume:
         load_checkpoint(args.resume)
     if with_data:
-        last = Path(args.output_dir) / LAST
+        start = starting_file(args)
         training, validation = read_splits(args)
         print(f"{len(training)} training and {len(validation)} validation cases, {training[0].num_classes} classes")
-        if last.is_file():
-            load_checkpoint(last, training[0].num_classes)
+        if start:
+            load_start(start, args.output_dir)
+            load_checkpoint(start, training[0].num_classes)
     return args.device
 
 

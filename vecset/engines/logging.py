@@ -1,5 +1,6 @@
 """What a run prints and records: lines on the terminal, JSON in log.txt, curves in tensorboard and wandb."""
 
+import itertools
 import json
 import math
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vecset.common.atomic import write_text
+from vecset.common.atomic import atomic_path, write_text
 from vecset.common.errors import InputError
 
 LOG = "log.txt"
@@ -64,7 +65,8 @@ class RunLog:
 
     `first_step`: the global step that the run starts from; records of later steps, left by a run that was killed after
     its last checkpoint, are removed, so every step is there once. `validates_first`: the validation of that step is
-    still to come, so a record of it goes too."""
+    still to come, so a record of it goes too. `keep`: the run does not go on from its last checkpoint, so these records
+    are of models that are gone; the whole log is kept beside the new one."""
 
     def __init__(
         self,
@@ -76,9 +78,10 @@ class RunLog:
         project=None,
         name=None,
         validates_first=False,
+        keep=False,
     ):
         self.path = Path(output_dir) / LOG
-        self._drop_from(first_step, validates_first)
+        self._drop_from(first_step, validates_first, keep)
         self._tensorboard = self._wandb = None
         if log_dir:
             self._tensorboard = _import("tensorboardX", "--log_dir").SummaryWriter(str(log_dir), purge_step=first_step)
@@ -105,18 +108,25 @@ class RunLog:
                     "set WANDB_API_KEY, or use --wandb offline",
                 ) from None
 
-    def _drop_from(self, first_step, validates_first):
+    def _drop_from(self, first_step, validates_first, keep):
         if not self.path.is_file():
             return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        content, kept, dropped = self.path.read_bytes(), [], 0
+        for line in content.decode("utf-8", errors="replace").splitlines():
             try:
                 record = json.loads(line)
                 again = validates_first and record["kind"] == "val" and record["global_step"] == first_step
                 if record["global_step"] <= first_step and not again:
                     kept.append(line)
-            except (ValueError, KeyError):  # the half line of a killed writer
+                else:
+                    dropped += 1
+            except (ValueError, KeyError, TypeError):  # the half line of a killed writer
                 continue
+        if keep and dropped:
+            aside = next(p for n in itertools.count(1) if not (p := self.path.with_name(f"log.old-{n}.txt")).exists())
+            with atomic_path(aside) as temporary:
+                temporary.write_bytes(content)
+            say(f"note: {self.path} had {dropped} records of later steps; the whole log is kept as {aside.name}")
         write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def record(self, kind: str, global_step: int, values: dict, **more) -> None:

@@ -34,7 +34,9 @@ class TrainingRun:
     def done(self) -> str | None:
         """Why there is nothing to do, in words, or None."""
         args = self.training.args
-        if self.state.epoch >= args.epochs:
+        if self.state.epoch > args.epochs:
+            return f"finished: {self.state.epoch} epochs are done, more than --epochs {args.epochs}"
+        if self.state.epoch == args.epochs:
             return f"finished: all {args.epochs} epochs are done"
         if args.max_steps and self.state.global_step >= args.max_steps:
             return f"done: --max_steps {args.max_steps} reached"
@@ -179,6 +181,11 @@ class TrainingRun:
             message = (
                 f"time is up: saved at epoch {state.epoch + 1}, step {state.step}, global step {state.global_step}"
             )
+        if code == 0 and self.saver.lacks_best():
+            state.best_metric, state.best_epoch = state.metrics.get("mean_dice"), state.epoch
+            improved = True
+            if ranks.main:
+                say("note: checkpoint-best.pth is gone and no later model was better: the last one takes its place")
         self._save(bool(improved), status)
         self.saver.write_status(status)
         if self.decision != Decision.GO_ON:

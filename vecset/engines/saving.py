@@ -20,9 +20,10 @@ from vecset.engines.distributed import Ranks, gather_objects
 from vecset.engines.logging import say
 from vecset.engines.loop import Monitor
 from vecset.engines.optimizer import gather_state, load_state
+from vecset.engines.run_folder import load_start, start_notes, starting_file
 from vecset.engines.setup import Training
 from vecset.imaging.class_names import distinct_names
-from vecset.models.checkpoint import BEST, LAST, copy_checkpoint, load_checkpoint, save_checkpoint
+from vecset.models.checkpoint import BEST, LAST, copy_checkpoint, save_checkpoint
 
 SAVING_SHARE = 0.02  # of the time, for checkpoints after an epoch; the timed ones come whatever they cost
 # options that may change between two starts without a note: they do not change what is learned
@@ -132,6 +133,10 @@ class Saver:
         }
         write_text(self.folder / "status.json", json.dumps(record) + "\n")
 
+    def lacks_best(self) -> bool:
+        """Whether checkpoint-best was written once and is gone."""
+        return self.state.best_epoch is not None and not (self.folder / BEST).is_file()
+
     def last_good(self) -> str:
         """What is left after a step that was not finite, as a sentence."""
         last = self.folder / LAST
@@ -165,15 +170,13 @@ def lock_folder(folder: str | Path, ranks: Ranks):
 
 
 def starting_point(args: Namespace, ranks: Ranks) -> tuple[Path | None, dict | None]:
-    """(path, checkpoint) to start from, or (None, None): the output folder's own last checkpoint, else --resume."""
-    last = Path(args.output_dir) / LAST
-    if last.is_file():
-        if args.resume and ranks.main and Path(args.resume).resolve() != last.resolve():
-            say(f"note: {last} is there and comes before --resume {args.resume}; a new run needs another --output_dir")
-        return last, load_checkpoint(last)
-    if args.resume:
-        return Path(args.resume), load_checkpoint(args.resume)
-    return None, None
+    """(path, checkpoint) to start from, or (None, None); see engines/run_folder.py. Rank 0 says what is unusual."""
+    path = starting_file(args)
+    checkpoint = load_start(path, args.output_dir) if path else None
+    if ranks.main:
+        for note in start_notes(args, path, checkpoint):
+            say(f"note: {note}")
+    return path, checkpoint
 
 
 def go_on_from(training: Training, checkpoint: dict, path: Path) -> RunState:

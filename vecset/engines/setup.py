@@ -20,9 +20,9 @@ from vecset.engines.logging import say
 from vecset.engines.loop import StepOptions
 from vecset.engines.losses import DEFAULT_WEIGHTS
 from vecset.engines.optimizer import build_optimizer, scaled_rate
+from vecset.engines.run_folder import load_start, starting_file
 from vecset.imaging.class_names import check_same_names
 from vecset.models.autoencoder import VecSetAutoencoder, build_model, parse_model_name
-from vecset.models.checkpoint import LAST, load_checkpoint
 from vecset.models.double_backward import check_double_backward
 from vecset.models.warm_start import load_initial_weights
 
@@ -100,7 +100,7 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
 def _model(args, ranks, model_config, training):
     torch.manual_seed(args.seed)
     model = build_model(**model_config)
-    if args.init_from and not (Path(args.output_dir) / LAST).is_file():
+    if args.init_from and starting_file(args) is None:
         message = load_initial_weights(model, model_config, args.init_from, training[0].class_names)
         if ranks.main:
             say(message)
@@ -117,10 +117,10 @@ def model_options(args: Namespace, training: list[ListedCase]) -> dict:
     keeps the value that it began with, also where cases were added since."""
     options = {name: getattr(args, name) for name in MODEL_OPTIONS}
     if options["fps_density"] == "auto":
-        last = next((p for p in (Path(args.output_dir) / LAST, Path(args.resume or "")) if p.is_file()), None)
+        start = starting_file(args)
         options["fps_density"] = (
-            load_checkpoint(last)["model_config"]["fps_density"]
-            if last
+            load_start(start, args.output_dir)["model_config"]["fps_density"]
+            if start
             else fps_density(training, training[0].num_classes)
         )
     return options

@@ -16,11 +16,19 @@ from vecset.engines.logging import RunLog, format_values, peak_memory_gb, say, s
 from vecset.engines.loop import Monitor, NotFiniteError, train_one_epoch
 from vecset.engines.optimizer import gather_state
 from vecset.engines.run import TrainingRun
+from vecset.engines.run_folder import fill_gaps, way_on
 from vecset.engines.saving import RunState, Saver, go_on_from, lock_folder, starting_point
 from vecset.engines.setup import Training, make_dataset, read_splits, set_up, step_options
 from vecset.engines.stop import StopRequest
 from vecset.imaging.class_names import check_same_names, distinct_names
-from vecset.models.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint, save_checkpoint
+from vecset.models.checkpoint import (
+    BEST,
+    LAST,
+    DamagedCheckpoint,
+    load_checkpoint,
+    model_from_checkpoint,
+    save_checkpoint,
+)
 
 _DRY_RUN_GRID = 32  # points per axis, at most
 
@@ -35,6 +43,8 @@ def train(args: Namespace, ranks: Ranks, stop: StopRequest) -> int:
     if run.done:
         if ranks.main:
             say(f"{path}: {run.done}")
+            for note in fill_gaps(args.output_dir, path, checkpoint):
+                say(f"note: {note}")
         return 0
     with told_once(ranks.rank):
         lock = lock_folder(args.output_dir, ranks)
@@ -53,6 +63,7 @@ def train(args: Namespace, ranks: Ranks, stop: StopRequest) -> int:
             args.wandb_project,
             args.wandb_name,
             validates_first=state.step == training.plan.steps_per_epoch,
+            keep=path != Path(args.output_dir) / LAST,
         )
     _load_cases(training)
     try:
@@ -82,7 +93,7 @@ def _load_cases(training: Training):
 
 def as_trained(argv: list[str] | None, args: Namespace) -> Namespace:
     """The arguments of --eval, where those that decide its figures have the checkpoint's values as defaults."""
-    trained = load_checkpoint(_evaluated_checkpoint(args))["args"]
+    trained = _load_evaluated(args)[1]["args"]
     return parse_arguments(argv, {name: trained[name] for name in EVALUATION_OPTIONS if name in trained})
 
 
@@ -96,12 +107,21 @@ def _evaluated_checkpoint(args):
     return path
 
 
+def _load_evaluated(args, num_classes=None):
+    """(path, checkpoint) of --eval."""
+    path = _evaluated_checkpoint(args)
+    try:
+        return path, load_checkpoint(path, num_classes)
+    except DamagedCheckpoint as error:
+        to_do = way_on(path, args.output_dir, "evaluate that one") or error.to_do
+        raise DamagedCheckpoint.because(error.where, error.problem, to_do) from None
+
+
 def evaluate_checkpoint(args: Namespace, ranks: Ranks, stop: StopRequest) -> int:
     """One evaluation, printed and written to OUTPUT_DIR/eval.json. -> exit code."""
     with told_once(ranks.rank):
-        path = _evaluated_checkpoint(args)
         _, validation = read_splits(args)
-        checkpoint = load_checkpoint(path, validation[0].num_classes)
+        path, checkpoint = _load_evaluated(args, validation[0].num_classes)
         check_same_names(
             validation[0].class_names,
             distinct_names(checkpoint["class_names"]),

@@ -28,6 +28,10 @@ _NOT_IN_SIDECAR = ("model", "optimizer", "random_state")
 STORED_KEYS = {"fps_class_gap": "class_gap", "fps_density": "latent_density"}
 
 
+class DamagedCheckpoint(InputError):
+    """A file that was a checkpoint, or should be one, and is cut, overwritten or holds numbers that are not finite."""
+
+
 def save_checkpoint(path: str | Path, checkpoint: dict) -> None:
     """Writes `checkpoint` to `path` atomically, then its sidecar. Raises OSError (no space left, ...) with the old
     file untouched."""
@@ -103,13 +107,15 @@ class _Writer:
 def load_checkpoint(path: str | Path, num_classes: int | None = None) -> dict:
     """The checkpoint at `path`, tensors on the CPU and read from the file when they are used (mmap). The file cannot
     run code: weights_only, and of classes only argparse.Namespace. Raises InputError where it is not a checkpoint of
-    this software, is truncated, or has not `num_classes` classes."""
+    this software or has not `num_classes` classes, DamagedCheckpoint where it is not whole. Its checksums and weights
+    are read once per process."""
     path = Path(path)
     to_do = "give a checkpoint-last.pth or checkpoint-best.pth that main_ae.py wrote"
     checkpoint = load_safely(path, to_do)
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         found = f"format {checkpoint.get('format')!r}" if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise InputError(path, f"a {FORMAT}", found, to_do)
+    _require_whole(path, checkpoint, to_do)
     checkpoint = as_named(checkpoint)
     classes = checkpoint["model_config"]["num_classes"]
     if num_classes is not None and classes != num_classes:
@@ -120,6 +126,39 @@ def load_checkpoint(path: str | Path, num_classes: int | None = None) -> dict:
             "use the checkpoint that was trained on these classes",
         )
     return checkpoint
+
+
+_known_whole = set()  # (path, bytes, modification time) of files that this process has read to the end
+
+
+def _require_whole(path, checkpoint, to_do):
+    """A file system that was full, or a node that died before it wrote its pages, can leave a file of the right length
+    with zeros inside: its checksums tell."""
+    status = path.stat()
+    state = (path.resolve(), status.st_size, status.st_mtime_ns)
+    if state in _known_whole:
+        return
+    problem = None
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            try:
+                problem = archive.testzip() and "damaged (its content does not match its checksums)"
+            except (zipfile.BadZipFile, EOFError) as error:
+                problem = f"damaged ({error})"
+    for part in ("model", "optimizer"):
+        if problem is None and not _all_finite(checkpoint.get(part)):
+            problem = f"damaged (numbers of its {part} are not finite)"
+    if problem:
+        raise DamagedCheckpoint.because(path, problem, to_do)
+    _known_whole.add(state)
+
+
+def _all_finite(value):
+    if torch.is_tensor(value):
+        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(map(_all_finite, value.values()))
+    return all(map(_all_finite, value)) if isinstance(value, list | tuple) else True
 
 
 def require_checkpoint(
@@ -144,9 +183,9 @@ def load_safely(path: str | Path, to_do: str) -> object:
         raise InputError.because(path, "no permission to read it", "change its permissions") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         if not zipfile.is_zipfile(path):  # torch's own words are about its formats
-            raise InputError.because(path, "not a checkpoint, or truncated", to_do) from None
+            raise DamagedCheckpoint.because(path, "not a checkpoint, or truncated", to_do) from None
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
-        raise InputError.because(path, f"torch cannot read this checkpoint ({reason})", to_do) from None
+        raise DamagedCheckpoint.because(path, f"torch cannot read this checkpoint ({reason})", to_do) from None
 
 
 def model_from_checkpoint(
