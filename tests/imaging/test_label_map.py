@@ -36,7 +36,7 @@ def save(path, array, affine=None, sform=True, zooms=None, qform=True):
 def test_round_trip_same_bytes_both_forms(tmp_path):
     affine = np.array([[0, -0.5, 0, 3], [0.7, 0, 0, -4], [0, 0, 2.0, 5], [0, 0, 0, 1]])
     for name in ("a.nii.gz", "b.nii.gz", "c.nii"):
-        write_label_map(tmp_path / name, labels(), affine, ["one", "two"])
+        write_label_map(tmp_path / name, labels(), affine, ["Myocardium", "LA"])
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
     assert gzip.decompress((tmp_path / "a.nii.gz").read_bytes()) == (tmp_path / "c.nii").read_bytes()
     image = nib.load(tmp_path / "a.nii.gz")

@@ -102,6 +102,8 @@ def build_case(label_map: LabelMap, options: Options = Options(), annotated: lis
         source_geometry=label_map.geometry,
         dropped_crumbs=label_map.dropped_islands,
     )
+    if label_map.by_name:
+        meta["values_by_name"] = {str(value): [name, c] for value, (name, c) in sorted(label_map.by_name.items())}
     return Case(arrays=arrays, frame=frame, truth_crop=truth, truth_origin=origin, meta=meta)
 
 
@@ -174,6 +176,9 @@ def _radius_mm(labels, axes_mm):
 def warnings_of(meta: dict) -> list[str]:
     """What a user should know about a case, one line each, from its meta."""
     lines = []
+    if meta.get("values_by_name"):
+        told = ", ".join(f"{value} {name} is class {c}" for value, (name, c) in meta["values_by_name"].items())
+        lines.append(f"the names in its header say which class its values are, not the numbers: {told}")
     if meta.get("dropped_crumbs"):
         lines.append("islands dropped: " + _counts(meta, meta["dropped_crumbs"]))
     if meta["crumbs"]["classes"]:

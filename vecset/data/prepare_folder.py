@@ -13,6 +13,12 @@ from vecset.common.workers import map_files
 from vecset.data.case_file import read_meta, write_case
 from vecset.data.preparation import Options, border_classes, build_case, warnings_of
 from vecset.geometry.surface import crop_foreground
+from vecset.imaging.header_names import (
+    names_apart_from_mapping,
+    names_apart_from_numbers,
+    names_in_header,
+    table_text,
+)
 from vecset.imaging.label_map import case_name, drop_islands, file_sha256, find_label_maps, read_label_map, some_of
 from vecset.imaging.label_mapping import LabelMapping
 
@@ -81,7 +87,8 @@ class CaseMaker:
                 meta = read_meta(target)
             except InputError:
                 meta = {}
-            if meta.get("request") == request and meta.get("source_sha256") == file_sha256(path):
+            same = meta.get("request") == request and meta.get("source_sha256") == file_sha256(path)
+            if same and self._names_agree(path, meta):
                 cut = self._truncated(meta["border_classes"])
                 return self._exclude(path, target, cut, meta["class_names"]) if cut else ("skipped", [])
         if self.disk_full:
@@ -96,12 +103,29 @@ class CaseMaker:
         case.meta["request"] = request
         write_case(target, case)
         lines = warnings_of(case.meta)
+        if label_map.other_names:
+            lines.append(
+                f"its header says {table_text(label_map.other_names)}, but --label_mapping "
+                + table_text(
+                    {v: label_map.class_names[self.mapping.value_to_class[v] - 1] for v in label_map.other_names}
+                )
+                + ", which decides"
+            )
         if label_map.as_background:
             lines.append(
                 f"values {some_of(label_map.as_background)} counted as background "
                 f"({sum(label_map.as_background.values())} voxels)"
             )
         return "made", [f"{path.name}: {line}" for line in lines]
+
+    def _names_agree(self, path, meta):
+        """Whether a case file of `meta` took the values of its label map for what its header says they are."""
+        if meta.get("values_by_name") or (self.mapping and not self.mapping.preset):
+            return True
+        if not self.mapping:
+            return not names_apart_from_numbers(path, meta["class_names"]).keys() & set(meta["present_classes"])
+        found, named = self.mapping.value_to_class, names_in_header(path)
+        return not names_apart_from_mapping(found, named, found, self.mapping.class_names)
 
     def _truncated(self, border):
         """Those of the class ids `border` that must be whole."""

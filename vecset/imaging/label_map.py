@@ -2,7 +2,7 @@
 
 import gzip
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,13 +14,22 @@ from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import check_affine
+from vecset.imaging.header_names import (
+    classes_by_name,
+    names_apart_from_mapping,
+    names_in_header,
+    refuse_other_numbers,
+    table_text,
+)
 from vecset.imaging.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, has_suffix, nifti_header, read_image
-from vecset.imaging.label_mapping import LabelMapping
+from vecset.imaging.label_mapping import LabelMapping, apply_table
 from vecset.imaging.label_table import name_extension
+from vecset.imaging.structure_names import class_named
 
 SPACING_TOLERANCE = 0.01  # relative difference between sform and pixdim that counts as rounding
 ROUNDING = 1e-4  # largest distance from a whole number of labels stored as float or scaled by the header
 SHOWN = 8  # label values that a message lists
+MAP_THEM = 'map the values with --label_mapping ("others": "background" leaves the rest out)'
 
 
 class LabelOutOfRange(InputError):
@@ -37,7 +46,9 @@ class LabelMap:
     where `spacing_from` says so; sha256 of the file's bytes; class_names (C,); annotated: the class ids that the
     annotators looked for; source_affine as in the header; geometry: the fields of a NIfTI header that place the image
     (`nifti_geometry`; None for other formats), for outputs on its grid; dropped_islands: {class id as text: [number,
-    voxels]}; as_background: {value: voxels} of values that the label mapping does not list and counts as background."""
+    voxels]}; as_background: {value: voxels} of values that the label mapping does not list and counts as background;
+    by_name: {value: (name, class id)} where names in the file decided; other_names: {value: name} of values that the
+    file names otherwise than the label mapping, which decided."""
 
     labels: np.ndarray
     affine: np.ndarray
@@ -49,6 +60,8 @@ class LabelMap:
     geometry: dict | None = None
     dropped_islands: dict = field(default_factory=dict)
     as_background: dict = field(default_factory=dict)
+    by_name: dict = field(default_factory=dict)
+    other_names: dict = field(default_factory=dict)
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -66,13 +79,17 @@ def read_label_map(
     num_classes: int,
     label_mapping: LabelMapping | Path | str | None = None,
     spacing_from: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> LabelMap:
     """Reads a label map (.nii.gz, .nii, .nrrd, .mha) of `num_classes` classes.
 
     `label_mapping`: a LabelMapping, the name of a preset or a JSON file (see vecset/imaging/label_mapping.py).
+    `class_names` (C,): of a checkpoint, in place of the default ones; a label mapping then goes by these names. Without
+    a mapping, names of the values in the file decide which class each is (vecset/imaging/header_names.py).
     `spacing_from` ('affine' or 'pixdim') decides where the two differ by more than SPACING_TOLERANCE.
     Raises InputError where the file is broken, not 3D, sheared or empty, holds values that are not whole numbers or no
-    class, or contradicts itself about its spacing and `spacing_from` is None.
+    class, names them otherwise than the classes are named, or contradicts itself about its spacing and `spacing_from`
+    is None.
     """
     path = Path(path)
     mapping = LabelMapping.load(label_mapping, num_classes) if label_mapping is not None else None
@@ -80,7 +97,15 @@ def read_label_map(
     values = _integral(path, _three_axes(path, image.values))
     check_affine(image.affine, path)
     affine = _settle_spacing(path, image.affine, image.pixdim_mm, spacing_from)
-    labels = mapping.apply(values, path) if mapping else _in_range(path, values, num_classes)
+    if mapping and class_names is not None:
+        mapping = mapping.for_classes(class_names)
+    named, other_names, by_name = names_in_header(path), {}, None
+    if mapping:
+        other_names = _other_names(path, values, named, mapping)
+        labels = mapping.apply(values, path)
+    else:
+        by_name = _by_name(path, values, named, num_classes, class_names)
+        labels = apply_table(values, by_name) if by_name else _in_range(path, values, num_classes)
     unlisted = values[(labels == 0) & (values != 0)] if mapping else values[:0]
     as_background = {int(v): int(n) for v, n in zip(*np.unique(unlisted, return_counts=True))}
     if not labels.any():
@@ -91,7 +116,7 @@ def read_label_map(
                 "check the mapping, or remove the file from the folder",
             )
         raise InputError.because(path, "an empty mask (all background)", "remove it from the folder")
-    names = mapping.class_names if mapping else default_class_names(num_classes)
+    names = mapping.class_names if mapping else class_names or default_class_names(num_classes)
     annotated = mapping.annotated if mapping else list(range(1, num_classes + 1))
     return LabelMap(
         labels,
@@ -103,7 +128,38 @@ def read_label_map(
         image.affine,
         image.geometry,
         as_background=as_background,
+        by_name={value: (named[value], c) for value, c in (by_name or {}).items()},
+        other_names=other_names,
     )
+
+
+def _by_name(path, values, named, num_classes, class_names):
+    """{value: class id} where the names {value: name} in the file decide, or None: the values are class ids.
+    class_names: of a checkpoint, or None."""
+    own = list(class_names or default_class_names(num_classes))
+    if not named and class_names is None:
+        return None
+    found = [int(value) for value in np.unique(values)]
+    by_name = classes_by_name(path, found, named, own, MAP_THEM)
+    if by_name is None and class_names is not None:
+        refuse_other_numbers(path, [v for v in found if class_named(named.get(v, ""), own) != v], own, MAP_THEM)
+    return by_name
+
+
+def _other_names(path, values, named, mapping):
+    """{value: name} of the values that the file names otherwise than `mapping`. InputError where that is a preset: it
+    stands for one data set, and this file is not of it."""
+    if not named:
+        return {}
+    other = names_apart_from_mapping(map(int, np.unique(values)), named, mapping.value_to_class, mapping.class_names)
+    if other and mapping.preset:
+        theirs = {value: mapping.class_names[mapping.value_to_class[value] - 1] for value in other}
+        raise InputError.because(
+            path,
+            f"its header says {table_text(other)}, but the preset of --label_mapping {table_text(theirs)}",
+            "leave out --label_mapping, or give a file of your own that maps its values",
+        )
+    return other
 
 
 def some_of(values: Iterable) -> str:

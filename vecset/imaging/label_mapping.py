@@ -16,14 +16,15 @@ taken as `values` itself: {"1": "LV", "2": "Myocardium"}.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from vecset.common.errors import InputError
 from vecset.common.user_files import read_json
-from vecset.imaging.class_names import cleaned_name, complete_class_names
+from vecset.imaging.class_names import cleaned_name, complete_class_names, listed
 from vecset.imaging.classes import BACKGROUND, default_class_names
 from vecset.imaging.structure_names import class_named, name_key
 
@@ -41,13 +42,15 @@ def preset_names() -> list[str]:
 @dataclass
 class LabelMapping:
     """value_to_class: {image value: class id 1..C}; others: one of OTHERS; class_names (C,); annotated: class ids;
-    text: the content in a canonical form, equal for equal mappings (stored in case files)."""
+    text: the content in a canonical form, equal for equal mappings (stored in case files); preset: whether it ships
+    with the software, and so stands for one data set."""
 
     value_to_class: dict
     others: str
     class_names: list
     annotated: list
     text: str
+    preset: bool = False
 
     @classmethod
     def load(cls, source: "str | Path | LabelMapping", num_classes: int) -> "LabelMapping":
@@ -99,7 +102,26 @@ class LabelMapping:
         if not isinstance(annotated, list) or not all(isinstance(c, int) and 1 <= c <= num_classes for c in annotated):
             raise _wrong(path, f'"annotated" is a list of class ids 1..{num_classes}, not {annotated!r}')
         text = json.dumps([sorted(value_to_class.items()), others, names, annotated])
-        return cls(value_to_class, others, names, sorted(set(annotated)), text)
+        return cls(value_to_class, others, names, sorted(set(annotated)), text, path.parent == PRESETS)
+
+    def for_classes(self, class_names: Sequence[str]) -> "LabelMapping":
+        """The same mapping to the ids of the classes of the same names in `class_names` (C,), those of a checkpoint.
+        InputError where one of its classes is not among them."""
+        ids = {}
+        for c in sorted({*self.value_to_class.values(), *self.annotated}):
+            ids[c] = class_named(self.class_names[c - 1], class_names)
+            if ids[c] is None:
+                raise InputError.because(
+                    "--label_mapping",
+                    f"{self.class_names[c - 1]} is no class of the checkpoint ({listed(class_names)})",
+                    "give the mapping that its case files were made with",
+                )
+        return replace(
+            self,
+            value_to_class={value: ids[c] for value, c in self.value_to_class.items()},
+            class_names=list(class_names),
+            annotated=sorted({ids[c] for c in self.annotated}),
+        )
 
     def apply(self, values: np.ndarray, path: Path | str) -> np.ndarray:
         """Class ids, u8, of image values (integers), same shape.
@@ -107,7 +129,6 @@ class LabelMapping:
         Raises InputError naming `path` for values that are not listed, unless `others` makes them background.
         """
         found = np.unique(values)
-        classes = np.array([self.value_to_class.get(int(v), BACKGROUND) for v in found], np.uint8)
         unlisted = [int(v) for v in found if v != BACKGROUND and int(v) not in self.value_to_class]
         if unlisted and self.others == "refuse":
             raise InputError.because(
@@ -115,12 +136,20 @@ class LabelMapping:
                 f"--label_mapping does not list the label values {unlisted[:8]}",
                 'list them, or set "others" to "background"',
             )
-        low, high = int(found[0]), int(found[-1])
-        if low >= 0 and high < TABLE_VALUES:
-            table = np.zeros(high + 1, np.uint8)
-            table[found.astype(np.int64)] = classes
-            return table[values]
-        return classes[np.searchsorted(found, values)]
+        return apply_table(values, self.value_to_class, found)
+
+
+def apply_table(values: np.ndarray, value_to_class: Mapping[int, int], found: np.ndarray | None = None) -> np.ndarray:
+    """Class ids, u8, of image values (integers), same shape; 0 for values that are not listed. found: their sorted set,
+    where it is known."""
+    found = np.unique(values) if found is None else found
+    classes = np.array([value_to_class.get(int(v), BACKGROUND) for v in found], np.uint8)
+    low, high = int(found[0]), int(found[-1])
+    if low >= 0 and high < TABLE_VALUES:
+        table = np.zeros(high + 1, np.uint8)
+        table[found.astype(np.int64)] = classes
+        return table[values]
+    return classes[np.searchsorted(found, values)]
 
 
 def _entry(key, target, num_classes, path):

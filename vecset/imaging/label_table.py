@@ -5,6 +5,7 @@ writes and reads it. NRRD: the fields of 3D Slicer's `.seg.nrrd`
 (https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html).
 """
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,10 +13,14 @@ import nibabel as nib
 import numpy as np
 
 from vecset.common.atomic import atomic_path
-from vecset.imaging.classes import class_colours, rgb
-from vecset.imaging.image_file import LPS_TO_RAS
+from vecset.common.errors import InputError
+from vecset.imaging.classes import BACKGROUND, class_colours, rgb
+from vecset.imaging.image_file import HEADER_BYTES, LPS_TO_RAS
+from vecset.imaging.structure_names import name_key
 
 EXTENSION_CODE = 0
+_LABEL = re.compile(rb"<Label\b[^>]*?\bKey\s*=\s*[\"']([^\"']*)[\"'][^>]*>(.*?)</Label>", re.DOTALL)
+_SEGMENT = re.compile(r"^Segment(\d+)_(Name|LabelValue)\s*:=(.*)$")
 
 
 def name_extension(class_names: list[str]) -> nib.nifti1.Nifti1Extension:
@@ -32,15 +37,71 @@ def name_extension(class_names: list[str]) -> nib.nifti1.Nifti1Extension:
     return nib.nifti1.Nifti1Extension(EXTENSION_CODE, xml)
 
 
-def read_names(header: nib.Nifti1Header) -> dict[int, str]:
-    """{class id: name} from the extension of a NIfTI header; {} where it has none."""
-    for extension in header.extensions:
-        try:
-            root = ElementTree.fromstring(bytes(extension.get_content()).rstrip(b"\0"))
-        except (ElementTree.ParseError, TypeError):
-            continue
-        return {int(label.get("Key")): label.text or "" for label in root.iter("Label")}
+def read_names(header: nib.Nifti1Header, where: Path | str = "the header") -> dict[int, str]:
+    """{value: name} from the label table in an extension of a NIfTI header; {} where it has none. InputError, naming
+    `where`, where one value has two names."""
+    for extension in getattr(header, "extensions", ()):
+        content = extension.get_content()
+        if isinstance(content, bytes) and b"<Label" in content:
+            found = _one_name_each(_label_table(content.rstrip(b"\0")), where)
+            if found:
+                return found
     return {}
+
+
+def _label_table(xml):
+    """[(value, name)] as texts of the first label table; of one that is no sound XML, what can be told."""
+    try:
+        table = next(ElementTree.fromstring(xml).iter("LabelTable"), None)
+        return [] if table is None else [(label.get("Key"), label.text) for label in table.iter("Label")]
+    except ElementTree.ParseError:
+        return [
+            (
+                key.decode("utf-8", "replace"),
+                re.sub(r"^<!\[CDATA\[|\]\]>$", "", text.decode("utf-8", "replace").strip()),
+            )
+            for key, text in _LABEL.findall(xml)
+        ]
+
+
+def _one_name_each(pairs, where):
+    """{value: name} of [(value, name)] as texts, without background; InputError where one value has two names."""
+    names = {}
+    for text, name in pairs:
+        value, name = _whole(text), (name or "").strip()
+        if value in (None, BACKGROUND):
+            continue
+        if name_key(names.setdefault(value, name)) != name_key(name):
+            raise InputError.because(
+                where,
+                f"its header gives the value {value} two names, {names[value]!r} and {name!r}",
+                "export it again, each structure with a value of its own",
+            )
+    return names
+
+
+def _whole(text):
+    """The whole number that `text` says, or None."""
+    try:
+        return int(float(text))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def read_segment_names(path: Path | str) -> dict[int, str]:
+    """{value: name} of the segments in the header of a `.seg.nrrd`; {} where it has none. A single segment without a
+    value, as older versions of 3D Slicer wrote it, has the value 1. InputError where one value has two names."""
+    with open(path, "rb") as handle:
+        start = handle.read(HEADER_BYTES)
+    header = start.replace(b"\r\n", b"\n").partition(b"\n\n")[0].decode("utf-8", "replace")
+    segments = {}
+    for line in header.split("\n"):
+        found = _SEGMENT.match(line)
+        if found:
+            segments.setdefault(int(found[1]), {})[found[2]] = found[3].replace("\\n", " ").strip()
+    only = "1" if len(segments) == 1 else None
+    found = [segment for _, segment in sorted(segments.items())]
+    return _one_name_each([(segment.get("LabelValue", only), segment.get("Name")) for segment in found], path)
 
 
 def write_segmentation_nrrd(path: Path | str, labels: np.ndarray, affine: np.ndarray, class_names: list[str]) -> None:

@@ -5,7 +5,9 @@ the sign that of the voxels within that distance, the label that of the nearest 
 the preparation. Its surface is smoothed by up to half a voxel, so the two may differ by that much.
 """
 
+import html
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from scipy.spatial import cKDTree
 
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case
+from vecset.imaging.structure_names import class_of
 from vecset.quality.thresholds import FileReport
 
 # What nibabel and SimpleITK raise for a file that is missing, broken or of another kind, and numpy for its shape
@@ -124,7 +127,10 @@ def check_source(report: FileReport, case: Case, source_dir: Path | str) -> None
         report.add("source", 0, note=f"{path.name} has shape {values.shape}, the case {case.frame.shape}")
         return
     report.add("source", 1, note=path.name)
-    classes, truth = _source_classes(values, request.get("label_map")), case.truth_labels()
+    by_name = case.meta.get("values_by_name")
+    classes, truth = _source_classes(values, request.get("label_map"), by_name), case.truth_labels()
+    if not request.get("label_map"):
+        _check_names(report, values, classes, _source_names(path), case.class_names)
     island_share = float(request.get("drop_crumbs") or 0)
     island = _islands(classes, island_share)
     if island_share:
@@ -137,15 +143,48 @@ def check_source(report: FileReport, case: Case, source_dir: Path | str) -> None
     report.add("source_points", _wrong_at_points(case, classes, affine))
 
 
-def _source_classes(values, mapping_text):
-    """(X, Y, Z) u8 class ids of a label map's `values`; `mapping_text` (or None): `LabelMapping.text` of the case."""
-    if not mapping_text:
+def _source_classes(values, mapping_text, by_name):
+    """(X, Y, Z) u8 class ids of a label map's `values`; `mapping_text` (or None): `LabelMapping.text` of the case;
+    `by_name` (or None): {value as text: [name, class id]} where names in the label map decided."""
+    if not mapping_text and not by_name:
         return np.rint(values).astype(np.uint8)
-    pairs = json.loads(mapping_text)[0]
+    pairs = json.loads(mapping_text)[0] if mapping_text else [(int(value), c) for value, (_, c) in by_name.items()]
     classes = np.zeros(values.shape, np.uint8)
     for value, c in pairs:
         classes[values == value] = c
     return classes
+
+
+def _check_names(report, values, classes, names, class_names):
+    """Adds how many values with voxels the label map names (`names`: {value: name}) as another structure than the class
+    that the case file has there. Names that no structure is known by do not count."""
+    wrong = []
+    for value in np.unique(values) if names else ():
+        structure = class_of(names.get(int(value), ""))
+        here = np.unique(classes[values == value])
+        own = {class_of(class_names[c - 1]) for c in here if 0 < c <= len(class_names)}
+        if value and structure and own - {None} and structure not in own:
+            wrong.append(f"{value:g} {names[int(value)]}")
+    if names:
+        report.add("source_names", len(wrong), note=", ".join(wrong))
+
+
+def _source_names(path):
+    """{value: name} in the header of a label map; {} where it has none. Raises one of READ_ERRORS."""
+    if path.name.lower().endswith(".nrrd"):
+        import SimpleITK as sitk
+
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        told = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys() if key.startswith("Segment")}
+        segments = [key.removesuffix("_LabelValue") for key in told if key.endswith("_LabelValue")]
+        return {int(told[f"{key}_LabelValue"]): told.get(f"{key}_Name", "") for key in segments}
+    if path.name.lower().endswith(".mha"):
+        return {}
+    text = b" ".join(e.get_content() for e in nib.load(path).header.extensions if isinstance(e.get_content(), bytes))
+    pairs = re.findall(r"Key=\"(\d+)\"[^>]*>(?:<!\[CDATA\[)?([^<\]]*)", text.decode("utf-8", "replace"))
+    return {int(value): html.unescape(name) for value, name in pairs}
 
 
 def _wrong_at_points(case, classes, affine):

@@ -89,6 +89,7 @@ CHECKS = {
     "exact_label": Check(0, 0, "points", "inside points without the label of the nearest foreground voxel (--exact)"),
     "source": Check(1, 1, "", "the label map that meta names can be read (--source_dir)"),
     "source_labels": Check(0, 0, "voxels", "voxels where truth and label map differ (--source_dir)"),
+    "source_names": Check(0, 0, "values", "values that the label map names as another class (--source_dir)"),
     "source_crumbs": Check(
         0, 0, "voxels", "voxels of the label map that --drop_islands left out (--source_dir)", "warn"
     ),
