@@ -23,7 +23,7 @@ if [ -n "$lacking" ]; then
   echo "installing for the tests: ${lacking//$'\n'/ }"
   # one word per requirement is what is wanted here
   # shellcheck disable=SC2086
-  "$PYTHON" -m pip install --disable-pip-version-check --no-deps $lacking ||
+  own_pip install --no-deps $lacking ||
     environment_fail "pip could not install ${lacking//$'\n'/ } (see above)"
 fi
 cd "$ROOT"

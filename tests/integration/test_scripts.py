@@ -272,27 +272,3 @@ def test_setting_up_has_a_help_and_takes_nothing_else():
     assert answer.returncode == 0 and "VENV" in answer.stdout and "PYTHON" in answer.stdout
     answer = run("bash", ROOT / "environment.sh", "--hlep", PYTHON="/no/such/python")
     assert answer.returncode == 2 and "--hlep: this script takes no arguments" in answer.stderr
-
-
-@pytest.mark.slow
-def test_a_second_set_up_installs_nothing(tmp_path):
-    """A virtual environment with the stamp of these lists is taken as it is: pip is not even asked."""
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    wanted = "import hashlib,sys;print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest(), sys.version.split()[0])"
-    lists = b"".join((ROOT / name).read_bytes() for name in ("requirements.txt", "pyproject.toml"))
-    stamp = subprocess.run([sys.executable, "-c", wanted], input=lists, capture_output=True, check=True).stdout
-    (venv / "vecsetx-heart.stamp").write_bytes(stamp)
-    answer = run("bash", ROOT / "environment.sh", VENV=str(venv))
-    assert answer.returncode == 0 and answer.stdout == f"ready: {venv}/bin/python\n"
-    (venv / "vecsetx-heart.stamp").write_text("other lists")
-    answer = run(
-        "bash",
-        ROOT / "environment.sh",
-        VENV=str(venv),
-        PIP_NO_INDEX="1",
-        PIP_FIND_LINKS="/no/such",
-        PIP_EXTRA_INDEX_URL="",
-        PIP_CONFIG_FILE="/dev/null",
-    )
-    assert answer.returncode == 2 and "pip could not install" in answer.stderr, "changed lists are installed again"

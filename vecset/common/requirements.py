@@ -2,6 +2,8 @@
 
     python vecset/common/requirements.py [LIST]     prints what has to be installed of requirements.txt, or of
                                                     requirements-test.txt: one pinned requirement a line
+    python vecset/common/requirements.py --whole    besides, of a virtual environment of our own: packages that lack
+                                                    files which pip had installed, and what they need in turn
     python -m vecset.common.requirements            the same of an installed package, with its lower bounds
 
 A package that is there is kept if it is at least as new as pyproject.toml asks for. So a Python that its owner has put
@@ -81,17 +83,53 @@ def missing(lines: Iterable[str], lowest: dict[str, tuple[int, ...]], version_of
     return found
 
 
+def unwhole(names: Iterable[str]) -> list[str]:
+    """Requirements, a word each, that mend the packages `names` and what they depend on: those that are absent, and
+    those that pip has listed as installed but whose modules are gone. A dependency that holds for some systems only
+    counts where it is there."""
+    found, waiting, seen = [], list(names), set()
+    while waiting:
+        name = waiting.pop()
+        if (key := re.sub(r"[-_.]+", "-", name).lower()) in seen:
+            continue
+        seen.add(key)
+        try:
+            package = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if not all(_is_there(package, file) for file in package.files or ()):
+            found.append(f"{package.metadata['Name']}=={package.version}")
+        for line in package.requires or ():
+            requirement, _, marker = line.partition(";")
+            other = re.match(r"[\w.-]+", requirement.strip()).group()
+            if "extra" not in marker:
+                waiting.append(other)
+                if not marker and installed_version(other) is None:
+                    found.append(re.sub(r"[\s()]", "", requirement))
+    return sorted(set(found))
+
+
+def _is_there(package, file):
+    """Whether a file that pip has listed exists, if it is a module: others may be removed to save space."""
+    return file.suffix not in (".py", ".so") or Path(package.locate_file(file)).is_file()
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("requirements.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("list", nargs="?", choices=(MAIN, TEST), default=MAIN, help=f"which list (default: {MAIN})")
-    name = parser.parse_args(argv).list
+    parser.add_argument("--whole", action="store_true", help="also what is only there in part")
+    args = parser.parse_args(argv)
+    name = args.list
     if (ROOT / "pyproject.toml").is_file():
         lines = pinned((ROOT / name).read_text(encoding="utf-8"))
         lowest = minimum_versions(declared((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
     else:
         lines = installed_lines(name)
         lowest = minimum_versions(lines)
-    print("".join(f"{line}\n" for line in missing(lines, lowest)), end="")
+    lacking = missing(lines, lowest)
+    if args.whole:
+        lacking += unwhole(re.split("[=>]=", line)[0] for line in lines)
+    print("".join(f"{line}\n" for line in lacking), end="")
     return 0
 
 

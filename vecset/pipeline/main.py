@@ -17,6 +17,7 @@ Seven stages, each a command that also works alone:
 import argparse
 import fcntl
 import json
+import os
 import shlex
 import signal
 import sys
@@ -191,6 +192,12 @@ def main(argv=None):
         cut = words.index("--")
         words, training_words = words[:cut], words[cut + 1 :]
     args = get_parser().parse_args(words)
+    if os.pathsep in str(ROOT):  # the stages find the program through PYTHONPATH
+        raise InputError.because(
+            ROOT,
+            f"the program lies in a path with {os.pathsep!r}, which separates folders",
+            "move it to another folder",
+        )
     check_words(training_words, OWN_TRAINING_OPTIONS, "behind --", "leave it out, or use vecset/main_ae.py directly")
     if args.val_ratio is not None and not 0 < args.val_ratio < 1:
         raise InputError("--val_ratio", "a share between 0 and 1", args.val_ratio)
