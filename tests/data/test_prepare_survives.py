@@ -113,8 +113,8 @@ def test_files_that_cannot_be_read(tmp_path, capsys, monkeypatch):
         for name, words in {
             "1.nii.gz": "no permission",
             "2.nii.gz": "Input/output error",
-            "3.nii.gz": "Is a directory",
-            "4.mha": "no such file",
+            "3.nii.gz": "this is a directory",
+            "4.mha": "nowhere.mha, which does not exist",
             "5.nrrd": "broken or truncated",
         }.items()
     } == dict.fromkeys(errors, True)

@@ -173,9 +173,9 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("kind", HEADERS)
-def test_outputs_keep_the_header_of_the_source(workdir, kind):
+def test_outputs_are_where_the_source_is(workdir, kind):
     """prepare_data.py, reconstruct.py from its case file, and from the label map itself: the label maps that come out
-    have the header geometry that went in; meshes are in the corrected mm."""
+    have the header geometry that went in, unless that contradicts itself; meshes are in the corrected mm."""
     from vecset.commands import prepare_data
 
     labels, frame = make_heart(spacing_mm=(0.95, 0.95, 1.9))
@@ -215,22 +215,26 @@ def test_outputs_keep_the_header_of_the_source(workdir, kind):
         write_checkpoint(workdir / "checkpoint.pth", names=names)
         assert run(workdir, *more, source=given) == 0
         made = nib.load(workdir / "out" / "h" / "labels.nii.gz")
-        np.testing.assert_array_equal(made.affine, source.affine)
         assert made.header.get_zooms() == source.header.get_zooms()
+        np.testing.assert_allclose(made.affine, frame.affine, atol=1e-4)
         for field in (
-            "sform_code",
-            "qform_code",
-            "pixdim",
-            "xyzt_units",
-            "srow_x",
-            "srow_y",
-            "srow_z",
-            "quatern_b",
-            "quatern_c",
-            "quatern_d",
-            "qoffset_x",
-            "qoffset_y",
-            "qoffset_z",
+            ()
+            if kind == "acdc"
+            else (
+                "sform_code",
+                "qform_code",
+                "pixdim",
+                "xyzt_units",
+                "srow_x",
+                "srow_y",
+                "srow_z",
+                "quatern_b",
+                "quatern_c",
+                "quatern_d",
+                "qoffset_x",
+                "qoffset_y",
+                "qoffset_z",
+            )
         ):
             np.testing.assert_array_equal(made.header[field], source.header[field], err_msg=field)
         # the ball of the formula, as large as the preparation makes the heart: 0.7 / 0.95 of its radius, and round

@@ -56,6 +56,13 @@ def get_parser() -> argparse.ArgumentParser:
         choices=("affine", "pixdim"),
     )
     add(
+        "--geometry_from",
+        None,
+        "which of sform and qform places an image in space where a NIfTI header has both and they differ by more than "
+        "half a voxel (default: refuse such files)",
+        choices=("sform", "qform"),
+    )
+    add(
         "--sdf",
         "mesh",
         "distance: exact to the surface mesh, or from the voxel distance transform alone",
@@ -151,6 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         mapping=LabelMapping.load(args.label_mapping, args.classes) if args.label_mapping else None,
         annotated=args.annotated,
         spacing_from=args.spacing_from,
+        geometry_from=args.geometry_from,
         drop_islands=args.drop_islands,
         whole_classes=args.exclude_border_cut or [],
         overwrite=args.overwrite,

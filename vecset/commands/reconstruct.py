@@ -115,6 +115,13 @@ def get_parser() -> argparse.ArgumentParser:
         "(default: refuse such files)",
         choices=("affine", "pixdim"),
     )
+    add(
+        "--geometry_from",
+        None,
+        "which of sform and qform places a label map where its header has both and they differ by more than half a "
+        "voxel (default: refuse such files)",
+        choices=("sform", "qform"),
+    )
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument("--overwrite", action="store_true", help="make finished hearts again (default: skip them)")
@@ -165,6 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         lps=args.lps,
         spacing_mm=args.spacing,
         spacing_from=args.spacing_from,
+        geometry_from=args.geometry_from,
         latents=args.latents is True,
     )
     if args.latents not in (None, True):
@@ -253,7 +261,9 @@ def report(args, model, settings, hearts, results):
     from vecset.report.results import write_results
 
     by_id = {heart.case_id: heart for heart in hearts}
-    truth_of = functools.cache(lambda c: load_truth(by_id[c], len(model.class_names), args.spacing_from))
+    truth_of = functools.cache(
+        lambda c: load_truth(by_id[c], len(model.class_names), args.spacing_from, args.geometry_from)
+    )
     told = {
         **made_from(model, settings),
         "checkpoint": str(args.checkpoint),

@@ -61,6 +61,7 @@ class Case:
     truth_crop: np.ndarray | None = None
     truth_origin: np.ndarray | None = None
     meta: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)  # for the user, from reading its label map; not stored
 
     surface_points = _member("surface_points")
     surface_normals = _member("surface_normals")

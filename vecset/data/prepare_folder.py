@@ -10,9 +10,10 @@ from pathlib import Path
 from vecset.common.atomic import remove_leftovers, require_writable
 from vecset.common.errors import InputError, describe_os_error
 from vecset.common.workers import map_files
-from vecset.data.case_file import read_meta, write_case
+from vecset.data.case_file import read_case, write_case
 from vecset.data.preparation import Options, border_classes, build_case, warnings_of
 from vecset.geometry.surface import crop_foreground
+from vecset.imaging.header_geometry import is_settled
 from vecset.imaging.header_names import (
     names_apart_from_mapping,
     names_apart_from_numbers,
@@ -45,6 +46,7 @@ class CaseMaker:
     mapping: LabelMapping | None = None
     annotated: list[int] | None = None
     spacing_from: str | None = None
+    geometry_from: str | None = None
     drop_islands: float = 0.0
     whole_classes: list[int] = field(default_factory=list)
     overwrite: bool = False
@@ -61,6 +63,7 @@ class CaseMaker:
             "label_map": self.mapping.text if self.mapping else None,
             "annotated": self.annotated,
             "drop_crumbs": self.drop_islands,
+            **({"geometry_from": self.geometry_from} if self.geometry_from else {}),
         }
 
     def __call__(self, path: Path) -> Result:
@@ -84,16 +87,25 @@ class CaseMaker:
         target = self.output_dir / f"{case_name(path)}.npz"
         if target.exists() and not self.overwrite:
             try:
-                meta = read_meta(target)
+                case = read_case(target, ("frame",))
+                meta = case.meta
             except InputError:
                 meta = {}
-            same = meta.get("request") == request and meta.get("source_sha256") == file_sha256(path)
-            if same and self._names_agree(path, meta):
+            if (
+                meta.get("request") == request
+                and meta.get("source_sha256") == file_sha256(path)
+                and self._names_agree(path, meta)
+                and is_settled(
+                    meta.get("source_geometry"), case.frame, self.spacing_from, geometry_from=self.geometry_from
+                )
+            ):
                 cut = self._truncated(meta["border_classes"])
                 return self._exclude(path, target, cut, meta["class_names"]) if cut else ("skipped", [])
         if self.disk_full:
             raise OSError(errno.ENOSPC, "", f"not tried: {target}")
-        label_map = read_label_map(path, self.classes, self.mapping, self.spacing_from)
+        label_map = read_label_map(
+            path, self.classes, self.mapping, self.spacing_from, geometry_from=self.geometry_from
+        )
         label_map = drop_islands(label_map, self.drop_islands)
         if self.whole_classes:
             cut = self._truncated(border_classes(crop_foreground(label_map.labels, label_map.spacing_mm)))
@@ -102,7 +114,7 @@ class CaseMaker:
         case = build_case(label_map, self.options, self.annotated)
         case.meta["request"] = request
         write_case(target, case)
-        lines = warnings_of(case.meta)
+        lines = [*label_map.notes, *warnings_of(case.meta)]
         if label_map.other_names:
             lines.append(
                 f"its header says {table_text(label_map.other_names)}, but --label_mapping "

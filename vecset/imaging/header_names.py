@@ -8,11 +8,10 @@ says otherwise: names that a program made up ("Segment_1") say nothing, and so d
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import nibabel as nib
-
 from vecset.common.errors import InputError
 from vecset.imaging.class_names import listed
 from vecset.imaging.classes import BACKGROUND, default_class_names
+from vecset.imaging.image_file import read_nifti_header
 from vecset.imaging.label_table import read_names, read_segment_names
 from vecset.imaging.structure_names import class_named, class_of, is_automatic, name_key
 
@@ -25,7 +24,7 @@ def names_in_header(path: Path | str) -> dict[int, str]:
     Raises InputError where it gives one value two names. The file must be one that `read_image` can read."""
     name = Path(path).name.lower()
     if name.endswith((".nii.gz", ".nii")):
-        return read_names(nib.load(path).header, path)
+        return read_names(read_nifti_header(path), path)
     return read_segment_names(path) if name.endswith(".nrrd") else {}
 
 

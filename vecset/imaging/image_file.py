@@ -1,56 +1,65 @@
 """Image files as arrays: NIfTI by nibabel; NRRD and MetaImage by SimpleITK, imported on first use.
 
 Whatever the format, the affine is voxel -> mm in RAS+ (ITK's is LPS+), and the array axes i, j, k are the axes of the
-file in order. A NIfTI header describes its geometry in several fields that may contradict each other; `geometry` holds
-all of them, so that an output on the image's grid gets the same header.
+file in order. Lengths in another unit are converted to mm. A NIfTI header describes its geometry in several fields that
+may contradict each other; `geometry` holds all of them, so that an output on the image's grid gets the same header.
 """
 
 import contextlib
-import gzip
+import io
 import os
-import zlib
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from vecset.common.errors import InputError
+from vecset.imaging.file_content import (
+    DAMAGED,
+    GZIP_RATIO,
+    META_IMAGE,
+    NIFTI,
+    NRRD,
+    check_content,
+    check_data,
+    check_size,
+    damaged,
+    first_bytes,
+    in_one_line,
+    pieces,
+)
+from vecset.imaging.header_geometry import (
+    LPS_TO_RAS,
+    in_millimetres,
+    nifti_forms,
+    nifti_geometry,
+    unit_factor,
+    unit_of_words,
+    without_rounding,
+)
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha")  # not .nhdr and .mhd: their voxels are in another file, which a hash would miss
 SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 SUFFIX_WORDS = ", ".join(SUFFIXES[:-1]) + " or " + SUFFIXES[-1]
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-HEADER_BYTES = 1 << 20  # the header of a NRRD or MetaImage file is shorter than this
-# The fields of a NIfTI header that place the image in space; no free text, which may name a patient.
-GEOMETRY_FIELDS = (
-    "sform_code",
-    "srow_x",
-    "srow_y",
-    "srow_z",
-    "qform_code",
-    "quatern_b",
-    "quatern_c",
-    "quatern_d",
-    "qoffset_x",
-    "qoffset_y",
-    "qoffset_z",
-    "pixdim",
-    "xyzt_units",
-)
+LONGEST_EXTENSIONS = 1 << 26  # bytes of a NIfTI header with its extensions; more is a damaged header
 
 
 @dataclass
 class StoredImage:
     """values in the file's type (scaled where the header says so); affine (4, 4) f64 voxel -> mm RAS+; pixdim_mm (3,)
     where the header has a spacing besides the affine, else None; geometry: see `nifti_geometry`, None for other
-    formats."""
+    formats; forms: {"sform", "qform": (4, 4)} of a NIfTI header, those that it states; notes: lines for the user about
+    what was read otherwise than it is written."""
 
     values: np.ndarray
     affine: np.ndarray
     pixdim_mm: np.ndarray | None = None
     geometry: dict | None = None
+    forms: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
 
 
 def has_suffix(path: Path | str, suffixes: tuple = SUFFIXES) -> bool:
@@ -59,77 +68,128 @@ def has_suffix(path: Path | str, suffixes: tuple = SUFFIXES) -> bool:
 
 
 def read_image(path: Path | str) -> StoredImage:
-    """Reads an image file. Raises InputError where it is missing, broken, truncated, or in another format."""
+    """Reads an image file. Raises InputError where it is missing, broken, truncated, damaged, too large for memory, or
+    in another format than its name says."""
     if not has_suffix(path):
         raise InputError.because(path, f"not a label map in a format that is read: {SUFFIX_WORDS}", "convert it")
+    start, size = first_bytes(path, open)
+    kind = NIFTI if has_suffix(path, NIFTI_SUFFIXES) else NRRD if has_suffix(path, ".nrrd") else META_IMAGE
+    packed = has_suffix(path, ".gz")
+    check_content(path, start, kind, packed)
+    return _read_nifti(path, size, packed) if kind == NIFTI else _read_itk(path, start, size, kind)
+
+
+def _read_nifti(path, size, packed):
     try:
-        with open(path, "rb") as handle:
-            start = handle.read(HEADER_BYTES) if has_suffix(path, ITK_SUFFIXES) else b""
-    except FileNotFoundError:
-        raise InputError.because(path, "no such file", "check the path") from None
-    except PermissionError:
-        raise InputError.because(path, "no permission to read the file", "change its permissions") from None
-    except OSError as error:
-        raise InputError.because(path, f"cannot be read ({error.strerror or error})", "check the path") from None
-    return _read_itk(path, start) if has_suffix(path, ITK_SUFFIXES) else _read_nifti(path)
+        with open(path, "rb") as handle, _silent_nibabel():
+            stream = _Stream(pieces(handle, "gzip" if packed else "raw"))
+            raw, header, offset = _read_header(path, stream)
+            shape, dtype = header.get_data_shape(), header.get_data_dtype()
+            slope, inter = header.get_slope_inter()
+            _require_shape(path, shape)
+            most = (GZIP_RATIO * size if packed else size) - offset
+            voxels = stream.read(check_size(path, shape, dtype, most))
+            if stream.rest().strip(b"\0"):
+                raise damaged(path, NIFTI, f"the header describes {len(voxels)} bytes of voxels, more follow")
+        if slope in (None, 1.0) and not inter:
+            values = np.frombuffer(voxels, dtype).reshape(shape, order="F")
+        else:
+            values = np.asanyarray(nib.arrayproxy.ArrayProxy(io.BytesIO(voxels), (shape, dtype, 0, slope, inter)))
+    except (*DAMAGED, nib.spatialimages.HeaderDataError) as error:
+        raise damaged(path, NIFTI, in_one_line(error)) from error
+    factor, unit = unit_factor(header)
+    forms, notes = nifti_forms(path, raw, header), []
+    affine = forms.get("sform", forms.get("qform"))
+    if affine is None:
+        affine = header.get_base_affine()
+        notes.append("the header states neither sform nor qform: left and right are taken as nibabel takes them")
+    pixdim = np.array([float(z) for z in header.get_zooms()[:3]])
+    geometry = nifti_geometry(header)
+    if factor != 1:
+        affine, pixdim, geometry = in_millimetres(affine, factor), pixdim * factor, in_millimetres(geometry, factor)
+        forms = {name: in_millimetres(form, factor) for name, form in forms.items()}
+        notes.append(f"its lengths are in {unit} and were converted to mm")
+    return StoredImage(values, np.array(affine, np.float64), pixdim, geometry, forms, notes)
 
 
-def _broken(path, kind, reason):
-    return InputError.because(path, f"broken or truncated {kind} image ({reason})", "copy or export it again")
-
-
-def _read_nifti(path):
+def read_nifti_header(path: Path | str) -> nib.Nifti1Header:
+    """The header of a NIfTI file, with its extensions. InputError where it cannot be read."""
     try:
-        image = nib.load(path)
-        proxy = image.dataobj  # has the scaling; nibabel clears that of the header when it reads a file
-        plain = getattr(proxy, "slope", 1.0) == 1.0 and getattr(proxy, "inter", 0.0) == 0.0
-        values = np.asanyarray(proxy.get_unscaled() if plain and hasattr(proxy, "get_unscaled") else proxy)
-        values = np.array(values) if isinstance(values, np.memmap) else values
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zlib.error,
-        gzip.BadGzipFile,
-        nib.filebasedimages.ImageFileError,
-        nib.spatialimages.HeaderDataError,
-    ) as error:
-        raise _broken(path, "NIfTI", f"{type(error).__name__}: {error}") from error
-    pixdim_mm = np.array([float(z) for z in image.header.get_zooms()[:3]])
-    geometry = nifti_geometry(image.header) if isinstance(image.header, nib.Nifti1Header) else None
-    return StoredImage(values, np.array(image.affine, np.float64), pixdim_mm, geometry)
+        with open(path, "rb") as handle, _silent_nibabel():
+            return _read_header(path, _Stream(pieces(handle, "gzip" if has_suffix(path, ".gz") else "raw")))[1]
+    except (*DAMAGED, nib.spatialimages.HeaderDataError) as error:
+        raise damaged(path, NIFTI, in_one_line(error)) from error
 
 
-def nifti_geometry(header: nib.Nifti1Header) -> dict:
-    """The fields of a NIfTI header that place the image in space, as JSON types: {"nifti_version": 1 or 2, and each of
-    GEOMETRY_FIELDS: a number or a list}. Of pixdim only the first four (qfac, then mm). Numbers that are not finite
-    become 0."""
-    found = {"nifti_version": 2 if isinstance(header, nib.Nifti2Header) else 1}
-    for name in GEOMETRY_FIELDS:
-        value = np.nan_to_num(header[name], nan=0.0, posinf=0.0, neginf=0.0)
-        found[name] = value[:4].tolist() if value.ndim else value.item()
-    return found
+def _read_header(path, stream):
+    """(the header as it is in the file, the header with nibabel's corrections and the extensions, where voxels
+    begin)."""
+    block = stream.read(4)
+    version_2 = 540 in {int.from_bytes(block, order) for order in ("little", "big")}
+    kind = nib.Nifti2Header if version_2 else nib.Nifti1Header
+    block += stream.read(kind.sizeof_hdr - 4)
+    raw = kind(block, check=False)
+    if raw["magic"].item().startswith(b"ni"):
+        raise InputError.because(path, "the voxels of this NIfTI image are in another file", "export it as one file")
+    offset = raw["vox_offset"].item()
+    if not 0 <= offset <= LONGEST_EXTENSIONS:
+        raise damaged(path, NIFTI, f"its voxels begin at byte {offset:g}")
+    offset = max(int(offset), raw.single_vox_offset)
+    block += stream.read(offset - kind.sizeof_hdr)
+    return raw, kind.from_fileobj(io.BytesIO(block)), offset
 
 
-def nifti_header(geometry: dict, shape: tuple) -> nib.Nifti1Header:
-    """The header of a u8 image of `shape` (3,) with the fields of `geometry` (see `nifti_geometry`)."""
-    header = (nib.Nifti2Header if geometry["nifti_version"] == 2 else nib.Nifti1Header)()
-    header.set_data_dtype(np.uint8)
-    header.set_data_shape(shape)
-    for name in GEOMETRY_FIELDS:
-        value = geometry[name]
-        header[name] = value + [1.0] * (len(header[name]) - len(value)) if isinstance(value, list) else value
-    return header
+class _Stream:
+    """Reads exactly as many bytes as asked from an iterator of pieces."""
+
+    def __init__(self, iterator):
+        self._iterator, self._kept = iterator, b""
+
+    def read(self, count):
+        """`count` bytes; EOFError where there are fewer."""
+        found, filled = bytearray(count), 0
+        while filled < count:
+            piece = self._kept or next(self._iterator, b"")
+            if not piece:
+                raise EOFError(f"expected {count} bytes, got {filled}")
+            part = piece[: count - filled]
+            found[filled : filled + len(part)] = part
+            filled, self._kept = filled + len(part), piece[len(part) :]
+        return found
+
+    def rest(self):
+        """Reads to the end. The first piece of what is left that holds more than zeros, b"" where none does."""
+        other = self._kept
+        for piece in self._iterator:
+            other = other if other.strip(b"\0") else piece
+        return other
 
 
-def _read_itk(path, start):
-    kind = "NRRD" if has_suffix(path, ".nrrd") else "MetaImage"
-    encoding = _check_nrrd_header(path, start) if kind == "NRRD" else _check_meta_image_header(path, start)
+@contextlib.contextmanager
+def _silent_nibabel():
+    """Silences nibabel's log, which tells what it mended in a header; what matters of that is an error or a note."""
+    logger = nib.imageglobals.logger
+    before, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
+def _require_shape(path, shape):
+    if not shape or min(shape) < 1:
+        raise InputError.because(path, f"the image has no voxels: its shape is {tuple(shape)}", "export it again")
+
+
+def _read_itk(path, start, size, kind):
+    layout = _nrrd_layout(path, start) if kind == NRRD else _meta_image_layout(path, start)
     import SimpleITK as sitk  # takes 0.2 s
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
-    reader.SetImageIO(f"{'Nrrd' if kind == 'NRRD' else 'Meta'}ImageIO")  # by the suffix, whatever the content
+    reader.SetImageIO(f"{'Nrrd' if kind == NRRD else 'Meta'}ImageIO")  # by the suffix, whatever the content
     reader.SetFileName(str(path))
     try:
         with _silent_stderr():
@@ -137,62 +197,122 @@ def _read_itk(path, start):
             components = reader.GetNumberOfComponents()
             if components != 1:
                 raise InputError(path, "one number per voxel", components, "export a label map without layers")
+            dtype = _voxel_type(sitk, path, reader.GetPixelID())
+            shape = reader.GetSize()
+            _require_shape(path, shape)
+            least = {"raw": 1, "ascii": 2, "bzip2": 1 / 50000}.get(
+                layout.encoding, 1 / GZIP_RATIO
+            )  # per byte of voxels
+            num_bytes = check_size(path, shape, dtype, int((size - layout.offset) / least) + 1)
+            if layout.encoding != "ascii":
+                skip = max(layout.skip, 0)
+                offset = size - num_bytes if layout.skip < 0 else layout.offset
+                check_data(path, kind, layout.encoding, offset, num_bytes + skip)
             image = reader.Execute()
     except RuntimeError as error:
         said = [line.strip() for line in str(error).splitlines() if line.startswith("[nrrd]")]
-        raise _broken(path, kind, said[-1] if said else "ITK cannot read it") from error
-    if encoding == "gzip":
-        _check_gzip_length(path, image.GetNumberOfPixels() * image.GetSizeOfPixelComponent())
+        raise damaged(path, kind, said[-1] if said else "ITK cannot read it") from error
     values = sitk.GetArrayFromImage(image).T  # ITK's arrays are k, j, i
-    axes = image.GetDimension()
-    affine = np.eye(4)
+    axes, notes, affine = image.GetDimension(), [], np.eye(4)
     if axes >= 3:
         direction = np.array(image.GetDirection()).reshape(axes, axes)[:3, :3]
-        affine[:3, :3] = direction * np.array(image.GetSpacing())[:3]
+        spacing = np.array(image.GetSpacing())[:3]
+        affine[:3, :3] = direction * spacing
         affine[:3, 3] = image.GetOrigin()[:3]
-    return StoredImage(values, LPS_TO_RAS @ affine)
+        # NRRD rounds direction times spacing, MetaImage the direction
+        whole = without_rounding(affine[:3, :3]) if kind == NRRD else without_rounding(direction, spacing)
+        if whole:
+            affine[:3, :3] = whole[0]
+            notes.append(f"its directions are rounded to {whole[1]} decimals; the nearest right angles were taken")
+    factor, unit = unit_of_words(path, layout.units)
+    if factor != 1:
+        affine = in_millimetres(affine, factor)
+        notes.append(f"its lengths are in {unit} and were converted to mm")
+    return StoredImage(values, LPS_TO_RAS @ affine, notes=notes)
 
 
-def _check_nrrd_header(path, start):
-    """The encoding in a NRRD header. Raises InputError where the header is truncated or names another file for its
+def _voxel_type(sitk, path, pixel_id):
+    try:
+        return np.dtype(sitk.GetArrayViewFromImage(sitk.Image([1, 1], pixel_id)).dtype)
+    except (KeyError, ValueError, TypeError, RuntimeError):
+        name = sitk.GetPixelIDValueAsString(pixel_id)
+        raise InputError(path, "one number per voxel", f"voxels of type {name}", "export it as integers") from None
+
+
+@dataclass
+class _Layout:
+    """Of the data of a NRRD or MetaImage file: encoding 'raw', 'gzip', 'zlib', 'bzip2' or 'ascii'; the byte at which
+    they begin; the bytes to skip there, once decompressed (-1: the data are the last bytes); units of the axes."""
+
+    encoding: str
+    offset: int
+    skip: int = 0
+    units: list = field(default_factory=list)
+
+
+def _nrrd_layout(path, start):
+    """The _Layout in a NRRD header. Raises InputError where the header is truncated or names another file for its
     voxels."""
-    header, end, _ = start.replace(b"\r\n", b"\n").partition(b"\n\n")
-    if not header.startswith(b"NRRD"):
-        raise _broken(path, "NRRD", "the first bytes are not NRRD")
-    if not end:
-        raise _broken(path, "NRRD", "the header has no end")
-    fields = dict(_field(line, b":") for line in header.split(b"\n") if b":" in line and not line.startswith(b"#"))
+    ends = [start.find(end) + len(end) for end in (b"\n\n", b"\r\n\r\n") if end in start]
+    if not start.startswith(b"NRRD"):
+        raise damaged(path, NRRD, "the first bytes are not NRRD")
+    if not ends:
+        raise damaged(path, NRRD, "the header has no end")
+    offset = min(ends)
+    lines = start[:offset].replace(b"\r\n", b"\n").split(b"\n")
+    fields = dict(_field(line, b":") for line in lines if b":" in line and not line.startswith(b"#"))
     if "data file" in fields or "datafile" in fields:
         raise InputError.because(path, "the voxels of this NRRD image are in another file", "export it as one file")
-    return "gzip" if fields.get("encoding") in ("gzip", "gz") else fields.get("encoding")
+    encoding = {"gz": "gzip", "bz2": "bzip2", "txt": "ascii", "text": "ascii", "hex": "ascii"}.get(
+        fields.get("encoding"), fields.get("encoding")
+    )
+    if encoding not in ("raw", "gzip", "bzip2", "ascii"):
+        raise damaged(path, NRRD, f"its encoding is {encoding!r}")
+    skips = []
+    for name in ("line skip", "byte skip"):
+        text = fields.get(name, fields.get(name.replace(" ", ""), "0"))
+        if not text.lstrip("-").isdecimal():
+            raise damaged(path, NRRD, f"{name} is {text!r}")
+        skips.append(int(text))
+    for _ in range(skips[0]):
+        offset = start.find(b"\n", offset) + 1
+        if not offset:
+            raise damaged(path, NRRD, f"line skip is {skips[0]}")
+    words = fields.get("space units", fields.get("units", ""))
+    units = [word.strip() for word in words.split('"')[1::2]] if '"' in words else words.split()
+    return _Layout(encoding, offset, skips[1], units)
 
 
-def _check_meta_image_header(path, start):
-    """Raises InputError where a MetaImage header is truncated or names another file for its voxels."""
+def _meta_image_layout(path, start):
+    """The _Layout in a MetaImage header. Raises InputError where the header is truncated or names another file for its
+    voxels."""
+    fields, offset = {}, 0
     for line in start.split(b"\n")[:-1]:
         name, value = _field(line, b"=")
+        fields[name] = value
+        offset += len(line) + 1
         if name == "elementdatafile":
             if value == "local":
-                return None
+                break
             raise InputError.because(
                 path,
                 "the voxels of this MetaImage are in another file (ElementDataFile is not LOCAL)",
                 "export it as one file",
             )
-    raise _broken(path, "MetaImage", "the header has no end")
+    else:
+        raise damaged(path, META_IMAGE, "the header has no end")
+    if fields.get("binarydata", "true")[:1] in ("f", "0"):
+        encoding = "ascii"
+    elif fields.get("compresseddata", "false")[:1] in ("t", "1"):
+        encoding = "gzip" if start[offset : offset + 2] == b"\x1f\x8b" else "zlib"
+    else:
+        encoding = "raw"
+    return _Layout(encoding, offset, units=[fields.get("distanceunits", "").removeprefix("met_distance_units_")])
 
 
 def _field(line, sign):
     name, _, value = line.partition(sign)
     return tuple(part.decode("latin-1").strip().lower() for part in (name, value))
-
-
-def _check_gzip_length(path, num_bytes):
-    """Compares the length at the end of a gzip stream: the NRRD library accepts streams without their last bytes."""
-    with open(path, "rb") as handle:
-        handle.seek(-4, os.SEEK_END)
-        if int.from_bytes(handle.read(), "little") != num_bytes % 2**32:
-            raise _broken(path, "NRRD", "the end of its gzip stream is missing")
 
 
 @contextlib.contextmanager

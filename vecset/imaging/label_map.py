@@ -14,6 +14,7 @@ from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import check_affine
+from vecset.imaging.header_geometry import check_plausible, nifti_header, settle_geometry
 from vecset.imaging.header_names import (
     classes_by_name,
     names_apart_from_mapping,
@@ -21,12 +22,11 @@ from vecset.imaging.header_names import (
     refuse_other_numbers,
     table_text,
 )
-from vecset.imaging.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, has_suffix, nifti_header, read_image
+from vecset.imaging.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, has_suffix, read_image
 from vecset.imaging.label_mapping import LabelMapping, apply_table
 from vecset.imaging.label_table import name_extension
 from vecset.imaging.structure_names import class_named
 
-SPACING_TOLERANCE = 0.01  # relative difference between sform and pixdim that counts as rounding
 ROUNDING = 1e-4  # largest distance from a whole number of labels stored as float or scaled by the header
 SHOWN = 8  # label values that a message lists
 MAP_THEM = 'map the values with --label_mapping ("others": "background" leaves the rest out)'
@@ -42,13 +42,14 @@ class NoLabelMaps(InputError):
 
 @dataclass
 class LabelMap:
-    """labels (X, Y, Z) u8, 0 background, 1..C classes; affine (4, 4) f64 voxel -> mm RAS+, with the spacing of pixdim
-    where `spacing_from` says so; sha256 of the file's bytes; class_names (C,); annotated: the class ids that the
+    """labels (X, Y, Z) u8, 0 background, 1..C classes; affine (4, 4) f64 voxel -> mm RAS+, settled where the
+    header contradicts itself; sha256 of the file's bytes; class_names (C,); annotated: the class ids that the
     annotators looked for; source_affine as in the header; geometry: the fields of a NIfTI header that place the image
     (`nifti_geometry`; None for other formats), for outputs on its grid; dropped_islands: {class id as text: [number,
     voxels]}; as_background: {value: voxels} of values that the label mapping does not list and counts as background;
     by_name: {value: (name, class id)} where names in the file decided; other_names: {value: name} of values that the
-    file names otherwise than the label mapping, which decided."""
+    file names otherwise than the label mapping, which decided; notes:
+    lines for the user about what was read otherwise than the file has it."""
 
     labels: np.ndarray
     affine: np.ndarray
@@ -62,6 +63,7 @@ class LabelMap:
     as_background: dict = field(default_factory=dict)
     by_name: dict = field(default_factory=dict)
     other_names: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -80,23 +82,28 @@ def read_label_map(
     label_mapping: LabelMapping | Path | str | None = None,
     spacing_from: str | None = None,
     class_names: Sequence[str] | None = None,
+    geometry_from: str | None = None,
 ) -> LabelMap:
     """Reads a label map (.nii.gz, .nii, .nrrd, .mha) of `num_classes` classes.
 
     `label_mapping`: a LabelMapping, the name of a preset or a JSON file (see vecset/imaging/label_mapping.py).
     `class_names` (C,): of a checkpoint, in place of the default ones; a label mapping then goes by these names. Without
     a mapping, names of the values in the file decide which class each is (vecset/imaging/header_names.py).
-    `spacing_from` ('affine' or 'pixdim') decides where the two differ by more than SPACING_TOLERANCE.
+    `spacing_from` ('affine' or 'pixdim') and `geometry_from` ('sform' or 'qform') decide where a header contradicts
+    itself (`settle_geometry`).
     Raises InputError where the file is broken, not 3D, sheared or empty, holds values that are not whole numbers or no
-    class, names them otherwise than the classes are named, or contradicts itself about its spacing and `spacing_from`
-    is None.
+    class, names them otherwise than the classes are named, contradicts itself about its spacing or its place
+    and nothing decides, or is no heart in mm.
     """
     path = Path(path)
     mapping = LabelMapping.load(label_mapping, num_classes) if label_mapping is not None else None
     image = read_image(path)
     values = _integral(path, _three_axes(path, image.values))
     check_affine(image.affine, path)
-    affine = _settle_spacing(path, image.affine, image.pixdim_mm, spacing_from)
+    affine = settle_geometry(
+        path, values.shape, image.affine, image.pixdim_mm, image.forms, spacing_from, geometry_from
+    )
+    check_affine(affine, path)
     if mapping and class_names is not None:
         mapping = mapping.for_classes(class_names)
     named, other_names, by_name = names_in_header(path), {}, None
@@ -116,6 +123,7 @@ def read_label_map(
                 "check the mapping, or remove the file from the folder",
             )
         raise InputError.because(path, "an empty mask (all background)", "remove it from the folder")
+    check_plausible(path, labels, affine)
     names = mapping.class_names if mapping else class_names or default_class_names(num_classes)
     annotated = mapping.annotated if mapping else list(range(1, num_classes + 1))
     return LabelMap(
@@ -130,6 +138,7 @@ def read_label_map(
         as_background=as_background,
         by_name={value: (named[value], c) for value, c in (by_name or {}).items()},
         other_names=other_names,
+        notes=image.notes,
     )
 
 
@@ -241,29 +250,6 @@ def _in_range(path, values, num_classes):
     return values.astype(np.uint8)
 
 
-def _settle_spacing(path, affine, pixdim_mm, spacing_from):
-    """The affine (4, 4), its axes scaled to `pixdim_mm` (3,) where the two differ and `spacing_from` is 'pixdim'.
-    A header without pixdim (None) cannot contradict itself."""
-    if pixdim_mm is None:
-        return affine
-    affine_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    sound = np.isfinite(pixdim_mm).all() and (pixdim_mm > 0).all()
-    if sound and (np.abs(pixdim_mm / affine_mm - 1) <= SPACING_TOLERANCE).all():
-        return affine
-    if spacing_from == "affine":
-        return affine
-    shown = [" x ".join(f"{n:.4g}" for n in mm) for mm in (affine_mm, pixdim_mm)]
-    if spacing_from == "pixdim" and sound:
-        affine = affine.copy()
-        affine[:3, :3] *= pixdim_mm / affine_mm
-        return affine
-    raise InputError.because(
-        path,
-        f"the spacing is {shown[0]} mm in the affine but {shown[1]} mm in pixdim",
-        "say which is right with --spacing_from affine" + (" or --spacing_from pixdim" if sound else ""),
-    )
-
-
 def write_label_map(
     path: Path | str,
     labels: np.ndarray,
@@ -273,9 +259,9 @@ def write_label_map(
 ) -> None:
     """Writes labels (X, Y, Z) u8 as NIfTI, atomically; the same arguments give the same bytes.
 
-    The header gets the fields of `geometry` (that of a LabelMap), so that it places the labels as the source did. Where
-    it is None, qform and sform are both set to `affine` (4, 4) voxel -> mm. `class_names` go into the description, cut
-    after 79 characters, and with their colours into a header extension (vecset/imaging/label_table.py).
+    The header gets the fields of `geometry` (that of a LabelMap) where they place the labels at `affine` (4, 4)
+    voxel -> mm in every reader. Else qform and sform are both set to `affine`. `class_names` go into the description,
+    cut after 79 characters, and with their colours into a header extension (vecset/imaging/label_table.py).
     Raises ValueError for other labels, InputError for another suffix or an affine that `check_affine` refuses.
     """
     path = Path(path)
@@ -285,7 +271,8 @@ def write_label_map(
     if not has_suffix(path, NIFTI_SUFFIXES):
         raise InputError.because(path, "the name of a label map to write ends in .nii.gz or .nii", "rename the output")
     if geometry:
-        header = nifti_header(geometry, labels.shape)
+        check_affine(affine, path)
+        header = nifti_header(geometry, labels.shape, affine)
         kind = nib.Nifti2Image if geometry["nifti_version"] == 2 else nib.Nifti1Image
         image = kind(labels, header.get_best_affine(), header)
     else:

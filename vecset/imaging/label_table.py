@@ -15,7 +15,8 @@ import numpy as np
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
 from vecset.imaging.classes import BACKGROUND, class_colours, rgb
-from vecset.imaging.image_file import HEADER_BYTES, LPS_TO_RAS
+from vecset.imaging.file_content import START
+from vecset.imaging.header_geometry import LPS_TO_RAS
 from vecset.imaging.structure_names import name_key
 
 EXTENSION_CODE = 0
@@ -92,7 +93,7 @@ def read_segment_names(path: Path | str) -> dict[int, str]:
     """{value: name} of the segments in the header of a `.seg.nrrd`; {} where it has none. A single segment without a
     value, as older versions of 3D Slicer wrote it, has the value 1. InputError where one value has two names."""
     with open(path, "rb") as handle:
-        start = handle.read(HEADER_BYTES)
+        start = handle.read(START)
     header = start.replace(b"\r\n", b"\n").partition(b"\n\n")[0].decode("utf-8", "replace")
     segments = {}
     for line in header.split("\n"):

@@ -10,6 +10,8 @@ from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case, read_case
 from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_split
+from vecset.imaging.frame import UNIT_RADIUS
+from vecset.imaging.header_geometry import require_heart_size
 from vecset.imaging.image_file import SUFFIX_WORDS, has_suffix
 from vecset.imaging.label_map import (
     LabelOutOfRange,
@@ -91,25 +93,31 @@ def load_heart(
     num_surface_points: int | None = None,
     spacing_from: str | None = None,
     spacing_mm: float | None = None,
+    geometry_from: str | None = None,
 ) -> Case:
     """The `Case` of a heart, with at least surface points, their labels and the frame. A label map goes through the
-    data preparation, as `prepare_data.py` would do it (`spacing_from` as there). `spacing_mm`: of the grid that a point
-    cloud is given (1 mm where None). InputError where its classes are not `class_names`."""
+    data preparation, as `prepare_data.py` would do it (`spacing_from` and `geometry_from` as there). `spacing_mm`: of
+    the grid that a point cloud is given (1 mm where None). InputError where its classes are not `class_names`."""
     if heart.kind == LABEL_MAP:
         from vecset.data.preparation import Options, build_case
 
-        label_map = _read_labels(heart.path, class_names, spacing_from)
+        label_map = _read_labels(heart.path, class_names, spacing_from, geometry_from)
         options = Options(seed=seed)
         if num_surface_points:  # the other points are not used here
             options = Options(max(options.num_surface_points, num_surface_points), 2, 2, seed)
         case = build_case(label_map, options)
-        case.path = heart.path
+        case.path, case.notes = heart.path, label_map.notes
         case.meta["class_names"] = list(class_names)
         return case
     if heart.kind == POINT_CLOUD:
         return read_point_cloud(heart.path, class_names, spacing_mm or 1.0)
     case = read_case(heart.path, CASE_MEMBERS).require(
         "surface_points", "surface_labels", "frame", purpose="reconstruction on the source grid"
+    )
+    require_heart_size(
+        heart.path,
+        2 * UNIT_RADIUS / case.frame.scale,
+        "make it again with prepare_data.py from a label map whose header has its unit of length",
     )
     if case.num_classes != len(class_names):
         raise InputError(
@@ -128,10 +136,10 @@ def load_heart(
     return case
 
 
-def _read_labels(path, class_names, spacing_from):
+def _read_labels(path, class_names, spacing_from, geometry_from):
     """`read_label_map`, whose errors name the checkpoint's classes, as there is no --classes here."""
     try:
-        return read_label_map(path, len(class_names), spacing_from=spacing_from)
+        return read_label_map(path, len(class_names), spacing_from=spacing_from, geometry_from=geometry_from)
     except LabelOutOfRange as error:
         expected = error.expected.replace(f" (--classes {len(class_names)})", ", the checkpoint's classes")
         raise InputError(
@@ -160,10 +168,12 @@ def draw_surface(
     return case.surface_points[rows].astype(np.float32), labels[rows].astype(np.int64)
 
 
-def load_truth(heart: ListedCase, num_classes: int, spacing_from: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+def load_truth(
+    heart: ListedCase, num_classes: int, spacing_from: str | None = None, geometry_from: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The true label map (X, Y, Z) u8 on the source grid, and its affine (4, 4) voxel -> mm, the spacing corrected."""
     if heart.kind == LABEL_MAP:
-        label_map = read_label_map(heart.path, num_classes, spacing_from=spacing_from)
+        label_map = read_label_map(heart.path, num_classes, spacing_from=spacing_from, geometry_from=geometry_from)
         return label_map.labels, label_map.affine
     case = read_case(heart.path, ("frame", "truth"))
     return case.truth_labels(), case.frame.affine

@@ -50,14 +50,20 @@ class LoadedModel:
     epoch: int | None = None
 
     def read(
-        self, heart: ListedCase | Path | str, spacing_from: str | None = None, spacing_mm: float | None = None
+        self,
+        heart: ListedCase | Path | str,
+        spacing_from: str | None = None,
+        spacing_mm: float | None = None,
+        geometry_from: str | None = None,
     ) -> Case:
         """The `Case` of a case file, a label map or a point cloud with labels: surface points, frame, and the truth
-        where there is one. A label map goes through the data preparation. `spacing_from` ('affine' or 'pixdim'): which
-        spacing holds where a label map's header contradicts itself; `spacing_mm`: of the grid that a point cloud gets
-        (1 mm)."""
+        where there is one. A label map goes through the data preparation. `spacing_from` ('affine' or 'pixdim') and
+        `geometry_from` ('sform' or 'qform'): what holds where a label map's header contradicts itself; `spacing_mm`: of
+        the grid that a point cloud gets (1 mm)."""
         heart = heart if isinstance(heart, ListedCase) else find_hearts(heart)[0]
-        return load_heart(heart, self.class_names, self.seed, self.num_surface_points, spacing_from, spacing_mm)
+        return load_heart(
+            heart, self.class_names, self.seed, self.num_surface_points, spacing_from, spacing_mm, geometry_from
+        )
 
     def encode(self, case: Case, case_id: str | None = None) -> torch.Tensor:
         """Latents (1, M, L) on the model's device. `case_id` seeds the draw of surface points; by default the name of

@@ -82,7 +82,11 @@ class Reconstruction:
         if heart.kind == LATENTS:
             latents, case = self.model.stored_latents(heart.path)
         else:
-            case = self.model.read(heart, self.settings.spacing_from, self.settings.spacing_mm)
+            case = self.model.read(
+                heart, self.settings.spacing_from, self.settings.spacing_mm, self.settings.geometry_from
+            )
+            for note in case.notes:
+                say(f"note: {heart.case_id}: {note}")
         if not done:
             try:
                 rest = lambda: self._open_folder(heart), self.chunk, say

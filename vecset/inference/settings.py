@@ -16,7 +16,7 @@ class OutputSettings:
 
     meshes, mesh_cells, mesh_format, lps: whether there are any; grid cells along the edge of the unit cube; 'ply',
     'stl' or 'obj'; in LPS mm instead of RAS. spacing_mm: of the label map that is written, None for the source's grid.
-    spacing_from: which spacing of a contradictory header holds. latents: whether they are saved."""
+    spacing_from, geometry_from: what of a contradictory header holds. latents: whether they are saved."""
 
     meshes: bool = True
     mesh_cells: int = MESH_CELLS
@@ -25,11 +25,13 @@ class OutputSettings:
     spacing_mm: float | None = None
     spacing_from: str | None = None
     latents: bool = False
+    geometry_from: str | None = None
 
 
 def made_from(model: LoadedModel, output: OutputSettings) -> dict:
     """All that decides a heart's files but the heart itself, as result.json and metrics.json keep it."""
     tuned = {"calibration_sha256": model.tuning_sha256} if model.tuning_sha256 else {}
+    placed = {"geometry_from": output.geometry_from} if output.geometry_from else {}
     return {
         "version": VERSION,
         "checkpoint_sha256": model.checkpoint_sha256,
@@ -44,6 +46,7 @@ def made_from(model: LoadedModel, output: OutputSettings) -> dict:
         "spacing_mm": output.spacing_mm,
         "latents": output.latents,
         **tuned,
+        **placed,
         "num_latents": model.num_latents,
     }
 

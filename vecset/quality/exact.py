@@ -5,7 +5,9 @@ the sign that of the voxels within that distance, the label that of the nearest 
 the preparation. Its surface is smoothed by up to half a voxel, so the two may differ by that much.
 """
 
+import gzip
 import html
+import io
 import json
 import re
 import zlib
@@ -15,6 +17,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case
@@ -31,6 +34,9 @@ READ_ERRORS = (
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
 )
+
+# How units of length begin, and how many mm they have; "mm" and "millimetre" are before "m"
+_UNITS = (("mm", 1.0), ("milli", 1.0), ("mic", 1e-3), ("um", 1e-3), ("cm", 10.0), ("centi", 10.0), ("m", 1e3))
 
 
 def check_exact(report: FileReport, case: Case, count: int, seed: int = 0) -> None:
@@ -118,7 +124,7 @@ def check_source(report: FileReport, case: Case, source_dir: Path | str) -> None
     path = Path(source_dir) / str(case.meta.get("source_name"))
     request = case.meta.get("request") or {}
     try:
-        values, affine = _read_source(path, request.get("spacing_from"))
+        values, affine = _read_source(path, request.get("spacing_from"), request.get("geometry_from"))
         values = values.reshape(values.shape[:3])
     except READ_ERRORS as error:
         report.add("source", 0, note=f"{path.name}: {type(error).__name__}: {error}")
@@ -182,7 +188,7 @@ def _source_names(path):
         return {int(told[f"{key}_LabelValue"]): told.get(f"{key}_Name", "") for key in segments}
     if path.name.lower().endswith(".mha"):
         return {}
-    text = b" ".join(e.get_content() for e in nib.load(path).header.extensions if isinstance(e.get_content(), bytes))
+    text = b" ".join(e.get_content() for e in _read_nifti(path)[0].extensions if isinstance(e.get_content(), bytes))
     pairs = re.findall(r"Key=\"(\d+)\"[^>]*>(?:<!\[CDATA\[)?([^<\]]*)", text.decode("utf-8", "replace"))
     return {int(value): html.unescape(name) for value, name in pairs}
 
@@ -200,25 +206,73 @@ def _wrong_at_points(case, classes, affine):
     return wrong / total if total else 1.0
 
 
-def _read_source(path, spacing_from):
-    """Voxel values (X, Y, Z) and affine (4, 4) voxel -> mm RAS+ of a label map. Raises one of READ_ERRORS."""
+def _read_source(path, spacing_from, geometry_from=None):
+    """Voxel values (X, Y, Z) and affine (4, 4) voxel -> mm RAS+ of a label map. Raises one of READ_ERRORS, also where
+    its compressed data are damaged or its header contradicts itself and neither option decides."""
     if path.name.lower().endswith((".nrrd", ".mha")):
-        import SimpleITK as sitk
+        return _read_itk_source(path)
+    header, data = _read_nifti(path)
+    values = np.asanyarray(nib.arrayproxy.ArrayProxy(io.BytesIO(data), header))
+    return values, _nifti_affine(header, values.shape[:3], spacing_from, geometry_from)
 
-        image = sitk.ReadImage(str(path))
-        corner, *along = [
-            np.array(image.TransformIndexToPhysicalPoint(index))
-            for index in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
-        ]
-        affine = np.eye(4)
-        affine[:3] = np.column_stack([*(end - corner for end in along), corner])
-        affine[:2] *= -1  # LPS -> RAS
-        return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
-    image = nib.load(path)
-    affine = np.array(image.affine, np.float64)
+
+def _read_nifti(path):
+    """The header of a NIfTI file, with its extensions, and the file's bytes, unpacked."""
+    data = path.read_bytes()
+    if path.name.lower().endswith(".gz"):
+        data = gzip.decompress(data)  # to its end, where the checksum is
+    version_2 = 540 in (int.from_bytes(data[:4], "little"), int.from_bytes(data[:4], "big"))
+    return (nib.Nifti2Header if version_2 else nib.Nifti1Header).from_fileobj(io.BytesIO(data)), data
+
+
+def _nifti_affine(header, shape, spacing_from, geometry_from):
+    pixdim = np.abs(np.array(header["pixdim"][1:4], np.float64))
+    b, c, d = (float(header[f"quatern_{n}"]) for n in "bcd")
+    a = np.sqrt(max(0.0, 1 - b * b - c * c - d * d))
+    qform, sform = np.eye(4), np.eye(4)
+    if header["qform_code"] > 0:
+        qform[:3, :3] = Rotation.from_quat([b, c, d, a]).as_matrix() * pixdim  # of length 1, whatever was stored
+        qform[:3, 2] *= -1 if header["pixdim"][0] < 0 else 1
+        qform[:3, 3] = [float(header[f"qoffset_{n}"]) for n in "xyz"]
+    if header["sform_code"] > 0:
+        sform[:3] = [header[f"srow_{n}"] for n in "xyz"]
+    both = header["sform_code"] > 0 and header["qform_code"] > 0
+    if header["sform_code"] > 0 and not (both and geometry_from == "qform"):
+        affine = sform
+    elif header["qform_code"] > 0:
+        affine = qform
+    else:
+        affine = header.get_base_affine()
     if spacing_from == "pixdim":
-        affine[:3, :3] *= image.header.get_zooms()[:3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return np.asanyarray(image.dataobj), affine
+        affine[:3, :3] *= pixdim / np.linalg.norm(affine[:3, :3], axis=0)
+    if both and not geometry_from:
+        if spacing_from:
+            qform[:3, :3] *= np.linalg.norm(affine[:3, :3], axis=0) / pixdim
+        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in shape]), -1).reshape(-1, 3)
+        apart = nib.affines.apply_affine(np.linalg.inv(affine) @ qform, corners) - corners
+        if not np.abs(apart).max() <= 0.5:
+            raise ValueError(f"sform and qform are up to {np.abs(apart).max():.3g} voxels apart")
+    affine[:3] *= {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)
+    return affine
+
+
+def _read_itk_source(path):
+    import SimpleITK as sitk
+
+    with open(path, "rb") as handle:
+        header = handle.read(1 << 16)
+    image = sitk.ReadImage(str(path))
+    corner, *along = [
+        np.array(image.TransformIndexToPhysicalPoint(index)) for index in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
+    affine = np.eye(4)
+    affine[:3] = np.column_stack([*(end - corner for end in along), corner])
+    affine[:2] *= -1  # LPS -> RAS
+    named = re.search(rb'(?im)^(?:(?:space )?units: *"?|DistanceUnits *= *(?:MET_DISTANCE_UNITS_)?)([a-z]+)', header)
+    if named:
+        unit = named[1].decode().lower()
+        affine[:3] *= next((mm for start, mm in _UNITS if unit.startswith(start)), 1.0)
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
 
 
 def _islands(classes, share):

@@ -110,15 +110,15 @@ def stored_truths(figures):
         except (InputError, OSError, KeyError, TypeError):
             continue
         if all(case in hearts and hearts[case].path.is_file() for case in mine["cases"]):
-            return partial(_load_truth, hearts, num_classes, settings.get("spacing_from")), None
+            return partial(_load_truth, hearts, num_classes, settings), None
     named = figures[0]["settings"].get("input")
     return None, f"The truth is not where the runs had it ({named}): the two reconstructions are compared alone."
 
 
-def _load_truth(hearts, num_classes, spacing_from, case):
+def _load_truth(hearts, num_classes, settings, case):
     from vecset.inference.inputs import load_truth
 
-    return load_truth(hearts[case], num_classes, spacing_from)
+    return load_truth(hearts[case], num_classes, settings.get("spacing_from"), settings.get("geometry_from"))
 
 
 def _heart(what, case, folders, figures, names, truth_of, colours):

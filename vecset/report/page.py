@@ -32,6 +32,7 @@ _SETTINGS = {  # that the page shows, and the words for those whose key does not
     "balance": None,
     "seed": None,
     "spacing_from": None,
+    "geometry_from": None,
     "device": None,
 }
 
