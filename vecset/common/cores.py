@@ -7,7 +7,7 @@ allow. Standard library only.
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -40,20 +40,29 @@ def allowed_cores() -> int:
 def cpu_quota(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> float | None:
     """CPU time per time, in cores, that the control groups of this process allow (version 1 or 2; the smallest of the
     group and those round it), or None where there is no limit."""
-    found = []
+    found = [
+        _quota_v2(folder) if version == 2 else _quota_v1(folder)
+        for folder, version in group_folders("cpu", cgroup, membership)
+    ]
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def group_folders(controller: str, cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> Iterator[tuple[Path, int]]:
+    """(folder, version 1 or 2) of this process's control groups for a controller ('cpu', 'memory') and of those round
+    them. Some do not exist: inside a container, its own group is often the root of what is mounted."""
     for line in _lines(membership):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
-            bases, read = [cgroup, cgroup / "unified"], _quota_v2
-        elif "cpu" in controllers.split(","):
-            bases, read = [cgroup / "cpu", cgroup / controllers, cgroup / "cpu,cpuacct"], _quota_v1
+            bases, version = [cgroup, cgroup / "unified"], 2
+        elif controller in controllers.split(","):
+            bases, version = [cgroup / controller, cgroup / controllers, cgroup / "cpu,cpuacct"], 1
         else:
             continue
         parts = [part for part in path.split("/") if part not in ("", "..")]
-        for base in bases:  # inside a container, its own group is often the root of what is mounted
-            found += [read(base.joinpath(*parts[:depth])) for depth in range(len(parts) + 1)]
-    return min((quota for quota in found if quota is not None), default=None)
+        for base in bases:
+            for depth in range(len(parts) + 1):
+                yield base.joinpath(*parts[:depth]), version
 
 
 def _quota_v2(folder):

@@ -5,13 +5,20 @@ one place where it, or a package that is not installed, becomes a line on stderr
 is a defect of the software and keeps its traceback.
 """
 
+import contextlib
 import errno
 import importlib.util
+import re
 import sys
+import traceback
+import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 
 _IMPORTED_AS = {"skimage": "scikit-image", "vtkmodules": "vtk"}  # name of a module: name of its package
 EXIT_BAD_INPUT = 2
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+SAID_LENGTH = 300  # of an error's own words in a line; some hold a whole table
 EXIT_STOPPED = 75  # asked to stop, saved; the same command continues (EX_TEMPFAIL of sysexits.h)
 
 
@@ -27,10 +34,10 @@ class InputError(Exception):
     def __init__(self, where: object, expected: object = "", found: object = "", to_do: str = "", problem: str = ""):
         self.where, self.expected, self.found, self.to_do = str(where), str(expected), str(found), str(to_do)
         self.problem = str(problem) or f"expected {self.expected}, found {self.found}"
-        line = f"{self.where}: {self.problem}" if self.where else self.problem
+        line = f"{shown(self.where)}: {self.problem}" if self.where else self.problem
         if self.to_do:
             line += f"; {self.to_do}"
-        super().__init__(" ".join(line.split()))
+        super().__init__(one_line(line))
 
     @classmethod
     def because(cls, where: object, problem: str, to_do: str = "") -> "InputError":
@@ -39,6 +46,26 @@ class InputError(Exception):
 
     def __reduce__(self):  # keeps the parts when the error is sent between processes
         return (type(self), (self.where, self.expected, self.found, self.to_do, self.problem))
+
+
+def shown(name: object) -> str:
+    """A path or another name for a message: control characters (a line break too) and bytes that are no UTF-8 become
+    escapes, such as `\\n` and `\\xff`."""
+    return "".join(
+        _escaped(sign) if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign for sign in str(name)
+    )
+
+
+def _escaped(sign):
+    number = ord(sign)
+    if 0xDC80 <= number <= 0xDCFF:  # how Python keeps a byte of a file name that it cannot decode
+        return f"\\x{number - 0xDC00:02x}"
+    return sign.encode("unicode_escape").decode()
+
+
+def one_line(text: str) -> str:
+    """The text in one line that any terminal shows as it is: see `shown`; line breaks become spaces."""
+    return shown(re.sub(r"[ \t]*[\r\n]+[ \t]*", " ", text.strip()))
 
 
 def require_package(name: str) -> None:
@@ -67,17 +94,64 @@ def _missing(name):
     )
 
 
-def describe_os_error(error: OSError) -> str:
-    """One line for an OSError, with advice where the disk is full."""
-    where = error.filename or "output"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def describe_os_error(error: OSError, where: object = "") -> str:
+    """One line for an OSError: the file that it names, else `where`; with advice where that is known."""
+    where = shown(error.filename or where or "output")
+    if error.errno in DISK_FULL:
         return f"{where}: no space left on the device or quota used up; free some space and run the same command again"
-    return f"{where}: {error.strerror or error}"
+    advice = {
+        errno.EROFS: "; give a folder on another disk",
+        errno.EACCES: "; change its permissions, or give another folder",
+        errno.ENAMETOOLONG: "; give it a shorter name",
+        errno.EIO: "; the disk or its connection is at fault: look into the system's log",
+        errno.ESTALE: "; the network disk has lost the file: run the same command again",
+    }.get(error.errno, "")
+    return f"{where}: {one_line(error.strerror or str(error) or type(error).__name__)}{advice}"
+
+
+def describe_failure(where: object, error: BaseException, memory_advice: str = "use a machine with more memory") -> str:
+    """Any failure as one line that begins with `where` (a file, a case), unless the error names a file of its own.
+
+    InputError and OSError in their own words; no memory, with `memory_advice`; all else is a defect of the software:
+    its type, its message and the place in the code."""
+    name = shown(where)
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError):
+        line = describe_os_error(error, where)
+        return line if line.startswith(name) else f"{name}: {line}"
+    said = one_line(str(error))
+    said = said if len(said) <= SAID_LENGTH else said[:SAID_LENGTH] + "..."
+    if is_memory_error(error):
+        return f"{name}: not enough memory{f' ({said})' if said else ''}; {memory_advice}"
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    at = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in place)
+    return f"{name}: {type(error).__name__}: {said}{at}" if said else f"{name}: {type(error).__name__}{at}"
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether memory was not given, of the machine or of the GPU (torch has errors of its own for both)."""
+    told = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and ("can't allocate memory" in told or "CUDA out of memory" in told))
+    )
+
+
+def names_survive() -> None:
+    """Lets stdout and stderr write every name: what their encoding does not have becomes an escape. A terminal that
+    knows ASCII alone, or a file name that is no UTF-8, would end the program in the middle of a message."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            with contextlib.suppress(ValueError):  # a stream that is closed: nothing is written to it
+                stream.reconfigure(errors="backslashreplace")
 
 
 def run_command(main: Callable, argv: list[str] | None = None, resumes: bool = True) -> int:
     """Runs a command's `main(argv)` and returns its exit code, 0 for None. InputError and OSError become one line on
     stderr. `resumes`: whether the same command, run again after Ctrl-C, continues where it stopped."""
+    names_survive()
     try:
         return main(argv) or 0
     except InputError as error:

@@ -2,13 +2,13 @@
 
 import errno
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vecset.common.atomic import remove_leftovers, require_writable
-from vecset.common.errors import InputError, describe_os_error
+from vecset.common.errors import DISK_FULL, InputError, describe_failure, shown
+from vecset.common.file_names import require_sound_name
 from vecset.common.workers import map_files
 from vecset.data.case_file import read_case, write_case
 from vecset.data.preparation import Options, border_classes, build_case, warnings_of
@@ -25,7 +25,7 @@ from vecset.imaging.label_mapping import LabelMapping
 
 FAILED_SHOWN = 20
 STALE_SHOWN = 10
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+MEMORY_ADVICE = "use fewer --file_workers or a machine with more memory"
 PREFIX = {"failed": "error: ", "excluded": "excluded: "}  # of a line about a file; vecset/cluster/shards.py reads it
 
 Result = tuple[str, list[str]]  # state of a file and the lines to print about it
@@ -71,18 +71,12 @@ class CaseMaker:
         that is wrong with one file raises."""
         try:
             return self._make(Path(path))
-        except InputError as error:
-            return "failed", [str(error)]
-        except OSError as error:
-            state = "full" if error.errno in DISK_FULL else "failed"
-            return state, [f"{path}: {describe_os_error(error)}"]
-        except MemoryError:
-            return "failed", [f"{path}: not enough memory; use fewer --file_workers"]
         except Exception as error:  # a defect met on one file must not stop the other 997
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            return "failed", [f"{path}: {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"]
+            full = isinstance(error, OSError) and error.errno in DISK_FULL
+            return "full" if full else "failed", [describe_failure(path, error, MEMORY_ADVICE)]
 
     def _make(self, path):
+        require_sound_name(path)
         request = self.request()
         target = self.output_dir / f"{case_name(path)}.npz"
         if target.exists() and not self.overwrite:
@@ -128,7 +122,7 @@ class CaseMaker:
                 f"values {some_of(label_map.as_background)} counted as background "
                 f"({sum(label_map.as_background.values())} voxels)"
             )
-        return "made", [f"{path.name}: {line}" for line in lines]
+        return "made", [f"{shown(path.name)}: {line}" for line in lines]
 
     def _names_agree(self, path, meta):
         """Whether a case file of `meta` took the values of its label map for what its header says they are."""
@@ -146,7 +140,7 @@ class CaseMaker:
     @staticmethod
     def _exclude(path, target, cut, class_names):
         """The result of an excluded heart. A case file of an earlier run would be trained on, so it is removed."""
-        line = f"{path.name}: truncated by the field of view: " + ", ".join(class_names[c - 1] for c in cut)
+        line = f"{shown(path.name)}: truncated by the field of view: " + ", ".join(class_names[c - 1] for c in cut)
         if target.exists():
             target.unlink(missing_ok=True)
             line += f"; {target.name} of an earlier run is removed"
@@ -189,10 +183,7 @@ def make_all(make_case: Callable[[Path], Result], paths: list[Path], workers: in
         return result
 
     def killed(path):
-        return "failed", [
-            f"{path}: its process was killed, most likely for want of memory; use fewer --file_workers or a machine "
-            "with more memory"
-        ]
+        return "failed", [f"{shown(path)}: its process was killed, most likely for want of memory; {MEMORY_ADVICE}"]
 
     return map_files(make_case, paths, workers, killed, tell, desc="prepare", unit="heart", dynamic_ncols=True)
 
@@ -207,7 +198,9 @@ def print_summary(results: dict[Path, Result], output_dir: Path, more: str = "")
     print(f"{output_dir}: {', '.join(counts)}{more}")
     failed = by_state["failed"]
     if failed:
-        names = ", ".join(p.name for p in failed[:FAILED_SHOWN]) + (", ..." if len(failed) > FAILED_SHOWN else "")
+        names = ", ".join(shown(p.name) for p in failed[:FAILED_SHOWN]) + (
+            ", ..." if len(failed) > FAILED_SHOWN else ""
+        )
         print(f"not made: {names}", file=sys.stderr)
     return len(failed)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from vecset.common.compiled import njit
 from vecset.geometry.distance_field import UnionField
 from vecset.geometry.mesh_distance import mesh_normals
 from vecset.geometry.surface import UnionMesh, Walls, class_boxes
@@ -377,7 +377,7 @@ class Sampler:
         return points, sdf, np.zeros(count, np.uint8)
 
 
-@njit(cache=True)
+@njit
 def _areas(vertices, faces):
     areas = np.empty(len(faces), np.float64)
     for f in range(len(faces)):
@@ -388,7 +388,7 @@ def _areas(vertices, faces):
     return areas
 
 
-@njit(cache=True)
+@njit
 def _class_voxels(labels, c):
     """Voxels of class `c`, and background voxels that share a face with one of them, into which the smooth surface may
     bulge: index (n, 3) i32, and (n,) bool whether the voxel is of the class. It must not touch the array's border."""

@@ -9,10 +9,10 @@ Points are in `local_mm` of a Crop (vecset/geometry/surface.py). Distances are i
 
 import edt
 import numpy as np
-from numba import njit
 from scipy.ndimage import distance_transform_edt, map_coordinates
 from scipy.spatial import cKDTree
 
+from vecset.common.compiled import njit
 from vecset.geometry.mesh_distance import MeshDistance
 from vecset.geometry.surface import Crop, UnionMesh
 
@@ -65,7 +65,7 @@ def nearest_class(points_local_mm: np.ndarray, crop: Crop) -> np.ndarray:
     return _nearest_class(np.ascontiguousarray(points_local_mm, np.float64), crop.labels, crop.spacing_mm)
 
 
-@njit(cache=True)
+@njit
 def _nearest_class(points, labels, spacing):
     found = np.zeros(len(points), np.uint8)
     shape = labels.shape

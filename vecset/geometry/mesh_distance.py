@@ -14,8 +14,9 @@ Detection", section 5.1.5. The reference is in tests/geometry/test_mesh_distance
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from pykdtree.kdtree import KDTree
+
+from vecset.common.compiled import njit
 
 LEAF = 4  # triangles per leaf
 FAR = 3.0  # longest edges: beyond, the error is below 0.056 of an edge
@@ -100,7 +101,7 @@ def morton_codes(points: np.ndarray) -> np.ndarray:
     return _interleave(points, low, np.float32((2**21 - 1) / extent))
 
 
-@njit(cache=True)
+@njit
 def _interleave(points, low, scale):
     codes = np.empty(len(points), np.int64)
     for n in range(len(points)):
@@ -117,7 +118,7 @@ def _interleave(points, low, scale):
     return codes
 
 
-@njit(cache=True)
+@njit
 def _normals(vertices, faces):
     face_normals = np.zeros((len(faces), 3), np.float32)
     sums = np.zeros((len(vertices), 3), np.float64)
@@ -151,7 +152,7 @@ def _normals(vertices, faces):
     return face_normals, vertex_normals
 
 
-@njit(cache=True)
+@njit
 def faces_of_vertices(faces: np.ndarray, num_vertices: int) -> tuple[np.ndarray, np.ndarray]:
     """CSR lists `first` (V + 1,), `around` (3 F,) i32: the faces at vertex v are around[first[v] : first[v + 1]]."""
     first = np.zeros(num_vertices + 1, np.int32)
@@ -170,7 +171,7 @@ def faces_of_vertices(faces: np.ndarray, num_vertices: int) -> tuple[np.ndarray,
     return first, around
 
 
-@njit(cache=True)
+@njit
 def _build_tree(triangles):
     """Boxes (2 P, 6) f32, low and high along x, y, z, of a complete binary tree: the root is node 1, the children of n
     are 2n and 2n + 1 (adjacent in memory), leaf j is node P + j and holds LEAF triangles."""
@@ -192,7 +193,7 @@ def _build_tree(triangles):
     return boxes
 
 
-@njit(cache=True)
+@njit
 def _discs(triangles):
     """(F, 7) f32: centre, unit normal and radius (rounded up) of a disc that contains each triangle. Testing whether a
     sphere reaches the disc takes a fifth of the time of the distance, and excludes most triangles of a leaf."""
@@ -216,7 +217,7 @@ def _discs(triangles):
     return discs
 
 
-@njit(cache=True)
+@njit
 def _longest_edge_2(vertices, faces):
     longest = 0.0
     for f in range(len(faces)):
@@ -226,7 +227,7 @@ def _longest_edge_2(vertices, faces):
     return longest
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _box_distance_2(x, y, z, boxes, node):
     dx = max(boxes[node, 0] - x, 0.0, x - boxes[node, 1])
     dy = max(boxes[node, 2] - y, 0.0, y - boxes[node, 3])
@@ -234,7 +235,7 @@ def _box_distance_2(x, y, z, boxes, node):
     return dx * dx + dy * dy + dz * dz
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _beyond_disc(x, y, z, discs, t, reach_2):
     """Whether all of disc `t` is farther from the point than the square root of `reach_2`."""
     cx, cy, cz = x - discs[t, 0], y - discs[t, 1], z - discs[t, 2]
@@ -247,7 +248,7 @@ def _beyond_disc(x, y, z, discs, t, reach_2):
     return sideways_2 > 1.0001 * (radius * radius + left_2 + 2 * radius * np.sqrt(left_2))
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _closest(px, py, pz, triangles, t):
     """The point of triangle `t` (row of 9) nearest to p: squared distance, feature code, vector from it to p."""
     ax, ay, az = np.float64(triangles[t, 0]), np.float64(triangles[t, 1]), np.float64(triangles[t, 2])
@@ -285,7 +286,7 @@ def _closest(px, py, pz, triangles, t):
     return qx * qx + qy * qy + qz * qz, feature, qx, qy, qz
 
 
-@njit(cache=True)
+@njit
 def _nearest(points, vertex, to_vertex, search):
     """Of points (N, 3) with the nearest `vertex` (N,) at the distance `to_vertex` (N,): distance (N,), side (N,) < 0
     inside, nearest face (N,)."""

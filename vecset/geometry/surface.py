@@ -13,9 +13,9 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 from skimage.measure import marching_cubes
 
+from vecset.common.compiled import njit
 from vecset.geometry.mesh_distance import mesh_normals
 from vecset.geometry.surface_smoothing import fit_planes, taubin
 
@@ -101,7 +101,7 @@ def crop_foreground(labels: np.ndarray, spacing_mm: np.ndarray, pad: int = CROP_
     return Crop(crop, origin, tuple(labels.shape), np.asarray(spacing_mm, np.float64))
 
 
-@njit(cache=True)
+@njit
 def _box(labels):
     start = np.array([labels.shape[0], labels.shape[1], labels.shape[2]], np.int64)
     stop = np.zeros(3, np.int64)
@@ -160,7 +160,7 @@ def _cell_table():
     return edges, counts
 
 
-@njit(cache=True)
+@njit
 def _march(labels, label, edges, counts):
     nx, ny, nz = labels.shape
     num_vertices, num_faces = 0, 0
@@ -226,7 +226,7 @@ def signed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
     return _signed_volume(np.ascontiguousarray(vertices, np.float32), faces)
 
 
-@njit(cache=True)
+@njit
 def _signed_volume(vertices, faces):
     total = 0.0
     for f in range(len(faces)):
@@ -310,7 +310,7 @@ def class_boxes(labels: np.ndarray, pad: int = 1) -> list[tuple[int, tuple[slice
     ]
 
 
-@njit(cache=True)
+@njit
 def _class_boxes(labels):
     starts = np.full((256, 3), 2**31, np.int64)
     stops = np.zeros((256, 3), np.int64)

@@ -16,8 +16,8 @@ The references are in tests/geometry/test_surface_smoothing.py.
 """
 
 import numpy as np
-from numba import njit
 
+from vecset.common.compiled import njit
 from vecset.geometry.mesh_distance import faces_of_vertices, mesh_normals
 
 PASSES = 8  # of Taubin's pair of steps
@@ -70,7 +70,7 @@ def fit_planes(
     return (smoothed + gate[:, None] * (fitted - smoothed)) / scale
 
 
-@njit(cache=True)
+@njit
 def _taubin(start, faces, free, passes):
     # In a closed mesh each directed edge belongs to one face: the sum over directed edges is the sum over neighbours.
     vertices = start.copy()
@@ -100,7 +100,7 @@ def _taubin(start, faces, free, passes):
     return vertices
 
 
-@njit(cache=True)
+@njit
 def _thickness_gate(vertices, normals, labels, scale, low, high):
     """(V,) f32: 0 where the mask behind a vertex or the background before it is thinner than `low`, 1 from `high` on,
     linear between. Lengths in largest spacings; sampled along the normal in steps of a quarter."""
@@ -124,7 +124,7 @@ def _thickness_gate(vertices, normals, labels, scale, low, high):
     return gate
 
 
-@njit(cache=True)
+@njit
 def _areas(vertices, faces):
     areas = np.empty(len(faces), np.float32)
     for f in range(len(faces)):
@@ -135,7 +135,7 @@ def _areas(vertices, faces):
     return areas
 
 
-@njit(cache=True)
+@njit
 def _face_neighbours(faces, first, around, gate):
     """(F, 3) i32: the face beyond the edge from corner k to corner k + 1; -1 where no corner of the face may move."""
     neighbours = np.full((len(faces), 3), -1, np.int32)
@@ -156,7 +156,7 @@ def _face_neighbours(faces, first, around, gate):
     return neighbours
 
 
-@njit(cache=True, fastmath={"contract", "arcp"})
+@njit(fastmath={"contract", "arcp"})
 def _average_normals(normals, areas, neighbours, alike, sweeps):
     """(F, 3) f32: normals averaged with those of their neighbours, face by face (Gauss-Seidel), each sweep in the
     opposite direction of the last; averaging all faces at once would need twice as many sweeps.
@@ -188,7 +188,7 @@ def _average_normals(normals, areas, neighbours, alike, sweeps):
     return normals
 
 
-@njit(cache=True)
+@njit
 def _move(start, limit, normals, faces, first, around, gate, steps):
     """(V, 3) f32: vertices after `steps` moves, never farther than `limit` (V, 3) from `start`. A move is the mean,
     over the faces at the vertex, of the way along the face's averaged normal to the plane through the face's centre."""

@@ -7,8 +7,9 @@ it is the reference in the tests.
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from scipy import ndimage
+
+from vecset.common.compiled import njit
 
 WITH_CORNERS = np.ones((3, 3, 3), bool)
 
@@ -81,7 +82,7 @@ def _fill(labels, island):
             labels[wider][own] = np.bincount(beside).argmax()
 
 
-@njit(cache=True)
+@njit
 def _root(parent, n):
     while parent[n] != n:
         parent[n] = parent[parent[n]]
@@ -89,14 +90,14 @@ def _root(parent, n):
     return n
 
 
-@njit(cache=True)
+@njit
 def _join(parent, a, b):
     a, b = _root(parent, a), _root(parent, b)
     if a != b:
         parent[max(a, b)] = min(a, b)
 
 
-@njit(cache=True)
+@njit
 def _components(labels):
     """The nodes are runs of one label along the last axis. Returns for each run: the root of its component within its
     class, the root within the whole foreground, its label, its length, start and stop of its box."""

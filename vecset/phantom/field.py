@@ -12,7 +12,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from vecset.common.compiled import njit
 
 # the five ellipsoids and the two valve planes of a heart, by index
 LV_ENDO, LV_EPI, RV_BODY, LA_BODY, RA_BODY = range(5)
@@ -71,7 +72,7 @@ class Geometry(NamedTuple):
     segments: np.ndarray
 
 
-@njit(cache=True)
+@njit
 def _ellipsoid(x, y, z, e):
     axes, centre, semi = e.axes, e.centre, e.semi_axes
     x, y, z = x - centre[0], y - centre[1], z - centre[2]
@@ -85,7 +86,7 @@ def _ellipsoid(x, y, z, e):
     return k0 * (k0 - 1.0) / k1
 
 
-@njit(cache=True)
+@njit
 def _warp(x, y, z, pose):
     """World mm -> anatomy mm."""
     turn, shift, waves = pose.turn, pose.translation, pose.waves
@@ -129,21 +130,21 @@ def _warp(x, y, z, pose):
     return a + u, b + v, c + w
 
 
-@njit(cache=True)
+@njit
 def _both(a, b, k):
     """Smooth intersection: the edge where `a` meets `b` is rounded over about k mm."""
     h = max(k - abs(a - b), 0.0)
     return max(a, b) + 0.25 * h * h / k
 
 
-@njit(cache=True)
+@njit
 def _plane(x, y, z, plane):
     """Signed distance to a plane in mm, positive towards the apex."""
     normal = plane.normal
     return normal[0] * x + normal[1] * y + normal[2] * z - plane.offset
 
 
-@njit(cache=True)
+@njit
 def _bodies(x, y, z, geometry, fields):
     """Joins the five chambers' bodies at a world point to `fields` (11,), by class id."""
     ellipsoids, planes = geometry.ellipsoids, geometry.planes
@@ -157,7 +158,7 @@ def _bodies(x, y, z, geometry, fields):
     fields[RA] = min(fields[RA], _both(_ellipsoid(a, b, c, ellipsoids[RA_BODY]), tricuspid, _ROUND_RA))
 
 
-@njit(cache=True)
+@njit
 def _segment(x, y, z, s):
     """Signed distance to a cone between two points with round ends, cut by its clip planes."""
     start, end = s.start, s.end
@@ -178,7 +179,7 @@ def _segment(x, y, z, s):
     return d
 
 
-@njit(cache=True)
+@njit
 def _union(f):
     """Smooth union of all structures but the coronaries: crevices narrower than about FILLET_MM / 2 are filled."""
     total = f[MYO]
@@ -190,7 +191,7 @@ def _union(f):
     return total
 
 
-@njit(cache=True)
+@njit
 def _label(f):
     """The class at a point from its fields (11,): the order of precedence where bodies overlap."""
     if f[CORONARY] < 0.0:
@@ -224,7 +225,7 @@ def _label(f):
     return 0
 
 
-@njit(cache=True)
+@njit
 def _point_fields(points, geometry, reach, out):
     segments = geometry.segments
     for i in range(points.shape[0]):
@@ -245,13 +246,13 @@ def _point_fields(points, geometry, reach, out):
             f[s.class_id] = min(f[s.class_id], _segment(x, y, z, s))
 
 
-@njit(cache=True)
+@njit
 def _labels_of(fields, out):
     for i in range(fields.shape[0]):
         out[i] = _label(fields[i])
 
 
-@njit(cache=True)
+@njit
 def _unions_of(fields, out):
     for i in range(fields.shape[0]):
         out[i] = _union(fields[i])
@@ -282,7 +283,7 @@ def labels_at(points_mm: np.ndarray, geometry: Geometry) -> np.ndarray:
     return out
 
 
-@njit(cache=True)
+@njit
 def _splat(fields, affine, inverse, segments):
     """Joins each segment to the field of its class, in the box of voxels that it can reach."""
     shape = fields.shape[1:]
@@ -322,7 +323,7 @@ def _splat(fields, affine, inverse, segments):
                         fields[c, i, j, k] = value
 
 
-@njit(cache=True)
+@njit
 def _rasterise(tubes, affine, geometry, labels, block):
     f, centre = np.empty(11), np.empty(11)
     nx, ny, nz = labels.shape
