@@ -11,6 +11,8 @@
 #   --label_mapping FILE        JSON that maps the values in the label maps to classes 1..C, or a preset (default: none)
 #   --prepare_options "..."     more options of prepare_data.py in one string: "--drop_islands 0.001 --annotated 1,2,3"
 #   --val_ratio R, --seed S     of the split (default: 0.2, 0)
+#   --group_regex R             finds the patient in the name of a label map without its suffix, as for create_csv.py
+#                               (default: each label map is of a patient of its own)
 #   --tasks N                   shards of the label maps (default: 50, or one per label map when there are fewer)
 #   --sbatch "..."              sbatch options for all jobs, e.g. "--account=A --partition=P"
 #   --cpu_sbatch "..."          in addition, for data, splits and quality, e.g. "--partition=small --mem-per-cpu=2G"
@@ -22,7 +24,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/cluster.sh"
 
-INPUT_DIR="" OUTPUT_DIR="" CLASSES=10 LABEL_MAPPING="" VAL_RATIO=0.2 SEED=0 TASKS="" STEP="" dry_run=0
+INPUT_DIR="" OUTPUT_DIR="" CLASSES=10 LABEL_MAPPING="" VAL_RATIO=0.2 SEED=0 GROUP_REGEX="" TASKS="" STEP="" dry_run=0
 prepare=() all=() cpu=() gpu=() training=() python=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -37,6 +39,7 @@ while [ $# -gt 0 ]; do
     --prepare_options)
       words=$(xargs -n 1 printf '%s\n' <<<"$2") || job_fail "--prepare_options: a quote is left open: $2"
       if [ -n "$words" ]; then mapfile -t prepare <<<"$words"; fi ;;
+    --group_regex) GROUP_REGEX=$2 ;;
     --val_ratio) VAL_RATIO=$2 ;; --seed) SEED=$2 ;; --tasks) TASKS=$2 ;; --step) STEP=$2 ;;
     --sbatch) read -ra all <<<"$2" ;; --cpu_sbatch) read -ra cpu <<<"$2" ;; --gpu_sbatch) read -ra gpu <<<"$2" ;;
     *) job_option "$1" "$2" || job_fail "$1: not an option; see --help (training options go behind --)"
@@ -64,7 +67,8 @@ case $STEP in
       ${python[@]+"${python[@]}"} ;;
   check)
     job_header "submit_phase1.sh, splits and quality" "$ROOT"
-    "${RUN[@]}" "$ROOT/create_csv.py" --data_dir "$cases" --output_dir "$cases" --val_ratio "$VAL_RATIO" --seed "$SEED"
+    "${RUN[@]}" "$ROOT/create_csv.py" --data_dir "$cases" --output_dir "$cases" --val_ratio "$VAL_RATIO" \
+      --seed "$SEED" ${GROUP_REGEX:+--group_regex "$GROUP_REGEX"}
     exec "${RUN[@]}" "$ROOT/check_data_quality.py" "$cases" --report "$OUTPUT_DIR/quality" ;;
   reconstruct)
     job_header "submit_phase1.sh, reconstruction" "$ROOT"
@@ -94,7 +98,7 @@ if [ ${#prepare[@]} -gt 0 ]; then
     "${prepare[@]}" --start_idx 0 --end_idx 0 2>&1) || job_fail "--prepare_options: ${wrong##*error: }"
 fi
 count=$("${RUN[@]}" -P "$ROOT/vecset/cluster/shards.py" --input_dir "$INPUT_DIR" --output_dir "$cases" \
-  --tasks 1 --shard 0)
+  --tasks 1 --shard 0 "--patients${GROUP_REGEX:+=$GROUP_REGEX}")
 count=${count#* }
 if [ -z "$TASKS" ]; then TASKS=$((count < 50 ? count : 50)); fi
 
@@ -146,7 +150,8 @@ submit() { # submit NAME AFTER SBATCH-WORDS...   AFTER: "" or a dependency; leav
 }
 step() { # the words of `bash submit_phase1.sh --step STEP ...`, quoted for --wrap
   job_quote bash "$ROOT/submit_phase1.sh" --step "$1" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR" \
-    --tasks "$TASKS" --val_ratio "$VAL_RATIO" --seed "$SEED" ${python[@]+"${python[@]}"}
+    --tasks "$TASKS" --val_ratio "$VAL_RATIO" --seed "$SEED" ${GROUP_REGEX:+--group_regex "$GROUP_REGEX"} \
+    ${python[@]+"${python[@]}"}
 }
 common=(--open-mode=append ${all[@]+"${all[@]}"})
 small=("${common[@]}" --nodes=1 --ntasks=1 --cpus-per-task=4 --time=02:00:00 "--output=%x-%j.log" ${cpu[@]+"${cpu[@]}"})

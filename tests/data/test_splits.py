@@ -314,3 +314,34 @@ def test_help_from_any_folder(repository, tmp_path):
         check=True,
     )
     assert "--group_regex" in done.stdout
+
+
+def phases(folder, names):
+    for i, name in enumerate(names):
+        write_tiny(folder / f"{name}.npz", seed=i, sha=str(i))
+
+
+def test_a_patient_on_both_sides_is_told_with_the_expression_that_prevents_it(tmp_path, capsys):
+    phases(tmp_path, [f"patient{p:03d}_frame{f}_gt" for p in range(1, 7) for f in ("01", "09")])
+    lines = []
+    for seed in range(4):
+        assert splits.split_folder(tmp_path, tmp_path, seed=seed) == []
+        lines += capsys.readouterr().err.strip().splitlines()
+    both = [line for line in lines if "of 6 patients are in both train.csv and val.csv" in line]
+    assert len(lines) == 4 and len(both) >= 2
+    assert all(line.startswith("warning: names look like several scans of one patient") for line in lines)
+    regex = re.search(r"--group_regex '(\^[^']+)'", both[0]).group(1)
+    for wanted in (regex, ".+"):
+        splits.split_folder(tmp_path, tmp_path, seed=1, folds=3, group_regex=wanted)
+        assert capsys.readouterr().err == ""
+    splits.split_folder(tmp_path, tmp_path, folds=3)
+    found = json.loads((tmp_path / "splits.json").read_text())["patients"]
+    assert found["regex"] == regex and found["patients"] == found["several"] == 6
+    assert set(found["both"]) == {"train.csv, val.csv", *(f"train_fold{k}.csv, val_fold{k}.csv" for k in range(3))}
+
+
+def test_names_of_one_scan_each_say_nothing(tmp_path, capsys):
+    phases(tmp_path, [f"{i}.label" for i in range(1, 8)])
+    splits.split_folder(tmp_path, tmp_path)
+    assert capsys.readouterr().err == ""
+    assert json.loads((tmp_path / "splits.json").read_text())["patients"] is None

@@ -20,6 +20,7 @@ if not __package__:  # run as a file: its folder gives way to the repository
 
 from vecset.common.arguments import CommandParser, user_path
 from vecset.common.errors import run_command
+from vecset.data.splits import check_patients
 from vecset.imaging.label_map import case_name, find_label_maps
 
 NOT_REACHED = "the task did not get to it (killed, out of time, or never started)"
@@ -98,6 +99,14 @@ def get_parser() -> argparse.ArgumentParser:
     wanted.add_argument("--summary", action="store_true", help="print what is missing; exit code 1 if anything is")
     parser.add_argument("--logs", type=user_path, help="with --summary: folder of task-N.log, which say why")
     parser.add_argument("--again", type=user_path, help="with --summary: the script that the printed command submits")
+    parser.add_argument(
+        "--patients",
+        nargs="?",
+        const="",
+        metavar="R",
+        help="with --shard: say on stderr where names look like several scans of a patient; with R, the --group_regex "
+        "of create_csv.py: check that it finds the patients",
+    )
     return parser
 
 
@@ -111,6 +120,9 @@ def main(argv: list[str] | None = None) -> int:
         lines, missing = summary_lines(names, args.output_dir, args.tasks, args.logs, args.again, args.input_dir)
         print("\n".join(lines))
         return 1 if missing else 0
+    if args.patients is not None:
+        for line in check_patients([case_name(name) for name in names], args.patients or None):
+            print(f"note: {line}", file=sys.stderr)
     print(*shard(len(names), args.tasks, args.shard))
     return 0
 

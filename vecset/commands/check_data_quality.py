@@ -4,7 +4,8 @@
     python check_data_quality.py output/cases/heart_7.npz --report output/quality     # one file in detail
 
 Each file is checked by itself (signs, labels, numbers, frame), against the truth it carries (distances computed again
-by other code, labels, walls, normals) and against the other files (copies, mirrored hearts, outliers).
+by other code, labels, walls, normals) and against the other files (copies, mirrored hearts, outliers). No patient may
+be in both train.csv and val.csv where these lie beside the files.
 --report writes report.html, report.json, files.csv (a row per file), classes.csv (a row per file and class), pictures.
 """
 
@@ -21,6 +22,7 @@ from vecset.data.splits import find_case_files  # noqa: E402
 from vecset.quality.check_folder import check_files  # noqa: E402
 from vecset.quality.exact import require_source_dir  # noqa: E402
 from vecset.quality.population import check_population  # noqa: E402
+from vecset.quality.split_check import check_split  # noqa: E402
 from vecset.quality.summary import checks_help, file_lines, summary_lines, verdict  # noqa: E402
 from vecset.report.quality_page import write_report  # noqa: E402
 
@@ -89,6 +91,8 @@ def main(argv: list[str] | None = None) -> int:
         require_source_dir(args.source_dir)
     reports = check_files(paths, args.file_workers, sample=args.sample, exact=args.exact, source_dir=args.source_dir)
     check_population(reports)
+    if args.input.is_dir():
+        check_split(reports, args.input)
     single = args.input.is_file()
     print("\n".join(file_lines(reports[0]) if single else summary_lines(reports)))
     if args.report:

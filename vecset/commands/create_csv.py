@@ -39,7 +39,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--group_regex",
         metavar="R",
         help="finds the patient in a case id: the first capture group, or the whole match; all cases of a patient go "
-        "into one set (default: each case is a patient of its own)",
+        "into one set; where names look like several scans of a patient, the one to give is told (default: each case "
+        "is a patient of its own)",
     )
     parser.add_argument(
         "--holdout",

@@ -18,6 +18,7 @@ from vecset.common.natural_order import natural_key
 from vecset.common.user_files import SAVE_WITH_COMMAS, SEPARATORS, read_json, read_text
 from vecset.data.case_file import read_meta
 from vecset.data.listed_case import ListedCase
+from vecset.data.patients import EACH_ALONE, find_patients, straddling
 from vecset.imaging.label_map import case_name
 
 VERSION = 1  # of the method: higher when the same case files and options give other CSVs
@@ -38,10 +39,7 @@ def split_folder(
     the files that are broken, which are in no set. Raises InputError where an option is wrong or no file is left."""
     from tqdm import tqdm
 
-    try:
-        pattern = re.compile(group_regex) if group_regex is not None else None
-    except re.error as error:
-        raise InputError("--group_regex", "a regular expression", f"{group_regex!r} ({error})") from None
+    pattern = compile_group_regex(group_regex)
     entries, broken = read_entries(
         data_dir, pattern, progress=lambda paths: tqdm(paths, desc="case files", unit="file", disable=None)
     )
@@ -76,12 +74,94 @@ def split_folder(
         "cases": len(entries),
         "broken_files": sorted(Path(e.where).name for e in broken),
     }
+    if group_regex is None:
+        record["patients"] = patients_in_both(sets)
+    for line in patient_lines(record):
+        print(f"warning: {line}", file=sys.stderr)
     write_splits(output_dir, sets, record)
     sizes = ", ".join(f"{name} {len(cases)}" for name, cases in sets.items())
     print(f"{len(entries)} cases, seed {seed} -> {output_dir}: {sizes}")
     if broken:
         print(f"{len(broken)} case files are broken (named above) and in no set", file=sys.stderr)
     return broken
+
+
+def compile_group_regex(group_regex: str | None) -> re.Pattern | None:
+    """The pattern of --group_regex. Raises InputError where it is no regular expression."""
+    try:
+        return re.compile(group_regex) if group_regex is not None else None
+    except re.error as error:
+        raise InputError("--group_regex", "a regular expression", f"{group_regex!r} ({error})") from None
+
+
+def check_patients(case_ids: list[str], group_regex: str | None) -> list[str]:
+    """Hours before the split: a line that names look like several scans of one patient and no --group_regex was given.
+
+    Raises InputError where one was given, and does not fit the names, or finds one patient alone.
+    """
+    pattern = compile_group_regex(group_regex)
+    if pattern is None:
+        found = find_patients(case_ids)
+        looks = f"names look like several scans of one patient ({found.example()})" if found else ""
+        return [f"{looks}; {_group_advice(found.regex)}"] if found else []
+    patients = {group_of(case, pattern) for case in case_ids}
+    if len(patients) < 2 <= len(case_ids):
+        raise InputError(
+            f"--group_regex {group_regex!r}",
+            f"at least 2 patients among {len(case_ids)} label maps",
+            f"only {min(patients)!r}",
+            "give a regex that tells the patients apart",
+        )
+    return []
+
+
+def _group_advice(regex):
+    return (
+        f"give --group_regex '{regex}' to keep patients whole, or --group_regex '{EACH_ALONE}' where each case is a "
+        "patient of its own"
+    )
+
+
+def patients_in_both(sets: dict[str, list[ListedCase]]) -> dict | None:
+    """What the names of the cases say about patients whose scans are on both sides of a split; None where each name
+    seems to be a patient of its own.
+
+    sets: {file name: entries}. Keys: regex (the --group_regex that keeps the patients whole), example (two cases of
+    one), patients (their number), several (of them, with more than one case), both: {"train.csv, val.csv": patients
+    that have cases in both}.
+    """
+    ids = {name: [entry.case_id for entry in entries] for name, entries in sets.items()}
+    found = find_patients(sorted({case for cases in ids.values() for case in cases}, key=natural_key))
+    if found is None:
+        return None
+    pairs = [(n, n.replace("train", "val")) for n in ids if n.startswith("train")]
+    pairs += [(n, "test.csv") for n in ids if n in ("train.csv", "val.csv") and "test.csv" in ids]
+    return {
+        "regex": found.regex,
+        "example": found.example(),
+        "patients": len(set(found.of.values())),
+        "several": len(found.repeated),
+        "both": {f"{a}, {b}": straddling(found, ids[a], ids[b]) for a, b in pairs},
+    }
+
+
+def patient_lines(record: dict) -> list[str]:
+    """The lines for the user about `patients` in the record of a split (`SIDECAR`); none where there is nothing to
+    say."""
+    found = record.get("patients")
+    if not found:
+        return []
+    looks = f"names look like several scans of one patient ({found['example']})"
+    to_do = _group_advice(found["regex"])
+    worst = max(found["both"].items(), key=lambda pair: len(pair[1]), default=("", ()))
+    if not worst[1]:
+        return [f"{looks}; in this split no patient is on both sides, by chance; {to_do}"]
+    straddle = "; ".join(
+        f"{len(names)} of {found['patients']} patients are in both {files.replace(', ', ' and ')}"
+        for files, names in found["both"].items()
+        if names and files == worst[0]
+    )
+    return [f"{looks}: {straddle}, so the validation figures are partly training figures; {to_do}"]
 
 
 def find_case_files(folder: str | Path) -> list[Path]:

@@ -72,6 +72,14 @@ class Pipeline:
         """Whether training and validation hearts are the same: on request, or because there is only one."""
         return self.args.overfit or len(self.case_files()) == 1
 
+    def patient_lines(self) -> list[str]:
+        """What there is to say about patients that are on both sides of the split; see `vecset.data.splits`."""
+        from vecset.common.user_files import read_json
+        from vecset.data.splits import SIDECAR, patient_lines
+
+        record = self.cases / SIDECAR
+        return patient_lines(read_json(record, "the record of a split")) if record.is_file() else []
+
     @staticmethod
     def there(*paths: Path) -> list[Path]:
         """The paths, or none of them where one is no file."""
@@ -163,6 +171,8 @@ class Pipeline:
 
     def splits_stage(self) -> Stage:
         drawn = {"val_ratio": self.val_ratio, "seed": self.args.seed}
+        if self.args.group_regex is not None:
+            drawn["group_regex"] = self.args.group_regex
         return self.stage(
             "splits",
             "training and validation hearts",
@@ -179,7 +189,7 @@ class Pipeline:
         return self.stage(
             "quality",
             "quality of the case files",
-            inputs=lambda: listing(self.case_files(), self.cases),
+            inputs=self.listed_cases,
             options=lambda: self.recipe.quality,
             outputs=lambda: [p for p in self.quality.glob("*") if p.is_file()],
             **self.going_on(),

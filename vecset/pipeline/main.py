@@ -122,6 +122,12 @@ def get_parser() -> argparse.ArgumentParser:
         "and gpu one sixth)",
     )
     parser.add_argument(
+        "--group_regex",
+        metavar="R",
+        help="finds the patient in the name of a label map without its suffix, as for create_csv.py: all scans of a "
+        "patient are trained on, or all are held out (default: each is a patient of its own)",
+    )
+    parser.add_argument(
         "--overfit",
         action="store_true",
         help="train on all hearts and validate on the same ones (always so with a single heart)",
@@ -201,6 +207,10 @@ def main(argv=None):
     check_words(training_words, OWN_TRAINING_OPTIONS, "behind --", "leave it out, or use vecset/main_ae.py directly")
     if args.val_ratio is not None and not 0 < args.val_ratio < 1:
         raise InputError("--val_ratio", "a share between 0 and 1", args.val_ratio)
+    if args.group_regex is not None and args.overfit:
+        raise InputError.because(
+            "--group_regex", "with --overfit no heart is held out, so there is no split", "leave out one of them"
+        )
     if args.file_workers is not None and args.file_workers < 1:
         raise InputError("--file_workers", "at least 1", args.file_workers)
     if args.input_dir and not args.input_dir.is_dir():
@@ -248,9 +258,13 @@ def run(pipeline, redo=frozenset()):
         signal.signal(number, signal.default_int_handler)
     stamps, say, start = Stamps(pipeline.out), pipeline.say, time.time()
     if pipeline.args.input_dir:
-        from vecset.imaging.label_map import find_label_maps
+        from vecset.data.splits import check_patients
+        from vecset.imaging.label_map import case_name, find_label_maps
 
-        find_label_maps(pipeline.labels)  # raises InputError before anything is written
+        label_maps = find_label_maps(pipeline.labels)  # raises InputError before anything is written
+        if not pipeline.args.overfit:
+            for line in check_patients([case_name(path) for path in label_maps], pipeline.args.group_regex):
+                say(f"note: {line}")
     lacking = redo - {stage.name for stage in pipeline.stages()}
     if lacking:
         raise InputError.because(
@@ -262,6 +276,9 @@ def run(pipeline, redo=frozenset()):
         stage = stages[len(done)]
         done.append(run_stage(stage, stamps, say, f"[{len(done) + 1}/{len(stages)}]", redo=stage.name in request.left))
         request.done(stage.name)
+        if stage.name == "splits" and not pipeline.overfit():
+            for line in pipeline.patient_lines():  # create_csv.py prints it, but to the terminal alone
+                say(f"  warning: {line}", quiet=done[-1] == "done")
     request.end()
     if stamps.other_code:
         say(
@@ -291,7 +308,8 @@ def closing_lines(pipeline, shown):
             f"These are the {hearts} training heart(s) themselves: the figures say what the model can "
             "describe, not how it does on unseen hearts."
         ]
-    return lines + [f"{hearts} hearts that were never seen in training."]
+    both = pipeline.patient_lines()
+    return lines + ([f"warning: {line}" for line in both] or [f"{hearts} hearts that were never seen in training."])
 
 
 if __name__ == "__main__":

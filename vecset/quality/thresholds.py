@@ -94,9 +94,13 @@ CHECKS = {
         0, 0, "voxels", "voxels of the label map that --drop_islands left out (--source_dir)", "warn"
     ),
     "source_points": Check(0, 0.005, "share", "inside points without the label map's label there (--source_dir)"),
-    # between files, and against a heart's anatomy (population.py)
+    # between files, against the split, and against a heart's anatomy (population.py, split_check.py)
     "copies": Check(0, 0, "files", "other files with the same points or the same truth"),
     "same_source": Check(0, 0, "files", "other files made from the same label map"),
+    "split_group": Check(0, 0, "cases", "cases of the same group on the other side of train.csv and val.csv"),
+    "split_patient": Check(
+        0, 0, "cases", "cases on the other side that look, by their names, like scans of the same patient", "warn"
+    ),
     "handedness": Check(0, INF, "", "-1 to 1: fit of the named structures to a heart (1) or to its mirror image (-1)"),
     "handedness_others": Check(0, INF, "", "the same against the other hearts, where the names do not decide"),
     "volume_outlier": Check(0, 6, "robust sd", "log volume of a class against the other hearts", "warn"),
