@@ -118,6 +118,8 @@ def test_wrong_files_are_named(tmp_path):
         read_case(tmp_path / "label_map.nii.gz")
     assert "pickle" not in str(caught.value)
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    np.savez(tmp_path / "nnunet.npz", probabilities=np.zeros((3, 4, 4, 4)))
+    np.savez(tmp_path / "older_nnunet.npz", softmax=np.zeros((3, 4, 4, 4)))
     members = dict(np.load(path))
     members["meta"] = np.array(json.dumps({"schema": "vecsetx-heart/99", "classes": 3}))
     np.savez(tmp_path / "schema.npz", **members)
@@ -125,6 +127,8 @@ def test_wrong_files_are_named(tmp_path):
         ("cut", "whole case file"),
         ("text", "case file.*no npz archive"),
         ("other", "surface_points"),
+        ("nnunet", "probabilities that nnU-Net writes.*label map"),
+        ("older_nnunet", "probabilities that nnU-Net writes.*label map"),
         ("schema", "vecsetx-heart/99"),
         ("none", "no such file"),
     ):

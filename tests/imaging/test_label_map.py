@@ -170,14 +170,14 @@ def test_writing_refuses_what_is_no_label_map(tmp_path):
 def test_presets_map_values_names_and_annotated_classes(tmp_path):
     assert preset_names() == ["mmwhs", "totalsegmentator_heartchambers"]
     array = np.zeros((6, 7, 8), np.int16)
-    array[1, 1, 1:7] = [205, 420, 421, 500, 820, 850]
+    array[1:4, 1:4, 1:7] = [205, 420, 421, 500, 820, 850]
     found = read_label_map(save(tmp_path / "x.nii.gz", array), 10, "mmwhs")
     assert found.labels[1, 1, 1:7].tolist() == [1, 2, 2, 3, 6, 7]
     assert found.annotated == [1, 2, 3, 4, 5, 6, 7] and found.class_names == list(HEART_CLASSES)
     array[1, 1, 1] = 7
     with pytest.raises(InputError, match="7"):
         read_label_map(save(tmp_path / "x.nii.gz", array), 10, "mmwhs")
-    array[1, 1, 1:7] = [1, 2, 3, 4, 90, 7]
+    array[1:4, 1:4, 1:7] = [1, 2, 3, 4, 90, 7]
     found = read_label_map(save(tmp_path / "x.nii.gz", array), 10, "totalsegmentator_heartchambers")
     assert found.labels[1, 1, 1:7].tolist() == [1, 2, 3, 4, 0, 7]
 

@@ -128,6 +128,22 @@ def test_source_is_compared(case, tmp_path):
     assert failed(case, tmp_path, source_dir=source) == set()
 
 
+def test_one_hot_sources_are_compared(case, tmp_path):
+    source = tmp_path / "labels"
+    source.mkdir()
+    case = copy.deepcopy(case)
+    labels = case.truth_labels()
+    hot = np.stack([labels == c for c in range(labels.max() + 1)], -1).astype(np.uint8)
+    for name, array in {"all": hot, "classes": hot[..., 1:], "vector": hot[:, :, :, None, 1:]}.items():
+        case.meta = {**case.meta, "source_name": "case.nii.gz"}
+        nib.save(nib.Nifti1Image(array, case.frame.affine), source / "case.nii.gz")
+        assert failed(case, tmp_path, source_dir=source) == set(), name
+    nib.save(nib.Nifti1Image(np.roll(hot, 1, axis=0), case.frame.affine), source / "case.nii.gz")
+    assert "source_labels" in failed(case, tmp_path, source_dir=source)
+    nib.save(nib.Nifti1Image(np.maximum(hot, hot[..., ::-1]), case.frame.affine), source / "case.nii.gz")
+    assert failed(case, tmp_path, source_dir=source) == {"source"}
+
+
 def test_islands_that_were_dropped_on_request_are_no_alarm(case, tmp_path):
     source = tmp_path / "labels"
     source.mkdir()

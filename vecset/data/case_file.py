@@ -38,6 +38,7 @@ POINT_MEMBERS = {
     "near_source": ("u", ()),
     "near_other": ("u", ()),
 }
+PROBABILITIES = {"probabilities", "softmax"}  # what the arrays in nnU-Net's .npz files are called, versions 2 and 1
 OPTIONAL_MEMBERS = ("near_other",)  # earlier files of this schema lack them; nothing but the quality check reads them
 GROUPS = ("surface", "vol", "near")
 _FRAME_MEMBERS = ("frame_affine", "frame_shape", "frame_centre", "frame_scale")
@@ -177,6 +178,12 @@ def read_case(path: str | Path, members: Iterable[str] | None = None) -> Case:
             )
         with np.load(path, allow_pickle=False) as archive:
             names = set(archive.files)
+            if names & PROBABILITIES:
+                raise InputError.because(
+                    path,
+                    "these are the class probabilities that nnU-Net writes, not a case file",
+                    "make a case file of the label map (.nii.gz) that it writes beside them, with prepare_data.py",
+                )
             if "surface_points" not in names or "surface_labels" not in names:
                 raise InputError(
                     path,

@@ -194,16 +194,14 @@ def _read_itk(path, start, size, kind):
     try:
         with _silent_stderr():
             reader.ReadImageInformation()
-            components = reader.GetNumberOfComponents()
-            if components != 1:
-                raise InputError(path, "one number per voxel", components, "export a label map without layers")
             dtype = _voxel_type(sitk, path, reader.GetPixelID())
             shape = reader.GetSize()
             _require_shape(path, shape)
             least = {"raw": 1, "ascii": 2, "bzip2": 1 / 50000}.get(
                 layout.encoding, 1 / GZIP_RATIO
             )  # per byte of voxels
-            num_bytes = check_size(path, shape, dtype, int((size - layout.offset) / least) + 1)
+            components = reader.GetNumberOfComponents()
+            num_bytes = check_size(path, (*shape, components), dtype, int((size - layout.offset) / least) + 1)
             if layout.encoding != "ascii":
                 skip = max(layout.skip, 0)
                 offset = size - num_bytes if layout.skip < 0 else layout.offset
@@ -212,7 +210,8 @@ def _read_itk(path, start, size, kind):
     except RuntimeError as error:
         said = [line.strip() for line in str(error).splitlines() if line.startswith("[nrrd]")]
         raise damaged(path, kind, said[-1] if said else "ITK cannot read it") from error
-    values = sitk.GetArrayFromImage(image).T  # ITK's arrays are k, j, i
+    values = sitk.GetArrayFromImage(image).T  # ITK's arrays are k, j, i, and then the component
+    values = np.moveaxis(values, 0, -1) if components > 1 else values
     axes, notes, affine = image.GetDimension(), [], np.eye(4)
     if axes >= 3:
         direction = np.array(image.GetDirection()).reshape(axes, axes)[:3, :3]

@@ -12,6 +12,7 @@ import numpy as np
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
+from vecset.imaging.channels import as_volume, check_thickness
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import check_affine
 from vecset.imaging.header_geometry import check_plausible, nifti_header, settle_geometry
@@ -98,7 +99,8 @@ def read_label_map(
     path = Path(path)
     mapping = LabelMapping.load(label_mapping, num_classes) if label_mapping is not None else None
     image = read_image(path)
-    values = _integral(path, _three_axes(path, image.values))
+    values, notes = as_volume(path, image.values, num_classes)
+    values = _integral(path, values)
     check_affine(image.affine, path)
     affine = settle_geometry(
         path, values.shape, image.affine, image.pixdim_mm, image.forms, spacing_from, geometry_from
@@ -123,6 +125,7 @@ def read_label_map(
                 "check the mapping, or remove the file from the folder",
             )
         raise InputError.because(path, "an empty mask (all background)", "remove it from the folder")
+    check_thickness(path, labels)
     check_plausible(path, labels, affine)
     names = mapping.class_names if mapping else class_names or default_class_names(num_classes)
     annotated = mapping.annotated if mapping else list(range(1, num_classes + 1))
@@ -138,7 +141,7 @@ def read_label_map(
         as_background=as_background,
         by_name={value: (named[value], c) for value, c in (by_name or {}).items()},
         other_names=other_names,
-        notes=image.notes,
+        notes=[*image.notes, *notes],
     )
 
 
@@ -193,19 +196,6 @@ def file_sha256(path: Path | str) -> str:
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _three_axes(path, values):
-    """The values without trailing axes of length 1, (X, Y, Z)."""
-    while values.ndim > 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    if values.ndim != 3:
-        raise InputError(
-            path, "a 3D label map", f"{values.ndim}D with shape {values.shape}", "export one frame of it as a 3D image"
-        )
-    if 0 in values.shape:
-        raise InputError.because(path, f"the image has no voxels: its shape is {values.shape}", "export it again")
-    return values
 
 
 def _integral(path, values):

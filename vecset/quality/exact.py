@@ -125,7 +125,7 @@ def check_source(report: FileReport, case: Case, source_dir: Path | str) -> None
     request = case.meta.get("request") or {}
     try:
         values, affine = _read_source(path, request.get("spacing_from"), request.get("geometry_from"))
-        values = values.reshape(values.shape[:3])
+        values = _one_number(values)
     except READ_ERRORS as error:
         report.add("source", 0, note=f"{path.name}: {type(error).__name__}: {error}")
         return
@@ -272,7 +272,20 @@ def _read_itk_source(path):
     if named:
         unit = named[1].decode().lower()
         affine[:3] *= next((mm for start, mm in _UNITS if unit.startswith(start)), 1.0)
-    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine
+    values = sitk.GetArrayFromImage(image).T
+    return np.moveaxis(values, 0, -1) if image.GetNumberOfComponentsPerPixel() > 1 else values, affine
+
+
+def _one_number(values):
+    """`values` (X, Y, Z, ...) as (X, Y, Z): one-hot channels become their number, from 0 where every voxel is in
+    one. ValueError where channels are not one-hot."""
+    values = values.reshape(*values.shape[:3], -1)
+    if values.shape[3] == 1:
+        return values[..., 0]
+    found = np.count_nonzero(values, axis=3)
+    if found.max() > 1:
+        raise ValueError(f"{values.shape[3]} channels that are not one-hot")
+    return np.argmax(values != 0, axis=3) + ((found > 0) if found.min() == 0 else 0)
 
 
 def _islands(classes, share):
