@@ -22,7 +22,7 @@ import argparse
 import functools
 import sys
 
-from vecset.common.arguments import CommandParser, user_path
+from vecset.common.arguments import CommandParser, user_path, user_path_text
 from vecset.common.atomic import remove_leftovers, require_writable
 from vecset.common.cores import limit_threads
 from vecset.common.errors import InputError, require_package, run_command
@@ -122,6 +122,14 @@ def get_parser() -> argparse.ArgumentParser:
         "voxel (default: refuse such files)",
         choices=("sform", "qform"),
     )
+    add(
+        "--label_mapping",
+        None,
+        "which values of a label map are which class, as for prepare_data.py; its classes are those of the same names "
+        "in the checkpoint (default: by names in the file, else values are class ids)",
+        type=user_path_text,
+        metavar="FILE",
+    )
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument("--overwrite", action="store_true", help="make finished hearts again (default: skip them)")
@@ -151,6 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"written: {write_comparison(*args.compare, args.output_dir)}")
         return 0
     limit_threads()  # before torch is imported
+    from vecset.imaging.label_mapping import LabelMapping
     from vecset.inference.inputs import find_hearts, find_stored_latents
     from vecset.inference.model import load_model
     from vecset.inference.reconstruction import Reconstruction
@@ -165,6 +174,9 @@ def main(argv: list[str] | None = None) -> int:
         decision_tuning=args.calibration,
         seed=args.seed,
     )
+    mapping = LabelMapping.load(args.label_mapping, len(model.class_names)) if args.label_mapping else None
+    if mapping:
+        mapping.for_classes(model.class_names)  # refused here, not per heart
     settings = OutputSettings(
         meshes=not args.no_meshes,
         mesh_cells=args.mesh_cells,
@@ -174,6 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         spacing_from=args.spacing_from,
         geometry_from=args.geometry_from,
         latents=args.latents is True,
+        label_mapping=mapping,
     )
     if args.latents not in (None, True):
         hearts = find_stored_latents(args.input)
@@ -262,7 +275,7 @@ def report(args, model, settings, hearts, results):
 
     by_id = {heart.case_id: heart for heart in hearts}
     truth_of = functools.cache(
-        lambda c: load_truth(by_id[c], len(model.class_names), args.spacing_from, args.geometry_from)
+        lambda c: load_truth(by_id[c], model.class_names, args.spacing_from, args.geometry_from, settings.label_mapping)
     )
     told = {
         **made_from(model, settings),
@@ -272,6 +285,7 @@ def report(args, model, settings, hearts, results):
         "epoch": model.epoch,
         "input": str(args.input),
         "data_path": str(args.data_path or "") or None,
+        "label_mapping": str(args.label_mapping or "") or None,
         "train_csv": str(args.train_csv or "") or None,
         "device": str(model.device),
         "chunk": args.chunk,

@@ -109,5 +109,8 @@ def table_text(names: Mapping[int, str]) -> str:
 
 
 def _says_nothing(value, names, class_names):
-    """Whether the name of a value is one that a program made up, and is not that of a class here."""
-    return is_automatic(names[value]) and class_named(names[value], class_names) is None
+    """Whether the name of a value is one that a program made up, and is not that of a class here. Where the classes
+    themselves have no names but `class_1`, `class_2`, ..., no name says anything."""
+    if class_named(names[value], class_names) is not None:
+        return False
+    return is_automatic(names[value]) or all(map(is_automatic, class_names))

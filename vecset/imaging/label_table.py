@@ -42,9 +42,8 @@ def read_names(header: nib.Nifti1Header, where: Path | str = "the header") -> di
     """{value: name} from the label table in an extension of a NIfTI header; {} where it has none. InputError, naming
     `where`, where one value has two names."""
     for extension in getattr(header, "extensions", ()):
-        content = extension.get_content()
-        if isinstance(content, bytes) and b"<Label" in content:
-            found = _one_name_each(_label_table(content.rstrip(b"\0")), where)
+        if b"<Label" in extension.content:
+            found = _one_name_each(_label_table(extension.content.rstrip(b"\0")), where)
             if found:
                 return found
     return {}

@@ -10,8 +10,10 @@ from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case, read_case
 from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_split
+from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import UNIT_RADIUS
 from vecset.imaging.header_geometry import require_heart_size
+from vecset.imaging.header_names import names_apart_from_numbers
 from vecset.imaging.image_file import SUFFIX_WORDS, has_suffix
 from vecset.imaging.label_map import (
     LabelOutOfRange,
@@ -22,6 +24,7 @@ from vecset.imaging.label_map import (
     natural_key,
     read_label_map,
 )
+from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.latents import find_latents, read_latents
 from vecset.inference.point_cloud import is_point_cloud, read_point_cloud
 
@@ -94,14 +97,16 @@ def load_heart(
     spacing_from: str | None = None,
     spacing_mm: float | None = None,
     geometry_from: str | None = None,
+    label_mapping: LabelMapping | None = None,
 ) -> Case:
     """The `Case` of a heart, with at least surface points, their labels and the frame. A label map goes through the
-    data preparation, as `prepare_data.py` would do it (`spacing_from` and `geometry_from` as there). `spacing_mm`: of
-    the grid that a point cloud is given (1 mm where None). InputError where its classes are not `class_names`."""
+    data preparation, as `prepare_data.py` would do it (`spacing_from`, `geometry_from` and `label_mapping` as there,
+    the classes of the mapping and names in the file matched to `class_names`). `spacing_mm`: of the grid that a point
+    cloud is given (1 mm where None). InputError where its classes are not `class_names`."""
     if heart.kind == LABEL_MAP:
         from vecset.data.preparation import Options, build_case
 
-        label_map = _read_labels(heart.path, class_names, spacing_from, geometry_from)
+        label_map = _read_labels(heart.path, class_names, spacing_from, geometry_from, label_mapping)
         options = Options(seed=seed)
         if num_surface_points:  # the other points are not used here
             options = Options(max(options.num_surface_points, num_surface_points), 2, 2, seed)
@@ -136,17 +141,17 @@ def load_heart(
     return case
 
 
-def _read_labels(path, class_names, spacing_from, geometry_from):
+def _read_labels(path, class_names, spacing_from, geometry_from, label_mapping):
     """`read_label_map`, whose errors name the checkpoint's classes, as there is no --classes here."""
     try:
-        return read_label_map(path, len(class_names), spacing_from=spacing_from, geometry_from=geometry_from)
+        return read_label_map(path, len(class_names), label_mapping, spacing_from, class_names, geometry_from)
     except LabelOutOfRange as error:
         expected = error.expected.replace(f" (--classes {len(class_names)})", ", the checkpoint's classes")
         raise InputError(
             error.where,
             expected,
             error.found,
-            "check the file; prepare_data.py --label_mapping makes case files of maps with other labels",
+            "check the file, or map its values with --label_mapping",
         ) from None
 
 
@@ -168,12 +173,29 @@ def draw_surface(
     return case.surface_points[rows].astype(np.float32), labels[rows].astype(np.int64)
 
 
+def names_that_decide(heart: ListedCase, class_names: Sequence[str]) -> dict:
+    """What decides beside the numbers which class a label map's values are, {} for other files and where nothing does:
+    `value_names`, those names in its header that are not those of the numbers among `class_names`; `class_names`,
+    where they are not the default ones."""
+    if heart.kind != LABEL_MAP:
+        return {}
+    named = names_apart_from_numbers(heart.path, class_names)
+    own = list(class_names) != default_class_names(len(class_names))
+    return ({"value_names": named} if named else {}) | ({"class_names": list(class_names)} if own else {})
+
+
 def load_truth(
-    heart: ListedCase, num_classes: int, spacing_from: str | None = None, geometry_from: str | None = None
+    heart: ListedCase,
+    class_names: Sequence[str],
+    spacing_from: str | None = None,
+    geometry_from: str | None = None,
+    label_mapping: LabelMapping | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The true label map (X, Y, Z) u8 on the source grid, and its affine (4, 4) voxel -> mm, the spacing corrected."""
     if heart.kind == LABEL_MAP:
-        label_map = read_label_map(heart.path, num_classes, spacing_from=spacing_from, geometry_from=geometry_from)
+        label_map = read_label_map(
+            heart.path, len(class_names), label_mapping, spacing_from, class_names, geometry_from
+        )
         return label_map.labels, label_map.affine
     case = read_case(heart.path, ("frame", "truth"))
     return case.truth_labels(), case.frame.affine

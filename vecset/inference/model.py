@@ -19,6 +19,7 @@ from vecset.data.case_file import Case
 from vecset.data.listed_case import ListedCase
 from vecset.imaging.class_names import distinct_names
 from vecset.imaging.label_map import file_sha256
+from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.decision_tuning import DecisionTuning, read_decision_tuning
 from vecset.inference.heart_field import CHUNK, HeartField
 from vecset.inference.inputs import draw_surface, find_hearts, load_heart
@@ -55,15 +56,16 @@ class LoadedModel:
         spacing_from: str | None = None,
         spacing_mm: float | None = None,
         geometry_from: str | None = None,
+        label_mapping: LabelMapping | None = None,
     ) -> Case:
         """The `Case` of a case file, a label map or a point cloud with labels: surface points, frame, and the truth
         where there is one. A label map goes through the data preparation. `spacing_from` ('affine' or 'pixdim') and
         `geometry_from` ('sform' or 'qform'): what holds where a label map's header contradicts itself; `spacing_mm`: of
-        the grid that a point cloud gets (1 mm)."""
+        the grid that a point cloud gets (1 mm); `label_mapping`: which values of a label map are which class, by
+        names."""
         heart = heart if isinstance(heart, ListedCase) else find_hearts(heart)[0]
-        return load_heart(
-            heart, self.class_names, self.seed, self.num_surface_points, spacing_from, spacing_mm, geometry_from
-        )
+        how = spacing_from, spacing_mm, geometry_from, label_mapping
+        return load_heart(heart, self.class_names, self.seed, self.num_surface_points, *how)
 
     def encode(self, case: Case, case_id: str | None = None) -> torch.Tensor:
         """Latents (1, M, L) on the model's device. `case_id` seeds the draw of surface points; by default the name of

@@ -14,7 +14,7 @@ from vecset.data.listed_case import LATENTS, ListedCase
 from vecset.inference import heart_files
 from vecset.inference.heart_field import CHUNK
 from vecset.inference.heart_result import make_result
-from vecset.inference.inputs import input_sha256
+from vecset.inference.inputs import input_sha256, names_that_decide
 from vecset.inference.model import LoadedModel
 from vecset.inference.settings import OutputSettings, fingerprint, made_from
 from vecset.metrics.baselines import Baselines
@@ -70,6 +70,7 @@ class Reconstruction:
         """(result, whether it was made now): from result.json where that is what this run would make. `say`: as in
         `heart_result.make_result`."""
         made = {**made_from(self.model, self.settings), "input_sha256": input_sha256(heart)}
+        made |= names_that_decide(heart, self.model.class_names)
         result, folder = self._read_result(heart), self.folder(heart)
         done = (
             not self.overwrite
@@ -82,9 +83,8 @@ class Reconstruction:
         if heart.kind == LATENTS:
             latents, case = self.model.stored_latents(heart.path)
         else:
-            case = self.model.read(
-                heart, self.settings.spacing_from, self.settings.spacing_mm, self.settings.geometry_from
-            )
+            how = self.settings
+            case = self.model.read(heart, how.spacing_from, how.spacing_mm, how.geometry_from, how.label_mapping)
             for note in case.notes:
                 say(f"note: {heart.case_id}: {note}")
         if not done:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.meshes import MESH_CELLS
 from vecset.inference.model import LoadedModel
 
@@ -16,7 +17,8 @@ class OutputSettings:
 
     meshes, mesh_cells, mesh_format, lps: whether there are any; grid cells along the edge of the unit cube; 'ply',
     'stl' or 'obj'; in LPS mm instead of RAS. spacing_mm: of the label map that is written, None for the source's grid.
-    spacing_from, geometry_from: what of a contradictory header holds. latents: whether they are saved."""
+    spacing_from, geometry_from: what of a contradictory header holds. latents: whether they are saved. label_mapping:
+    which values of a label map are which class."""
 
     meshes: bool = True
     mesh_cells: int = MESH_CELLS
@@ -26,6 +28,7 @@ class OutputSettings:
     spacing_from: str | None = None
     latents: bool = False
     geometry_from: str | None = None
+    label_mapping: LabelMapping | None = None
 
 
 def made_from(model: LoadedModel, output: OutputSettings) -> dict:
@@ -47,6 +50,7 @@ def made_from(model: LoadedModel, output: OutputSettings) -> dict:
         "latents": output.latents,
         **tuned,
         **placed,
+        **({"label_map": output.label_mapping.text} if output.label_mapping else {}),
         "num_latents": model.num_latents,
     }
 

@@ -188,7 +188,7 @@ def _source_names(path):
         return {int(told[f"{key}_LabelValue"]): told.get(f"{key}_Name", "") for key in segments}
     if path.name.lower().endswith(".mha"):
         return {}
-    text = b" ".join(e.get_content() for e in _read_nifti(path)[0].extensions if isinstance(e.get_content(), bytes))
+    text = b" ".join(extension.content for extension in _read_nifti(path)[0].extensions)
     pairs = re.findall(r"Key=\"(\d+)\"[^>]*>(?:<!\[CDATA\[)?([^<\]]*)", text.decode("utf-8", "replace"))
     return {int(value): html.unescape(name) for value, name in pairs}
 

@@ -100,25 +100,30 @@ def chosen(figures: list[dict], cases: list[str]) -> list[tuple[str, str]]:
 
 def stored_truths(figures):
     """(truth_of or None, a note for the reader or None), by the input that the runs' metrics.json names."""
+    from vecset.imaging.label_mapping import LabelMapping
     from vecset.inference.inputs import find_hearts
 
     for mine in figures:
         settings = mine["settings"]
         num_classes = len(mine["classes"])
         try:
+            mapping = settings.get("label_mapping")
+            mapping = LabelMapping.load(mapping, num_classes) if mapping else None
             hearts = {h.case_id: h for h in find_hearts(settings["input"], settings.get("data_path"), num_classes)}
         except (InputError, OSError, KeyError, TypeError):
             continue
         if all(case in hearts and hearts[case].path.is_file() for case in mine["cases"]):
-            return partial(_load_truth, hearts, num_classes, settings), None
+            class_names = [name for _, name in mine["classes"]]
+            return partial(_load_truth, hearts, class_names, settings, mapping), None
     named = figures[0]["settings"].get("input")
     return None, f"The truth is not where the runs had it ({named}): the two reconstructions are compared alone."
 
 
-def _load_truth(hearts, num_classes, settings, case):
+def _load_truth(hearts, class_names, settings, mapping, case):
     from vecset.inference.inputs import load_truth
 
-    return load_truth(hearts[case], num_classes, settings.get("spacing_from"), settings.get("geometry_from"))
+    how = settings.get("spacing_from"), settings.get("geometry_from"), mapping
+    return load_truth(hearts[case], class_names, *how)
 
 
 def _heart(what, case, folders, figures, names, truth_of, colours):

@@ -1,0 +1,97 @@
+"""Names in headers from the label map to the case file, its quality check, and the next run."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers.named_labels import balls, stored_as, write_nifti, write_nrrd
+
+from vecset.commands import prepare_data
+from vecset.common.errors import run_command
+from vecset.data.case_file import read_case, write_case
+from vecset.imaging.label_map import write_label_map
+from vecset.info import describe
+from vecset.quality.case_checks import check_file
+
+OTHER_ORDER = {1: "LV", 2: "LA", 3: "Myocardium", 4: "RV", 5: "RA"}
+FIVE = ["Myocardium", "LA", "LV", "RA", "RV"]
+
+
+def prepare(folder, *more, classes=10):
+    points = [word for kind in ("surface", "vol", "near") for word in (f"--num_{kind}_points", "300")]
+    words = ["--input_dir", str(folder / "in"), "--output_dir", str(folder / "out"), "--classes", str(classes)]
+    return run_command(prepare_data.main, [*words, *points, "--file_workers", "0", *more])
+
+
+def failed_checks(folder, name):
+    report = check_file(folder / "out" / f"{name}.npz", source_dir=folder / "in")
+    return {finding["check"] for finding in report.failed() if finding["check"].startswith("source")}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(write_nrrd, "seg.nrrd"), (write_nifti, "nii.gz")])
+def test_the_case_file_says_what_was_done_and_the_quality_check_agrees(folder, capsys, write, suffix):
+    write(folder / "in" / f"a.{suffix}", stored_as(balls(), OTHER_ORDER), OTHER_ORDER)
+    write_label_map(folder / "in" / "b.nii.gz", balls(), np.eye(4))
+    assert prepare(folder) == 0
+    name = f"a.{suffix}".removesuffix(".nrrd").removesuffix(".nii.gz")
+    told = [line for line in capsys.readouterr().err.splitlines() if "names in its header" in line]
+    assert len(told) == 1 and "1 LV is class 3, 2 LA is class 2, 3 Myocardium is class 1" in told[0]
+    by_name, by_number = read_case(folder / "out" / f"{name}.npz"), read_case(folder / "out" / "b.npz")
+    np.testing.assert_array_equal(by_name.truth_crop, by_number.truth_crop)
+    assert by_name.meta["values_by_name"]["1"] == ["LV", 3] and "values_by_name" not in by_number.meta
+    assert failed_checks(folder, name) == failed_checks(folder, "b") == set()
+    capsys.readouterr()
+    assert prepare(folder) == 0 and "0 made, 2 skipped" in capsys.readouterr().out
+    assert any("1 LV: " in line for line in describe(folder / "in" / f"a.{suffix}"))
+
+
+def test_a_file_made_by_number_is_found_and_made_again(folder, capsys):
+    path = write_nrrd(folder / "in" / "a.seg.nrrd", stored_as(balls(), OTHER_ORDER), OTHER_ORDER)
+    assert prepare(folder) == 0
+    right = (folder / "out" / "a.seg.npz").read_bytes()
+    case = read_case(folder / "out" / "a.seg.npz")
+    del case.meta["values_by_name"]
+    case.truth_crop = stored_as(case.truth_crop, OTHER_ORDER).astype(np.uint8)
+    write_case(folder / "out" / "a.seg.npz", case)
+    assert {"source_names"} <= failed_checks(folder, "a.seg")
+    assert prepare(folder) == 0 and (folder / "out" / "a.seg.npz").read_bytes() == right
+    assert "1 made again" in capsys.readouterr().out and path.is_file()
+
+
+def test_names_that_match_give_the_same_bytes(folder):
+    write_label_map(folder / "in" / "a.nii.gz", balls(), np.eye(4))
+    assert prepare(folder) == 0
+    bare = read_case(folder / "out" / "a.npz")
+    write_label_map(folder / "in" / "a.nii.gz", balls(), np.eye(4), FIVE)
+    assert prepare(folder, classes=10) == 0
+    named = read_case(folder / "out" / "a.npz")
+    assert {**bare.meta, "source_sha256": ""} == {**named.meta, "source_sha256": ""}
+    for member, array in bare.arrays.items():
+        np.testing.assert_array_equal(array, named.arrays[member])
+
+
+def test_what_does_not_fit_is_one_line_and_the_others_are_made(folder, capsys):
+    write_nifti(folder / "in" / "a.nii.gz", balls(), {1: "spleen", 2: "kidney_right", 3: "LV"})
+    write_nifti(folder / "in" / "b.nii.gz", balls(), dict(enumerate(FIVE, 1)))
+    assert prepare(folder) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(said) == 1 and "a.nii.gz: its header names its values 1 spleen, 2 kidney_right, 3 LV" in said[0]
+    assert [path.name for path in (folder / "out").iterdir()] == ["b.npz"]
+
+
+def test_a_mapping_that_contradicts_is_told(folder, capsys):
+    write_nifti(folder / "in" / "a.nii.gz", balls(2), {1: "LV", 2: "LA"})
+    (folder / "map.json").write_text(json.dumps({"1": "Myocardium", "2": "LA"}))
+    assert prepare(folder, "--label_mapping", str(folder / "map.json")) == 0
+    assert "its header says 1 LV, but --label_mapping 1 Myocardium, which decides" in capsys.readouterr().err
+    assert failed_checks(folder, "a") == set()
+    shutil.rmtree(folder / "out")
+    assert prepare(folder, "--label_mapping", "totalsegmentator_heartchambers") == 1
+    assert "its header says 1 LV, but the preset of --label_mapping 1 Myocardium" in capsys.readouterr().err

@@ -1,0 +1,172 @@
+"""Names in headers of label maps: used, or refused with both tables, where they are not those of the numbers."""
+
+import numpy as np
+import pytest
+from helpers.named_labels import balls, stored_as, write_nifti, write_nrrd
+
+from vecset.common.errors import InputError
+from vecset.imaging.header_names import names_in_header
+from vecset.imaging.label_map import read_label_map, write_label_map
+from vecset.imaging.label_mapping import LabelMapping
+from vecset.imaging.label_table import write_segmentation_nrrd
+
+WRITERS = {"nii.gz": write_nifti, "nii": write_nifti, "seg.nrrd": write_nrrd, "nrrd": write_nrrd}
+OTHER_ORDER = {1: "LV", 2: "LA", 3: "Myocardium", 4: "RV", 5: "RA"}
+SPELLINGS = {
+    "TotalSegmentator": [
+        "heart_ventricle_left",
+        "heart_atrium_left",
+        "heart_myocardium",
+        "heart_ventricle_right",
+        "heart_atrium_right",
+    ],
+    "words": ["Left Ventricle", "left atrium", "LV myocardium", "right ventricle", "Right Atrium"],
+    "small letters": ["lv", "la", "myo", "rv", "ra"],
+    "blood pools": ["LV blood pool", "LA cavity", "Myocardium", "RV blood pool", "RA cavity"],
+}
+
+
+def named(names, spelling):
+    return dict(zip(names, SPELLINGS[spelling]))
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_names_in_another_order_decide(tmp_path, suffix, spelling):
+    path = WRITERS[suffix](tmp_path / f"x.{suffix}", stored_as(balls(), OTHER_ORDER), named(OTHER_ORDER, spelling))
+    found = read_label_map(path, 10)
+    np.testing.assert_array_equal(found.labels, balls())
+    assert found.by_name[1] == (SPELLINGS[spelling][0], 3) and found.class_names[2] == "LV"
+
+
+def test_any_values_that_all_have_names(tmp_path):
+    values = {205: "Myocardium", 420: "LA", 500: "LV", 550: "RA", 600: "RV"}
+    path = write_nifti(tmp_path / "x.nii.gz", stored_as(balls(), values), values)
+    np.testing.assert_array_equal(read_label_map(path, 10).labels, balls())
+
+
+def test_several_values_of_one_class(tmp_path):
+    values = balls(2).astype(np.int16)
+    path = write_nrrd(tmp_path / "x.seg.nrrd", values, {1: "Left coronary artery", 2: "Right coronary artery"})
+    np.testing.assert_array_equal(read_label_map(path, 10).labels, np.where(values > 0, 9, 0))
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize(
+    "names",
+    [
+        {1: "Myocardium", 2: "LA", 3: "LV", 4: "RA", 5: "RV"},
+        {1: "heart_myocardium", 2: "Left atrium", 3: "LV cavity", 4: "ra", 5: "right ventricle"},
+        {1: "Segment_1", 2: "Segment_2", 3: "Segment_3", 4: "label 4", 5: "5"},
+        {1: "Myocardium", 3: "Segment_3"},
+        {6: "liver", 7: "LV", 200: "spleen"},  # values without voxels
+        {},
+    ],
+)
+def test_names_that_say_nothing_else_change_nothing(tmp_path, suffix, names):
+    found = read_label_map(WRITERS[suffix](tmp_path / f"x.{suffix}", balls(), names), 10)
+    np.testing.assert_array_equal(found.labels, balls())
+    assert found.by_name == {}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({1: "liver", 2: "LA", 3: "LV", 4: "RA", 5: "RV"}, "no class is 1 liver"),
+        ({1: "Tumour", 2: "Edema"}, "no class is 1 Tumour, 2 Edema"),
+        ({1: "LV", 2: "LA", 3: "Myocardium"}, "what is 4 without a name, 5 without a name?"),
+        ({1: "LV", 2: "LA", 3: "Myocardium", 4: "Segment_4", 5: "RV"}, "what is 4 Segment_4?"),
+        ({1: "heart", 2: "left atrium", 3: "lung_left"}, "no class is 1 heart, 3 lung_left"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_both_tables(tmp_path, suffix, names, words):
+    path = WRITERS[suffix](tmp_path / f"x.{suffix}", balls(), names)
+    with pytest.raises(InputError) as error:
+        read_label_map(path, 5)
+    said = str(error.value)
+    assert words in said and said.startswith(str(path)) and "\n" not in said and "--label_mapping" in said
+    assert f"1 {names[1]}" in said and "1 Myocardium, 2 LA, 3 LV, 4 RA, 5 RV" in said
+
+
+def test_a_value_with_two_names_is_refused(tmp_path):
+    xml = '<LabelTable><Label Key="1">LV</Label><Label Key="1">RV</Label></LabelTable>'
+    path = write_nifti(tmp_path / "x.nii.gz", balls(), {}, xml, code=30)
+    with pytest.raises(InputError, match="x.nii.gz: its header gives the value 1 two names, 'LV' and 'RV'"):
+        read_label_map(path, 10)
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        '<CaretExtension><VolumeInformation><LabelTable><Label Key="1">LV & more</Label></LabelTable>',  # not closed
+        "not a table",
+        '<Other><Label Key="1"/></Other>',
+        "",
+    ],
+)
+def test_extensions_that_are_no_sound_table(tmp_path, xml):
+    path = write_nifti(tmp_path / "x.nii.gz", balls(), {}, xml or " ", code=6)
+    assert names_in_header(path) in ({}, {1: "LV & more"})
+
+
+def test_our_own_files_read_back_whatever_the_classes_are_called(tmp_path):
+    acdc = ["RV", "Myocardium", "LV"]
+    stored = stored_as(balls(), {1: "RV", 2: "Myocardium", 3: "LV"}).astype(np.uint8)
+    write_label_map(tmp_path / "x.nii.gz", stored, np.eye(4), acdc)
+    write_segmentation_nrrd(tmp_path / "x.seg.nrrd", stored, np.eye(4), acdc)
+    expected = np.where(np.isin(balls(), [1, 3, 5]), balls(), 0)
+    for name in ("x.nii.gz", "x.seg.nrrd"):
+        np.testing.assert_array_equal(read_label_map(tmp_path / name, 10).labels, expected)
+        same = read_label_map(tmp_path / name, 3, class_names=acdc)
+        np.testing.assert_array_equal(same.labels, stored)
+        assert same.class_names == acdc and same.by_name == {}
+
+
+def test_a_mapping_of_ones_own_decides_and_is_told_where_names_differ(tmp_path):
+    path = write_nrrd(tmp_path / "x.seg.nrrd", balls(2), {1: "LV", 2: "LA"})
+    mapping = LabelMapping.load(write_json(tmp_path, '{"1": "Myocardium", "2": "LA"}'), 10)
+    found = read_label_map(path, 10, mapping)
+    np.testing.assert_array_equal(found.labels, balls(2))
+    assert found.other_names == {1: "LV"} and found.by_name == {}
+
+
+def write_json(folder, text):
+    (folder / "map.json").write_text(text)
+    return folder / "map.json"
+
+
+def test_a_preset_of_another_data_set_is_refused(tmp_path):
+    total = {1: "spleen", 2: "kidney_right", 51: "heart", 52: "aorta"}
+    path = write_nifti(tmp_path / "x.nii.gz", balls(2), total)
+    with pytest.raises(InputError, match="its header says 1 spleen, 2 kidney_right, but the preset") as error:
+        read_label_map(path, 10, "totalsegmentator_heartchambers")
+    assert "1 Myocardium, 2 LA" in str(error.value)
+    chambers = {1: "heart_myocardium", 2: "heart_atrium_left", 3: "heart_ventricle_left"}
+    path = write_nifti(tmp_path / "y.nii.gz", balls(3), chambers)
+    np.testing.assert_array_equal(read_label_map(path, 10, "totalsegmentator_heartchambers").labels, balls(3))
+
+
+def test_classes_of_a_checkpoint_by_name_or_not_at_all(tmp_path):
+    acdc = ["RV", "Myocardium", "LV"]
+    names = {1: "Myocardium", 3: "LV", 5: "RV"}
+    path = write_nifti(tmp_path / "x.nii.gz", stored_as(balls(), names), names)
+    stored = stored_as(balls(), {1: "RV", 2: "Myocardium", 3: "LV"})
+    np.testing.assert_array_equal(read_label_map(path, 3, class_names=acdc).labels, stored)
+    bare = write_nifti(tmp_path / "y.nii.gz", stored, {})
+    with pytest.raises(InputError, match="does not name its values; 1 is Myocardium by the default classes, but RV"):
+        read_label_map(bare, 3, class_names=acdc)
+    mapping = LabelMapping.load(write_json(tmp_path, '{"1": "RV", "2": "Myocardium", "3": "LV"}'), 10)
+    np.testing.assert_array_equal(read_label_map(bare, 3, mapping, class_names=acdc).labels, stored)
+    with pytest.raises(InputError, match="--label_mapping: Aorta is no class of the checkpoint"):
+        LabelMapping.load(write_json(tmp_path, '{"1": "Aorta"}'), 10).for_classes(acdc)
+    for own in (["class_1", "class_2", "class_3"], ["Myocardium", "Left atrium", "lv"]):
+        found = read_label_map(write_nifti(tmp_path / "z.nii.gz", balls(3), {}), 3, class_names=own)
+        np.testing.assert_array_equal(found.labels, balls(3))
+
+
+def test_classes_without_names_are_numbers(tmp_path):
+    path = write_nrrd(tmp_path / "x.seg.nrrd", balls(), dict(enumerate(("a1", "b1", "c1", "LV", "e1"), 1)))
+    found = read_label_map(path, 12)
+    assert found.class_names[0] == "class_1" and found.by_name == {}
+    np.testing.assert_array_equal(found.labels, balls())
