@@ -84,7 +84,7 @@ prepare_python() {
 
   venv=$(whole_path "${VENV:-$root/.venv}" folder)
   case $venv in *:*) environment_fail "$venv: a virtual environment cannot lie in a path with a colon, which PATH" \
-    "takes for two folders; name another folder: VENV=/path/to/venv, or a Python: PYTHON=/path/to/python" ;;
+    "takes for two folders; move the repository, or name another folder: VENV=/path/to/venv" ;;
   esac
   # a Python elsewhere, or its packages, would be mixed with those of the virtual environment
   unset PYTHONHOME

@@ -1,15 +1,18 @@
 """`python -m vecset.info`: plain words for each kind of file, one line for what is none."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from helpers.formula_hearts import NAMES, make_case, make_heart, sphere_points, write_checkpoint, write_ply
 
 from vecset import info
 from vecset.imaging.label_map import write_label_map
 from vecset.inference.latents import write_latents
+from vecset.models.checkpoint import save_checkpoint
 
 
 def said(capsys, path):
@@ -63,6 +66,17 @@ def test_anything_else_is_one_line(tmp_path, capsys, name, content):
     assert info.main([str(tmp_path / name)]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and error[0].startswith("error: ") and name in error[0]
+    assert ("not a file that this program knows; give a case file" in error[0]) == (name == "a.txt")
+
+
+def test_the_state_of_the_run_is_what_the_run_last_said(tmp_path, capsys):
+    """checkpoint-best was written while the run went on, whatever became of it."""
+    path = write_checkpoint(tmp_path / "checkpoint-best.pth")
+    save_checkpoint(path, {**torch.load(path), "status": "running"})
+    assert "the run since    went on\n" in said(capsys, path)
+    for status, shown in (("finished", "finished"), ("stopped", "stopped"), ("running", "at work, or ended without")):
+        (tmp_path / "status.json").write_text(json.dumps({"status": status}))
+        assert f"the run since    {shown}" in said(capsys, path)
 
 
 def test_an_npz_of_something_else(tmp_path, capsys):

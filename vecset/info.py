@@ -5,6 +5,7 @@ clouds with labels.
 """
 
 import argparse
+import json
 import sys
 import zipfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.errors import EXIT_BAD_INPUT, InputError, run_command  # noqa: E402
 
 KINDS = "a case file (.npz), a checkpoint (.pth), latents (latents.npz), a label map or a point cloud with labels"
+CHECKPOINTS = (".pth", ".pt", ".ckpt")
 VALUES_SHOWN = 60  # of an image; a CT has thousands
 
 
@@ -168,6 +170,8 @@ def _checkpoint(path):
     try:
         checkpoint = load_checkpoint(path)
     except InputError as error:
+        if path.suffix.lower() not in CHECKPOINTS:
+            raise InputError.because(path, "not a file that this program knows", f"give {KINDS}") from None
         raise InputError.because(path, error.problem, f"give {KINDS}") from None
     config, names = checkpoint["model_config"], distinct_names(checkpoint["class_names"])
     numbers = sum(tensor.numel() for tensor in checkpoint["model"].values())
@@ -178,11 +182,22 @@ def _checkpoint(path):
         "model": f"{config['name']}, {numbers / 1e6:.1f} million numbers",
         "model options": option_words(config),
         "classes": f"{len(names)}: {', '.join(names)}",
-        "training": f"{checkpoint.get('epoch', '?')} epochs done, {checkpoint.get('status', 'state unknown')}",
+        "training": f"{checkpoint.get('epoch', '?')} epochs done when it was saved",
+        "the run since": _run_state(path, checkpoint),
         "best so far": "" if best is None else f"mean Dice {best:.3f}, epoch {checkpoint.get('best_epoch')}",
         "input": f"{points} surface points per heart" if points else "",
     }
     return _lines(f"{path}: a checkpoint: a trained network and the state of its training", facts)
+
+
+def _run_state(path, checkpoint):
+    """The state of the run that wrote a checkpoint: what the run last said, else what it was when it saved this one."""
+    try:
+        status = json.loads((path.parent / "status.json").read_text(encoding="utf-8"))["status"]
+    except (OSError, ValueError, KeyError, TypeError):  # a checkpoint that was copied alone
+        status = checkpoint.get("status", "state unknown")
+        return "went on" if status == "running" else status
+    return "at work, or ended without saying so" if status == "running" else status
 
 
 if __name__ == "__main__":

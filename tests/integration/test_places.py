@@ -57,3 +57,30 @@ def test_a_zip_of_the_repository_has_unix_line_ends(windows_clone, tmp_path):
     assert b"\r" not in (tmp_path / "code" / "run_train.sh").read_bytes()
     answer = run("bash", tmp_path / "code" / "environment.sh", "--help")
     assert answer.returncode == 0 and not answer.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_that_are_closed_are_not_given_to_files(tmp_path, closed):
+    """Otherwise the next file that is opened takes the number, and lines for the user are written into it."""
+    code = (
+        "import os, sys; from vecset.common.streams import standard_streams; standard_streams(); "
+        "f = open('data', 'wb', 0); print('a line'); print('another', file=sys.stderr); sys.stdin.read(0); "
+        "os.write(1, b'from a library'); os.write(2, b'from a library'); f.write(b'data')"
+    )
+    answer = run("bash", "-c", f'{sys.executable} -c "{code}" {closed}', cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert answer.returncode == 0 and (tmp_path / "data").read_bytes() == b"data"
+
+
+def test_progress_bars_do_not_fill_a_log(monkeypatch):
+    from vecset.common import streams
+
+    monkeypatch.delenv("TQDM_MININTERVAL", raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    streams.standard_streams()
+    assert "TQDM_MININTERVAL" not in os.environ
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    streams.standard_streams()
+    assert os.environ["TQDM_MININTERVAL"] == "10"
+    monkeypatch.setenv("TQDM_MININTERVAL", "1")
+    streams.standard_streams()
+    assert os.environ["TQDM_MININTERVAL"] == "1"

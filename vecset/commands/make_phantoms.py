@@ -104,7 +104,7 @@ def read_options(args: argparse.Namespace) -> PhantomOptions:
     missing = {}
     for item in args.missing:
         name, _, share = item.partition(":")
-        class_id = names.get(name.lower(), int(name) if name.isdigit() else 0)
+        class_id = names.get(name.lower(), int(name) if name.isdecimal() else 0)
         try:
             share = float(share) if share else 0.5
         except ValueError:

@@ -15,6 +15,8 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+from vecset.common.streams import standard_streams
+
 _IMPORTED_AS = {"skimage": "scikit-image", "vtkmodules": "vtk"}  # name of a module: name of its package
 EXIT_BAD_INPUT = 2
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -151,6 +153,7 @@ def names_survive() -> None:
 def run_command(main: Callable, argv: list[str] | None = None, resumes: bool = True) -> int:
     """Runs a command's `main(argv)` and returns its exit code, 0 for None. InputError and OSError become one line on
     stderr. `resumes`: whether the same command, run again after Ctrl-C, continues where it stopped."""
+    standard_streams()
     names_survive()
     try:
         return main(argv) or 0

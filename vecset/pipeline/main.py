@@ -146,6 +146,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--file_workers",
         type=int,
+        metavar="FILE_WORKERS",
         help="processes that make, prepare and check data (default: one per core that this process may use, "
         f"here {usable_cores()}; 1 for the recipe tiny)",
     )
