@@ -90,7 +90,7 @@ def test_a_mapping_that_contradicts_is_told(folder, capsys):
     write_nifti(folder / "in" / "a.nii.gz", balls(2), {1: "LV", 2: "LA"})
     (folder / "map.json").write_text(json.dumps({"1": "Myocardium", "2": "LA"}))
     assert prepare(folder, "--label_mapping", str(folder / "map.json")) == 0
-    assert "its header says 1 LV, but --label_mapping 1 Myocardium, which decides" in capsys.readouterr().err
+    assert "its header says 1 LV, but --label_mapping 1 Myocardium, and that is what counts" in capsys.readouterr().err
     assert failed_checks(folder, "a") == set()
     shutil.rmtree(folder / "out")
     assert prepare(folder, "--label_mapping", "totalsegmentator_heartchambers") == 1

@@ -176,9 +176,6 @@ def _radius_mm(labels, axes_mm):
 def warnings_of(meta: dict) -> list[str]:
     """What a user should know about a case, one line each, from its meta."""
     lines = []
-    if meta.get("values_by_name"):
-        told = ", ".join(f"{value} {name} is class {c}" for value, (name, c) in meta["values_by_name"].items())
-        lines.append(f"the names in its header say which class its values are, not the numbers: {told}")
     if meta.get("dropped_crumbs"):
         lines.append("islands dropped: " + _counts(meta, meta["dropped_crumbs"]))
     if meta["crumbs"]["classes"]:

@@ -18,7 +18,6 @@ from vecset.imaging.header_names import (
     names_apart_from_mapping,
     names_apart_from_numbers,
     names_in_header,
-    table_text,
 )
 from vecset.imaging.label_map import case_name, drop_islands, file_sha256, find_label_maps, read_label_map, some_of
 from vecset.imaging.label_mapping import LabelMapping
@@ -109,14 +108,6 @@ class CaseMaker:
         case.meta["request"] = request
         write_case(target, case)
         lines = [*label_map.notes, *warnings_of(case.meta)]
-        if label_map.other_names:
-            lines.append(
-                f"its header says {table_text(label_map.other_names)}, but --label_mapping "
-                + table_text(
-                    {v: label_map.class_names[self.mapping.value_to_class[v] - 1] for v in label_map.other_names}
-                )
-                + ", which decides"
-            )
         if label_map.as_background:
             lines.append(
                 f"values {some_of(label_map.as_background)} counted as background "

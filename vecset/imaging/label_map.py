@@ -141,7 +141,7 @@ def read_label_map(
         as_background=as_background,
         by_name={value: (named[value], c) for value, c in (by_name or {}).items()},
         other_names=other_names,
-        notes=[*image.notes, *notes],
+        notes=[*image.notes, *notes, *_name_notes(named, by_name, other_names, mapping)],
     )
 
 
@@ -156,6 +156,19 @@ def _by_name(path, values, named, num_classes, class_names):
     if by_name is None and class_names is not None:
         refuse_other_numbers(path, [v for v in found if class_named(named.get(v, ""), own) != v], own, MAP_THEM)
     return by_name
+
+
+def _name_notes(named, by_name, other_names, mapping):
+    """Lines for the user where names in the file and its numbers, or the mapping, say different things."""
+    if by_name:
+        told = ", ".join(f"{value} {named[value]} is class {c}" for value, c in sorted(by_name.items()))
+        return [f"the names in its header say which class its values are, not the numbers: {told}"]
+    if not other_names:
+        return []
+    mapped = {value: mapping.class_names[mapping.value_to_class[value] - 1] for value in other_names}
+    return [
+        f"its header says {table_text(other_names)}, but --label_mapping {table_text(mapped)}, and that is what counts"
+    ]
 
 
 def _other_names(path, values, named, mapping):
