@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.named_labels import balls, stored_as, write_nifti, write_nrrd
+from helpers.named_labels import balls, stored_as, write_layers, write_nifti, write_nrrd
 
 from vecset.commands import prepare_data
 from vecset.common.errors import run_command
@@ -95,3 +95,9 @@ def test_a_mapping_that_contradicts_is_told(folder, capsys):
     shutil.rmtree(folder / "out")
     assert prepare(folder, "--label_mapping", "totalsegmentator_heartchambers") == 1
     assert "its header says 1 LV, but the preset of --label_mapping 1 Myocardium" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("told", ["layers", "neither"])
+def test_the_quality_check_reads_layers_too(folder, told):
+    write_layers(folder / "in" / "a.seg.nrrd", [balls(3) == c for c in (1, 2, 3)], ["LV", "LA", "Myocardium"], told)
+    assert prepare(folder) == 0 and failed_checks(folder, "a.seg") == set()

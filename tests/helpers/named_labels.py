@@ -55,3 +55,16 @@ def write_nrrd(path, values, names, **more):
             image.SetMetaData(f"Segment{i}_{key}", text)
     sitk.WriteImage(image, str(path), True)
     return path
+
+
+def write_layers(path, layers, names, told="layers"):
+    """A `.seg.nrrd` with a layer of 0 and 1 for each segment; told: 'layers' or 'neither' their numbers nor values."""
+    channels = np.ascontiguousarray(np.stack(layers, -1).transpose(2, 1, 0, 3)).astype(np.uint8)
+    image = sitk.GetImageFromArray(channels, isVector=True)
+    for i, name in enumerate(names):
+        image.SetMetaData(f"Segment{i}_Name", name)
+        if told == "layers":
+            image.SetMetaData(f"Segment{i}_LabelValue", "1")
+            image.SetMetaData(f"Segment{i}_Layer", str(i))
+    sitk.WriteImage(image, str(path), True)
+    return path

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.named_labels import balls, stored_as, write_nifti, write_nrrd
+from helpers.named_labels import balls, stored_as, write_layers, write_nifti, write_nrrd
 
 from vecset.common.errors import InputError
 from vecset.imaging.header_names import names_in_header
@@ -170,3 +170,19 @@ def test_classes_without_names_are_numbers(tmp_path):
     found = read_label_map(path, 12)
     assert found.class_names[0] == "class_1" and found.by_name == {}
     np.testing.assert_array_equal(found.labels, balls())
+
+
+@pytest.mark.parametrize("told", ["layers", "neither"])  # as recent and as older versions of 3D Slicer write it
+def test_layers_of_segments_go_by_their_names(tmp_path, told):
+    labels, names = balls(3), ["LV", "LA", "Myocardium"]
+    path = write_layers(tmp_path / "x.seg.nrrd", [labels == c for c in (1, 2, 3)], names, told)
+    found = read_label_map(path, 10)
+    np.testing.assert_array_equal(found.labels, np.choose(labels, [0, 3, 2, 1]))
+    assert found.by_name == {1: ("LV", 3), 2: ("LA", 2), 3: ("Myocardium", 1)}
+
+
+def test_layers_that_overlap_are_refused(tmp_path):
+    labels = balls(2)
+    path = write_layers(tmp_path / "x.seg.nrrd", [labels > 0, labels == 2], ["LV", "Myocardium"], "layers")
+    with pytest.raises(InputError, match="overlap in"):
+        read_label_map(path, 10)

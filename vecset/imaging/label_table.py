@@ -21,7 +21,7 @@ from vecset.imaging.structure_names import name_key
 
 EXTENSION_CODE = 0
 _LABEL = re.compile(rb"<Label\b[^>]*?\bKey\s*=\s*[\"']([^\"']*)[\"'][^>]*>(.*?)</Label>", re.DOTALL)
-_SEGMENT = re.compile(r"^Segment(\d+)_(Name|LabelValue)\s*:=(.*)$")
+_SEGMENT = re.compile(r"^Segment(\d+)_(Name|LabelValue|Layer)\s*:=(.*)$")
 
 
 def name_extension(class_names: list[str]) -> nib.nifti1.Nifti1Extension:
@@ -90,7 +90,8 @@ def _whole(text):
 
 def read_segment_names(path: Path | str) -> dict[int, str]:
     """{value: name} of the segments in the header of a `.seg.nrrd`; {} where it has none. A single segment without a
-    value, as older versions of 3D Slicer wrote it, has the value 1. InputError where one value has two names."""
+    value, as older versions of 3D Slicer wrote it, has the value 1. In a file of layers (4D) the value is the number of
+    the layer, from 1, as vecset/imaging/channels.py reads them. InputError where one value has two names."""
     with open(path, "rb") as handle:
         start = handle.read(START)
     header = start.replace(b"\r\n", b"\n").partition(b"\n\n")[0].decode("utf-8", "replace")
@@ -101,6 +102,10 @@ def read_segment_names(path: Path | str) -> dict[int, str]:
             segments.setdefault(int(found[1]), {})[found[2]] = found[3].replace("\\n", " ").strip()
     only = "1" if len(segments) == 1 else None
     found = [segment for _, segment in sorted(segments.items())]
+    if re.search(r"^dimension:\s*4\s*$", header, re.MULTILINE):
+        for n, segment in enumerate(found):
+            layer = _whole(segment.get("Layer", n))
+            segment["LabelValue"] = None if layer is None else layer + 1
     return _one_name_each([(segment.get("LabelValue", only), segment.get("Name")) for segment in found], path)
 
 

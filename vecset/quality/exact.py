@@ -184,8 +184,11 @@ def _source_names(path):
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
         told = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys() if key.startswith("Segment")}
-        segments = [key.removesuffix("_LabelValue") for key in told if key.endswith("_LabelValue")]
-        return {int(told[f"{key}_LabelValue"]): told.get(f"{key}_Name", "") for key in segments}
+        names = {key.removesuffix("_Name"): name for key, name in told.items() if key.endswith("_Name")}
+        if reader.GetNumberOfComponents() > 1:  # a layer for each segment
+            order = sorted(names, key=lambda key: int(key.removeprefix("Segment")))
+            return {int(told.get(f"{key}_Layer", n)) + 1: names[key] for n, key in enumerate(order)}
+        return {int(told.get(f"{key}_LabelValue", 1)): name for key, name in names.items()}
     if path.name.lower().endswith(".mha"):
         return {}
     text = b" ".join(extension.content for extension in _read_nifti(path)[0].extensions)
