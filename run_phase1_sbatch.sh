@@ -157,6 +157,9 @@ fi
 # USR1 must not kill torchrun while its workers save: torchrun inherits "ignored", the workers set their own handler.
 # srun resets signals to their defaults in its tasks, so the signal is ignored inside the task.
 launch=(bash -c 'trap "" USR1; exec "$@"' torchrun)
+if [[ $(trap -p HUP) == "trap -- '' "* ]]; then # nohup: torchrun's own handler would end its workers with the terminal
+  export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGQUIT PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGQUIT
+fi
 # srun does not take --cpus-per-task over from sbatch, and after sbatch --export=NONE it would pass on no environment
 if [ -n "${SLURM_JOB_ID:-}" ]; then
   launch=(srun --export=ALL --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1
@@ -198,7 +201,7 @@ on_signal() { # only this shell gets Slurm's warning; it passes it on to the tra
   repeating=$!
 }
 trap 'warned=1; on_signal' USR1
-trap on_signal TERM
+trap on_signal TERM HUP # bash leaves a signal alone that was ignored when it started (nohup)
 if [ "$warned" = 1 ]; then
   stopping=1 state=stopped after=$before
   echo "== asked to stop before training began =="
@@ -214,7 +217,7 @@ else
 fi
 if [ -n "$repeating" ]; then kill "$repeating" 2>/dev/null || true; fi
 trap '' USR1 # a second signal must not interrupt what is left to do
-trap - TERM
+trap - TERM HUP
 # if this start failed without progress, the state is that of an earlier start and does not count
 if [ "$state" = finished ] && { [ "$code" = 0 ] || [ "$after" != "$before" ]; }; then exit 0; fi
 if [ "$state" = "time is up" ]; then exit "$code"; fi # --max_steps or --max_minutes: ended as requested

@@ -82,7 +82,8 @@ def all_gone(pids, seconds=20):
 
 
 @pytest.mark.parametrize(
-    "number, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130), (signal.SIGINT, 130)]
+    "number, code",
+    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGHUP, 130)],
 )
 def test_workers_end_with_their_parent(repository, tmp_path, number, code):
     script = tmp_path / "holder.py"
@@ -97,7 +98,7 @@ def test_workers_end_with_their_parent(repository, tmp_path, number, code):
     assert "Traceback" not in told
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_prepare_data_leaves_no_workers(repository, tmp_path, number):
     source, out = make_maps(tmp_path / "in", [f"{n}.nii.gz" for n in range(24)]), tmp_path / "out"
     process = start_program(command(repository, source, out, 2), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -6,13 +6,15 @@ import subprocess
 import sys
 
 # What a shell starts in the background ignores SIGINT, and so does all that it starts. A program whose answer to SIGINT
-# is tested begins with the system's default, however the tests themselves were started.
-HEARS_SIGINT = ("env", "--default-signal=INT")
+# is tested begins with the system's default, however the tests themselves were started. Likewise SIGHUP under nohup.
+HEARS_SIGNALS = ("env", "--default-signal=INT,HUP")
+UNDER_NOHUP = ("env", "--default-signal=INT", "--ignore-signal=HUP")
 
 
-def start(words, **options):
-    """subprocess.Popen of `words` (the process id is the program's own), SIGINT as from a terminal, output as text."""
-    return subprocess.Popen([*HEARS_SIGINT, *map(str, words)], text=True, **options)
+def start(words, before=HEARS_SIGNALS, **options):
+    """subprocess.Popen of `words` (the process id is the program's own), signals as from a terminal, or as `before`
+    sets them; output as text."""
+    return subprocess.Popen([*before, *map(str, words)], text=True, **options)
 
 
 def torchrun(ranks):

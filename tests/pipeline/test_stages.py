@@ -1,6 +1,7 @@
 """Stages: nothing is done twice, nothing that changed is kept, and a failure says so."""
 
 import os
+import signal
 import sys
 import textwrap
 from pathlib import Path
@@ -218,20 +219,46 @@ def test_a_stopped_child_stops_the_pipeline(exit_code):
         run_child([sys.executable, "-c", f"import sys; sys.exit({exit_code})"], {}, lambda line, quiet: None)
 
 
-def test_sigterm_reaches_the_child_and_ends_the_pipeline(tmp_path):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_reaches_the_child_and_ends_the_pipeline(tmp_path, name, monkeypatch):
     script, heard = tmp_path / "child.py", tmp_path / "heard"
     script.write_text(
         "import os, pathlib, signal, sys, time\n"
         "def leave(number, frame):\n"
         f"    pathlib.Path({str(heard)!r}).touch()\n"
         "    sys.exit(9)\n"
-        "signal.signal(signal.SIGTERM, leave)\n"
-        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        f"signal.signal(signal.{name}, leave)\n"
+        f"os.kill(os.getppid(), signal.{name})\n"
         "time.sleep(30)\n"
     )
-    with pytest.raises(KeyboardInterrupt):
-        run_child([sys.executable, script], {}, lambda line, quiet: None)
+    before = signal.signal(getattr(signal, name), signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_child([sys.executable, script], {}, lambda line, quiet: None)
+    finally:
+        signal.signal(getattr(signal, name), before)
     assert heard.exists()
+
+
+def test_an_ignored_signal_ends_neither_the_pipeline_nor_its_child():
+    code = "import os, signal; os.kill(os.getppid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGHUP)"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_child([sys.executable, "-c", code], {}, lambda line, quiet: None) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_under_nohup_torchrun_is_told_to_leave_sighup_alone():
+    from vecset.pipeline.job import launcher_signals
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        told = launcher_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        assert launcher_signals() == {} and "SIGHUP" not in "".join(told.values()) and len(told) == 2
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_listing_sees_a_rewritten_file_and_contents_does_not_mind_an_equal_one(tmp_path):

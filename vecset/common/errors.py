@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+from vecset.common.signals import drop_lost_outputs, ending_as_interrupt, print_line
 from vecset.common.streams import standard_streams
 
 _IMPORTED_AS = {"skimage": "scikit-image", "vtkmodules": "vtk"}  # name of a module: name of its package
@@ -152,25 +153,29 @@ def names_survive() -> None:
 
 def run_command(main: Callable, argv: list[str] | None = None, resumes: bool = True) -> int:
     """Runs a command's `main(argv)` and returns its exit code, 0 for None. InputError and OSError become one line on
-    stderr. `resumes`: whether the same command, run again after Ctrl-C, continues where it stopped."""
+    stderr; SIGTERM and SIGHUP end it like Ctrl-C. `resumes`: whether the same command, run again after Ctrl-C,
+    continues where it stopped."""
     standard_streams()
     names_survive()
     try:
-        return main(argv) or 0
+        with ending_as_interrupt():
+            return main(argv) or 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_line(f"error: {error}", sys.stderr)
         return EXIT_BAD_INPUT
     except ModuleNotFoundError as error:
         name = (error.name or "").split(".")[0]
         if not _is_lacking(name):
             raise
-        print(f"error: {_missing(name)}", file=sys.stderr)
+        print_line(f"error: {_missing(name)}", sys.stderr)
         return EXIT_BAD_INPUT
     except BrokenPipeError:
         return 1
     except OSError as error:
-        print(f"error: {describe_os_error(error)}", file=sys.stderr)
+        print_line(f"error: {describe_os_error(error)}", sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print(f"stopped; run the same command again to {'continue' if resumes else 'start anew'}", file=sys.stderr)
+        print_line(f"stopped; run the same command again to {'continue' if resumes else 'start anew'}", sys.stderr)
         return 130
+    finally:
+        drop_lost_outputs()  # what is left in a buffer must not change the exit code

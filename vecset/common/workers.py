@@ -1,10 +1,9 @@
 """Worker processes that end with their parent, and a map over files in them. No torch.
 
 A parent that is killed cannot end its workers, and an idle worker would wait for ever; so each worker watches its
-parent. SIGTERM ends the parent like Ctrl-C, through KeyboardInterrupt.
+parent. SIGTERM and SIGHUP end the parent like Ctrl-C, through KeyboardInterrupt.
 """
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -16,14 +15,16 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 
 from vecset.common.cores import THREAD_VARIABLES
+from vecset.common.signals import ending_as_interrupt
 
 PARENT_GONE = 1  # exit code of a worker whose parent has ended
 
 
 def start_worker() -> None:
-    """Initializer of a pool's worker: it ignores Ctrl-C (the parent ends it), ends with its parent and uses one
-    thread."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Initializer of a pool's worker: it ignores Ctrl-C and a closed terminal (the parent ends it), ends with its
+    parent and uses one thread."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the parent's handler
     one_thread()
     parent = multiprocessing.parent_process()
@@ -40,23 +41,6 @@ def one_thread() -> None:
 def _leave_with(sentinel):
     wait([sentinel])  # returns at once where the parent has ended already
     os._exit(PARENT_GONE)
-
-
-@contextlib.contextmanager
-def sigterm_as_interrupt():
-    """Context in which SIGTERM raises KeyboardInterrupt. In other threads than the main one it does nothing."""
-
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def end_pool(pool: ProcessPoolExecutor, at_once: bool) -> None:
@@ -85,12 +69,12 @@ def map_files(
     which costs no other file its result; tell(file, result) -> result: called in this process as each result comes;
     here_first: the first file is done in this process before others begin, so that what it compiles is in the cache;
     bar: options of tqdm. `work` is pickled for each file, so what `tell` changes in it reaches the files that begin
-    later. An exception of `work` or `tell`, Ctrl-C and SIGTERM end all processes at once and raise here.
+    later. An exception of `work` or `tell`, Ctrl-C, SIGTERM and SIGHUP end all processes at once and raise here.
     """
     from tqdm import tqdm
 
     results = {}
-    with sigterm_as_interrupt(), tqdm(total=len(files), **bar) as progress:
+    with ending_as_interrupt(), tqdm(total=len(files), **bar) as progress:
 
         def done(file, result):
             results[file] = tell(file, result)

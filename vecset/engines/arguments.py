@@ -34,8 +34,8 @@ DESCRIPTION = """Trains the multi-label shape autoencoder on case files.
 
 Start it with python, or with torchrun or srun for several GPUs or processes. Given the same --output_dir again, it
 resumes; a finished run is reported. Exit codes: 0 done, 2 bad input, 3 a loss or gradient was not finite,
-75 asked to stop by SIGTERM or SIGUSR1 (saved; start it again to resume). Under torchrun the launcher's exit code is 1
-for all of the last three: OUTPUT_DIR/status.json says which it was."""
+75 asked to stop by SIGTERM, SIGUSR1 or SIGHUP (saved; start it again to resume). Under torchrun the launcher's exit
+code is 1 for all of the last three: OUTPUT_DIR/status.json says which it was."""
 
 
 def parse_arguments(argv: list[str] | None = None, defaults: dict | None = None) -> argparse.Namespace:

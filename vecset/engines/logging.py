@@ -13,17 +13,19 @@ import torch
 
 from vecset.common.atomic import atomic_path, write_text
 from vecset.common.errors import InputError
+from vecset.common.signals import print_line
 
 LOG = "log.txt"
 
 
 def say(text: str) -> None:
-    """One line on stdout, at once (also into a file or a pipe); above a progress bar where there is one."""
+    """One line on stdout, at once (also into a file or a pipe); above a progress bar where there is one. A terminal
+    that was closed, or a pipe whose reader has ended, costs the line and not the run: log.txt has the figures."""
     if sys.stderr.isatty() and "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(text)
         sys.stdout.flush()
     else:
-        print(text, flush=True)
+        print_line(text)
 
 
 def progress_bar(total: int, done: int):

@@ -1,11 +1,14 @@
 """When to save and when to stop: signals, limits of time and steps, and how ranks agree on them.
 
-SIGTERM (schedulers, torchrun), SIGUSR1 (Slurm's early warning) and Ctrl-C set a flag, no more. The loop looks at the
-flag after each step, saves, and leaves with EXIT_STOPPED (common/errors.py). Under torchrun the launcher's own exit
-code is 1 whatever its workers' is, and SIGUSR1 reaches the workers only where TORCHELASTIC_SIGNALS_TO_HANDLE names it;
-`status.json` in the output folder says how the run ended in every case.
+SIGTERM (schedulers, torchrun), SIGUSR1 (Slurm's early warning), SIGHUP (the terminal is closed) and Ctrl-C set a flag,
+no more. The loop looks at the flag after each step, saves, and leaves with EXIT_STOPPED (common/errors.py). A signal
+that is ignored at the start (nohup) stays ignored. Under torchrun the launcher's own exit code is 1 whatever its
+workers' is; SIGUSR1 reaches the workers only where the launcher is told to pass it on; and SIGHUP reaches them in spite
+of nohup, because torchrun sets its own handler for it. `status.json` in the output folder says how the run ended in
+every case.
 """
 
+import os
 import signal
 import time
 from enum import IntEnum
@@ -13,6 +16,7 @@ from enum import IntEnum
 import torch
 import torch.distributed as dist
 
+from vecset.common.signals import catch, drop_lost_outputs, put_back
 from vecset.engines.distributed import Ranks
 
 EXIT_NOT_FINITE = 3  # a loss or gradient was not finite
@@ -21,23 +25,26 @@ EXIT_NOT_FINITE = 3  # a loss or gradient was not finite
 class StopRequest:
     """Catches the signals while active (use as a context manager). A second Ctrl-C does not wait."""
 
-    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
     def __init__(self):
         self.asked = False
 
     def _catch(self, number, frame):
+        if number == signal.SIGHUP:
+            drop_lost_outputs()
         if number == signal.SIGINT and self.asked:
             raise KeyboardInterrupt
         self.asked = True
 
     def __enter__(self):
-        self._before = {s: signal.signal(s, self._catch) for s in self.signals}
+        # run_phase1_sbatch.sh starts torchrun with SIGUSR1 ignored, which its workers inherit: they must hear it
+        of_torchrun = (signal.SIGUSR1,) if "TORCHELASTIC_RUN_ID" in os.environ else ()
+        self._before = catch(self.signals, self._catch, always=of_torchrun)
         return self
 
     def __exit__(self, *exc):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        put_back(self._before)
 
 
 class Decision(IntEnum):

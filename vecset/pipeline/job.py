@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -113,7 +114,10 @@ class Pipeline:
             title,
             method=constant(PACKAGE / path, constant_name),
             translate=lambda stamp: in_present_form(stamp, name, self.recipe_name, self.training_hearts()),
-            environment={"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])},
+            environment={
+                "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+                **launcher_signals(),
+            },
             **rest,
         )
 
@@ -348,6 +352,14 @@ class Pipeline:
 def command(module: str, *words) -> list:
     """The command line of a module. -P: what lies in the working directory is not imported."""
     return [sys.executable, "-P", "-m", module, *words]
+
+
+def launcher_signals() -> dict:
+    """Environment with which torchrun, too, leaves SIGHUP ignored where it is (nohup): it would set its own handler,
+    and end its workers when the terminal is closed. The names are those of torch 2.8 and of later versions."""
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        return {}
+    return dict.fromkeys(("TORCHELASTIC_SIGNALS_TO_HANDLE", "PET_SIGNALS_TO_HANDLE"), "SIGTERM,SIGINT,SIGQUIT")
 
 
 def find_gpus() -> int:

@@ -31,6 +31,7 @@ if not __package__:  # run as a file: the repository's root in place of this fol
 from vecset.common.arguments import CommandParser, user_path, user_path_text  # noqa: E402
 from vecset.common.cores import usable_cores  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
+from vecset.common.signals import catch, print_line  # noqa: E402
 from vecset.pipeline.job import METHODS, Pipeline  # noqa: E402
 from vecset.pipeline.options import flags, training_options  # noqa: E402
 from vecset.pipeline.recipes import RECIPES  # noqa: E402
@@ -235,7 +236,7 @@ def main(argv=None):
 
     def say(line, quiet=False):
         if not quiet:
-            print(line, flush=True)
+            print_line(line)
         with log.open("a", encoding="utf-8") as handle:
             handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
@@ -254,9 +255,9 @@ def main(argv=None):
 
 
 def run(pipeline, redo=frozenset()):
-    """All stages in order, those of `redo` in any case; then the table. SIGTERM and SIGUSR1 stop it as Ctrl-C does."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.default_int_handler)
+    """All stages in order, those of `redo` in any case; then the table. SIGTERM, SIGHUP and SIGUSR1 stop it as Ctrl-C
+    does, unless they are ignored from the start (nohup)."""
+    catch([signal.SIGUSR1], signal.default_int_handler)
     stamps, say, start = Stamps(pipeline.out), pipeline.say, time.time()
     if pipeline.args.input_dir:
         from vecset.data.splits import check_patients
@@ -287,7 +288,7 @@ def run(pipeline, redo=frozenset()):
             "their results are kept (--redo STAGE runs one again)"
         )
     for line in closing_lines(pipeline, shown=done[-1] == "done"):
-        print(line)
+        print_line(line)
     if set(done) == {"done before"}:
         say(f"all is done; results: {pipeline.out}")
     else:

@@ -26,6 +26,7 @@ from pathlib import Path
 import vecset
 from vecset.common.atomic import write_text
 from vecset.common.errors import EXIT_STOPPED, InputError
+from vecset.common.signals import ENDING, catch, drop_lost_outputs, put_back
 from vecset.pipeline.options import RENAMED
 
 PACKAGE = Path(vecset.__file__).resolve().parent
@@ -255,11 +256,13 @@ def run_child(words: list, environment: dict, say: Callable) -> int:
     asked, child = [], None
 
     def pass_on(number, frame):
+        if number == signal.SIGHUP:
+            drop_lost_outputs()
         asked.append(number)
         if child:
             child.send_signal(number)
 
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    previous = catch((*ENDING, signal.SIGUSR1), pass_on)
     try:
         child = subprocess.Popen([str(word) for word in words], env={**os.environ, **environment})
         for number in asked:  # signals that came before the child was started
@@ -269,8 +272,7 @@ def run_child(words: list, environment: dict, say: Callable) -> int:
         _wait_for(child)
         raise
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        put_back(previous)
     if asked or exit_code in (130, EXIT_STOPPED):  # a command without handlers of its own just ends by the signal
         raise KeyboardInterrupt
     return exit_code
