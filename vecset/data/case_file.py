@@ -7,6 +7,7 @@ time stamps are fixed: the same heart gives the same bytes.
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ import numpy as np
 
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
+from vecset.common.memory import require_memory
+from vecset.common.npz_file import NPZ_ERRORS, in_one_line, require_members_fit
 from vecset.imaging.class_names import distinct_names
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import Frame
@@ -112,6 +115,16 @@ class Case:
     def truth_labels(self) -> np.ndarray:
         """(X, Y, Z) u8 label map on the whole source grid."""
         self.require("frame", "truth_crop", "truth_origin", purpose="the truth on the source grid")
+        origin, end = np.asarray(self.truth_origin), np.asarray(self.truth_origin) + self.truth_crop.shape
+        if (origin < 0).any() or (end > self.frame.shape).any():
+            raise InputError.because(
+                self.path,
+                f"label_crop {self.truth_crop.shape} at {origin.tolist()} is not inside the grid {self.frame.shape}",
+                "make it again with prepare_data.py --overwrite",
+            )
+        require_memory(
+            self.path, math.prod(self.frame.shape), f"its grid {self.frame.shape}", "it is damaged; make it again"
+        )
         labels = np.zeros(self.frame.shape, np.uint8)
         i, j, k = (int(n) for n in self.truth_origin)
         x, y, z = self.truth_crop.shape
@@ -191,6 +204,9 @@ def read_case(path: str | Path, members: Iterable[str] | None = None) -> Case:
                     f"an npz with {', '.join(sorted(names)[:6]) or 'nothing'}",
                     "make case files with prepare_data.py",
                 )
+            groups = {"frame": _FRAME_MEMBERS, "truth": _TRUTH_MEMBERS}
+            read = [n for name in wanted for n in groups.get(name, (name,)) if n in names]
+            require_members_fit(archive, read, path)
             raw = {n: archive[n] for n in POINT_MEMBERS if n in names and n in wanted}
             meta = json.loads(str(archive["meta"])) if "meta" in names else None
             if meta is None and "surface_labels" not in raw:
@@ -207,24 +223,25 @@ def read_case(path: str | Path, members: Iterable[str] | None = None) -> Case:
         ) from None
     except PermissionError:
         raise InputError(path, "a file that can be read", "no permission", "change its permissions") from None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except NPZ_ERRORS as error:
         raise InputError(
             path,
             "a whole case file (npz)",
-            f"{type(error).__name__}: {error}",
+            in_one_line(error),
             "make it again with prepare_data.py --overwrite",
         ) from error
 
     if meta is None:
         raw, meta = _from_older_form(path, raw, raw_labels)
-    elif meta.get("schema") != SCHEMA:
+    elif not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
+        meta = meta if isinstance(meta, dict) else {}
         raise InputError(
             path,
             f"a case file of schema {SCHEMA}",
             f"schema {meta.get('schema')!r}",
             "make it again with prepare_data.py --overwrite, or use the version that wrote it",
         )
-    problem = _problem(raw, meta.get("classes"))
+    problem = _problem(raw, meta.get("classes")) or _meta_problem(meta)
     if problem:
         raise InputError(path, "a consistent case file", problem, "make it again with prepare_data.py --overwrite")
     frame = None
@@ -236,10 +253,13 @@ def read_case(path: str | Path, members: Iterable[str] | None = None) -> Case:
                 frame_raw["frame_centre"],
                 float(frame_raw["frame_scale"]),
             )
-        except ValueError as error:
+        except NPZ_ERRORS as error:
             raise InputError(
                 path, "a sound frame", str(error), "make it again with prepare_data.py --overwrite"
             ) from None
+    problem = _truth_problem(truth_raw, meta["classes"])
+    if problem:
+        raise InputError(path, "a consistent case file", problem, "make it again with prepare_data.py --overwrite")
     return Case(
         path=path,
         arrays=raw,
@@ -283,6 +303,28 @@ def _from_older_form(path, raw, labels):
         "missing_classes": [c for c in range(1, classes + 1) if c not in present],
     }
     return raw, meta
+
+
+def _meta_problem(meta):
+    """What is wrong with the names and the annotated classes, in words, or None."""
+    names, annotated = meta.get("class_names"), meta.get("annotated_classes")
+    if not isinstance(names, list) or len(names) != meta["classes"] or not all(isinstance(n, str) for n in names):
+        return f"meta says class_names = {names!r}, want {meta['classes']} names"
+    if not isinstance(annotated, list) or not all(isinstance(c, int) and 1 <= c <= meta["classes"] for c in annotated):
+        return f"meta says annotated_classes = {annotated!r}, want class ids 1..{meta['classes']}"
+    return None
+
+
+def _truth_problem(truth, classes):
+    """What is wrong with the truth, in words, or None."""
+    if len(truth) < len(_TRUTH_MEMBERS):
+        return None
+    crop, origin = truth["label_crop"], truth["label_origin"]
+    if crop.dtype != np.uint8 or crop.ndim != 3 or origin.shape != (3,) or origin.dtype.kind not in "iu":
+        return f"label_crop is {crop.dtype} {crop.shape} and label_origin {origin.dtype} {origin.shape}"
+    if crop.max(initial=0) > classes:
+        return f"label_crop holds class {crop.max()}, but there are {classes} classes"
+    return None
 
 
 def _problem(members, classes):

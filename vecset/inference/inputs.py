@@ -11,7 +11,7 @@ from vecset.common.errors import InputError
 from vecset.data.case_file import Case, read_case
 from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_split
 from vecset.imaging.classes import default_class_names
-from vecset.imaging.frame import UNIT_RADIUS
+from vecset.imaging.frame import UNIT_RADIUS, check_affine
 from vecset.imaging.header_geometry import require_heart_size
 from vecset.imaging.header_names import names_apart_from_numbers
 from vecset.imaging.image_file import SUFFIX_WORDS, has_suffix
@@ -119,6 +119,11 @@ def load_heart(
     case = read_case(heart.path, CASE_MEMBERS).require(
         "surface_points", "surface_labels", "frame", purpose="reconstruction on the source grid"
     )
+    check_affine(case.frame.affine, heart.path)
+    if not np.isfinite(case.surface_points).all():
+        raise InputError.because(
+            heart.path, "its surface_points are not all finite", "make it again with prepare_data.py --overwrite"
+        )
     require_heart_size(
         heart.path,
         2 * UNIT_RADIUS / case.frame.scale,

@@ -5,7 +5,6 @@ case file; meta, JSON text: case_id, checkpoint_sha256 (another checkpoint canno
 """
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
+from vecset.common.npz_file import NPZ_ERRORS, in_one_line, require_members_fit
 from vecset.data.case_file import Case
 from vecset.imaging.frame import Frame
 
@@ -57,6 +57,7 @@ def read_latents(path: Path | str) -> tuple[np.ndarray, Case]:
                     f"not a file of latents: it lacks {', '.join(missing)}",
                     "make them with reconstruct.py --latents",
                 )
+            require_members_fit(archive, _MEMBERS, path)
             stored = {name: archive[name] for name in _MEMBERS}
         meta = json.loads(str(stored["meta"]))
         frame = Frame(
@@ -64,8 +65,8 @@ def read_latents(path: Path | str) -> tuple[np.ndarray, Case]:
         )
     except FileNotFoundError:
         raise InputError.because(path, "no such file", "check --latents") from None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError.because(path, f"not a file of latents ({error})", "check --latents") from None
+    except NPZ_ERRORS as error:
+        raise InputError.because(path, f"not a file of latents ({in_one_line(error)})", "check --latents") from None
     names = [str(name) for name in stored["class_names"]]
     return stored["latents"], Case(
         path=path,

@@ -1,0 +1,53 @@
+"""npz archives: what reading a damaged one raises, and whether what one says it holds fits into memory."""
+
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from vecset.common.memory import require_memory
+
+SURELY_FREE = 1 << 26  # bytes: for less, the system is not asked
+# What numpy and zipfile raise for an archive that is cut, damaged, encrypted, or none
+NPZ_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def require_members_fit(archive: np.lib.npyio.NpzFile, names: Iterable[str], path: Path | str) -> None:
+    """Raises InputError where the members `names` of an open npz unpack to more bytes than memory is free."""
+    sizes = {name: archive.zip.getinfo(f"{name}.npy").file_size for name in names}
+    if sum(sizes.values()) > SURELY_FREE:
+        require_memory(
+            path,
+            sum(sizes.values()),
+            f"its content (most of it {max(sizes, key=sizes.get)})",
+            "it is damaged, or meant for a machine with more memory",
+        )
+
+
+def in_one_line(error: Exception) -> str:
+    """What reading a damaged archive raised, for people."""
+    if "Bad CRC-32" in str(error):
+        return "its checksum is wrong: the data are damaged"
+    return f"{type(error).__name__}: {error}"
