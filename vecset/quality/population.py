@@ -1,4 +1,4 @@
-"""Checks between case files, and against the anatomy of a heart: copies, mirrored hearts, outliers.
+"""Checks between case files, and against the anatomy of a heart: copies, mirrored hearts, outliers, lacking classes.
 
 Each finding is added to the report of its file, so that one verdict covers everything.
 """
@@ -18,6 +18,7 @@ def check_population(reports: list[FileReport]) -> None:
     """Adds the findings between `reports`, the files of one run, to them. Unreadable files are left out."""
     _copies(reports)
     whole = [r for r in reports if "volumes_ml" in r.facts]
+    _classes_held(whole)
     _handedness(whole)
     if len(whole) >= LEAST_FOR_OUTLIERS:
         _outliers(whole)
@@ -62,6 +63,28 @@ def _copies(reports):
             copies = sorted(set().union(*(files.get((k, report.facts.get(k)), set()) for k in keys)) - {report.file})
             if report.facts:
                 report.add(check, len(copies), note=", ".join(copies[:5]))
+
+
+def _classes_held(reports):
+    """Hearts with one class only although several are annotated, which files of one structure each give; and classes
+    that are annotated in every heart and present in none."""
+    single = [r for r in reports if len(r.facts["volumes_ml"]) == 1 and r.facts.get("missing")]
+    for report in reports:
+        if report not in single:
+            report.add("one_class", 0)
+            continue
+        (c,) = report.facts["volumes_ml"]
+        report.add(
+            "one_class",
+            len(single) / len(reports),
+            note=f"{report.class_names[int(c) - 1]} alone in this one; if a label map holds one structure, merge those "
+            "of a scan (prepare_data.py --structures); if nobody annotated the others, say so with --annotated",
+        )
+    if len(reports) < 2:
+        return
+    for c in sorted(set.intersection(*(set(r.facts.get("missing", ())) for r in reports))):
+        note = f"in none of the {len(reports)} hearts; if nobody annotated it, leave it out of --annotated"
+        reports[0].add("class_nowhere", 0, c, note)
 
 
 def _outliers(reports):

@@ -101,6 +101,10 @@ CHECKS = {
     "split_patient": Check(
         0, 0, "cases", "cases on the other side that look, by their names, like scans of the same patient", "warn"
     ),
+    "one_class": Check(
+        0, 0.5, "share", "hearts like this one, with one class only although several are annotated; 0 for others"
+    ),
+    "class_nowhere": Check(1, INF, "hearts", "hearts that have a class which is annotated in all of them", "warn"),
     "handedness": Check(0, INF, "", "-1 to 1: fit of the named structures to a heart (1) or to its mirror image (-1)"),
     "handedness_others": Check(0, INF, "", "the same against the other hearts, where the names do not decide"),
     "volume_outlier": Check(0, 6, "robust sd", "log volume of a class against the other hearts", "warn"),
