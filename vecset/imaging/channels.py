@@ -1,18 +1,30 @@
-"""Arrays that are no volume of label values: one-hot channels, probabilities, colours, frames over time, flat images.
+"""Arrays that are no volume of label values: one-hot channels, probabilities, colours, frames over time, flat images;
+and volumes whose values are those of a scan, of probabilities, of a mask, or of a known data set.
 
 A one-hot map has a channel per class, and each voxel is in one of them. It is read where nothing is left to guess; all
 else is refused with what it looks like and how it becomes a label map.
 """
 
+import json
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from vecset.common.errors import InputError
+from vecset.common.user_files import read_json
+from vecset.imaging.image_file import SUFFIXES, has_suffix
 
 LEAST_SLICES = 3  # voxels along each axis, of the image and of what is labelled in it
 MOST_CHANNELS = 256
 AXES = "ijk"
+FEW_VALUES = 20  # a label map with negative values has fewer different ones
+MOST_LABELS = 256  # different values; label maps of whole bodies and brains have fewer
+DENSE = 0.6  # of the numbers from the smallest to the largest value: scans hold more of them, label maps fewer
+LEAST_SPAN = 150  # of dense values that are a scan's: whole-body label maps are dense up to 117
+WHOLE_SHARE = 0.5  # of the voxels that are not 0: a resampled label map has more whole numbers, a scan fewer
+_SIGNS = "_.-"
 _ARGMAX = "save the class of each voxel as a 3D image: numpy.argmax(values, axis={axis}).astype('uint8')"
 _ABOVE_HALF = (
     "save the class of each voxel as a 3D image: "
@@ -191,3 +203,101 @@ def check_thickness(path: Path | str, labels: np.ndarray) -> None:
     else:
         what = f"what is labelled is {sizes[thin[0]]} voxels thick along axis {AXES[thin[0]]} ({box})"
     raise InputError.because(path, what, f"a heart needs {least} along each axis: check the labels, or remove the file")
+
+
+class NotALabelMap(InputError):
+    """An image that is something else than a label map."""
+
+
+def refuse_scan(path: Path, found: np.ndarray, listed: Collection[int] = ()) -> None:
+    """Raises NotALabelMap where the sorted different whole values `found` (n,) of an image are those of a scan, but for
+    those that all are `listed` in a label mapping."""
+    low, high, count = int(found[0]), int(found[-1]), len(found)
+    span = high - low + 1
+    is_scan = (
+        (low < 0 and count > FEW_VALUES)
+        or count > MOST_LABELS
+        or (count > DENSE * span and span >= LEAST_SPAN and count > FEW_VALUES)
+    )
+    if is_scan and not set(found.tolist()) <= {0, *listed}:
+        raise _scan(path, low, high, count)
+
+
+def refuse_fractions(path: Path, values: np.ndarray, wrong: np.ndarray) -> None:
+    """Raises NotALabelMap where float `values`, not whole at `wrong` (bools of the same shape), are probabilities or
+    those of a scan."""
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 1:
+        raise NotALabelMap.because(
+            path,
+            f"its values lie between 0 and 1 ({int(wrong.sum())} are neither): probabilities, or a mask that was "
+            "resampled smoothly",
+            "make a label map of it first: the most probable structure at each voxel, or 1 where a mask is above 0.5",
+        )
+    used = np.count_nonzero(values)
+    if (low < 0 or high > MOST_LABELS) and np.count_nonzero(wrong) > (1 - WHOLE_SHARE) * used:
+        raise _scan(path, low, high, len(np.unique(values)))
+
+
+def other_labels(path: Path, found: np.ndarray, presets: Path) -> NotALabelMap | None:
+    """The error for whole values `found` (n,), sorted, that are those of a preset of --label_mapping (a JSON file in
+    the folder `presets`), or of a mask with one value; None for others."""
+    used = [int(v) for v in found if v != 0]
+    for file in sorted(presets.glob("*.json")):
+        content = read_json(file, "a preset of --label_mapping")
+        known = {int(value) for value in content["values"]}
+        if len(used) > 1 and set(used) <= known and max(known) > MOST_LABELS:  # small numbers are those of any data set
+            return NotALabelMap.because(
+                path,
+                f"its label values {', '.join(map(str, used))} are those of {content['name']}",
+                f"give --label_mapping {file.stem}",
+            )
+    if len(used) == 1:
+        example = json.dumps({str(used[0]): 1})
+        return NotALabelMap.because(
+            path,
+            f"a mask: its only value besides 0 is {used[0]}",
+            f"say which class that is in a JSON file for --label_mapping, as {example}",
+        )
+    return None
+
+
+def _scan(path, low, high, count):
+    return NotALabelMap.because(
+        path,
+        f"a scan and no label map: {count} different values from {low:g} to {high:g}",
+        labels_elsewhere(path) or "give the folder of the label maps",
+    )
+
+
+def labels_elsewhere(path: Path) -> str:
+    """Where the label map of a scan may be, by the names beside it, and how to take it alone; "" where none fits."""
+    path = Path(path)
+    folder = path.parent.resolve()
+    found = re.fullmatch(r"(image|img|scan|volume)s?(.*)", folder.name, re.IGNORECASE)
+    if found and folder.parent.is_dir():
+        for other in sorted(folder.parent.iterdir()):
+            if (
+                re.fullmatch(rf"(label|seg|mask)\w*?{re.escape(found[2])}", other.name, re.IGNORECASE)
+                and other.is_dir()
+            ):
+                return f"the label maps seem to be in {path.parent.parent / other.name}"
+    stem = _stem(path.name)
+    before = re.sub(rf"[{_SIGNS}][^{_SIGNS}]+$", "", stem)
+    ends = set()
+    for other in folder.iterdir():
+        name = _stem(other.name)
+        if name == stem or not has_suffix(other.name):
+            continue
+        for start in {stem, before}:
+            if name.startswith(start) and name[len(start) :][:1] in tuple(_SIGNS):
+                ends.add(other.name[len(start) :])
+    labels = [end for end in sorted(ends) if re.match(rf"[{_SIGNS}][a-z]*(label|lab|seg|gt|mask|annot)", end, re.I)]
+    if labels:
+        return f"take the label maps alone: --pattern '*{labels[0]}'"
+    return ""
+
+
+def _stem(name):
+    suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
+    return name[: len(name) - len(suffix)]

@@ -12,7 +12,7 @@ import numpy as np
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
-from vecset.imaging.channels import as_volume, check_thickness
+from vecset.imaging.channels import as_volume, check_thickness, other_labels, refuse_fractions, refuse_scan
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import check_affine
 from vecset.imaging.header_geometry import check_plausible, nifti_header, settle_geometry
@@ -24,7 +24,7 @@ from vecset.imaging.header_names import (
     table_text,
 )
 from vecset.imaging.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, has_suffix, read_image
-from vecset.imaging.label_mapping import LabelMapping, apply_table
+from vecset.imaging.label_mapping import PRESETS, LabelMapping, apply_table
 from vecset.imaging.label_table import name_extension
 from vecset.imaging.structure_names import class_named
 
@@ -228,6 +228,7 @@ def _integral(path, values):
     whole = np.rint(values).astype(np.int32)
     wrong = np.abs(values - whole) > ROUNDING
     if wrong.any():
+        refuse_fractions(path, values, wrong)
         raise InputError.because(
             path,
             f"labels are not whole numbers in {int(wrong.sum())} voxels, e.g. {values[wrong][0]:g}",
@@ -238,6 +239,12 @@ def _integral(path, values):
 
 def _in_range(path, values, num_classes):
     low, high = int(values.min()), int(values.max())
+    if low < 0 or high > num_classes:
+        found = np.unique(values)
+        refuse_scan(path, found)
+        other = other_labels(path, found, PRESETS)
+        if other:
+            raise other
     if low < 0:
         raise LabelOutOfRange(
             path, f"labels 0..{num_classes}", f"negative labels, down to {low}", "map them with --label_mapping"

@@ -24,6 +24,7 @@ import numpy as np
 
 from vecset.common.errors import InputError
 from vecset.common.user_files import read_json
+from vecset.imaging.channels import refuse_scan
 from vecset.imaging.class_names import cleaned_name, complete_class_names, listed
 from vecset.imaging.classes import BACKGROUND, default_class_names
 from vecset.imaging.structure_names import class_named, name_key
@@ -126,9 +127,11 @@ class LabelMapping:
     def apply(self, values: np.ndarray, path: Path | str) -> np.ndarray:
         """Class ids, u8, of image values (integers), same shape.
 
-        Raises InputError naming `path` for values that are not listed, unless `others` makes them background.
+        Raises InputError naming `path` for values that are not listed, unless `others` makes them background, and for
+        those of a scan.
         """
         found = np.unique(values)
+        refuse_scan(Path(path), found, self.value_to_class)
         unlisted = [int(v) for v in found if v != BACKGROUND and int(v) not in self.value_to_class]
         if unlisted and self.others == "refuse":
             raise InputError.because(
