@@ -156,6 +156,6 @@ if [ "${BASH_SOURCE[0]}" = "$0" ]; then  # `bash environment.sh`: set up and say
     -h | --help) sed -n '1,5s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) environment_fail "$1: this script takes no arguments; see bash environment.sh --help" ;;
   esac
-  prepare_python "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+  prepare_python "$(dirname "$(realpath "${BASH_SOURCE[0]}")")"
   echo "ready: $PYTHON"
 fi

@@ -25,7 +25,7 @@ set -euo pipefail
 
 find_root() { # the repository: Slurm runs a copy of this file from its spool folder, so scontrol is asked for its path
   local name=run_data_sbatch.sh here said try
-  here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
   if [ -z "${SLURM_JOB_ID:-}" ] || [ -r "$here/cluster.sh" ]; then echo "$here"; return; fi
   for try in 1 2 3 4 5; do # a controller that is busy answers the next time
     if said=$(scontrol show job "$SLURM_JOB_ID"); then break; fi

@@ -35,7 +35,7 @@ trap 'warned=1' USR1
 
 find_root() { # the repository: Slurm runs a copy of this file from its spool folder, so scontrol is asked for its path
   local name=run_phase1_sbatch.sh here said try
-  here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
   if [ -z "${SLURM_JOB_ID:-}" ] || [ -r "$here/cluster.sh" ]; then echo "$here"; return; fi
   for try in 1 2 3 4 5; do # a controller that is busy answers the next time
     if said=$(scontrol show job "$SLURM_JOB_ID"); then break; fi

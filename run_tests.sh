@@ -5,7 +5,7 @@
 #   -n N     processes (default: one per core, at most 8; 0 for a debugger)
 # Installs what it needs into .venv (or uses the Python that PYTHON names), as run_train.sh does.
 set -euo pipefail
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(dirname "$(realpath "${BASH_SOURCE[0]}")") # this file may be a link
 . "$ROOT/environment.sh"
 arguments=()
 lint=

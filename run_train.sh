@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job, from nothing to results; `bash run_train.sh --help` says what it does.
 set -euo pipefail
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(dirname "$(realpath "${BASH_SOURCE[0]}")") # this file may be a link
 . "$ROOT/environment.sh"
 for argument in "$@"; do  # help needs nothing installed
   if [ "$argument" = -- ]; then break; fi

@@ -21,7 +21,7 @@
 #   --dry_run                   let Slurm check every job (sbatch --test-only), submit none
 # Logs are written to the folder that this is called from. Training options are those of vecset/main_ae.py.
 set -euo pipefail
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(dirname "$(realpath "${BASH_SOURCE[0]}")") # this file may be a link
 . "$ROOT/cluster.sh"
 
 INPUT_DIR="" OUTPUT_DIR="" CLASSES=10 LABEL_MAPPING="" VAL_RATIO=0.2 SEED=0 GROUP_REGEX="" TASKS="" STEP="" dry_run=0

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from vecset.common.errors import one_line
+
 DASHES = "-‐‑‒–—−"  # word processors turn -- into others
 LIKENESS = 0.6  # at least, from 0 to 1, for a suggestion
 TYPES = {"int": "a whole number", "float": "a number", "count": "a whole number", "number": "a number"}
@@ -76,6 +78,7 @@ class CommandParser(argparse.ArgumentParser):
         self._strangers = [word for word in args[: (args + ["--"]).index("--")] if self._is_strange(word)]
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
+            unknown = [os.fsencode(word).decode("utf-8", "surrogateescape") for word in unknown]  # in any locale
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._advice(unknown)}")
         return parsed
 
@@ -112,7 +115,7 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message):
         if "arguments are required" in message and self._strangers:  # mistyped, so it only seems to be missing
             message = f"unrecognized arguments: {' '.join(self._strangers)}{self._advice(self._strangers)}"
-        self.exit(2, f"error: {in_plain_words(message)}; options: {self.prog} --help\n")
+        self.exit(2, f"error: {one_line(in_plain_words(message))}; options: {self.prog} --help\n")
 
     def format_usage(self):
         return self._with_names(super().format_usage)
