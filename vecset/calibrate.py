@@ -18,7 +18,7 @@ if not __package__:  # run as a file: the repository's root in place of this fol
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.cores import limit_threads  # noqa: E402
-from vecset.common.errors import InputError, run_command  # noqa: E402
+from vecset.common.errors import InputError, run_command, shown  # noqa: E402
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from vecset.common.atomic import require_writable
-    from vecset.data.listed_case import read_split
+    from vecset.data.listed_case import read_listed
     from vecset.inference.decision_tuning import write_decision_tuning
     from vecset.inference.decision_tuning_search import evenly_chosen, tune_decisions
     from vecset.inference.model import load_model
@@ -62,14 +62,19 @@ def main(argv: list[str] | None = None) -> int:
         num_surface_points=args.num_surface_points,
         seed=args.seed,
     )
-    require_writable(args.output.parent)
-    cases = read_split(args.csv, args.data_path or args.csv.parent, len(model.class_names))
+    require_writable(args.output.parent, "--output")
+    cases = read_listed(args.csv, args.data_path or args.csv.parent)
     chosen = evenly_chosen(cases, args.hearts)
-    tuning, table, record = tune_decisions(model, chosen, functools.partial(tqdm, dynamic_ncols=True))
+    failed = {}
+    tuning, table, record = tune_decisions(model, chosen, functools.partial(tqdm, dynamic_ncols=True), failed)
     print("\n".join(table))
     write_decision_tuning(args.output, tuning, model.class_names, model.checkpoint_sha256, record)
     print(f"written: {args.output}")
-    return 0
+    if failed:
+        print(f"{len(failed)} of {len(chosen)} hearts failed, and the tuning is of the others:", file=sys.stderr)
+        for case_id, reason in failed.items():
+            print(f"  {shown(case_id)}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

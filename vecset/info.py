@@ -17,7 +17,7 @@ if not __package__:  # run as a file: the repository's root in place of this fol
     sys.path[:] = [ROOT] + [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
-from vecset.common.errors import EXIT_BAD_INPUT, InputError, run_command  # noqa: E402
+from vecset.common.errors import EXIT_BAD_INPUT, InputError, describe_failure, run_command  # noqa: E402
 
 KINDS = "a case file (.npz), a checkpoint (.pth), latents (latents.npz), a label map or a point cloud with labels"
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     for path in get_parser().parse_args(argv).files:
         try:
             print("\n".join(describe(path)))
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+        except Exception as error:  # a defect met on one file must not stop the others
+            print(f"error: {describe_failure(path, error)}", file=sys.stderr)
             code = EXIT_BAD_INPUT
     return code
 

@@ -95,11 +95,14 @@ def main(argv: list[str] | None = None) -> int:
         check_split(reports, args.input)
     single = args.input.is_file()
     print("\n".join(file_lines(reports[0]) if single else summary_lines(reports)))
+    faults = []
     if args.report:
-        write_report(args.report, args.input, reports, pictures=args.pictures, detailed=single)
+        faults = write_report(args.report, args.input, reports, pictures=args.pictures, detailed=single)
         print(f"report: {args.report}")
+        for fault in faults:
+            print(f"error: {fault}", file=sys.stderr)
     print(verdict(reports))
-    return 0 if all(r.passed for r in reports) else 1
+    return 0 if all(r.passed for r in reports) and not faults else 1
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ import sys
 from vecset.common.arguments import CommandParser, user_path, user_path_text
 from vecset.common.atomic import remove_leftovers, require_writable
 from vecset.common.cores import limit_threads
-from vecset.common.errors import InputError, require_package, run_command
+from vecset.common.errors import InputError, require_package, run_command, shown
 
 LEAST = {"chunk": 1, "mesh_cells": 8, "num_surface_points": 1, "num_latents": 1}
 SPACING_MM = (0.05, 50)
+FAILED_SHOWN = 20
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -156,8 +157,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.compare:
         from vecset.report.compare import write_comparison
 
-        print(f"written: {write_comparison(*args.compare, args.output_dir)}")
-        return 0
+        faults = []
+        print(f"written: {write_comparison(*args.compare, args.output_dir, faults=faults)}")
+        for fault in faults:
+            print(f"error: {fault}", file=sys.stderr)
+        return 1 if faults else 0
     limit_threads()  # before torch is imported
     from vecset.imaging.label_mapping import LabelMapping
     from vecset.inference.inputs import find_hearts, find_stored_latents
@@ -191,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.latents not in (None, True):
         hearts = find_stored_latents(args.input)
     else:
-        hearts = find_hearts(args.input, args.data_path, len(model.class_names))
+        hearts = find_hearts(args.input, args.data_path)
     baselines = read_baselines(args, hearts, model.class_names) if args.train_csv else None
     require_writable(args.output_dir)
     remove_leftovers(args.output_dir)
@@ -203,12 +207,14 @@ def main(argv: list[str] | None = None) -> int:
             f"{outcome.dense} of {len(outcome.results)} hearts were decoded voxel by voxel: coarse to fine was not "
             "safe, or no gain, for them"
         )
-    if outcome.results:
-        report(args, model, settings, hearts, outcome.results)
+    faults = report(args, model, settings, hearts, outcome.results) if outcome.results else []
     if outcome.failed:
-        named = ", ".join(outcome.failed[:20]) + (", ..." if len(outcome.failed) > 20 else "")
-        print(f"{len(outcome.failed)} of {len(hearts)} hearts failed: {named}", file=sys.stderr)
-    return 1 if outcome.failed else 0
+        print(f"{len(outcome.failed)} of {len(hearts)} hearts failed:", file=sys.stderr)
+        for case_id, reason in list(outcome.failed.items())[:FAILED_SHOWN]:
+            print(f"  {shown(case_id)}: {reason}", file=sys.stderr)
+        if len(outcome.failed) > FAILED_SHOWN:
+            print(f"  and {len(outcome.failed) - FAILED_SHOWN} more, named above", file=sys.stderr)
+    return 1 if outcome.failed or faults else 0
 
 
 def parse_arguments(argv):
@@ -268,7 +274,8 @@ def read_baselines(args, hearts, class_names):
 
 
 def report(args, model, settings, hearts, results):
-    """Writes tables and pages over all hearts, and prints the table."""
+    """Writes tables and pages over all hearts, and prints the table. Returns what could not be shown, a line each,
+    which it prints too."""
     from vecset.inference.inputs import load_truth
     from vecset.inference.settings import made_from
     from vecset.report.results import write_results
@@ -291,10 +298,13 @@ def report(args, model, settings, hearts, results):
         "chunk": args.chunk,
     }
     run_dir = args.run_dir or args.checkpoint.parent
-    lines = write_results(
+    lines, faults = write_results(
         args.output_dir, results, told, model.class_names, truth_of, run_dir, args.train_csv is not None
     )
     print("\n".join(lines))
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return faults
 
 
 if __name__ == "__main__":

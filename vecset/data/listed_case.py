@@ -4,7 +4,7 @@ Splits, training, decision tuning and reconstruction all name their hearts by it
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vecset.common.errors import InputError
@@ -45,20 +45,8 @@ def read_split(csv_path, data_path, num_classes=None, reason="--classes says") -
     error then names the `reason`), else as the first, and the same class names. Raises InputError for a missing file, a
     duplicate, other classes, no case at all."""
     csv_path, data_path = Path(csv_path), Path(data_path)
-    lines = read_rows(csv_path, ("case_id", "file"), "a CSV of cases", "make it with create_csv.py")
-    if not lines:
-        raise InputError(csv_path, "at least one case", "none", "make it again with create_csv.py")
-    for column in ("case_id", "file"):
-        values = Counter(line[column] for line in lines)
-        repeated = [value for value, times in values.items() if times > 1 or not value]
-        if repeated:
-            raise InputError(
-                csv_path,
-                f"a {column} of its own in every line",
-                f"{repeated[0]!r} more than once or empty",
-                "make it again with create_csv.py",
-            )
-    entries = [_entry(csv_path, data_path, line) for line in sorted(lines, key=lambda line: line["case_id"])]
+    listed = read_listed(csv_path, data_path)
+    entries = [_entry(csv_path, case) for case in listed]
     expected = num_classes or entries[0].num_classes
     for entry in entries:
         if entry.num_classes != expected:
@@ -79,20 +67,40 @@ def read_split(csv_path, data_path, num_classes=None, reason="--classes says") -
     return entries
 
 
-def _entry(csv_path, data_path, line):
-    path = data_path / line["file"]
-    if not path.is_file():
+def read_listed(csv_path: Path | str, data_path: Path | str) -> list[ListedCase]:
+    """The lines of a CSV with header `case_id,file,...`, sorted by case_id, with nothing but id and path: no file is
+    opened, so that one that is broken or missing is met where it is used. InputError as `read_split` for the CSV."""
+    csv_path = Path(csv_path)
+    lines = read_rows(csv_path, ("case_id", "file"), "a CSV of cases", "make it with create_csv.py")
+    if not lines:
+        raise InputError(csv_path, "at least one case", "none", "make it again with create_csv.py")
+    for column in ("case_id", "file"):
+        values = Counter(line[column] for line in lines)
+        repeated = [value for value, times in values.items() if times > 1 or not value]
+        if repeated:
+            raise InputError(
+                csv_path,
+                f"a {column} of its own in every line",
+                f"{repeated[0]!r} more than once or empty",
+                "make it again with create_csv.py",
+            )
+    ordered = sorted(lines, key=lambda line: line["case_id"])
+    return [ListedCase(line["case_id"], Path(data_path) / line["file"]) for line in ordered]
+
+
+def _entry(csv_path, case):
+    """The case with classes and annotations, read from its file."""
+    if not case.path.is_file():
         raise InputError(
             csv_path,
-            f"the file of case {line['case_id']}",
-            f"no file {path}",
+            f"the file of case {case.case_id}",
+            f"no file {case.path}",
             "check --data_path, or make the CSV again with create_csv.py",
         )
-    meta = read_meta(path)
+    meta = read_meta(case.path)
     annotated = set(meta["annotated_classes"])
-    return ListedCase(
-        line["case_id"],
-        path,
+    return replace(
+        case,
         class_names=tuple(distinct_names(meta["class_names"])),
         annotated=tuple(c in annotated for c in range(1, meta["classes"] + 1)),
     )

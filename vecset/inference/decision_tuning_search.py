@@ -13,7 +13,7 @@ import torch
 from scipy import ndimage
 
 from vecset.common.draws import random_stream
-from vecset.common.errors import InputError
+from vecset.common.errors import InputError, describe_failure
 from vecset.data.listed_case import ListedCase
 from vecset.inference.decision_tuning import DecisionTuning, margin
 from vecset.inference.model import LoadedModel
@@ -33,34 +33,59 @@ def evenly_chosen(cases: Sequence[ListedCase], count: int) -> list[ListedCase]:
 
 
 def tune_decisions(
-    model: LoadedModel, cases: Sequence[ListedCase], progress: Callable = lambda iterable, **words: iterable
+    model: LoadedModel,
+    cases: Sequence[ListedCase],
+    progress: Callable = lambda iterable, **words: iterable,
+    failed: dict | None = None,
 ) -> tuple[DecisionTuning, list[str], dict]:
     """(tuning, lines of a table of Dice before and after, record for the file) found on training hearts.
 
-    model: without a tuning of its own. progress: wraps an iterable, with `unit` and `desc`, as tqdm does. InputError
-    where a case holds no truth."""
-    samples, fields, places = [], [], []
+    model: without a tuning of its own. progress: wraps an iterable, with `unit` and `desc`, as tqdm does. failed: gets
+    {case_id: the reason} of hearts that fail and are left out; None: such a heart raises. InputError where none is
+    left."""
+    used, samples, fields, places, annotated = [], [], [], [], []
     for listed in progress(cases, unit="heart", desc="calibrate"):
-        case = model.read(listed)
-        if case.truth_crop is None:
-            raise InputError.because(listed.path, "it holds no true label map", "make it again with prepare_data.py")
-        field = model.field(model.encode(case, listed.case_id))
-        truth = np.asarray(case.truth_crop)
-        flat, weight = draw_voxels(truth, random_stream(model.seed, 0, listed.case_id, "calibrate"))
-        index = np.stack(np.unravel_index(flat, truth.shape), -1) + np.asarray(case.truth_origin)
-        places.append(case.frame.voxel_to_unit(index).astype(np.float32))
-        samples.append(Sample(truth.ravel()[flat], weight, *map(torch.from_numpy, field.values(places[-1]))))
-        fields.append(field.values)
-    annotated = [listed.annotated for listed in cases]
+        try:
+            sample, field, place, known = _sample_of(model, listed)
+        except Exception as error:
+            if failed is None:
+                raise
+            failed[listed.case_id] = describe_failure(listed.path, error)
+            continue
+        used.append(listed.case_id)
+        samples.append(sample)
+        fields.append(field)
+        places.append(place)
+        annotated.append(known)
+    if not used:
+        raise InputError.because("", f"none of the {len(cases)} hearts can be used ({_first(failed)})", "check --csv")
     offset_C, deciding = fit(samples, annotated, lambda classes: progress(classes, unit="class", desc="offsets"))
     slope_C = slopes(samples, fields, places, offset_C, deciding, SLOPE_STEP_UNIT)
     lines, record = dice_table(samples, annotated, model.class_names, offset_C, deciding)
     record |= {
-        "hearts": [listed.case_id for listed in cases],
+        "hearts": used,
         "num_surface_points": model.num_surface_points,
         "num_latents": model.num_latents,
     }
     return DecisionTuning(offset_C, slope_C), lines, record
+
+
+def _first(failed):
+    return next(iter((failed or {}).values()), "there is none")
+
+
+def _sample_of(model, listed):
+    """(`Sample`, field, places (n, 3) unit, annotated (C,) bool) of a heart. InputError where it holds no truth."""
+    case = model.read(listed)
+    if case.truth_crop is None:
+        raise InputError.because(listed.path, "it holds no true label map", "make it again with prepare_data.py")
+    field = model.field(model.encode(case, listed.case_id))
+    truth = np.asarray(case.truth_crop)
+    flat, weight = draw_voxels(truth, random_stream(model.seed, 0, listed.case_id, "calibrate"))
+    index = np.stack(np.unravel_index(flat, truth.shape), -1) + np.asarray(case.truth_origin)
+    places = case.frame.voxel_to_unit(index).astype(np.float32)
+    sample = Sample(truth.ravel()[flat], weight, *map(torch.from_numpy, field.values(places)))
+    return sample, field.values, places, case.annotated
 
 
 @dataclass

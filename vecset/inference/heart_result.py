@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from vecset.data.case_file import Case
-from vecset.inference.decoding import Decoded, decode_label_map
+from vecset.inference.decoding import Decoded, decode_label_map, require_grid_memory
 from vecset.inference.heart_field import HeartField
 from vecset.inference.heart_files import write_labels, write_meshes
 from vecset.inference.latents import FILE, write_latents
+from vecset.inference.meshes import require_mesh_memory
 from vecset.inference.model import LoadedModel
 from vecset.inference.settings import OutputSettings
 from vecset.metrics.overlap import score
@@ -88,10 +89,14 @@ def decode_heart(
     chunk: int,
     say: Callable[[str], None],
 ) -> DecodedHeart:
-    """Encodes where needed, and decodes the label maps on the grids that are written and scored; as `make_result`."""
+    """Encodes where needed, and decodes the label maps on the grids that are written and scored; as `make_result`.
+    InputError where those grids, or that of the meshes, are too large for the memory that is free."""
+    frame = case.frame.with_spacing(settings.spacing_mm) if settings.spacing_mm else case.frame
+    require_grid_memory(frame)
+    if settings.meshes:
+        require_mesh_memory(settings.mesh_cells)
     latents = model.encode(case, case_id) if latents is None else latents
     field = model.field(latents, chunk)
-    frame = case.frame.with_spacing(settings.spacing_mm) if settings.spacing_mm else case.frame
     output, on_source = decode_label_map(field, frame, seed=model.seed), None
     if output.dense:
         why = (

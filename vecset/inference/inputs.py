@@ -9,7 +9,7 @@ import numpy as np
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case, read_case
-from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_split
+from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_listed
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import UNIT_RADIUS, check_affine
 from vecset.imaging.header_geometry import require_heart_size
@@ -25,6 +25,7 @@ from vecset.imaging.label_map import (
     read_label_map,
 )
 from vecset.imaging.label_mapping import LabelMapping
+from vecset.inference.latents import FILE as LATENTS_FILE
 from vecset.inference.latents import find_latents, read_latents
 from vecset.inference.point_cloud import is_point_cloud, read_point_cloud
 
@@ -35,15 +36,20 @@ def input_sha256(heart: ListedCase) -> str:
     """Of the file's bytes; InputError where it cannot be read."""
     try:
         return file_sha256(heart.path)
+    except FileNotFoundError:
+        raise InputError.because(heart.path, "no file of this name", "check --input and --data_path") from None
     except OSError as error:
         raise InputError.because(
-            heart.path, f"it cannot be read ({error.strerror or error})", "check the path"
+            heart.path,
+            f"it cannot be read ({error.strerror or error})",
+            "check its permissions, and the disk",
         ) from None
 
 
-def find_hearts(source: Path | str, data_path: Path | None = None, num_classes: int | None = None) -> list[ListedCase]:
+def find_hearts(source: Path | str, data_path: Path | None = None) -> list[ListedCase]:
     """The hearts of `source`: a case file, a label map, a folder (its case files where it has any, else its label
-    maps), or a CSV with columns case_id and file, relative to `data_path` (the CSV's folder where None)."""
+    maps), or a CSV with columns case_id and file, relative to `data_path` (the CSV's folder where None). What is in
+    the files is not looked at: `load_heart` refuses each that is none, so that the others can be used."""
     source = Path(source)
     name = source.name.lower()
     if source.is_dir():
@@ -58,7 +64,7 @@ def find_hearts(source: Path | str, data_path: Path | None = None, num_classes: 
     if not source.is_file():
         raise InputError.because(source, "no such file or folder", "check --input")
     if name.endswith(".csv"):
-        hearts = read_split(source, data_path or source.parent, num_classes)
+        hearts = read_listed(source, data_path or source.parent)
         wrong = [h.case_id for h in hearts if "/" in h.case_id or h.case_id.startswith(".")]
         if wrong:
             raise InputError.because(source, f"case_id {wrong[0]!r} cannot name a folder", "rename the case")
@@ -77,8 +83,9 @@ def _case_or_cloud(path):
 
 def find_stored_latents(source: Path | str) -> list[ListedCase]:
     """The hearts of the latents in `source` (vecset/inference/latents.py), named as they were when they were
-    encoded."""
-    hearts = [ListedCase(str(read_latents(p)[1].meta["case_id"]), p, LATENTS) for p in find_latents(source)]
+    encoded; a broken file in a folder by its own folder or name, so that it is refused where it is read, alone."""
+    alone = not Path(source).is_dir()
+    hearts = [ListedCase(_encoded_id(p, alone), p, LATENTS) for p in find_latents(source)]
     wrong = [h for h in hearts if "/" in h.case_id or h.case_id.startswith(".") or not h.case_id]
     if wrong:
         raise InputError.because(source, f"case_id {wrong[0].case_id!r} cannot name a folder", "check --latents")
@@ -87,6 +94,16 @@ def find_stored_latents(source: Path | str) -> list[ListedCase]:
     if twice is not None:
         raise InputError.because(source, f"case_id {twice!r} occurs twice", "check --latents")
     return hearts
+
+
+def _encoded_id(path, alone):
+    try:
+        return str(read_latents(path)[1].meta["case_id"])
+    except (InputError, KeyError):
+        if alone:
+            raise
+        # `LoadedModel.stored_latents` reads it again, and says what is wrong
+        return path.resolve().parent.name if path.name == LATENTS_FILE else path.name.removesuffix(".npz")
 
 
 def load_heart(

@@ -22,6 +22,7 @@ from scipy import ndimage
 from skimage.measure import marching_cubes
 
 from vecset.common.atomic import atomic_path
+from vecset.common.memory import require_memory
 from vecset.imaging.classes import rgb
 from vecset.imaging.frame import Frame
 from vecset.inference.decoding import decode_label_map
@@ -30,6 +31,8 @@ from vecset.models.labels import labels_of
 
 THIN_CELLS = 2.5  # a structure whose volume / area says a smaller radius than this gets a finer grid
 FINER = 2
+CELL_BYTES = 28  # of memory per grid cell: measured 29 to 30
+FINER_BYTES = 7  # on the finer grid, of which a zone alone is decoded: masks and row numbers
 MESH_CELLS = 144  # over the unit cube: 1 mm in an adult heart
 _LEAST_SHARE = 1e-3  # of an edge: no vertex comes closer to a grid point, so that no triangle degenerates
 
@@ -47,6 +50,7 @@ def class_meshes(field: HeartField, frame: Frame, cells: int = MESH_CELLS) -> di
 
     Watertight and outward. At the side of the image or of the unit cube, where the field ends, a structure is closed by
     a flat cap."""
+    require_mesh_memory(cells)
     grid = mesh_grid(frame, cells)
     labels = decode_label_map(field, grid).labels
     index = np.flatnonzero(labels)
@@ -71,9 +75,21 @@ def class_meshes(field: HeartField, frame: Frame, cells: int = MESH_CELLS) -> di
     return meshes
 
 
+def require_mesh_memory(cells: int, bytes_per_cell: int = 0) -> None:
+    """Raises InputError, with the size, where a grid of `cells` along each axis takes more memory than there is;
+    bytes_per_cell: 0, of the first grid, which is decoded everywhere. Nothing is allocated."""
+    require_memory(
+        "",
+        (bytes_per_cell or CELL_BYTES) * cells**3,
+        f"a grid of {cells} x {cells} x {cells} cells for meshes",
+        "give fewer --mesh_cells, leave the meshes out (--no_meshes), or use a machine with more memory",
+    )
+
+
 def _finer_mesh(field, frame, mine, c, cells):
     """The mesh of class c on a grid FINER times as fine, decoded only where the coarse one, `mine` (cells^3) bool, has
     it, and round about until all of its surface is found."""
+    require_mesh_memory(cells * FINER, FINER_BYTES)
     grid = mesh_grid(frame, cells * FINER)
     zone = (
         ndimage.binary_dilation(mine, ndimage.generate_binary_structure(3, 3))

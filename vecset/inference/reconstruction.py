@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vecset.common.atomic import remove_leftovers, write_text
-from vecset.common.errors import InputError, describe_os_error
+from vecset.common.atomic import remove_leftovers, require_writable, write_text
+from vecset.common.errors import describe_failure, shown
+from vecset.common.file_names import require_sound_name
 from vecset.data.listed_case import LATENTS, ListedCase
 from vecset.inference import heart_files
 from vecset.inference.heart_field import CHUNK
@@ -20,14 +21,16 @@ from vecset.inference.settings import OutputSettings, fingerprint, made_from
 from vecset.metrics.baselines import Baselines
 
 RESULT = "result.json"
+MEMORY_ADVICE = "give fewer --mesh_cells or a smaller --chunk, or use a machine with more memory"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """results: {case_id: content of result.json}; failed: case ids; skipped: how many were done before."""
+    """results: {case_id: content of result.json}; failed: {case_id: the reason, in one line}; skipped: how many were
+    done before."""
 
     results: dict = field(default_factory=dict)
-    failed: list = field(default_factory=list)
+    failed: dict = field(default_factory=dict)
     skipped: int = 0
 
     @property
@@ -49,18 +52,18 @@ class Reconstruction:
     overwrite: bool = False
 
     def run(self, hearts: Sequence[ListedCase]) -> Outcome:
-        """Makes or finds the result of each heart. One that fails is reported in one line; the others continue."""
+        """Makes or finds the result of each heart. One that fails, for whatever reason, is reported in one line; the
+        others continue. InputError where the hearts of the baselines cannot be read."""
         if self.baselines and (self.overwrite or not all(map(self._has_baselines, map(self._read_result, hearts)))):
             self.baselines.read()
-        results, failed, skipped = {}, [], 0
+        results, failed, skipped = {}, {}, 0
         with tqdm(hearts, unit="heart", desc="reconstruct", dynamic_ncols=True) as bar:
             for heart in bar:
                 try:
                     result, fresh = self.result_of(heart, tqdm.write)
-                except (InputError, OSError) as error:
-                    line = str(error) if isinstance(error, InputError) else describe_os_error(error)
-                    tqdm.write(f"failed: {heart.case_id}: {line}", file=sys.stderr)
-                    failed.append(heart.case_id)
+                except Exception as error:  # a defect met on one heart must not stop the others
+                    failed[heart.case_id] = describe_failure(heart.path, error, MEMORY_ADVICE)
+                    tqdm.write(f"failed: {shown(heart.case_id)}: {failed[heart.case_id]}", file=sys.stderr)
                     continue
                 results[heart.case_id] = result
                 skipped += not fresh
@@ -69,6 +72,7 @@ class Reconstruction:
     def result_of(self, heart: ListedCase, say: Callable[[str], None]) -> tuple[dict, bool]:
         """(result, whether it was made now): from result.json where that is what this run would make. `say`: as in
         `heart_result.make_result`."""
+        require_sound_name(heart.path)
         made = {**made_from(self.model, self.settings), "input_sha256": input_sha256(heart)}
         made |= names_that_decide(heart, self.model.class_names)
         result, folder = self._read_result(heart), self.folder(heart)
@@ -79,6 +83,15 @@ class Reconstruction:
         )
         if done and (not self.baselines or self._has_baselines(result)):
             return result, False
+        try:
+            return self._make(heart, made, result if done else None, say), not done
+        except BaseException:  # an interrupt, too
+            self._discard(heart)
+            raise
+
+    def _make(self, heart, made, result, say):
+        """The result of a heart, written; `result`: the one that lacks nothing but the baselines, or None."""
+        require_writable(self.folder(heart), "output")  # before the long work, not after it
         latents = None
         if heart.kind == LATENTS:
             latents, case = self.model.stored_latents(heart.path)
@@ -87,13 +100,9 @@ class Reconstruction:
             case = self.model.read(heart, how.spacing_from, how.spacing_mm, how.geometry_from, how.label_mapping)
             for note in case.notes:
                 say(f"note: {heart.case_id}: {note}")
-        if not done:
-            try:
-                rest = lambda: self._open_folder(heart), self.chunk, say
-                content = make_result(self.model, self.settings, heart.case_id, case, latents, *rest)
-            except OSError:
-                self._discard(heart)
-                raise
+        if result is None:
+            rest = lambda: self._open_folder(heart), self.chunk, say
+            content = make_result(self.model, self.settings, heart.case_id, case, latents, *rest)
             result = {
                 "case_id": heart.case_id,
                 "fingerprint": fingerprint(made),
@@ -104,8 +113,8 @@ class Reconstruction:
         if self.baselines and result["scores"]:
             scores = self.baselines.scores(case, self.model.class_names)
             result["baselines"] = {"fingerprint": self.baselines.fingerprint, **scores}
-        write_text(folder / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")
-        return result, not done
+        write_text(self.folder(heart) / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        return result
 
     def folder(self, heart: ListedCase) -> Path:
         """Where the files of a heart lie."""
@@ -114,12 +123,14 @@ class Reconstruction:
     def _read_result(self, heart):
         """The content of result.json, {} where there is none that can be read."""
         try:
-            return json.loads((self.folder(heart) / RESULT).read_text(encoding="utf-8"))
+            result = json.loads((self.folder(heart) / RESULT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        return result if isinstance(result, dict) else {}
 
     def _has_baselines(self, result):
-        return result.get("baselines", {}).get("fingerprint") == self.baselines.fingerprint
+        stored = result.get("baselines")
+        return isinstance(stored, dict) and stored.get("fingerprint") == self.baselines.fingerprint
 
     def _open_folder(self, heart):
         """The folder of a heart whose files are about to be written: from here on it holds no whole result."""
@@ -130,7 +141,7 @@ class Reconstruction:
         return folder
 
     def _discard(self, heart):
-        """Removes what a full disk left of a heart: a label map without its figures would look like a result. Only
-        files of the names that are written here, and only where there is no finished result."""
+        """Removes what a failure left of a heart: a label map without its figures would look like a result. Only files
+        of the names that are written here, and only where there is no finished result."""
         if not (self.folder(heart) / RESULT).is_file():
             heart_files.discard(self.folder(heart))

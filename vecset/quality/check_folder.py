@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from vecset.common.errors import describe_failure
 from vecset.common.workers import map_files
 from vecset.quality.case_checks import check_file
 from vecset.quality.thresholds import FileReport
@@ -13,7 +14,17 @@ def check_files(paths: list[Path], workers: int, **options) -> list[FileReport]:
     process. With more, a file whose process is killed fails the check `readable`."""
     alone = workers == 1 or len(paths) == 1
     bar = {"desc": "quality", "unit": "file", "disable": None}
-    return list(map_files(partial(check_file, **options), paths, 0 if alone else workers, _killed, **bar).values())
+    return list(map_files(partial(_check, **options), paths, 0 if alone else workers, _killed, **bar).values())
+
+
+def _check(path, **options):
+    """`check_file`; what fails in it, whatever it is, fails the check `readable` of this file alone."""
+    try:
+        return check_file(path, **options)
+    except Exception as error:
+        report = FileReport(path.name.removesuffix(".npz"), path.name)
+        report.add("readable", 0, note=describe_failure(path, error, "use fewer --file_workers"))
+        return report
 
 
 def _killed(path):

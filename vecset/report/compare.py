@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vecset.common.atomic import require_writable
-from vecset.common.errors import InputError
+from vecset.common.errors import InputError, describe_failure
 from vecset.imaging.classes import class_colours
 from vecset.imaging.slice_picture import DIFFERENCE
 from vecset.metrics.overlap import counted_value
@@ -21,10 +21,11 @@ COMPARISON = "compare.html"
 _RESAMPLES = 2000
 
 
-def write_comparison(run_a, run_b, output_dir, truth_of=None):
+def write_comparison(run_a, run_b, output_dir, truth_of=None, faults=None):
     """Writes compare.html into `output_dir` and returns its path. `run_a`, `run_b`: output folders of reconstruct.py;
     `truth_of`: as for `write_html_report`, by default the truths that the runs' metrics.json names, where they are
-    still there. InputError where the runs have other classes, or no heart in common."""
+    still there; `faults`: a list that gets a line for each heart that cannot be shown (the page says so too), or None.
+    InputError where the runs have other classes, or no heart in common."""
     folders = [Path(run_a), Path(run_b)]
     figures = [read_figures(folder) for folder in folders]
     if figures[0]["classes"] != figures[1]["classes"]:
@@ -40,7 +41,15 @@ def write_comparison(run_a, run_b, output_dir, truth_of=None):
     names = run_names(folders)
     colours = class_colours(max(c for c, _ in figures[0]["classes"]))
     truth_of, note = (truth_of, None) if truth_of else stored_truths(figures)
-    hearts = [_heart(what, case, folders, figures, names, truth_of, colours) for what, case in chosen(figures, cases)]
+    hearts, missed = [], []
+    for what, case in chosen(figures, cases):
+        try:
+            hearts.append(_heart(what, case, folders, figures, names, truth_of, colours))
+        except Exception as error:
+            missed.append(describe_failure(f"{COMPARISON}: {case}", error))
+    if faults is not None:
+        faults += missed
+    note = " ".join(filter(None, [note, "Not shown: " + "; ".join(missed) if missed else None])) or None
     kinds = (
         DIFFERENCE
         if truth_of
@@ -109,7 +118,7 @@ def stored_truths(figures):
         try:
             mapping = settings.get("label_mapping")
             mapping = LabelMapping.load(mapping, num_classes) if mapping else None
-            hearts = {h.case_id: h for h in find_hearts(settings["input"], settings.get("data_path"), num_classes)}
+            hearts = {h.case_id: h for h in find_hearts(settings["input"], settings.get("data_path"))}
         except (InputError, OSError, KeyError, TypeError):
             continue
         if all(case in hearts and hearts[case].path.is_file() for case in mine["cases"]):

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from vecset.common.errors import describe_failure
 from vecset.imaging.classes import class_colours
 from vecset.imaging.resampling import resample_nearest
 from vecset.imaging.slice_picture import DIFFERENCE
@@ -37,21 +38,28 @@ _SETTINGS = {  # that the page shows, and the words for those whose key does not
 }
 
 
-def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None):
+def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None, faults=None):
     """Writes report.html into `output_dir`, the folder of a finished reconstruct.py, and returns its path.
 
     `run_dir`: the training run's folder, for its curves; `truth_of(case_id)` -> (label map (X, Y, Z) u8, affine (4, 4)
     voxel -> mm), or None: reconstructions are shown alone; `chosen`: [(what, case_id)] of the hearts to show, by
-    default the best, median and worst mean Dice. InputError where the folder holds no figures."""
+    default the best, median and worst mean Dice; `faults`: a list that gets a line for each heart that cannot be shown
+    (the page says so too), or None. InputError where the folder holds no figures."""
     output_dir = Path(output_dir)
     figures = read_figures(output_dir)
     colours = class_colours(max(c for c, _ in figures["classes"]))
-    hearts = []
+    hearts, missed = [], []
     for what, case_id in chosen or best_median_worst(mean_dice(figures)):
-        truth, affine = truth_of(case_id) if truth_of else (None, None)
-        labels, affine = read_reconstruction(output_dir, case_id, truth, affine)
-        title = {"what": what, "case_id": case_id, "mean_dice": [figures["hearts"].get(case_id, {}).get("mean_dice")]}
-        hearts.append(heart_content(title, truth, {"reconstruction": labels}, affine, colours))
+        try:
+            truth, affine = truth_of(case_id) if truth_of else (None, None)
+            labels, affine = read_reconstruction(output_dir, case_id, truth, affine)
+            dice = figures["hearts"].get(case_id, {}).get("mean_dice")
+            title = {"what": what, "case_id": case_id, "mean_dice": [dice]}
+            hearts.append(heart_content(title, truth, {"reconstruction": labels}, affine, colours))
+        except Exception as error:
+            missed.append(describe_failure(f"{REPORT}: {case_id}", error))
+    if faults is not None:
+        faults += missed
     path = output_dir / REPORT
     write_results_page(
         path,
@@ -64,6 +72,7 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None):
         hearts=hearts,
         curves=training_curves(run_dir) if run_dir else None,
         table=table(figures),
+        note="Not shown: " + "; ".join(missed) if missed else None,
     )
     return path
 

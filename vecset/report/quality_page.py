@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vecset.common.atomic import write_text
-from vecset.common.errors import InputError
+from vecset.common.atomic import require_writable, write_text
+from vecset.common.errors import InputError, describe_failure
+from vecset.common.file_names import fitting_name
 from vecset.data.case_file import read_case
 from vecset.quality.summary import (
     CLASS_COLUMNS,
@@ -28,9 +29,10 @@ from vecset.report.render import write_page
 
 def write_report(folder, source, reports, pictures=6, detailed=False):
     """Tables and pictures of `reports` into `folder`. `source`: the folder or file that was checked; `pictures`: for
-    how many files slices are drawn (failed ones first); `detailed`: one file, all its points over the slices."""
+    how many files slices are drawn (failed ones first); `detailed`: one file, all its points over the slices. Returns
+    a line for each picture that could not be drawn, which costs no other."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    require_writable(folder, "--report")
     record = {
         "verdict": verdict(reports),
         "passed": all(r.passed for r in reports),
@@ -39,28 +41,36 @@ def write_report(folder, source, reports, pictures=6, detailed=False):
     }
     write_text(folder / "report.json", json.dumps(_jsonable(record), indent=1, allow_nan=False) + "\n")
     _write_tables(folder, reports)
-    drawn = _write_pictures(folder, source, reports, pictures, detailed)
+    drawn, faults = _write_pictures(folder, source, reports, pictures, detailed)
     _write_page(folder / "report.html", reports, drawn)
+    return faults
 
 
 def _write_pictures(folder, source, reports, pictures, detailed):
-    """Draws the pictures; returns [(file name, heading)], failed files first, the distributions last."""
+    """Draws the pictures; returns [(file name, heading)], failed files first, the distributions last, and a line for
+    each that could not be drawn."""
     from vecset.report.quality_pictures import write_distributions, write_slices  # matplotlib is slow to import
 
     for stale in (*folder.glob("slices_*.png"), folder / "distributions.png"):
         stale.unlink(missing_ok=True)
-    drawn, source = [], Path(source)
+    drawn, faults, source = [], [], Path(source)
     for report in sorted(reports, key=lambda r: r.passed)[:pictures]:
         try:
             case = read_case(source / report.file if source.is_dir() else source)
         except InputError:
             continue  # it has failed as unreadable; there is nothing to draw
-        name, title = f"slices_{report.case_id}.png", picture_title(report)
-        if write_slices(folder / name, case, title, detailed=detailed):
-            drawn.append((name, title))
-    if write_distributions(folder / "distributions.png", reports):
-        drawn.append(("distributions.png", "Distributions over all files"))
-    return drawn
+        name, title = fitting_name("slices_", report.case_id, ".png"), picture_title(report)
+        try:
+            if write_slices(folder / name, case, title, detailed=detailed):
+                drawn.append((name, title))
+        except Exception as error:
+            faults.append(describe_failure(folder / name, error))
+    try:
+        if write_distributions(folder / "distributions.png", reports):
+            drawn.append(("distributions.png", "Distributions over all files"))
+    except Exception as error:
+        faults.append(describe_failure(folder / "distributions.png", error))
+    return drawn, faults
 
 
 def _write_page(path, reports, pictures):

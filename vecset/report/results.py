@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from vecset.common.errors import describe_failure
 from vecset.imaging.classes import class_colours
 from vecset.imaging.pictures import write_overview
 from vecset.metrics.overlap import mean_over_classes
 from vecset.report import tables
-from vecset.report.page import best_median_worst, read_reconstruction, write_html_report
+from vecset.report.page import REPORT, best_median_worst, read_reconstruction, write_html_report
 
 
 def write_results(
@@ -18,15 +19,16 @@ def write_results(
     truth_of: Callable,
     run_dir: Path,
     with_baselines: bool,
-) -> list[str]:
-    """Writes tables and pages into `output_dir`; returns the lines for the terminal.
+) -> tuple[list[str], list[str]]:
+    """Writes tables and pages into `output_dir`; returns the lines for the terminal, and one for each heart's picture
+    and each page that could not be made, which costs no other.
 
     results: {case_id: content of result.json} (vecset/inference/reconstruction.py); settings: kept in metrics.json;
     truth_of(case_id) -> (label map (X, Y, Z) u8, affine (4, 4) voxel -> mm); run_dir: of the training, whose curves are
     shown. Hearts without a truth have no figures; where none has one, nothing is written."""
     scored = {case_id: result for case_id, result in results.items() if result["scores"]}
     if not scored:
-        return ["no truth in the input, hence no figures"]
+        return ["no truth in the input, hence no figures"], []
     rows = [
         row
         for case_id, result in scored.items()
@@ -46,16 +48,24 @@ def write_results(
     tables.write_csv(output_dir / "metrics.csv", rows)
     tables.write_json(output_dir / "metrics.json", content)
     chosen = best_median_worst({case_id: heart["mean_dice"] for case_id, heart in hearts.items()})
-    pictures = [
-        _picture(output_dir, f"{what}: {case_id}, mean Dice {hearts[case_id]['mean_dice'] or 0:.3f}", case_id, truth_of)
-        for what, case_id in chosen
-    ]
-    write_overview(output_dir / "overview.png", pictures, class_names, class_colours(len(class_names)))
-    page = write_html_report(output_dir, run_dir, truth_of, chosen)
-    return [
-        *tables.table_lines(content),
-        f"to look at, in a browser: {page} ({page.stat().st_size / 1e6:.1f} MB)",
-    ]
+    lines, faults, pictures = tables.table_lines(content), [], []
+    for what, case_id in chosen:
+        title = f"{what}: {case_id}, mean Dice {hearts[case_id]['mean_dice'] or 0:.3f}"
+        try:
+            pictures.append(_picture(output_dir, title, case_id, truth_of))
+        except Exception as error:
+            faults.append(describe_failure(f"overview.png: {case_id}", error))
+    try:
+        if pictures:
+            write_overview(output_dir / "overview.png", pictures, class_names, class_colours(len(class_names)))
+    except Exception as error:
+        faults.append(describe_failure(output_dir / "overview.png", error))
+    try:
+        page = write_html_report(output_dir, run_dir, truth_of, chosen, faults)
+        lines.append(f"to look at, in a browser: {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    except Exception as error:
+        faults.append(describe_failure(output_dir / REPORT, error))
+    return lines, faults
 
 
 def _picture(output_dir, title, case_id, truth_of):
