@@ -1,4 +1,4 @@
-"""reconstruct.py in a process of its own, with the formula of helpers.formula_hearts in place of the checkpoint's model:
+"""reconstruct.py in its own process, with the formula of helpers.formula_hearts in place of the checkpoint's model:
 
 python reconstruct_formula.py WORKDIR [options of reconstruct.py]
 """
@@ -10,7 +10,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from helpers.formula_hearts import centred_ball, run  # noqa: E402
-
 from vecset.models import checkpoint  # noqa: E402
 
 if __name__ == "__main__":

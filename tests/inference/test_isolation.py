@@ -1,4 +1,4 @@
-"""Whatever is wrong with one heart: it is named with its reason, the others are made, and nothing half-written stays."""
+"""Whatever is wrong with one heart: it is named with its reason, the others are made, nothing half-written stays."""
 
 import errno
 import gzip
@@ -46,7 +46,7 @@ def three(workdir):
         (ZeroDivisionError("division\nby zero"), "ZeroDivisionError: division by zero (test_isolation.py:"),
         (
             MemoryError("Unable to allocate 64. TiB"),
-            "not enough memory (Unable to allocate 64. TiB); give fewer --mesh",
+            "not enough memory (Unable to allocate 64. TiB); give fewer",
         ),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), "not enough memory (CUDA out of memory)"),
         (OSError(errno.ENOSPC, "No space left on device"), "b.npz: no space left"),
@@ -54,8 +54,7 @@ def three(workdir):
         (RecursionError("too deep"), "RecursionError: too deep"),
     ],
 )
-@pytest.mark.parametrize("stage", ["decode_heart", "write_meshes", "score_against"])
-def test_any_exception_of_one_heart(workdir, capsys, monkeypatch, stage, error, words):
+def test_any_exception_of_one_heart(workdir, capsys, monkeypatch, error, words, stage="decode_heart"):
     three(workdir)
     working = getattr(heart_result, stage)
 
@@ -70,7 +69,12 @@ def test_any_exception_of_one_heart(workdir, capsys, monkeypatch, stage, error, 
     (line,) = told(capsys)
     assert line.startswith("b: ") and words in line
     assert made(workdir) == ["a", "c"] and {r["case_id"] for r in metrics(workdir)} == {"a", "c"}
-    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("stage", ["write_meshes", "score_against"])
+def test_an_exception_at_the_end_of_a_heart(workdir, capsys, monkeypatch, stage):
+    error = KeyError("vertices")
+    test_any_exception_of_one_heart(workdir, capsys, monkeypatch, error, "KeyError: 'vertices'", stage)
 
 
 def test_files_that_are_none(workdir, capsys):
@@ -234,11 +238,11 @@ def test_a_disk_that_is_really_full(workdir, repository):
     one = sum(p.stat().st_size for p in (workdir / "out" / "a").iterdir())
     disk = workdir / "disk"
     disk.mkdir()
-    words = (
-        f"{sys.executable} {repository}/tests/helpers/reconstruct_formula.py {workdir} --no_meshes --output_dir {disk}"
-    )
+    helper = repository / "tests" / "helpers" / "reconstruct_formula.py"
+    words = f"{sys.executable} {helper} {workdir} --no_meshes --output_dir {disk}"
     script = (
-        f"mount -t tmpfs -o size={one + 40960} none {disk} || exit 77\n{words}; echo code $?\nfind {disk} -name '.tmp*'\n"
+        f"mount -t tmpfs -o size={one + 40960} none {disk} || exit 77\n"
+        f"{words}; echo code $?\nfind {disk} -name '.tmp*'\n"
         f"mount -o remount,size=100m {disk}\n{words}; echo code $?\nls {disk}"
     )
     done = subprocess.run(

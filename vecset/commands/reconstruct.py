@@ -25,7 +25,7 @@ import sys
 from vecset.common.arguments import CommandParser, user_path, user_path_text
 from vecset.common.atomic import remove_leftovers, require_writable
 from vecset.common.cores import limit_threads
-from vecset.common.errors import InputError, require_package, run_command, shown
+from vecset.common.errors import InputError, describe_failure, require_package, run_command, shown
 
 LEAST = {"chunk": 1, "mesh_cells": 8, "num_surface_points": 1, "num_latents": 1}
 SPACING_MM = (0.05, 50)
@@ -298,10 +298,13 @@ def report(args, model, settings, hearts, results):
         "chunk": args.chunk,
     }
     run_dir = args.run_dir or args.checkpoint.parent
-    lines, faults = write_results(
-        args.output_dir, results, told, model.class_names, truth_of, run_dir, args.train_csv is not None
-    )
-    print("\n".join(lines))
+    try:
+        lines, faults = write_results(
+            args.output_dir, results, told, model.class_names, truth_of, run_dir, args.train_csv is not None
+        )
+    except OSError as error:  # of the tables; the hearts are made all the same
+        lines, faults = [], [describe_failure(args.output_dir, error)]
+    print("".join(f"{line}\n" for line in lines), end="")
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     return faults

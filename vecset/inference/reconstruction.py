@@ -86,7 +86,10 @@ class Reconstruction:
         try:
             return self._make(heart, made, result if done else None, say), not done
         except BaseException:  # an interrupt, too
-            self._discard(heart)
+            try:
+                self._discard(heart)
+            except OSError as error:
+                say(f"note: {shown(heart.case_id)}: a part of it stays: {describe_failure(self.folder(heart), error)}")
             raise
 
     def _make(self, heart, made, result, say):
@@ -143,5 +146,5 @@ class Reconstruction:
     def _discard(self, heart):
         """Removes what a failure left of a heart: a label map without its figures would look like a result. Only files
         of the names that are written here, and only where there is no finished result."""
-        if not (self.folder(heart) / RESULT).is_file():
+        if self.folder(heart).is_dir() and not (self.folder(heart) / RESULT).is_file():
             heart_files.discard(self.folder(heart))
