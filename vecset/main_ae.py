@@ -19,6 +19,7 @@ from vecset.common.errors import run_command  # noqa: E402
 
 limit_threads()  # before torch is imported
 
+from vecset.data.dataset import worker_death  # noqa: E402
 from vecset.engines.arguments import check_arguments, parse_arguments  # noqa: E402
 from vecset.engines.distributed import environment_rank, lost_contact, start_ranks, stop_ranks, told_once  # noqa: E402
 from vecset.engines.loop import NotFiniteError  # noqa: E402
@@ -46,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
             time.sleep(2)  # rank 0 says it before this one's end makes the launcher stop all
         return EXIT_NOT_FINITE
     except RuntimeError as error:
+        death = worker_death(error, args.num_workers)
+        if death:
+            raise death from None
         if not lost_contact(error):
             raise
         first_line = str(error).split("\n")[0]

@@ -4,9 +4,11 @@ A parent that is killed cannot end its workers, and an idle worker would wait fo
 parent. SIGTERM and SIGHUP end the parent like Ctrl-C, through KeyboardInterrupt.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
@@ -15,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 
 from vecset.common.cores import THREAD_VARIABLES
-from vecset.common.signals import ending_as_interrupt
+from vecset.common.signals import ending_as_interrupt, print_line
 
 PARENT_GONE = 1  # exit code of a worker whose parent has ended
 
@@ -69,7 +71,8 @@ def map_files(
     which costs no other file its result; tell(file, result) -> result: called in this process as each result comes;
     here_first: the first file is done in this process before others begin, so that what it compiles is in the cache;
     bar: options of tqdm. `work` is pickled for each file, so what `tell` changes in it reaches the files that begin
-    later. An exception of `work` or `tell`, Ctrl-C, SIGTERM and SIGHUP end all processes at once and raise here.
+    later. An exception of `work` or `tell`, Ctrl-C, SIGTERM and SIGHUP end all processes at once and raise here. Where
+    the machine cannot start processes, a line says so and all files are done in this one.
     """
     from tqdm import tqdm
 
@@ -83,23 +86,44 @@ def map_files(
         here = len(files) if workers == 0 else int(here_first)
         for file in files[:here]:
             done(file, work(file))
-        for file in _map_in_pool(work, files[here:], workers, done):  # alone, so that the one to blame is known
-            if _map_in_pool(work, [file], 1, done):
+        try:
+            suspects = _map_in_pool(work, files[here:], workers, done)
+        except _NoProcesses as reason:
+            progress.clear()
+            print_line(f"note: processes cannot be started ({reason}): one file after another", sys.stderr)
+            suspects = []
+            for file in files:
+                if file not in results:
+                    done(file, work(file))
+        for file in suspects:  # alone, so that the one to blame is known
+            try:
+                died = _map_in_pool(work, [file], 1, done)
+            except _NoProcesses:  # not here: it may end this process, too
+                died = [file]
+            if died:
                 done(file, killed(file))
     return {file: results[file] for file in files}
 
 
+class _NoProcesses(Exception):
+    """No process can be started: no semaphores (a container without /dev/shm, or a full one), too many open files or
+    processes of this user, no memory for another."""
+
+
 def _map_in_pool(work, files, workers, done):
-    """Calls done(file, work(file)) for `files`. Returns those that were in work each time that a process died."""
+    """Calls done(file, work(file)) for `files`. Returns those that were in work each time that a process died. Raises
+    _NoProcesses."""
     waiting, suspects = list(files), []
     context = multiprocessing.get_context("spawn")  # a fork of a process with running threads may hang
     while waiting:
-        pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=start_worker)
+        with _starting():
+            pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=start_worker)
         running = {}
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
-                    running[pool.submit(work, waiting[0])] = waiting[0]  # raises BrokenProcessPool, too
+                    with _starting():
+                        running[pool.submit(work, waiting[0])] = waiting[0]  # raises BrokenProcessPool, too
                     waiting.pop(0)
                 for future in wait_futures(running, return_when=FIRST_COMPLETED).done:
                     result = future.result()  # raises BrokenProcessPool
@@ -109,3 +133,11 @@ def _map_in_pool(work, files, workers, done):
         finally:
             end_pool(pool, at_once=bool(running))  # an interrupt must not wait for files in work
     return suspects
+
+
+@contextlib.contextmanager
+def _starting():
+    try:
+        yield
+    except (OSError, ImportError, NotImplementedError) as error:  # the last two: Python without semaphores
+        raise _NoProcesses(getattr(error, "strerror", None) or error) from None

@@ -11,7 +11,7 @@ import torch
 
 from vecset.data.dataset import CaseDataset, grid_points_unit, grid_truth, iterate_batches
 from vecset.engines.distributed import Ranks, gather_objects, sum_over_ranks
-from vecset.engines.logging import format_values
+from vecset.engines.logging import format_values, say
 from vecset.engines.loop import FiniteGuard, MetricSums, NotFiniteError, StepOptions, forward_losses, to_device
 from vecset.engines.losses import LOSSES
 from vecset.imaging.class_names import distinct_names
@@ -110,7 +110,7 @@ class Evaluator:
         guard = FiniteGuard(Ranks(0, 1, self.ranks.device))  # of this rank: ranks have different numbers of batches
         slices, stopped = None, False
         keys = [[(0, i) for i in self.own[s : s + self.batch_size]] for s in range(0, len(self.own), self.batch_size)]
-        for number, batch in enumerate(iterate_batches(self.dataset, keys, num_workers=self.num_workers)):
+        for number, batch in enumerate(iterate_batches(self.dataset, keys, self.num_workers, tell=say)):
             stopped = interrupted()
             if stopped:
                 break

@@ -54,6 +54,7 @@ class TrainingRun:
             training.plan.keys(state.epoch, state.step, args.epochs),
             args.num_workers,
             pin_memory=training.ranks.device.type == "cuda",
+            tell=lambda note: say(f"note: {note}"),
         )
         while state.epoch < args.epochs and self.decision == Decision.GO_ON:
             self._train_epoch(batches)
