@@ -105,7 +105,7 @@ def check_training(words: list[str], with_data: bool) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = CommandParser("preflight.py", description=__doc__.split("\n\n")[0])
+    parser = CommandParser("preflight.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--processes", type=int, default=1, help="training processes on this node (default: 1)")
     parser.add_argument("--options_only", action="store_true", help="check the training options, not data and GPUs")
     parser.add_argument("training", nargs="*", help="after --: options of main_ae.py")

@@ -29,7 +29,7 @@ def last_status(folder: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("run_state.py", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser("run_state.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a training run")
     parser.add_argument("question", choices=("position", "state", "how"), help="what to print")
     args = parser.parse_args(argv)

@@ -89,7 +89,7 @@ def summary_lines(
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = CommandParser("shards.py", description=__doc__.split("\n\n")[0])
+    parser = CommandParser("shards.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--input_dir", required=True, type=user_path, help="folder of label maps")
     parser.add_argument("--output_dir", required=True, type=user_path, help="folder of case files")
     parser.add_argument("--tasks", required=True, type=int, help="number of shards")

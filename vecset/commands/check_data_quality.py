@@ -28,7 +28,7 @@ from vecset.report.quality_page import write_report  # noqa: E402
 
 
 def get_parser() -> argparse.ArgumentParser:
-    summary, details = __doc__.split("\n\n", 1)
+    summary, _, details = (__doc__ or "").partition("\n\n")  # python -OO keeps no docstrings
     parser = CommandParser(
         "check_data_quality.py",
         description=summary,

@@ -16,7 +16,7 @@ from vecset.data.splits import split_folder
 
 
 def get_parser() -> argparse.ArgumentParser:
-    summary, details = __doc__.split("\n\n", 1)
+    summary, _, details = (__doc__ or "").partition("\n\n")  # python -OO keeps no docstrings
     parser = CommandParser(
         "create_csv.py",
         description=summary,

@@ -28,7 +28,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def get_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         "make_phantoms.py",
-        description=__doc__.split("\n")[0],
+        description=(__doc__ or "").split("\n")[0],
         formatter_class=_Help,
     )
     parser.add_argument("--output_dir", type=user_path, required=True, help="folder for the label maps")

@@ -33,7 +33,7 @@ FAILED_SHOWN = 20
 
 
 def get_parser() -> argparse.ArgumentParser:
-    summary, details = __doc__.split("\n\n", 1)
+    summary, _, details = (__doc__ or "").partition("\n\n")  # python -OO keeps no docstrings
     parser = CommandParser(
         "reconstruct.py",
         description=summary,

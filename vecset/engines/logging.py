@@ -107,7 +107,11 @@ class RunLog:
                 raise InputError.because(
                     f"--wandb {wandb}",
                     "wandb could not start (" + " ".join(f"{type(error).__name__}: {error}".split())[:160] + ")",
-                    "set WANDB_API_KEY, or use --wandb offline",
+                    "set HOME to a folder that can be written to"
+                    if "home directory" in str(error)
+                    else "leave --wandb out"
+                    if wandb == "offline"
+                    else "set WANDB_API_KEY, or use --wandb offline",
                 ) from None
 
     def _drop_from(self, first_step, validates_first, keep):

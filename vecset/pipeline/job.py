@@ -277,7 +277,7 @@ class Pipeline:
         words = ["--data_path", self.cases, "--output_dir", self.train, *self.all_training_words()]
         if self.gpus > 1:
             launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.gpus}"]
-            return [sys.executable, *launcher, PACKAGE / "main_ae.py", *words]
+            return [sys.executable, "-P", *launcher, PACKAGE / "main_ae.py", *words]
         return command("vecset.main_ae", *words)
 
     def reconstruct_command(self, resumed: bool) -> list:
@@ -367,6 +367,11 @@ def find_gpus() -> int:
     driver = any(Path(p).exists() for p in ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
     if not driver and shutil.which("nvidia-smi") is None:
         return 0
-    words = [sys.executable, "-c", "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"]
+    words = [
+        sys.executable,
+        "-P",
+        "-c",
+        "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)",
+    ]
     answer = subprocess.run(words, capture_output=True, text=True, check=False)
     return int(answer.stdout.split()[-1]) if answer.returncode == 0 else 0
