@@ -11,6 +11,7 @@ from pathlib import Path
 from vecset.common.arguments import CommandParser, user_path_text
 from vecset.common.errors import InputError, run_command
 from vecset.imaging.label_mapping import LabelMapping, preset_names
+from vecset.imaging.structure_names import FILE_PRESETS
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -46,6 +47,15 @@ def get_parser() -> argparse.ArgumentParser:
         + " (default: values are class ids)",
         type=user_path_text,
         metavar="FILE",
+    )
+    add(
+        "--structures",
+        None,
+        "--input_dir holds a folder for each scan, with a 0/1 file per structure, which are merged by their names: "
+        + "; ".join(f"{name}: {about}" for name, about in FILE_PRESETS.items())
+        + "; or a JSON file {file stem: class id or name}",
+        type=user_path_text,
+        metavar="NAME|FILE",
     )
     old_name("--label_map", "--label", dest="label_mapping", type=user_path_text)
     add("--annotated", None, "ids of the annotated classes, as 1,2,3 (default: all, or those in --label_mapping)")
@@ -118,6 +128,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         raise InputError("--drop_islands", "a share from 0 to 1", args.drop_islands)
     if args.start_idx < 0 or (args.end_idx is not None and args.end_idx < args.start_idx):
         raise InputError("--start_idx and --end_idx", "0 <= start <= end", f"{args.start_idx} and {args.end_idx}")
+    if args.structures and args.label_mapping:
+        raise InputError.because(
+            "--structures and --label_mapping", "they exclude each other: files or values have names"
+        )
     args.annotated = _class_list("--annotated", args.annotated, args.classes)
     if args.exclude_border_cut == "all":
         args.exclude_border_cut = list(range(1, args.classes + 1))
@@ -142,6 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     from vecset.data.preparation import Options
     from vecset.data.prepare_folder import CaseMaker, prepare_folder
+    from vecset.data.structure_files import Structures
 
     make_case = CaseMaker(
         Path(args.output_dir),
@@ -162,6 +177,7 @@ def main(argv: list[str] | None = None) -> int:
         drop_islands=args.drop_islands,
         whole_classes=args.exclude_border_cut or [],
         overwrite=args.overwrite,
+        structures=Structures.load(args.structures, args.classes) if args.structures else None,
     )
     failed = prepare_folder(args.input_dir, make_case, args.start_idx, args.end_idx, args.file_workers)
     return 1 if failed else 0

@@ -104,6 +104,8 @@ def build_case(label_map: LabelMap, options: Options = Options(), annotated: lis
     )
     if label_map.by_name:
         meta["values_by_name"] = {str(value): [name, c] for value, (name, c) in sorted(label_map.by_name.items())}
+    if label_map.structures:
+        meta["structures"] = label_map.structures
     return Case(arrays=arrays, frame=frame, truth_crop=truth, truth_origin=origin, meta=meta)
 
 

@@ -12,6 +12,7 @@ from vecset.common.file_names import require_sound_name
 from vecset.common.workers import map_files
 from vecset.data.case_file import read_case, write_case
 from vecset.data.preparation import Options, border_classes, build_case, warnings_of
+from vecset.data.structure_files import Structures, find_sources, folder_lines, read_scan, scan_sha256
 from vecset.geometry.surface import crop_foreground
 from vecset.imaging.header_geometry import is_settled
 from vecset.imaging.header_names import (
@@ -19,7 +20,7 @@ from vecset.imaging.header_names import (
     names_apart_from_numbers,
     names_in_header,
 )
-from vecset.imaging.label_map import case_name, drop_islands, file_sha256, find_label_maps, read_label_map, some_of
+from vecset.imaging.label_map import case_name, drop_islands, file_sha256, read_label_map, some_of
 from vecset.imaging.label_mapping import LabelMapping
 
 FAILED_SHOWN = 20
@@ -32,7 +33,8 @@ Result = tuple[str, list[str]]  # state of a file and the lines to print about i
 
 @dataclass
 class CaseMaker:
-    """Makes the case file of one label map: called with its path, in any process.
+    """Makes the case file of one label map: called with its path, in any process. With `structures` it is called with
+    the folder of a scan that has a file per structure (vecset/data/structure_files.py).
 
     annotated: class ids, None: as the mapping says; drop_islands: share of the largest component below which another
     one is dropped; whole_classes: class ids that the field of view must not truncate; overwrite: make done files again.
@@ -50,6 +52,7 @@ class CaseMaker:
     whole_classes: list[int] = field(default_factory=list)
     overwrite: bool = False
     disk_full: bool = False
+    structures: Structures | None = None
 
     def request(self) -> dict:
         """The options that decide the content of a case file. They are kept in its meta and compared on the next run.
@@ -63,6 +66,7 @@ class CaseMaker:
             "annotated": self.annotated,
             "drop_crumbs": self.drop_islands,
             **({"geometry_from": self.geometry_from} if self.geometry_from else {}),
+            **({"structures": self.structures.text} if self.structures else {}),
         }
 
     def __call__(self, path: Path) -> Result:
@@ -86,7 +90,7 @@ class CaseMaker:
                 meta = {}
             if (
                 meta.get("request") == request
-                and meta.get("source_sha256") == file_sha256(path)
+                and meta.get("source_sha256") == self._sha256(path)
                 and self._names_agree(path, meta)
                 and is_settled(
                     meta.get("source_geometry"), case.frame, self.spacing_from, geometry_from=self.geometry_from
@@ -96,9 +100,12 @@ class CaseMaker:
                 return self._exclude(path, target, cut, meta["class_names"]) if cut else ("skipped", [])
         if self.disk_full:
             raise OSError(errno.ENOSPC, "", f"not tried: {target}")
-        label_map = read_label_map(
-            path, self.classes, self.mapping, self.spacing_from, geometry_from=self.geometry_from
-        )
+        if self.structures:
+            label_map = read_scan(path, self.structures, self.spacing_from, self.geometry_from)
+        else:
+            label_map = read_label_map(
+                path, self.classes, self.mapping, self.spacing_from, geometry_from=self.geometry_from
+            )
         label_map = drop_islands(label_map, self.drop_islands)
         if self.whole_classes:
             cut = self._truncated(border_classes(crop_foreground(label_map.labels, label_map.spacing_mm)))
@@ -115,9 +122,12 @@ class CaseMaker:
             )
         return "made", [f"{shown(path.name)}: {line}" for line in lines]
 
+    def _sha256(self, path):
+        return scan_sha256(path, self.structures) if self.structures else file_sha256(path)
+
     def _names_agree(self, path, meta):
         """Whether a case file of `meta` took the values of its label map for what its header says they are."""
-        if meta.get("values_by_name") or (self.mapping and not self.mapping.preset):
+        if self.structures or meta.get("values_by_name") or (self.mapping and not self.mapping.preset):
             return True
         if not self.mapping:
             return not names_apart_from_numbers(path, meta["class_names"]).keys() & set(meta["present_classes"])
@@ -143,13 +153,16 @@ def prepare_folder(input_dir: Path, make_case: CaseMaker, start: int = 0, end: i
 
     Prints a line for each file that needs one, a progress bar and a summary. Returns how many files failed. Raises
     InputError where a folder cannot be used."""
-    paths = find_label_maps(input_dir)
+    paths = find_sources(input_dir, make_case.structures)
     total, names = len(paths), {case_name(path) for path in paths}
     paths = paths[start:end]
     output_dir = make_case.output_dir
     require_writable(output_dir)
     remove_leftovers(output_dir)
-    print(f"{len(paths)} of {total} label maps in {input_dir}", flush=True)
+    what = "folders of structures" if make_case.structures else "label maps"
+    print(f"{len(paths)} of {total} {what} in {input_dir}", flush=True)
+    for line in folder_lines(paths, make_case.structures) if make_case.structures else ():
+        print(f"note: {line}", file=sys.stderr)
     before = _times(output_dir)
     try:
         results = make_all(make_case, paths, workers)
@@ -157,6 +170,9 @@ def prepare_folder(input_dir: Path, make_case: CaseMaker, start: int = 0, end: i
         remove_leftovers(output_dir)  # of workers that were killed
     for line in _stale(results, before, _times(output_dir), names if start == 0 else None):
         print(f"note: {line}", file=sys.stderr)
+    line = _one_class_line(results, output_dir)
+    if line:
+        print(f"WARNING: {line}", file=sys.stderr)
     made_again = sum(results[p][0] == "made" and case_name(p) in before for p in paths)
     why = "--overwrite" if make_case.overwrite else "options or label map changed, or a broken case file"
     return print_summary(results, output_dir, f"; {made_again} made again: {why}" if made_again else "")
@@ -194,6 +210,27 @@ def print_summary(results: dict[Path, Result], output_dir: Path, more: str = "")
         )
         print(f"not made: {names}", file=sys.stderr)
     return len(failed)
+
+
+def _one_class_line(results, output_dir):
+    """The line about hearts that all hold the same class alone although several are annotated, or ""."""
+    done = [case_name(path) for path, (state, _) in results.items() if state in ("made", "skipped")]
+    found = None
+    for name in done:
+        meta = read_case(output_dir / f"{name}.npz", ()).meta
+        if len(meta["present_classes"]) != 1 or len(meta["annotated_classes"]) < 2:
+            return ""
+        if found not in (None, meta["present_classes"]):
+            return ""
+        found = meta["present_classes"]
+    if not found:
+        return ""
+    return (
+        f"each of these {len(done)} label maps holds one class only, {meta['class_names'][found[0] - 1]}, although "
+        f"{len(meta['annotated_classes'])} are annotated. If they are masks of one structure each, merge those of a "
+        "scan with --structures; if their values are not class ids, give --label_mapping; if nobody annotated the "
+        f"other classes, give --annotated {found[0]}"
+    )
 
 
 def _times(folder):

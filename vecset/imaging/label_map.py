@@ -23,7 +23,7 @@ from vecset.imaging.header_names import (
     refuse_other_numbers,
     table_text,
 )
-from vecset.imaging.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, has_suffix, read_image
+from vecset.imaging.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, StoredImage, has_suffix, read_image
 from vecset.imaging.label_mapping import PRESETS, LabelMapping, apply_table
 from vecset.imaging.label_table import name_extension
 from vecset.imaging.structure_names import class_named
@@ -50,7 +50,9 @@ class LabelMap:
     voxels]}; as_background: {value: voxels} of values that the label mapping does not list and counts as background;
     by_name: {value: (name, class id)} where names in the file decided; other_names: {value: name} of values that the
     file names otherwise than the label mapping, which decided; notes:
-    lines for the user about what was read otherwise than the file has it."""
+    lines for the user about what was read otherwise than the file has it. structures: of a
+    scan with a file per structure (vecset/data/structure_files.py): {"files": {name: class id}, "overlaps": [[class id,
+    class id that has the voxels, voxels], ...]}."""
 
     labels: np.ndarray
     affine: np.ndarray
@@ -65,6 +67,7 @@ class LabelMap:
     by_name: dict = field(default_factory=dict)
     other_names: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
+    structures: dict = field(default_factory=dict)
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -98,14 +101,7 @@ def read_label_map(
     """
     path = Path(path)
     mapping = LabelMapping.load(label_mapping, num_classes) if label_mapping is not None else None
-    image = read_image(path)
-    values, notes = as_volume(path, image.values, num_classes)
-    values = _integral(path, values)
-    check_affine(image.affine, path)
-    affine = settle_geometry(
-        path, values.shape, image.affine, image.pixdim_mm, image.forms, spacing_from, geometry_from
-    )
-    check_affine(affine, path)
+    values, affine, image, notes = read_volume(path, num_classes, spacing_from, geometry_from)
     if mapping and class_names is not None:
         mapping = mapping.for_classes(class_names)
     named, other_names, by_name = names_in_header(path), {}, None
@@ -141,8 +137,24 @@ def read_label_map(
         as_background=as_background,
         by_name={value: (named[value], c) for value, c in (by_name or {}).items()},
         other_names=other_names,
-        notes=[*image.notes, *notes, *_name_notes(named, by_name, other_names, mapping)],
+        notes=[*notes, *_name_notes(named, by_name, other_names, mapping)],
     )
+
+
+def read_volume(
+    path: Path | str, num_classes: int, spacing_from: str | None = None, geometry_from: str | None = None
+) -> tuple[np.ndarray, np.ndarray, StoredImage, list[str]]:
+    """(values (X, Y, Z) whole numbers, affine (4, 4) voxel -> mm, the image as stored, notes for the user) of a file.
+    Options and errors as of `read_label_map`; what the values stand for is not asked."""
+    image = read_image(path)
+    values, notes = as_volume(path, image.values, num_classes)
+    values = _integral(path, values)
+    check_affine(image.affine, path)
+    affine = settle_geometry(
+        path, values.shape, image.affine, image.pixdim_mm, image.forms, spacing_from, geometry_from
+    )
+    check_affine(affine, path)
+    return values, affine, image, [*image.notes, *notes]
 
 
 def _by_name(path, values, named, num_classes, class_names):

@@ -161,24 +161,31 @@ def _entry(key, target, num_classes, path):
         value = int(key)
     except ValueError:
         raise _wrong(path, f'the keys of "values" are whole numbers, not {key!r}') from None
+    class_id, name = class_target(f"value {key}", target, num_classes, path)
+    if value == BACKGROUND:
+        raise _wrong(path, f"value {BACKGROUND} is background and cannot be mapped to class {class_id}")
+    return value, class_id, name
+
+
+def class_target(what: str, target: object, num_classes: int, path: Path | str) -> tuple[int, str | None]:
+    """(class id, the name that the entry gives the class or None) of one entry of a JSON file: an id, a default name,
+    or {"class": id, "name": name}. what: the entry in words, for the message. Raises InputError for all else."""
     name, defaults = None, default_class_names(num_classes)
     if isinstance(target, dict):
         unknown = sorted(set(target) - {"class", "name"})
         if unknown:
-            raise _wrong(path, f'value {key} has unknown keys {", ".join(unknown)}; an entry has "class" and "name"')
+            raise _wrong(path, f'{what} has unknown keys {", ".join(unknown)}; an entry has "class" and "name"')
         target, name = target.get("class"), target.get("name")
         if name is not None and not isinstance(name, str):
-            raise _wrong(path, f"the name of value {key} is a text, not {name!r}")
+            raise _wrong(path, f"the name of {what} is a text, not {name!r}")
         name = None if name is None else cleaned_name(name)
     elif isinstance(target, str) and class_named(target, defaults):
         target = class_named(target, defaults)
         name = defaults[target - 1]
     if not isinstance(target, int) or isinstance(target, bool) or not 1 <= target <= num_classes:
         allowed = f"a class id 1..{num_classes} (--classes) or one of {', '.join(defaults)}"
-        raise _wrong(path, f"value {key} is mapped to {allowed}, not to {target!r}")
-    if value == BACKGROUND:
-        raise _wrong(path, f"value {BACKGROUND} is background and cannot be mapped to class {target}")
-    return value, target, name
+        raise _wrong(path, f"{what} is mapped to {allowed}, not to {target!r}")
+    return target, name
 
 
 def _wrong(path, problem):

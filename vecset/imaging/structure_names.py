@@ -52,6 +52,26 @@ _AUTOMATIC = re.compile(
     r"(new|unnamed|untitled|unknown|none)?[ _.-]*"
     r"(segment|segmentation|label|labels|l|value|structure|region|roi|object|class)?[ _.-]*(\d+(\.0+)?)?"
 )
+# What TotalSegmentator calls its files: github.com/wasserth/TotalSegmentator, totalsegmentator/map_to_binary.py, tasks
+# total (versions 1 and 2), heartchambers_highres and coronary_arteries.
+TOTALSEGMENTATOR = {
+    "heart_myocardium": "Myocardium",
+    "heart_atrium_left": "LA",
+    "heart_ventricle_left": "LV",
+    "heart_atrium_right": "RA",
+    "heart_ventricle_right": "RV",
+    "aorta": "Aorta",
+    "pulmonary_artery": "PA",
+    "atrial_appendage_left": "LAA",
+    "coronary": "Coronary",
+    "coronary_arteries": "Coronary",
+    "pulmonary_vein": "PV",
+}
+# How --structures may say which class a file of one structure stands for.
+FILE_PRESETS = {
+    "totalsegmentator": "the names that TotalSegmentator gives",
+    "names": "any usual spelling of the structures' names, as LV, left_ventricle or LeftVentricle",
+}
 
 
 def name_key(name: str) -> str:

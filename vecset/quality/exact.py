@@ -124,8 +124,12 @@ def check_source(report: FileReport, case: Case, source_dir: Path | str) -> None
     path = Path(source_dir) / str(case.meta.get("source_name"))
     request = case.meta.get("request") or {}
     try:
-        values, affine = _read_source(path, request.get("spacing_from"), request.get("geometry_from"))
-        values = _one_number(values)
+        if case.meta.get("structures"):
+            path = path if path.is_dir() else Path(source_dir)  # the folder of one scan was given
+            values, affine = _read_structures(path, case.meta["structures"]["files"], request)
+        else:
+            values, affine = _read_source(path, request.get("spacing_from"), request.get("geometry_from"))
+            values = _one_number(values)
     except READ_ERRORS as error:
         report.add("source", 0, note=f"{path.name}: {type(error).__name__}: {error}")
         return
@@ -135,7 +139,7 @@ def check_source(report: FileReport, case: Case, source_dir: Path | str) -> None
     report.add("source", 1, note=path.name)
     by_name = case.meta.get("values_by_name")
     classes, truth = _source_classes(values, request.get("label_map"), by_name), case.truth_labels()
-    if not request.get("label_map"):
+    if not request.get("label_map") and not case.meta.get("structures"):
         _check_names(report, values, classes, _source_names(path), case.class_names)
     island_share = float(request.get("drop_crumbs") or 0)
     island = _islands(classes, island_share)
@@ -277,6 +281,18 @@ def _read_itk_source(path):
         affine[:3] *= next((mm for start, mm in _UNITS if unit.startswith(start)), 1.0)
     values = sitk.GetArrayFromImage(image).T
     return np.moveaxis(values, 0, -1) if image.GetNumberOfComponentsPerPixel() > 1 else values, affine
+
+
+def _read_structures(folder, files, request):
+    """As `_read_source`, for a scan with a file per structure: {name: class id} in `folder`. A higher class id has the
+    voxels that several files have."""
+    merged = None
+    for name, c in sorted(files.items(), key=lambda item: item[1]):
+        values, affine = _read_source(folder / name, request.get("spacing_from"), request.get("geometry_from"))
+        values = _one_number(values)
+        merged = np.zeros(values.shape, np.uint8) if merged is None else merged
+        merged[values != 0] = c
+    return merged, affine
 
 
 def _one_number(values):
