@@ -8,6 +8,7 @@ is a defect of the software and keeps its traceback.
 import contextlib
 import errno
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -20,6 +21,7 @@ from vecset.common.streams import standard_streams
 
 _IMPORTED_AS = {"skimage": "scikit-image", "vtkmodules": "vtk"}  # name of a module: name of its package
 EXIT_BAD_INPUT = 2
+MODE = "VECSET_STARTED_AS_UTF8"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 SAID_LENGTH = 300  # of an error's own words in a line; some hold a whole table
 EXIT_STOPPED = 75  # asked to stop, saved; the same command continues (EX_TEMPFAIL of sysexits.h)
@@ -142,6 +144,15 @@ def is_memory_error(error: BaseException) -> bool:
     )
 
 
+def read_names_as_utf8() -> None:
+    """Starts the program anew, in Python's UTF-8 mode, where Python reads file names as ASCII (LC_ALL=C together with
+    PYTHONUTF8=0): it could not write a name that it has read so. Nothing has been done by then."""
+    if sys.getfilesystemencoding() == "ascii" and MODE not in os.environ:
+        os.environ[MODE] = "1"  # once: an option -X utf8=0 would undo it
+        os.environ["PYTHONUTF8"] = "1"  # of worker processes, too
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def names_survive() -> None:
     """Lets stdout and stderr write every name: what their encoding does not have becomes an escape. A terminal that
     knows ASCII alone, or a file name that is no UTF-8, would end the program in the middle of a message."""
@@ -156,6 +167,8 @@ def run_command(main: Callable, argv: list[str] | None = None, resumes: bool = T
     stderr; SIGTERM and SIGHUP end it like Ctrl-C. `resumes`: whether the same command, run again after Ctrl-C,
     continues where it stopped."""
     standard_streams()
+    if argv is None:  # the command line
+        read_names_as_utf8()
     names_survive()
     try:
         with ending_as_interrupt():

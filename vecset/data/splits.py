@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vecset.common.atomic import write_text
 from vecset.common.errors import InputError
+from vecset.common.file_names import require_sound_name
 from vecset.common.natural_order import natural_key
 from vecset.common.user_files import SAVE_WITH_COMMAS, SEPARATORS, read_json, read_text
 from vecset.data.case_file import read_meta
@@ -200,6 +201,7 @@ def read_entries(data_dir, group_regex=None, progress=None):
         case_id = path.name.removesuffix(".npz")
         group = group_of(case_id, group_regex)
         try:
+            require_sound_name(path)
             meta = read_meta(path)
         except InputError as error:
             broken.append(error)

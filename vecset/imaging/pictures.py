@@ -8,6 +8,7 @@ in patient orientation (radiological convention: the patient's right, or front, 
     axes.scatter(*in_plane_mm(points_voxel, "axial", spacing_mm).T)             # points in voxels of labels_ras
 """
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from vecset.common.atomic import atomic_path
+from vecset.common.errors import shown
 from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 
 LEFT_UP = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "S")}  # what is at the left and at the top
@@ -104,14 +106,22 @@ def draw_difference(
 def legend_patches(names: Iterable[str], colours: Iterable[str]) -> list[Patch]:
     """Handles for `legend(handles=...)`: one patch per class name, in its colour."""
     return [
-        Patch(facecolor=colour, edgecolor="#404040", linewidth=0.4, label=name) for name, colour in zip(names, colours)
+        Patch(facecolor=colour, edgecolor="#404040", linewidth=0.4, label=plain(name))
+        for name, colour in zip(names, colours)
     ]
+
+
+def plain(text: str) -> str:
+    """A name or title for matplotlib, which would take what stands between two dollar signs for a formula, and has no
+    glyph for a byte that is no UTF-8."""
+    return shown(text).replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> None:
     """Writes `figure` as PNG, atomically. No pyplot: works without a display and in worker processes."""
     FigureCanvasAgg(figure)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a sign in a name: a box stands for it
         figure.savefig(temporary, dpi=dpi, format="png", metadata={"Software": None})
 
 
@@ -158,7 +168,7 @@ def write_overview(path: str | Path, hearts: list[dict], class_names: list[str],
                     )
             if column == 0:
                 axes[0].annotate(
-                    heart["title"],
+                    plain(heart["title"]),
                     (0, 1),
                     (2, 4),
                     xycoords="axes fraction",

@@ -237,7 +237,7 @@ def main(argv=None):
     def say(line, quiet=False):
         if not quiet:
             print_line(line)
-        with log.open("a", encoding="utf-8") as handle:
+        with log.open("a", encoding="utf-8", errors="backslashreplace") as handle:
             handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     with (args.output_dir / ".lock").open("w") as lock:

@@ -11,6 +11,7 @@ from vecset.imaging.pictures import (
     fullest_index,
     in_plane_mm,
     legend_patches,
+    plain,
     save_figure,
     spacing_of,
     to_ras,
@@ -88,7 +89,9 @@ def _class_panel(axis, reports, keys, title):
                 edgecolors="#303030",
                 linewidths=0.2,
             )
-    axis.set_xticks(range(1, len(names) + 1), names, rotation=60, fontsize=8, ha="right", rotation_mode="anchor")
+    axis.set_xticks(
+        range(1, len(names) + 1), map(plain, names), rotation=60, fontsize=8, ha="right", rotation_mode="anchor"
+    )
     axis.set_title(title, fontsize=9)
     axis.set_xlim(0.4, len(names) + 0.6)
     if len(keys) > 1:
@@ -173,6 +176,6 @@ def write_slices(path, case, title, detailed=False):
         [case.class_names[c - 1] for c in present] + ["outside"], [colours[c - 1] for c in present] + [_OUTSIDE]
     )
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 11), fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain(title), fontsize=11)
     save_figure(figure, path, dpi=100)
     return True
