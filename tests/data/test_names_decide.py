@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from helpers.named_labels import balls, stored_as, write_layers, write_nifti, write_nrrd
 
-from vecset.commands import prepare_data
-from vecset.common.errors import run_command
+from vecset.commands import create_csv, prepare_data
+from vecset.common.errors import InputError, run_command
 from vecset.data.case_file import read_case, write_case
+from vecset.data.listed_case import read_split
 from vecset.imaging.label_map import write_label_map
 from vecset.info import describe
 from vecset.quality.case_checks import check_file
+from vecset.quality.population import check_population
 
 OTHER_ORDER = {1: "LV", 2: "LA", 3: "Myocardium", 4: "RV", 5: "RA"}
 FIVE = ["Myocardium", "LA", "LV", "RA", "RV"]
@@ -101,3 +103,27 @@ def test_a_mapping_that_contradicts_is_told(folder, capsys):
 def test_the_quality_check_reads_layers_too(folder, told):
     write_layers(folder / "in" / "a.seg.nrrd", [balls(3) == c for c in (1, 2, 3)], ["LV", "LA", "Myocardium"], told)
     assert prepare(folder) == 0 and failed_checks(folder, "a.seg") == set()
+
+
+def test_case_files_of_other_classes_are_one_line_in_every_later_command(folder, capsys):
+    for name in "abcd":
+        write_nifti(folder / "in" / f"{name}.nii.gz", balls(4, 3 + 0.1 * ord(name) % 1), {})
+    assert prepare(folder, classes=5) == 0
+    (folder / "map.json").write_text(json.dumps({"1": "LA", "2": "Myocardium", "3": 3, "4": {"class": 4, "name": "X"}}))
+    (folder / "in2").mkdir()
+    (folder / "in" / "d.nii.gz").rename(folder / "in2" / "d.nii.gz")
+    more = ["--label_mapping", str(folder / "map.json"), "--input_dir", str(folder / "in2")]
+    assert prepare(folder, *more, classes=5) == 0
+    capsys.readouterr()
+    assert run_command(create_csv.main, ["--data_dir", str(folder / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "d.npz: expected the classes of a.npz and most others (1 Myocardium, 2 LA, 3 LV, 4 RA, 5 RV)" in said
+    assert "found 1 Myocardium, 2 LA, 3 LV, 4 X, 5 RV" in said and "--label_mapping" in said
+    reports = [check_file(path) for path in sorted((folder / "out").glob("*.npz"))]
+    check_population(reports)
+    assert [r.file for r in reports if "class_names" in {f["check"] for f in r.failed()}] == ["d.npz"]
+    rows = "".join(f"{name},{name}.npz\n" for name in "abcd")
+    for split in ("train", "val"):
+        (folder / f"{split}.csv").write_text("case_id,file\n" + (rows if split == "train" else "d,d.npz\n"))
+    with pytest.raises(InputError, match="d.npz: expected the classes of a.npz"):
+        read_split(folder / "train.csv", folder / "out")

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 from vecset.common.atomic import write_text
@@ -20,7 +21,9 @@ from vecset.common.user_files import SAVE_WITH_COMMAS, SEPARATORS, read_json, re
 from vecset.data.case_file import read_meta
 from vecset.data.listed_case import ListedCase
 from vecset.data.patients import EACH_ALONE, find_patients, straddling
+from vecset.imaging.class_names import distinct_names, listed
 from vecset.imaging.label_map import case_name
+from vecset.imaging.structure_names import name_key
 
 VERSION = 1  # of the method: higher when the same case files and options give other CSVs
 FIELDS = ("case_id", "file", "group", "missing_classes", "border_classes")
@@ -53,6 +56,7 @@ def split_folder(
             f"{len(broken)} broken ones",
             "make them again with prepare_data.py --overwrite",
         )
+    check_same_classes(entries)
     for bundle in clusters(entries):
         prints = [e.fingerprint for e in bundle]
         copies = [e.case_id for e in bundle if e.fingerprint and prints.count(e.fingerprint) > 1]
@@ -85,6 +89,21 @@ def split_folder(
     if broken:
         print(f"{len(broken)} case files are broken (named above) and in no set", file=sys.stderr)
     return broken
+
+
+def check_same_classes(entries: list[ListedCase]) -> None:
+    """Raises InputError where a case has other class names than most of `entries`: class ids mean other structures."""
+    most, _ = Counter(tuple(map(name_key, entry.class_names)) for entry in entries).most_common(1)[0]
+    usual = next(entry for entry in entries if tuple(map(name_key, entry.class_names)) == most)
+    others = [entry for entry in entries if tuple(map(name_key, entry.class_names)) != most]
+    if others:
+        more = f" (and {len(others) - 1} more)" if others[1:] else ""
+        raise InputError(
+            others[0].path,
+            f"the classes of {usual.path.name} and most others ({listed(usual.class_names)})",
+            f"{listed(others[0].class_names)}{more}",
+            "prepare all hearts with the same --label_mapping and --classes, or move the file to another folder",
+        )
 
 
 def compile_group_regex(group_regex: str | None) -> re.Pattern | None:
@@ -210,6 +229,7 @@ def read_entries(data_dir, group_regex=None, progress=None):
             ListedCase(
                 case_id,
                 path,
+                class_names=tuple(distinct_names(meta["class_names"])),
                 group=group,
                 missing_classes=tuple(sorted(int(c) for c in meta.get("missing_classes", ()))),
                 border_classes=tuple(sorted(int(c) for c in meta.get("border_classes", ()))),

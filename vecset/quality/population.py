@@ -3,8 +3,12 @@
 Each finding is added to the report of its file, so that one verdict covers everything.
 """
 
+from itertools import zip_longest
+
 import numpy as np
 
+from vecset.imaging.class_names import listed
+from vecset.imaging.structure_names import name_key
 from vecset.quality.chirality import heart_handedness, population_handedness
 from vecset.quality.thresholds import FileReport
 
@@ -17,6 +21,7 @@ LEAST_SPREAD = 0.03  # the same for more hearts, and for radii
 def check_population(reports: list[FileReport]) -> None:
     """Adds the findings between `reports`, the files of one run, to them. Unreadable files are left out."""
     _copies(reports)
+    _class_names([r for r in reports if r.class_names])
     whole = [r for r in reports if "volumes_ml" in r.facts]
     _classes_held(whole)
     _handedness(whole)
@@ -26,6 +31,15 @@ def check_population(reports: list[FileReport]) -> None:
         for report in whole:
             other = {g: n for g, n in report.facts["rows"].items() if n != usual[g]}
             report.add("rows", len(other), note=", ".join(f"{g} {n} (most: {usual[g]})" for g, n in other.items()))
+
+
+def _class_names(reports):
+    keys = [tuple(map(name_key, r.class_names)) for r in reports]
+    for report, own in zip(reports, keys):
+        usual = reports[keys.index(_mode(keys))].class_names
+        other = sum(a != b for a, b in zip_longest(own, map(name_key, usual)))
+        note = f"{listed(report.class_names)} (most: {listed(usual)})" if other else ""
+        report.add("class_names", other, note=note)
 
 
 def _handedness(reports):

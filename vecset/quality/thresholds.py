@@ -95,6 +95,7 @@ CHECKS = {
     ),
     "source_points": Check(0, 0.005, "share", "inside points without the label map's label there (--source_dir)"),
     # between files, against the split, and against a heart's anatomy (population.py, split_check.py)
+    "class_names": Check(0, 0, "names", "classes called otherwise than in most files: their ids mean other structures"),
     "copies": Check(0, 0, "files", "other files with the same points or the same truth"),
     "same_source": Check(0, 0, "files", "other files made from the same label map"),
     "split_group": Check(0, 0, "cases", "cases of the same group on the other side of train.csv and val.csv"),
