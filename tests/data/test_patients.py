@@ -31,6 +31,15 @@ SEVERAL = {  # names: number of patients
     "visits": (["LIDC-001-visit1", "LIDC-001-visit2", "LIDC-002-visit1"], 2),
     "days": (["covid19-A-0003_day1", "covid19-A-0003_day3", "covid19-A-0004_day1"], 2),
     "many frames": ([f"p{p}_frame{f:02d}" for p in range(3) for f in range(30)], 3),
+    "two observers": (["p01_obs1", "p01_obs2", "p02_obs1"], 2),
+    "copies that were changed": (["heart7_aug0", "heart7_aug1", "heart8_aug0"], 2),
+    "ED and ES without a sign": (["001ED", "001ES", "002ED", "002ES"], 2),
+    "times without a sign": (["patient001t0", "patient001t1", "patient002t0"], 2),
+    "letters and a word": (["10001_a_seg", "10001_b_seg", "10002_a_seg"], 2),
+    "folders": (["patient001_frame01", "patient001_frame02", "patient002_frame01"], 2),
+    "folders of BIDS": (["sub-01_ses-1_anat_sub-01_ses-1_dseg", "sub-01_ses-2_anat_sub-01_ses-2_dseg"], 1),
+    "blanks": (["P01 ED", "P01 ES", "P02 ED"], 2),
+    "blanks and numbers": (["P1 frame 1", "P1 frame 2", "P2 frame 1"], 2),
     "moment first": (["ED_P01", "ES_P01", "ED_P02", "ES_P02"], 2),
 }
 ALONE = {
@@ -57,6 +66,10 @@ ALONE = {
     "phantom a, b": ["phantom_a", "phantom_b"],
     "HVSMR": [f"pat{i}_cropped_seg" for i in range(20)],
     "Edwards": [f"edwards_{i}" for i in range(5)],
+    "draws of a model": [f"rodero_d{i:03d}" for i in range(20)],
+    "regions": [f"topcow_ct_roi_{i:03d}" for i in range(20)],
+    "masks": [f"patient{i:03d}_mask" for i in range(20)],
+    "copies of a browser": ["heart (1)", "heart (2)", "heart (3)"],
     "one": ["patient001_frame01"],
     "none": [],
 }

@@ -13,31 +13,37 @@ from dataclasses import dataclass
 EACH_ALONE = ".+"  # as --group_regex: each case is a patient of its own
 MOST_SCANS = 6  # per patient on average, for names in which only a number or letter tells the scans apart
 
-# Behind a number they count times or visits of one patient; the name before them may be any.
+# Before a number: times or visits of one patient, several readings of one scan, copies that were changed. The name
+# before them may be any.
 _TIMES = (
     "frame|phase|time|timepoint|tp|t|ses|session|visit|followup|follow-up|fu|cycle|day|week|month|year|date|sys|dia"
+    "|obs|observer|rater|reader|expert|annotator|aug|augmented|rot|flip|copy"
 )
-# Behind a number they count scans; the name before them must hold a digit, for "heart_scan_12" is a name of a patient.
-_SCANS = "scan|series|exam|study|run|rep|acq|vol|image|img|v|s"
+# Before a number: scans. The name before them must hold a digit, for "heart_scan_12" is a name of a patient.
+_SCANS = "scan|series|exam|study|run|rep|acq|vol|image|img|crop|deformed|def|warp|v|s"
 _MOMENTS = (
     "ED|ES|EDV|ESV|diastole|systole|diastolic|systolic|diast|syst|end-?diastole|end-?systole|pre|post|pre-?op|post-?op"
     "|baseline|bl|follow-?up|fu|before|after|rest|stress|early|late"
 )
-_VIEW = r"(?:[_-](?:SA|LA|SAX|LAX|2CH|3CH|4CH))?"  # as in M&Ms-2 and CAMUS: 001_SA_ED
-_ENDS = r"(?=[_.-]|$)"
+_VIEW = r"(?:[ _-](?:SA|LA|SAX|LAX|2CH|3CH|4CH))?"  # as in M&Ms-2 and CAMUS: 001_SA_ED
+_ENDS = r"(?=[ _.-]|$)"
+_LABELS = r"(?:[ _.-](?:gt|seg|label|labels|mask|dseg))?$"
+_LETTERS = r"(?<=\d)[ _.-]?[a-h]" + _LABELS
+_NUMBERS = r"(?<=\d)[ _-](?:\d{4}-\d\d-\d\d|\d+)" + _LABELS
 _FAMILIES = (  # (pattern of the end, flags, whether the name before must hold a digit, whether few scans are a must)
-    (rf"[_.-](?:{_TIMES})[_-]?\d+", re.IGNORECASE, False, False),
-    (rf"{_VIEW}[_.-](?:{_MOMENTS}){_ENDS}", re.IGNORECASE, False, False),
-    (r"[_.-]\d+(?:%|pct|percent)", re.IGNORECASE, True, False),
-    (rf"[_.-](?:{_SCANS})[_-]?\d+", re.IGNORECASE, True, True),
-    (r"(?<=\d)[_.-]?[a-h](?:[_.-](?:gt|seg|label|labels|mask|dseg))?$", re.IGNORECASE, True, True),
-    (r"(?<=\d)[_-](?:\d{4}-\d\d-\d\d|\d+)(?:[_.-](?:gt|seg|label|labels|mask|dseg))?$", re.IGNORECASE, True, True),
+    (rf"[ _.-](?:{_TIMES})[ _-]?\d+", re.IGNORECASE, False, False),
+    (rf"{_VIEW}[ _.-](?:{_MOMENTS}){_ENDS}", re.IGNORECASE, False, False),
+    (r"(?<=\d)(?:ED|ES)(?=[ _.-]|$)|(?<=\d)t\d+(?=[ _.-]|$)", re.IGNORECASE, True, False),
+    (r"[ _.-]\d+(?:%|pct|percent)", re.IGNORECASE, True, False),
+    (rf"[ _.-](?:{_SCANS})[ _-]?\d+", re.IGNORECASE, True, True),
+    (_LETTERS, re.IGNORECASE, True, True),
+    (_NUMBERS, re.IGNORECASE, True, True),
 )
 _BIDS = r"^(sub-[0-9A-Za-z]+)"
 # Words whose number is that of a place or a part of a data set: center2_001 and center2_002 are two patients.
 _PLACES = re.compile(
-    r"(?:^|[_-])(?:site|center|centre|hospital|clinic|vendor|scanner|fold|batch|set|part|group|cohort|dataset|task)"
-    r"[_-]?\d+$|^(?:19|20)\d{2}(?:\d{4})?$|^(?:19|20)\d{2}-\d\d-\d\d$",
+    r"(?:^|[ _-])(?:site|center|centre|hospital|clinic|vendor|scanner|fold|batch|set|part|group|cohort|dataset|task)"
+    r"[ _-]?\d+$|^(?:19|20)\d{2}(?:\d{4})?$|^(?:19|20)\d{2}-\d\d-\d\d$",
     re.IGNORECASE,
 )
 
@@ -85,11 +91,11 @@ def find_patients(case_ids: Iterable[str]) -> Patients | None:
 
 def _by_first_word(case_ids):
     """The Patients of names that begin with the moment: ED_P01 and ES_P01."""
-    end = re.compile(rf"(?:(?:{_TIMES})\d+|(?:{_MOMENTS}))(?=[_-])", re.IGNORECASE)
+    end = re.compile(rf"(?:(?:{_TIMES})\d+|(?:{_MOMENTS}))(?=[ _-])", re.IGNORECASE)
     words = {match.group(0) for match in map(end.match, case_ids) if match}
     if not words or not all(map(end.match, case_ids)):
         return None
-    found = _patients(f"^(?:{'|'.join(sorted({re.sub(r'[0-9]+', r'[0-9]+', w) for w in words}))})[_-](.+)$", case_ids)
+    found = _patients(f"^(?:{'|'.join(sorted({re.sub(r'[0-9]+', r'[0-9]+', w) for w in words}))})[ _-](.+)$", case_ids)
     return found if found and found.repeated else None
 
 
@@ -127,10 +133,10 @@ def _plain(rest, end):
     """A short expression for how the name goes on behind the patient: "_frame01_gt" -> `_frame\\d+`."""
     text = re.match(end, rest, re.IGNORECASE) or re.match(end.replace(r"(?<=\d)", ""), rest, re.IGNORECASE)
     text = text.group(0)
-    if end == _FAMILIES[4][0]:
-        return re.sub(r"^([_.-]?)[A-Za-z]", r"\1[A-Za-z]", text).replace(".", r"\.") + "$"
+    if end == _LETTERS:
+        return re.sub(r"^([ _.-]?)[A-Za-z]", r"\1[A-Za-z]", text).replace(".", r"\.") + "$"
     shown = re.sub(r"\d+", r"\\d+", text.replace(".", r"\."))
-    return shown + ("$" if end == _FAMILIES[5][0] else "")
+    return shown + ("$" if end == _NUMBERS else "")
 
 
 def _longest_first(text):
