@@ -36,7 +36,7 @@ def test_names_in_the_file_join_it_with_the_checkpoint(own, capsys):
     write_label_map(own / "data" / "bare.nii.gz", values, frame.affine)
     assert run(own, "--no_meshes") == 1
     said = capsys.readouterr()
-    failed = [line for line in said.err.splitlines() if line.strip().startswith("failed:")]
+    failed = [line for line in said.err.splitlines() if line.strip().startswith("error:")]
     assert len(failed) == 1 and "bare" in failed[0] and "does not name its values" in failed[0]
     assert "--label_mapping" in failed[0]
     rows = {row["case_id"]: {} for row in metrics(own)}

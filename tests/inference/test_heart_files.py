@@ -209,7 +209,7 @@ def test_bad_input_is_one_clear_line(workdir, capsys):
         ("noframe.npz", "frame"),
     ):
         assert run(workdir, source=name) == 1, name
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed:")]
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
         assert len(lines) == 1 and word in lines[0] and "Traceback" not in lines[0], (name, lines)
     make_case(workdir / "data" / "a.npz")
     (workdir / "checkpoint.pth").write_text("not one")

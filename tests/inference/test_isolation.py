@@ -10,7 +10,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers.formula_hearts import make_case, metrics, run
+from helpers.formula_hearts import NAMES, make_case, metrics, run
 
 from vecset import info
 from vecset.common import memory
@@ -258,3 +258,18 @@ def test_a_disk_that_is_really_full(workdir, repository):
 
 def test_the_reasons_are_kept(workdir):
     assert reconstruction.Outcome(failed={"a": "b"}).failed["a"] == "b"
+
+
+def test_hearts_that_fail_for_one_reason_are_told_it_once(workdir, capsys):
+    for name in "abcde":
+        make_case(workdir / "data" / f"{name}.npz", names=NAMES if name == "e" else [n.upper() for n in NAMES])
+    (workdir / "data" / "f.npz").write_bytes(b"no case")
+    assert run(workdir, "--no_meshes") == 1
+    several, one = told(capsys)
+    assert (
+        several.startswith("a, b, c and 1 more: ")
+        and "CLASS_1" in several
+        and one.startswith("f: ")
+        and "f.npz: " in one
+    )
+    assert made(workdir) == ["e"]

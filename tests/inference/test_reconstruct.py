@@ -104,8 +104,8 @@ def test_a_heart_that_fails_is_one_line_and_the_others_go_on(workdir, capsys):
     np.savez(workdir / "data" / "d.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
     make_case(workdir / "data" / "e.npz")
     assert run(workdir) == 1
-    errors = [line for line in capsys.readouterr().err.splitlines() if "failed" in line and "it/s" not in line]
-    errors = [line for line in errors if line.strip().startswith("failed:")]
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line and "it/s" not in line]
+    errors = [line for line in errors if line.strip().startswith("error:")]
     assert [line.split(":")[1].strip() for line in errors] == ["b", "c", "d"]
     assert "whole case file" in errors[0] and "CLASS_1" in errors[1] and "frame" in errors[2]
     assert {r["case_id"] for r in metrics(workdir)} == {"a", "e"}
@@ -307,11 +307,7 @@ def test_bad_input_is_one_clear_line(workdir, capsys, monkeypatch, arguments, co
     write_checkpoint(workdir / "points.pth", model_name=MODEL.replace("learnable", "point"))
     monkeypatch.chdir(workdir)
     assert run(workdir, *arguments) in (1, 2)
-    errors = [
-        line
-        for line in capsys.readouterr().err.replace("\r", "\n").splitlines()
-        if line.startswith(("error:", "failed:"))
-    ]
+    errors = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and complaint in errors[0]
     assert not (workdir / "out").exists() or not list((workdir / "out").rglob("*.nii.gz"))
 

@@ -209,12 +209,23 @@ def main(argv: list[str] | None = None) -> int:
         )
     faults = report(args, model, settings, hearts, outcome.results) if outcome.results else []
     if outcome.failed:
-        print(f"{len(outcome.failed)} of {len(hearts)} hearts failed:", file=sys.stderr)
-        for case_id, reason in list(outcome.failed.items())[:FAILED_SHOWN]:
-            print(f"  {shown(case_id)}: {reason}", file=sys.stderr)
-        if len(outcome.failed) > FAILED_SHOWN:
-            print(f"  and {len(outcome.failed) - FAILED_SHOWN} more, named above", file=sys.stderr)
+        print("\n".join(failed_lines(outcome.failed, hearts)), file=sys.stderr)
     return 1 if outcome.failed or faults else 0
+
+
+def failed_lines(failed, hearts):
+    """What the last lines say about the hearts that failed ({case_id: reason}): hearts with the same reason share one
+    line, so that it is read once."""
+    paths, alike = {heart.case_id: str(heart.path) for heart in hearts}, {}
+    for case_id, reason in failed.items():
+        common = reason.removeprefix(f"{shown(paths[case_id])}: ").replace(paths[case_id], "the file")
+        alike.setdefault(common, []).append(case_id)
+    lines = [f"{len(failed)} of {len(hearts)} hearts failed:"]
+    for reason, ids in list(alike.items())[:FAILED_SHOWN]:
+        names = ", ".join(map(shown, ids[:3])) + (f" and {len(ids) - 3} more" if ids[3:] else "")
+        lines.append(f"  {names}: {failed[ids[0]] if len(ids) == 1 else reason}")
+    left = sum(map(len, list(alike.values())[FAILED_SHOWN:]))
+    return lines + ([f"  and {left} more, named above"] if left else [])
 
 
 def parse_arguments(argv):

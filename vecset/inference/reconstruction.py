@@ -63,7 +63,7 @@ class Reconstruction:
                     result, fresh = self.result_of(heart, tqdm.write)
                 except Exception as error:  # a defect met on one heart must not stop the others
                     failed[heart.case_id] = describe_failure(heart.path, error, MEMORY_ADVICE)
-                    tqdm.write(f"failed: {shown(heart.case_id)}: {failed[heart.case_id]}", file=sys.stderr)
+                    tqdm.write(f"error: {shown(heart.case_id)}: {failed[heart.case_id]}", file=sys.stderr)
                     continue
                 results[heart.case_id] = result
                 skipped += not fresh

@@ -284,8 +284,8 @@ def run(pipeline, redo=frozenset()):
     request.end()
     if stamps.other_code:
         say(
-            f"note: the code has changed since these stages ran: {', '.join(stamps.other_code)}; "
-            "their results are kept (--redo STAGE runs one again)"
+            f"note: another version of the program made these stages: {', '.join(stamps.other_code)}; its methods are "
+            "the same, so their results are right and stay (--redo STAGE makes one again)"
         )
     for line in closing_lines(pipeline, shown=done[-1] == "done"):
         print_line(line)
