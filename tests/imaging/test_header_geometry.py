@@ -117,7 +117,7 @@ def test_places_that_differ_by_half_a_voxel_anywhere_are_a_contradiction(tmp_pat
 
 def test_a_qform_that_is_not_finite_beside_an_sform(tmp_path):
     path = nifti(tmp_path / "h.nii", quatern_b=np.nan)
-    with pytest.raises(InputError, match="not finite.*--geometry_from sform"):
+    with pytest.raises(InputError, match="damaged.*--geometry_from sform"):
         read_label_map(path, 2)
     check_written(tmp_path, read_label_map(path, 2, geometry_from="sform"), AFFINE)
     with pytest.raises(InputError, match="--geometry_from sform"):

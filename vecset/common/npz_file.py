@@ -46,6 +46,15 @@ def require_members_fit(archive: np.lib.npyio.NpzFile, names: Iterable[str], pat
         )
 
 
+def member(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """The array `name` of an open npz. Raises one of NPZ_ERRORS where it is damaged; numpy gives the bytes of a member
+    that does not begin as an array."""
+    array = archive[name]
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name} is no array")
+    return array
+
+
 def in_one_line(error: Exception) -> str:
     """What reading a damaged archive raised, for people."""
     if "Bad CRC-32" in str(error):

@@ -18,7 +18,7 @@ import numpy as np
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
 from vecset.common.memory import require_memory
-from vecset.common.npz_file import NPZ_ERRORS, in_one_line, require_members_fit
+from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, require_members_fit
 from vecset.imaging.class_names import distinct_names
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import Frame
@@ -207,14 +207,14 @@ def read_case(path: str | Path, members: Iterable[str] | None = None) -> Case:
             groups = {"frame": _FRAME_MEMBERS, "truth": _TRUTH_MEMBERS}
             read = [n for name in wanted for n in groups.get(name, (name,)) if n in names]
             require_members_fit(archive, read, path)
-            raw = {n: archive[n] for n in POINT_MEMBERS if n in names and n in wanted}
-            meta = json.loads(str(archive["meta"])) if "meta" in names else None
+            raw = {n: member(archive, n) for n in POINT_MEMBERS if n in names and n in wanted}
+            meta = json.loads(str(member(archive, "meta"))) if "meta" in names else None
             if meta is None and "surface_labels" not in raw:
-                raw_labels = archive["surface_labels"]
+                raw_labels = member(archive, "surface_labels")
             else:
                 raw_labels = raw.get("surface_labels")
-            frame_raw = {n: archive[n] for n in _FRAME_MEMBERS if n in names} if "frame" in wanted else {}
-            truth_raw = {n: archive[n] for n in _TRUTH_MEMBERS if n in names} if "truth" in wanted else {}
+            frame_raw = {n: member(archive, n) for n in _FRAME_MEMBERS if n in names} if "frame" in wanted else {}
+            truth_raw = {n: member(archive, n) for n in _TRUTH_MEMBERS if n in names} if "truth" in wanted else {}
     except InputError:
         raise
     except FileNotFoundError:

@@ -14,6 +14,7 @@ import numpy as np
 from vecset.common.errors import InputError
 
 UNIT_RADIUS = 0.95  # upstream VecSet has 1.0; 0.95 keeps points offset from the surface inside the unit cube
+LARGEST_MM = 1e12  # a number of an affine; its square must not overflow
 MAX_SHEAR = 1e-3  # largest |cos| between two image axes
 
 
@@ -96,7 +97,7 @@ class Frame:
 def check_affine(affine: np.ndarray, where: object) -> None:
     """Raises InputError, naming `where`, for an affine that is singular, not finite or sheared (see MAX_SHEAR)."""
     affine = np.asarray(affine, np.float64)
-    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+    if affine.shape != (4, 4) or not (np.abs(affine) < LARGEST_MM).all():
         raise InputError.because(where, "the affine is not a finite 4x4 matrix", "repair the image's header")
     axes = affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)

@@ -105,8 +105,8 @@ def _all_place_at(header, shape, affine):
 
 
 def coded_forms(header: nib.Nifti1Header) -> dict[str, np.ndarray]:
-    """{"sform", "qform": (4, 4)} in the header's unit, those whose code is above 0. A quaternion that is too long is
-    made one of length 1, as the NIfTI library does."""
+    """{"sform", "qform": (4, 4)} in the header's unit, those whose code is above 0. A quaternion that is longer than 1
+    by rounding is made one of length 1, as the NIfTI library does with all; NaN where it is damaged."""
     forms = {}
     if header["sform_code"] > 0:
         forms["sform"] = header.get_sform()
@@ -114,12 +114,15 @@ def coded_forms(header: nib.Nifti1Header) -> dict[str, np.ndarray]:
         header = header.copy()
         bcd = np.array([header[f"quatern_{n}"] for n in "bcd"], np.float64)
         norm = np.linalg.norm(bcd)
-        if norm > 1:
+        if 1 < norm < np.inf:
             try:
                 header.get_qform()
             except ValueError:  # longer than nibabel takes for rounding
                 for n, value in zip("bcd", bcd / norm):
                     header[f"quatern_{n}"] = value
+        if not norm <= LARGEST_NORM:
+            forms["qform"] = np.full((4, 4), np.nan)
+            return forms
         header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
         header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
         with np.errstate(invalid="ignore"):
@@ -230,7 +233,7 @@ def settle_geometry(
         chosen = forms[geometry_from]
         if not np.isfinite(chosen).all():
             other = "sform" if geometry_from == "qform" else "qform"
-            raise InputError.because(path, f"its {geometry_from} is not finite", f"use --geometry_from {other}")
+            raise InputError.because(path, f"its {geometry_from} is damaged", f"use --geometry_from {other}")
         return _settle_spacing(path, chosen, pixdim_mm, spacing_from or "affine")
     settled = _settle_spacing(path, affine, pixdim_mm, spacing_from)
     if both:
@@ -272,7 +275,7 @@ def is_settled(
 
 def _place(affine, shape):
     if not np.isfinite(affine).all():
-        return "nowhere (it is not finite)"
+        return "nowhere (it is damaged)"
     ends = affine[:3, 3], affine[:3, :3] @ (np.array(shape) - 1) + affine[:3, 3]
     words = [f"({', '.join(f'{x:.4g}' for x in end)})" for end in ends]
     codes = "".join(code or "?" for code in nib.aff2axcodes(affine))

@@ -44,6 +44,12 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha")  # not .nhdr and .mhd: their voxels are in another file, which a hash would miss
 SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 SUFFIX_WORDS = ", ".join(SUFFIXES[:-1]) + " or " + SUFFIXES[-1]
+META_IMAGE_AXES = 10  # the most that MetaIO has room for
+META_IMAGE_NUMBERS = {  # fields of a MetaImage header: how many numbers they have, by the number of axes
+    **dict.fromkeys(("dimsize", "elementspacing", "elementsize"), lambda axes: axes),
+    **dict.fromkeys(("offset", "origin", "position", "centerofrotation"), lambda axes: axes),
+    **dict.fromkeys(("transformmatrix", "rotation", "orientation"), lambda axes: axes * axes),
+}
 LONGEST_EXTENSIONS = 1 << 26  # bytes of a NIfTI header with its extensions; more is a damaged header
 
 
@@ -132,9 +138,9 @@ def _read_header(path, stream):
     if raw["magic"].item().startswith(b"ni"):
         raise InputError.because(path, "the voxels of this NIfTI image are in another file", "export it as one file")
     offset = raw["vox_offset"].item()
-    if not 0 <= offset <= LONGEST_EXTENSIONS:
-        raise damaged(path, NIFTI, f"its voxels begin at byte {offset:g}")
-    offset = max(int(offset), raw.single_vox_offset)
+    if not raw.single_vox_offset <= offset <= LONGEST_EXTENSIONS:
+        raise damaged(path, NIFTI, f"its header says that voxels begin at byte {offset:g}")
+    offset = int(offset)
     block += stream.read(offset - kind.sizeof_hdr)
     return raw, kind.from_fileobj(io.BytesIO(block)), offset
 
@@ -288,7 +294,8 @@ def _meta_image_layout(path, start):
     fields, offset = {}, 0
     for line in start.split(b"\n")[:-1]:
         name, value = _field(line, b"=")
-        fields[name] = value
+        if fields.setdefault(name, value) != value:
+            raise damaged(path, META_IMAGE, f"its header gives {name} twice")
         offset += len(line) + 1
         if name == "elementdatafile":
             if value == "local":
@@ -300,6 +307,7 @@ def _meta_image_layout(path, start):
             )
     else:
         raise damaged(path, META_IMAGE, "the header has no end")
+    _check_meta_image_numbers(path, fields)
     if fields.get("binarydata", "true")[:1] in ("f", "0"):
         encoding = "ascii"
     elif fields.get("compresseddata", "false")[:1] in ("t", "1"):
@@ -307,6 +315,26 @@ def _meta_image_layout(path, start):
     else:
         encoding = "raw"
     return _Layout(encoding, offset, units=[fields.get("distanceunits", "").removeprefix("met_distance_units_")])
+
+
+def _check_meta_image_numbers(path, fields):
+    """Raises InputError where a number of a MetaImage header is none: MetaIO takes it for 0, or ends the process."""
+    text = fields.get("ndims", "")
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= META_IMAGE_AXES:
+        raise damaged(path, META_IMAGE, f"NDims is {text!r}")
+    axes = int(text)
+    if len(fields.get("dimsize", "").split()) != axes:
+        raise damaged(path, META_IMAGE, f"DimSize is {fields.get('dimsize')!r} for {axes} axes")
+    for name, count in META_IMAGE_NUMBERS.items():
+        words = fields.get(name, "").split()
+        try:
+            numbers = [float(word) for word in words]
+        except ValueError:
+            numbers = [np.nan]
+        if words and (len(words) != count(axes) or not np.isfinite(numbers).all()):
+            raise damaged(path, META_IMAGE, f"{name} is {fields[name]!r} for {axes} axes")
+        if name in ("dimsize", "elementspacing") and min(numbers, default=1) <= 0:
+            raise damaged(path, META_IMAGE, f"{name} is {fields[name]!r}")
 
 
 def _field(line, sign):

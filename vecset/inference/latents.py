@@ -13,7 +13,7 @@ import numpy as np
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
-from vecset.common.npz_file import NPZ_ERRORS, in_one_line, require_members_fit
+from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, require_members_fit
 from vecset.data.case_file import Case
 from vecset.imaging.frame import Frame
 
@@ -58,7 +58,7 @@ def read_latents(path: Path | str) -> tuple[np.ndarray, Case]:
                     "make them with reconstruct.py --latents",
                 )
             require_members_fit(archive, _MEMBERS, path)
-            stored = {name: archive[name] for name in _MEMBERS}
+            stored = {name: member(archive, name) for name in _MEMBERS}
         meta = json.loads(str(stored["meta"]))
         frame = Frame(
             stored["frame_affine"], stored["frame_shape"], stored["frame_centre"], float(stored["frame_scale"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vecset.common.errors import InputError
-from vecset.common.npz_file import NPZ_ERRORS, in_one_line, require_members_fit
+from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, require_members_fit
 from vecset.data.case_file import Case
 from vecset.imaging.frame import Frame
 from vecset.imaging.header_geometry import FARTHEST_MM, HEART_MM, require_heart_size
@@ -106,7 +106,7 @@ def _read_npz(path):
             if "labels" not in archive.files:
                 raise InputError.because(path, "the npz has no labels", f"give {_NEEDS}")
             require_members_fit(archive, ("points_mm", "labels"), path)
-            found = archive["points_mm"], archive["labels"]
+            found = member(archive, "points_mm"), member(archive, "labels")
     except NPZ_ERRORS as error:
         raise InputError.because(path, f"this npz cannot be read ({in_one_line(error)})", "copy it again") from None
     if any(array.dtype.kind not in "iufb" for array in found):
