@@ -7,6 +7,7 @@ python -m vecset.cluster.run_state RUN how          how the last start ended: th
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 
@@ -16,16 +17,27 @@ def run_state(folder: Path) -> tuple[str, str]:
     try:
         facts = json.loads(sidecar.read_text(encoding="utf-8"))
         return f"epoch {facts['epoch']}, step {facts['step']}", str(facts["status"])
-    except (OSError, ValueError, KeyError):
+    except FileNotFoundError:
+        return "no checkpoint", "none"
+    except (OSError, ValueError, KeyError) as error:
+        _tell(sidecar, error)
         return "no checkpoint", "none"
 
 
 def last_status(folder: Path) -> str:
     """What the last start wrote about itself: 'running' where it was killed or crashed."""
+    status = Path(folder) / "status.json"
     try:
-        return str(json.loads((Path(folder) / "status.json").read_text(encoding="utf-8"))["status"])
-    except (OSError, ValueError, KeyError):
+        return str(json.loads(status.read_text(encoding="utf-8"))["status"])
+    except FileNotFoundError:
         return "none"
+    except (OSError, ValueError, KeyError) as error:
+        _tell(status, error)
+        return "none"
+
+
+def _tell(path, error):
+    print(f"note: {path} cannot be read ({type(error).__name__}: {error}): taken as none", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:

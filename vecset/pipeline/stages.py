@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import vecset
 from vecset.common.atomic import write_text
-from vecset.common.errors import EXIT_STOPPED, InputError
+from vecset.common.errors import EXIT_STOPPED, InputError, describe_failure
 from vecset.common.signals import ENDING, catch, drop_lost_outputs, put_back
 from vecset.pipeline.options import RENAMED
 
@@ -111,10 +112,14 @@ class Stamps:
         self.other_code = []
 
     def read(self, name: str) -> dict:
-        """The stamp, or {} when there is none that can be read."""
+        """The stamp, or {} where there is none; one that cannot be read is told, and counts as none."""
+        path = self.folder / f"{name}.json"
         try:
-            return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            print(f"note: {describe_failure(path, error)}: the stage is done again", file=sys.stderr)
             return {}
 
     def write(self, name: str, stamp: dict):

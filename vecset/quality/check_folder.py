@@ -14,13 +14,15 @@ def check_files(paths: list[Path], workers: int, **options) -> list[FileReport]:
     process. With more, a file whose process is killed fails the check `readable`."""
     alone = workers == 1 or len(paths) == 1
     bar = {"desc": "quality", "unit": "file", "disable": None}
-    return list(map_files(partial(_check, **options), paths, 0 if alone else workers, _killed, **bar).values())
+    return list(
+        map_files(partial(_check, check_file, **options), paths, 0 if alone else workers, _killed, **bar).values()
+    )
 
 
-def _check(path, **options):
-    """`check_file`; what fails in it, whatever it is, fails the check `readable` of this file alone."""
+def _check(check, path, **options):
+    """`check_file` (`check`); what fails in it, whatever it is, fails the check `readable` of this file alone."""
     try:
-        return check_file(path, **options)
+        return check(path, **options)
     except Exception as error:
         report = FileReport(path.name.removesuffix(".npz"), path.name)
         report.add("readable", 0, note=describe_failure(path, error, "use fewer --file_workers"))

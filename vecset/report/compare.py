@@ -112,6 +112,7 @@ def stored_truths(figures):
     from vecset.imaging.label_mapping import LabelMapping
     from vecset.inference.inputs import find_hearts
 
+    reason = ""
     for mine in figures:
         settings = mine["settings"]
         num_classes = len(mine["classes"])
@@ -119,13 +120,17 @@ def stored_truths(figures):
             mapping = settings.get("label_mapping")
             mapping = LabelMapping.load(mapping, num_classes) if mapping else None
             hearts = {h.case_id: h for h in find_hearts(settings["input"], settings.get("data_path"))}
-        except (InputError, OSError, KeyError, TypeError):
+        except (InputError, OSError, KeyError, TypeError) as error:
+            reason = f", or cannot be read ({describe_failure('metrics.json', error)})"
             continue
         if all(case in hearts and hearts[case].path.is_file() for case in mine["cases"]):
             class_names = [name for _, name in mine["classes"]]
             return partial(_load_truth, hearts, class_names, settings, mapping), None
     named = figures[0]["settings"].get("input")
-    return None, f"The truth is not where the runs had it ({named}): the two reconstructions are compared alone."
+    return (
+        None,
+        f"The truth is not where the runs had it ({named}){reason}: the two reconstructions are compared alone.",
+    )
 
 
 def _load_truth(hearts, class_names, settings, mapping, case):

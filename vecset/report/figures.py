@@ -183,10 +183,10 @@ def _rounded(value):
 
 def training_curves(run_dir: str | Path) -> dict | None:
     """Of a run folder's log.txt: {kind: {name: [values]}} for the kinds `train` and `val`, `global_step` among the
-    names; None where there is none to read. What was not finite becomes None; long curves are thinned evenly."""
+    names; None where there is none. What was not finite becomes None; long curves are thinned evenly."""
     try:
         text = (Path(run_dir) / "log.txt").read_text(encoding="utf-8")
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     records = {"train": [], "val": []}
     for line in text.splitlines():

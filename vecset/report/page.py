@@ -58,6 +58,11 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None, faul
             hearts.append(heart_content(title, truth, {"reconstruction": labels}, affine, colours))
         except Exception as error:
             missed.append(describe_failure(f"{REPORT}: {case_id}", error))
+    try:
+        curves = training_curves(run_dir) if run_dir else None
+    except (OSError, ValueError) as error:
+        curves = None
+        missed.append(describe_failure(f"{REPORT}: the training curves of {run_dir}", error))
     if faults is not None:
         faults += missed
     path = output_dir / REPORT
@@ -70,7 +75,7 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None, faul
         colours=colours,
         boxes=boxes([figures], figures["cases"]),
         hearts=hearts,
-        curves=training_curves(run_dir) if run_dir else None,
+        curves=curves,
         table=table(figures),
         note="Not shown: " + "; ".join(missed) if missed else None,
     )
@@ -108,7 +113,7 @@ def _on_own_grid(output_dir, case_id):
     try:
         result = json.loads((Path(output_dir) / case_id / "result.json").read_text(encoding="utf-8"))
         return bool(result["made_from"].get("spacing_mm"))
-    except (OSError, ValueError, KeyError):
+    except (FileNotFoundError, KeyError):  # of an earlier version, which had no such option
         return False
 
 
