@@ -70,7 +70,8 @@ INPUT_DIR=$(cd "$INPUT_DIR" && pwd)
 job_make_folder --output_dir "$OUTPUT_DIR"
 OUTPUT_DIR=$(cd "$OUTPUT_DIR" && pwd)
 mapping=$(job_path "$(job_value "label_mapping label_map" ${passed[@]+"${passed[@]}"})")
-job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR" "$(job_folder_of "$mapping")"
+structures=$(job_path "$(job_value structures ${passed[@]+"${passed[@]}"})")
+job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR" "$(job_folder_of "$mapping")" "$(job_folder_of "$structures")"
 logs=$OUTPUT_DIR/task-logs
 
 first=${SLURM_ARRAY_TASK_MIN:-0} last=${SLURM_ARRAY_TASK_MAX:-0} task=${SLURM_ARRAY_TASK_ID:-0}
@@ -85,14 +86,15 @@ fi
 
 shards=("${RUN[@]}" -P "$ROOT/vecset/cluster/shards.py" --input_dir "$INPUT_DIR" --output_dir "$OUTPUT_DIR"
   --tasks "$TASKS")
-if [ "$summary" = 1 ]; then exec "${shards[@]}" --summary --logs "$logs" --again "$ROOT/run_data_sbatch.sh"; fi
+if [ "$summary" = 1 ]; then exec "${shards[@]}" --summary --logs "$logs" --again "$ROOT/run_data_sbatch.sh" \
+  --prepare ${passed[@]+"${passed[@]}"}; fi
 
 job_header "run_data_sbatch.sh, shard $task of $TASKS" "$ROOT"
 mkdir -p "$logs"
 echo "$TASKS" >"$logs/tasks"
 # kept for the command with which --summary has missing shards prepared again
 job_quote ${python[@]+"${python[@]}"} ${passed[@]+"${passed[@]}"} >"$logs/options"
-range=$("${shards[@]}" --shard "$task")
+range=$("${shards[@]}" --shard "$task" --prepare ${passed[@]+"${passed[@]}"})
 read -r start end <<<"$range"
 echo "label maps $start to $((end - 1)) of $INPUT_DIR -> $OUTPUT_DIR; Python ${RUN[*]}; ${passed[*]-}"
 if [ "$start" = "$end" ]; then echo "no label map in this shard"; : >"$logs/task-$task.log"; exit 0; fi

@@ -57,7 +57,8 @@ job_make_folder --output_dir "$OUTPUT_DIR"
 INPUT_DIR=$(realpath "$INPUT_DIR") OUTPUT_DIR=$(realpath "$OUTPUT_DIR")
 cases=$OUTPUT_DIR/cases
 job_python "$ROOT" "$INPUT_DIR" "$OUTPUT_DIR" "$(job_folder_of "$LABEL_MAPPING")" \
-  "$(job_folder_of "$(job_value "label_mapping label_map" ${prepare[@]+"${prepare[@]}"})")"
+  "$(job_folder_of "$(job_value "label_mapping label_map" ${prepare[@]+"${prepare[@]}"})")" \
+  "$(job_folder_of "$(job_path "$(job_value structures ${prepare[@]+"${prepare[@]}"})")")"
 
 # ---- the small jobs of the chain run this same file with --step
 case $STEP in
@@ -98,7 +99,8 @@ if [ ${#prepare[@]} -gt 0 ]; then
     "${prepare[@]}" --start_idx 0 --end_idx 0 2>&1) || job_fail "--prepare_options: ${wrong##*error: }"
 fi
 count=$("${RUN[@]}" -P "$ROOT/vecset/cluster/shards.py" --input_dir "$INPUT_DIR" --output_dir "$cases" \
-  --tasks 1 --shard 0 "--patients${GROUP_REGEX:+=$GROUP_REGEX}")
+  --tasks 1 --shard 0 "--patients${GROUP_REGEX:+=$GROUP_REGEX}" --prepare --classes "$CLASSES" \
+  ${prepare[@]+"${prepare[@]}"})
 count=${count#* }
 if [ -z "$TASKS" ]; then TASKS=$((count < 50 ? count : 50)); fi
 

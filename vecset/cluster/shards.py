@@ -21,7 +21,8 @@ if not __package__:  # run as a file: its folder gives way to the repository
 from vecset.common.arguments import CommandParser, user_path
 from vecset.common.errors import run_command
 from vecset.data.splits import check_patients
-from vecset.imaging.label_map import case_name, find_label_maps
+from vecset.data.structure_files import Structures, find_sources
+from vecset.imaging.label_map import case_name
 
 NOT_REACHED = "the task did not get to it (killed, out of time, or never started)"
 
@@ -44,7 +45,8 @@ def ranges(numbers: list[int]) -> str:
 def reason(name: str, log_text: str) -> str:
     """The error that a task's log has for the file, or NOT_REACHED."""
     lines = log_text.replace("\r", "\n").splitlines()
-    found = [line[line.index("error:") :].strip() for line in lines if re.search(rf"error:.*{re.escape(name)}", line)]
+    pattern = rf"error:.*(?<![\w.-]){re.escape(name)}(?![\w.-])"  # not scan1 in a line about scan10
+    found = [line[line.index("error:") :].strip() for line in lines if re.search(pattern, line)]
     return found[-1] if found else NOT_REACHED
 
 
@@ -107,7 +109,25 @@ def get_parser() -> argparse.ArgumentParser:
         help="with --shard: say on stderr where names look like several scans of a patient; with R, the --group_regex "
         "of create_csv.py: check that it finds the patients",
     )
+    parser.add_argument(
+        "--prepare",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="comes last: the options of prepare_data.py, of which --structures decides what a heart is",
+    )
     return parser
+
+
+def structures_of(words: list[str], logs: Path | None = None) -> Structures | None:
+    """The Structures that --structures names among `words`, options of prepare_data.py, or among those that the tasks
+    left in LOGS/options; None where it is not given."""
+    from vecset.commands.prepare_data import get_parser as of_prepare
+
+    kept = logs / "options" if logs else None
+    if not words and kept and kept.is_file():
+        words = shlex.split(kept.read_text(encoding="utf-8"))
+    given, _ = of_prepare().parse_known_args(["--input_dir", "labels", "--output_dir", "cases", *words])
+    return Structures.load(given.structures, given.classes) if given.structures else None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.summary and not (args.logs and args.again):
         parser.error("--summary needs --logs and --again")
-    names = [path.name for path in find_label_maps(args.input_dir)]
+    names = [path.name for path in find_sources(args.input_dir, structures_of(args.prepare, args.logs))]
     if args.summary:
         lines, missing = summary_lines(names, args.output_dir, args.tasks, args.logs, args.again, args.input_dir)
         print("\n".join(lines))

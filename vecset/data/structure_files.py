@@ -113,7 +113,7 @@ def find_sources(folder: Path | str, structures: Structures | None = None) -> li
         for scan in _subfolders(folder):
             named = [p for f in (scan, *_subfolders(scan)) for p in _images(f) if class_of(_stem(p))]
             if len({class_of(_stem(p)) for p in named}) > 1:
-                raise NoLabelMaps.because(
+                raise InputError.because(
                     folder,
                     f"no label maps in it, but in {scan.name} files that are named like structures ({_few(named)})",
                     f"merge those of each scan with prepare_data.py {_advice(named)}",

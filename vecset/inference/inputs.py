@@ -10,6 +10,7 @@ from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case, read_case
 from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_listed
+from vecset.data.structure_files import find_sources
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import UNIT_RADIUS, check_affine
 from vecset.imaging.header_geometry import require_heart_size
@@ -20,7 +21,6 @@ from vecset.imaging.label_map import (
     NoLabelMaps,
     case_name,
     file_sha256,
-    find_label_maps,
     natural_key,
     read_label_map,
 )
@@ -58,7 +58,7 @@ def find_hearts(source: Path | str, data_path: Path | None = None) -> list[Liste
         if cases:
             return [_case_or_cloud(p) for p in cases]
         try:
-            return [ListedCase(case_name(p), p, LABEL_MAP) for p in find_label_maps(source)]
+            return [ListedCase(case_name(p), p, LABEL_MAP) for p in find_sources(source)]
         except NoLabelMaps:
             raise InputError.because(source, "holds neither case files nor label maps", "check --input") from None
     if not source.is_file():

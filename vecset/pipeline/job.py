@@ -1,5 +1,6 @@
 """The stages of the main job for one set of arguments: their inputs, their results, and the commands that run."""
 
+import functools
 import os
 import shlex
 import shutil
@@ -11,7 +12,14 @@ from pathlib import Path
 from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
 from vecset.pipeline.earlier_stamps import in_present_form
-from vecset.pipeline.options import flags, own_model, prepare_options, training_limits, training_options
+from vecset.pipeline.options import (
+    flags,
+    own_model,
+    prepare_arguments,
+    prepare_options,
+    training_limits,
+    training_options,
+)
 from vecset.pipeline.recipes import RECIPES, training_flags
 from vecset.pipeline.stages import PACKAGE, Stage, constant, contents, listing, move_aside
 
@@ -49,13 +57,34 @@ class Pipeline:
     # --- files
 
     def label_maps(self) -> list[Path]:
-        """The label maps; none where there is no such folder yet or it has none."""
-        from vecset.imaging.label_map import find_label_maps  # here, so that --help needs no package
+        """The label maps, or with --structures the folders of the scans; none where there is no such folder yet or it
+        has none."""
+        from vecset.data.structure_files import find_sources  # here, so that --help needs no package
 
         try:
-            return find_label_maps(self.labels)
+            return find_sources(self.labels, self.structures)
         except InputError:
             return []
+
+    @functools.cached_property
+    def structures(self):
+        """The `Structures` that --structures names among the options of prepare_data.py, or None."""
+        if not self.prepare_words:
+            return None
+        source = prepare_arguments(["--classes", self.args.classes, *self.prepare_words]).structures
+        if source is None:
+            return None
+        from vecset.data.structure_files import Structures
+
+        return Structures.load(source, self.args.classes)
+
+    def label_inputs(self) -> dict:
+        """The inputs of the stage `prepare`: the label maps, or the structure files of each scan, by size and time."""
+        if self.structures is None:
+            return listing(self.label_maps(), self.labels)
+        from vecset.data.structure_files import scan_listing
+
+        return scan_listing(self.label_maps(), self.structures, self.labels)
 
     def case_files(self) -> list[Path]:
         return sorted(p for p in self.cases.glob("*.npz") if not p.name.startswith("."))
@@ -156,7 +185,7 @@ class Pipeline:
         return self.stage(
             "prepare",
             "case files from the label maps",
-            inputs=lambda: listing(self.label_maps(), self.labels),
+            inputs=self.label_inputs,
             options=lambda: prepare_options([*flags(options), *self.prepare_words]),
             defaults=lambda: prepare_options([]),
             outputs=self.case_files,

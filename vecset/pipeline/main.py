@@ -183,14 +183,19 @@ def check_words(words, own, where, to_do):
             raise InputError.because(f"{word} {where}", "this job sets that option itself", to_do)
 
 
-def check_label_mapping(words):
+def check_label_mapping(words, own_labels):
     """Raises InputError, or exits, where prepare_data.py would refuse one of the options `words`."""
     from vecset.commands.prepare_data import parse_arguments  # brings numpy
+    from vecset.data.structure_files import Structures
     from vecset.imaging.label_mapping import LabelMapping
 
     args = parse_arguments(["--input_dir", "labels", "--output_dir", "cases", *words])
     if args.label_mapping:
         LabelMapping.load(args.label_mapping, args.classes)
+    if args.structures:
+        if not own_labels:
+            raise InputError.because("--structures", "it is for files of your own", "give their folder: --input_dir")
+        Structures.load(args.structures, args.classes)
 
 
 def main(argv=None):
@@ -228,7 +233,8 @@ def main(argv=None):
     # what is mistyped is reported now and not after other stages
     mapping = {} if args.label_mapping is None else {"label_mapping": args.label_mapping}
     if prepare_words or mapping:
-        check_label_mapping([*flags({"classes": args.classes, **mapping}), *prepare_words])
+        prepare_flags = flags({"classes": args.classes, **mapping})
+        check_label_mapping([*prepare_flags, *prepare_words], own_labels=args.input_dir is not None)
     if training_words:
         training_options(training_words)
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -261,9 +267,10 @@ def run(pipeline, redo=frozenset()):
     stamps, say, start = Stamps(pipeline.out), pipeline.say, time.time()
     if pipeline.args.input_dir:
         from vecset.data.splits import check_patients
-        from vecset.imaging.label_map import case_name, find_label_maps
+        from vecset.data.structure_files import find_sources
+        from vecset.imaging.label_map import case_name
 
-        label_maps = find_label_maps(pipeline.labels)  # raises InputError before anything is written
+        label_maps = find_sources(pipeline.labels, pipeline.structures)  # raises InputError before anything is written
         if not pipeline.args.overfit:
             for line in check_patients([case_name(path) for path in label_maps], pipeline.args.group_regex):
                 say(f"note: {line}")

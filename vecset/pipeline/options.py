@@ -3,6 +3,7 @@
 Two command lines with the same options here give the same result, whatever aliases, order or abbreviations they use.
 """
 
+import argparse
 import codecs
 import functools
 import hashlib
@@ -80,16 +81,20 @@ def own_epochs(words) -> int | None:
     return _training_arguments(tuple(map(str, words)), epochs=0)["epochs"] or None
 
 
-def prepare_options(words) -> dict:
-    """{name: value} of the options in `words` of prepare_data.py, and of all defaults, that case files depend on. A
-    file of label values counts by its content, whatever its line ends are. Raises InputError, or exits, as the command
-    would."""
+def prepare_arguments(words) -> argparse.Namespace:
+    """The options in `words` of prepare_data.py, and all defaults. Raises InputError, or exits, as it would."""
     from vecset.commands.prepare_data import parse_arguments  # brings numpy
 
-    arguments = vars(parse_arguments(["--input_dir", "labels", "--output_dir", "cases", *map(str, words)]))
-    options = {k: v for k, v in arguments.items() if k not in NOT_IN_CASE_FILES}
-    mapping = options["label_mapping"]
-    if mapping is not None and Path(mapping).is_file():
-        content = Path(mapping).read_bytes().removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
-        options["label_mapping"] = hashlib.sha256(content).hexdigest()
+    return parse_arguments(["--input_dir", "labels", "--output_dir", "cases", *map(str, words)])
+
+
+def prepare_options(words) -> dict:
+    """{name: value} of the options in `words` of prepare_data.py, and of all defaults, that case files depend on. A
+    file of label values or of structures counts by its content, whatever its line ends are. Raises InputError, or
+    exits, as the command would."""
+    options = {k: v for k, v in vars(prepare_arguments(words)).items() if k not in NOT_IN_CASE_FILES}
+    for name in ("label_mapping", "structures"):
+        if options[name] is not None and Path(options[name]).is_file():
+            content = Path(options[name]).read_bytes().removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
+            options[name] = hashlib.sha256(content).hexdigest()
     return options
