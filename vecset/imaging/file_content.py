@@ -4,7 +4,6 @@ Readers of images take the first bytes that they need and stop. A checksum stand
 end here.
 """
 
-import bz2
 import gzip
 import math
 import os
@@ -196,13 +195,13 @@ def check_size(path: Path | str, shape: tuple, dtype: np.dtype, most: int | None
 
 def pieces(handle, encoding: str, offset: int = 0) -> Iterator[bytes]:
     """The data of an open binary file from `offset` on to the file's end, decompressed and checked: `encoding` 'raw',
-    'gzip' (several members are one stream), 'zlib' or 'bzip2'. Raises one of DAMAGED where the data are cut or damaged,
+    'gzip' (several members are one stream) or 'zlib'. Raises one of DAMAGED where the data are cut or damaged,
     or where other bytes than zeros follow them."""
     handle.seek(offset)
     if encoding == "raw":
         yield from iter(lambda: handle.read(PIECE), b"")
-    elif encoding in ("gzip", "bzip2"):
-        stream = gzip.GzipFile(fileobj=handle, mode="rb") if encoding == "gzip" else bz2.BZ2File(handle)
+    elif encoding == "gzip":
+        stream = gzip.GzipFile(fileobj=handle, mode="rb")
         yield from iter(lambda: stream.read(PIECE), b"")
     else:
         stream = zlib.decompressobj()

@@ -203,11 +203,11 @@ def _read_itk(path, start, size, kind):
             dtype = _voxel_type(sitk, path, reader.GetPixelID())
             shape = reader.GetSize()
             _require_shape(path, shape)
-            least = {"raw": 1, "ascii": 2, "bzip2": 1 / 50000}.get(
-                layout.encoding, 1 / GZIP_RATIO
-            )  # per byte of voxels
+            least = {"raw": 1, "ascii": 2}.get(layout.encoding, 1 / GZIP_RATIO)  # bytes of the file per byte of voxels
             components = reader.GetNumberOfComponents()
-            num_bytes = check_size(path, (*shape, components), dtype, int((size - layout.offset) / least) + 1)
+            num_bytes = check_size(
+                path, (*shape, components) if components > 1 else shape, dtype, int((size - layout.offset) / least) + 1
+            )
             if layout.encoding != "ascii":
                 skip = max(layout.skip, 0)
                 offset = size - num_bytes if layout.skip < 0 else layout.offset
@@ -246,7 +246,7 @@ def _voxel_type(sitk, path, pixel_id):
 
 @dataclass
 class _Layout:
-    """Of the data of a NRRD or MetaImage file: encoding 'raw', 'gzip', 'zlib', 'bzip2' or 'ascii'; the byte at which
+    """Of the data of a NRRD or MetaImage file: encoding 'raw', 'gzip', 'zlib' or 'ascii'; the byte at which
     they begin; the bytes to skip there, once decompressed (-1: the data are the last bytes); units of the axes."""
 
     encoding: str
@@ -271,7 +271,11 @@ def _nrrd_layout(path, start):
     encoding = {"gz": "gzip", "bz2": "bzip2", "txt": "ascii", "text": "ascii", "hex": "ascii"}.get(
         fields.get("encoding"), fields.get("encoding")
     )
-    if encoding not in ("raw", "gzip", "bzip2", "ascii"):
+    if encoding == "bzip2":
+        raise InputError.because(
+            path, "a NRRD image that is compressed with bzip2, which ITK does not read", "save it with gzip or raw"
+        )
+    if encoding not in ("raw", "gzip", "ascii"):
         raise damaged(path, NRRD, f"its encoding is {encoding!r}")
     skips = []
     for name in ("line skip", "byte skip"):
