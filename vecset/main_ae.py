@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
             if args.eval:
                 args = as_trained(argv, args)
             check_arguments(args)
-            ranks = start_ranks(args.device)
+            ranks = start_ranks(args.device, args.wait_for_ranks)
         task = evaluate_checkpoint if args.eval else dry_run if args.dry_run else train
         with StopRequest() as stop:
             code = task(args, ranks, stop)

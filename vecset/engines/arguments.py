@@ -5,6 +5,7 @@ import argparse
 from vecset.common.arguments import CommandParser, user_path_text
 from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
+from vecset.engines.distributed import WAIT_MINUTES
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
 from vecset.models.autoencoder import EXTENSIONS, parse_model_name
 
@@ -306,6 +307,14 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("none", "bf16"),
         default="none",
         help="bf16: gradients are sent between ranks in bfloat16, half the bytes, rounded to 3 digits",
+    )
+
+    add(
+        "--wait_for_ranks",
+        type=_number(0.01),
+        default=WAIT_MINUTES,
+        metavar="MIN",
+        help="how long to wait at the start for the other processes that torchrun or srun has started",
     )
 
     add = parser.add_argument_group("validation").add_argument

@@ -49,6 +49,7 @@ _FREE = {
     "compile",
     "checkpoint_activations",
     "shard",
+    "wait_for_ranks",
 }
 
 

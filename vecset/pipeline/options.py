@@ -24,6 +24,7 @@ NOT_IN_TRAINING_RESULT = {
     "compile",
     "checkpoint_activations",
     "shard",
+    "wait_for_ranks",
     "save_every_minutes",
     "print_every",
     "log_dir",
