@@ -145,11 +145,11 @@ def _point_cloud(path):
 
 
 def _label_map(path):
-    from vecset.imaging.header_names import names_in_header
+    from vecset.imaging.header_names import names_in_file
     from vecset.imaging.image_file import read_image
 
     image = read_image(path)
-    names = names_in_header(path)
+    names = names_in_file(path)
     ids, counts = np.unique(image.values, return_counts=True)
     shown = [f"{c:g}{f' {names[int(c)]}' if int(c) in names else ''}: {n}" for c, n in zip(ids, counts) if c]
     spacing = " x ".join(f"{n:.4g}" for n in np.linalg.norm(image.affine[:3, :3], axis=0))

@@ -127,3 +127,18 @@ def test_case_files_of_other_classes_are_one_line_in_every_later_command(folder,
         (folder / f"{split}.csv").write_text("case_id,file\n" + (rows if split == "train" else "d,d.npz\n"))
     with pytest.raises(InputError, match="d.npz: expected the classes of a.npz"):
         read_split(folder / "train.csv", folder / "out")
+
+
+def test_names_beside_that_change_or_go_make_the_case_again(folder, capsys):
+    write_nifti(folder / "in" / "a.nii.gz", balls(3), {})
+    labels = {1: ["LV", "LA", "Myocardium"], 2: ["LA", "LV", "Myocardium"], 3: ["Myocardium", "LA", "LV"]}
+    seen = []
+    for names in labels.values():
+        content = {"labels": {name: value for value, name in enumerate(names, 1)}}
+        (folder / "in" / "dataset.json").write_text(json.dumps(content))
+        assert prepare(folder) == 0 and "1 made" in capsys.readouterr().out
+        assert prepare(folder) == 0 and "0 made, 1 skipped" in capsys.readouterr().out
+        assert failed_checks(folder, "a") == set()
+        case = read_case(folder / "out" / "a.npz")
+        seen.append([int(case.truth_labels()[balls(3) == value].max()) for value in (1, 2, 3)])
+    assert seen == [[3, 2, 1], [2, 3, 1], [1, 2, 3]]

@@ -186,3 +186,59 @@ def test_layers_that_overlap_are_refused(tmp_path):
     path = write_layers(tmp_path / "x.seg.nrrd", [labels > 0, labels == 2], ["LV", "Myocardium"], "layers")
     with pytest.raises(InputError, match="overlap in"):
         read_label_map(path, 10)
+
+
+SNAP = """################################################
+# ITK-SnAP Label Description File
+# File format:
+# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL
+################################################
+    0     0    0    0        0  0  0    "Clear Label"
+    1   255    0    0        1  1  1    "{}"
+    2     0  255    0        1  1  1    "{}"
+    3     0    0  255        1  1  1    "{}"
+"""
+BESIDE = {
+    "dataset.json": '{"labels": {"background": 0, "LVC": 1, "left atrium": 2, "MLV": 3, "whole": [1, 2, 3]}}',
+    "../dataset.json": '{"labels": {"0": "background", "1": "LV", "2": "LA", "3": "Myocardium"}}',
+    "x.label": SNAP.format("Left ventricle", "LA", "myocardium"),
+    "x.txt": SNAP.format("LV", "LA", "LV myocardium"),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_names_in_a_file_beside_the_label_map(tmp_path, name):
+    folder = tmp_path / "labelsTr"
+    folder.mkdir()
+    path = write_nifti(folder / "x.nii.gz", balls(3), {})
+    (folder / name).write_text(BESIDE[name])
+    found = read_label_map(path, 10)
+    np.testing.assert_array_equal(found.labels, np.choose(balls(3), [0, 3, 2, 1]))
+    assert found.by_name[2][1] == 2 and name.split("/")[-1] in found.notes[-1]
+    named = write_nifti(folder / "x.nii.gz", balls(3), {1: "Myocardium", 2: "LA", 3: "LV"})  # the header comes first
+    np.testing.assert_array_equal(read_label_map(named, 10).labels, balls(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.txt", "notes on this heart: 1 is odd"),
+        ("x.label", SNAP.format("Label 1", "Label 2", "Label 3")),
+        ("dataset.json", '{"name": "hearts"}'),
+        ("dataset.json", '{"labels": {"background": 0, "Myocardium": 1, "LA": 2, "LV": 3}}'),
+        ("../dataset.json", '{"labels": {"1": "LV", "2": "LA", "3": "Myocardium"}}'),  # not above "labelsTr"
+    ],
+)
+def test_files_beside_that_say_nothing_else(tmp_path, name, text):
+    folder = tmp_path / "hearts"
+    folder.mkdir()
+    (folder / name).write_text(text)
+    found = read_label_map(write_nifti(folder / "x.nii.gz", balls(3), {}), 10)
+    np.testing.assert_array_equal(found.labels, balls(3))
+    assert found.by_name == {}
+
+
+def test_a_data_set_of_other_structures_is_refused(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "edema": 1, "tumour": 2}}')
+    with pytest.raises(InputError, match="dataset.json names its values 1 edema, 2 tumour, which does not fit"):
+        read_label_map(write_nifti(tmp_path / "x.nii.gz", balls(2), {}), 10)

@@ -18,7 +18,7 @@ from vecset.imaging.header_geometry import is_settled
 from vecset.imaging.header_names import (
     names_apart_from_mapping,
     names_apart_from_numbers,
-    names_in_header,
+    names_in_file,
 )
 from vecset.imaging.label_map import case_name, drop_islands, file_sha256, read_label_map, some_of
 from vecset.imaging.label_mapping import LabelMapping
@@ -127,11 +127,14 @@ class CaseMaker:
 
     def _names_agree(self, path, meta):
         """Whether a case file of `meta` took the values of its label map for what its header says they are."""
-        if self.structures or meta.get("values_by_name") or (self.mapping and not self.mapping.preset):
+        if self.structures or (self.mapping and not self.mapping.preset):
             return True
+        if meta.get("values_by_name"):  # by names that may lie beside the label map, and have changed
+            named = names_in_file(path)
+            return all(named.get(int(value)) == name for value, (name, _) in meta["values_by_name"].items())
         if not self.mapping:
             return not names_apart_from_numbers(path, meta["class_names"]).keys() & set(meta["present_classes"])
-        found, named = self.mapping.value_to_class, names_in_header(path)
+        found, named = self.mapping.value_to_class, names_in_file(path)
         return not names_apart_from_mapping(found, named, found, self.mapping.class_names)
 
     def _truncated(self, border):

@@ -12,7 +12,7 @@ from vecset.common.errors import InputError
 from vecset.imaging.class_names import listed
 from vecset.imaging.classes import BACKGROUND, default_class_names
 from vecset.imaging.image_file import read_nifti_header
-from vecset.imaging.label_table import read_names, read_segment_names
+from vecset.imaging.label_table import names_beside, read_names, read_segment_names
 from vecset.imaging.structure_names import class_named, class_of, is_automatic, name_key
 
 SHOWN = 12  # names that a message lists
@@ -28,10 +28,27 @@ def names_in_header(path: Path | str) -> dict[int, str]:
     return read_segment_names(path) if name.endswith(".nrrd") else {}
 
 
+class ValueNames(dict):
+    """{value: name} of a label map; `source`: what says so, for messages."""
+
+    source = "its header"
+
+
+def names_in_file(path: Path | str) -> ValueNames:
+    """The names of the values of a label map: those in its header, else those in a file beside it
+    (vecset/imaging/label_table.py); empty where neither names any."""
+    names = ValueNames(names_in_header(path))
+    if not names:
+        beside, source = names_beside(path)
+        names.update(beside)
+        names.source = source.name if source else names.source
+    return names
+
+
 def names_apart_from_numbers(path: Path | str, class_names: Sequence[str]) -> dict[int, str]:
-    """{value: name} of those values that the header of `path` names otherwise than the class of that number is named;
-    {} where none is."""
-    names = names_in_header(path)
+    """{value: name} of those values that `path` (`names_in_file`) names otherwise than the class of that number is
+    named; {} where none is."""
+    names = names_in_file(path)
     return {
         value: name
         for value, name in names.items()
@@ -55,11 +72,12 @@ def classes_by_name(
     if None not in by_name.values() and len(told) == len(found):
         return by_name
     unfit = [value for value in told if by_name[value] is None]
+    source = getattr(names, "source", ValueNames.source)
     lacking = {value: names.get(value, "without a name") for value in found if value not in told}
     why = f"no class is {table_text({v: told[v] for v in unfit})}" if unfit else f"what is {table_text(lacking)}?"
     raise InputError.because(
         path,
-        f"its header names its values {table_text(told)}, which does not fit the classes here, {listed(class_names)}: "
+        f"{source} names its values {table_text(told)}, which does not fit the classes here, {listed(class_names)}: "
         + why,
         to_do,
     )

@@ -19,7 +19,7 @@ from vecset.imaging.header_geometry import check_plausible, nifti_header, settle
 from vecset.imaging.header_names import (
     classes_by_name,
     names_apart_from_mapping,
-    names_in_header,
+    names_in_file,
     refuse_other_numbers,
     table_text,
 )
@@ -104,7 +104,7 @@ def read_label_map(
     values, affine, image, notes = read_volume(path, num_classes, spacing_from, geometry_from)
     if mapping and class_names is not None:
         mapping = mapping.for_classes(class_names)
-    named, other_names, by_name = names_in_header(path), {}, None
+    named, other_names, by_name = names_in_file(path), {}, None
     if mapping:
         other_names = _other_names(path, values, named, mapping)
         labels = mapping.apply(values, path)
@@ -174,13 +174,12 @@ def _name_notes(named, by_name, other_names, mapping):
     """Lines for the user where names in the file and its numbers, or the mapping, say different things."""
     if by_name:
         told = ", ".join(f"{value} {named[value]} is class {c}" for value, c in sorted(by_name.items()))
-        return [f"the names in its header say which class its values are, not the numbers: {told}"]
+        return [f"the names in {named.source} say which class its values are, not the numbers: {told}"]
     if not other_names:
         return []
     mapped = {value: mapping.class_names[mapping.value_to_class[value] - 1] for value in other_names}
-    return [
-        f"its header says {table_text(other_names)}, but --label_mapping {table_text(mapped)}, and that is what counts"
-    ]
+    theirs, ours = table_text(other_names), table_text(mapped)
+    return [f"{named.source} says {theirs}, but --label_mapping {ours}, and that is what counts"]
 
 
 def _other_names(path, values, named, mapping):
@@ -193,7 +192,7 @@ def _other_names(path, values, named, mapping):
         theirs = {value: mapping.class_names[mapping.value_to_class[value] - 1] for value in other}
         raise InputError.because(
             path,
-            f"its header says {table_text(other)}, but the preset of --label_mapping {table_text(theirs)}",
+            f"{named.source} says {table_text(other)}, but the preset of --label_mapping {table_text(theirs)}",
             "leave out --label_mapping, or give a file of your own that maps its values",
         )
     return other

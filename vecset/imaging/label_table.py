@@ -3,6 +3,10 @@
 NIfTI: a header extension of code 0 with a label table in the XML of Caret (Connectome Workbench), as TotalSegmentator
 writes and reads it. NRRD: the fields of 3D Slicer's `.seg.nrrd`
 (https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html).
+
+Files beside a label map are read, too: nnU-Net's dataset.json, of both versions ({"labels": {"LV": 1}} and {"labels":
+{"1": "LV"}}), in the folder of the label map or above a folder whose name begins with "labels" (labelsTr); and
+ITK-SNAP's label descriptions, NAME.label or NAME.txt for NAME.nii.gz.
 """
 
 import re
@@ -14,12 +18,17 @@ import numpy as np
 
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
+from vecset.common.user_files import read_json, read_text
 from vecset.imaging.classes import BACKGROUND, class_colours, rgb
 from vecset.imaging.file_content import START
 from vecset.imaging.header_geometry import LPS_TO_RAS
+from vecset.imaging.image_file import SUFFIXES
 from vecset.imaging.structure_names import name_key
 
 EXTENSION_CODE = 0
+DATASET = "dataset.json"
+SNAP_FIRST_LINE = b"itk-snap label description file"
+_SNAP_ROW = re.compile(r'^\s*(\d+)\s+\d+\s+\d+\s+\d+\s+\S+\s+\S+\s+\S+\s+"(.*)"\s*$')
 _LABEL = re.compile(rb"<Label\b[^>]*?\bKey\s*=\s*[\"']([^\"']*)[\"'][^>]*>(.*?)</Label>", re.DOTALL)
 _SEGMENT = re.compile(r"^Segment(\d+)_(Name|LabelValue|Layer)\s*:=(.*)$")
 
@@ -107,6 +116,50 @@ def read_segment_names(path: Path | str) -> dict[int, str]:
             layer = _whole(segment.get("Layer", n))
             segment["LabelValue"] = None if layer is None else layer + 1
     return _one_name_each([(segment.get("LabelValue", only), segment.get("Name")) for segment in found], path)
+
+
+def names_beside(path: Path | str) -> tuple[dict[int, str], Path | None]:
+    """({value: name}, the file that says so) for a label map, without background; ({}, None) where there is no such
+    file. Raises InputError where it cannot be read."""
+    folder, name = Path(path).parent, Path(path).name
+    stem = next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), name)
+    for suffix in (".label", ".txt"):
+        beside = folder / f"{stem}{suffix}"
+        if beside.is_file():
+            names = _snap_names(beside)
+            if names:
+                return names, beside
+    above = [folder.parent] if folder.resolve().name.lower().startswith("labels") else []
+    for place in (folder, *above):
+        if (place / DATASET).is_file():
+            names = _dataset_names(place / DATASET)
+            if names:
+                return names, place / DATASET
+    return {}, None
+
+
+def _snap_names(path):
+    """{value: name} of ITK-SNAP's label descriptions; {} where `path` is another text. The rows are: value, red, green,
+    blue, opacity, visibility, visibility in 3D, "name"."""
+    with open(path, "rb") as handle:
+        if SNAP_FIRST_LINE not in handle.read(400).lower():
+            return {}
+    rows = [_SNAP_ROW.match(line) for line in read_text(path, "ITK-SNAP's label descriptions").splitlines()]
+    return {int(row[1]): row[2].strip() for row in rows if row and int(row[1]) != BACKGROUND}
+
+
+def _dataset_names(path):
+    """{value: name} of nnU-Net's dataset.json; {} where it says none. Regions, which several values make up, are left
+    out."""
+    content = read_json(path, "nnU-Net's description of a data set")
+    labels = content.get("labels") if isinstance(content, dict) else None
+    names = {}
+    for key, value in labels.items() if isinstance(labels, dict) else ():
+        if isinstance(value, str) and key.strip().isdigit():
+            key, value = value, int(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value != BACKGROUND:
+            names[value] = key
+    return names
 
 
 def write_segmentation_nrrd(path: Path | str, labels: np.ndarray, affine: np.ndarray, class_names: list[str]) -> None:
