@@ -17,7 +17,7 @@ if not __package__:  # run as a file: the repository's root in place of this fol
     sys.path[:] = [ROOT] + [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
-from vecset.common.errors import EXIT_BAD_INPUT, InputError, describe_failure, run_command  # noqa: E402
+from vecset.common.errors import EXIT_BAD_INPUT, InputError, describe_failure, run_command, shown  # noqa: E402
 
 KINDS = "a case file (.npz), a checkpoint (.pth), latents (latents.npz), a label map or a point cloud with labels"
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
@@ -72,7 +72,7 @@ def _members(path):
 
 def _lines(title, facts):
     """The title and a line per fact that is not empty."""
-    return [title] + [f"  {name:<16} {value}" for name, value in facts.items() if value not in ("", None)]
+    return [shown(title)] + [f"  {name:<16} {value}" for name, value in facts.items() if value not in ("", None)]
 
 
 def _case(path):

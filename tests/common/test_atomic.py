@@ -6,7 +6,7 @@ import os
 import pytest
 
 from vecset.common import atomic
-from vecset.common.atomic import atomic_path, require_writable, write_text
+from vecset.common.atomic import append_text, atomic_path, require_writable, write_text
 from vecset.common.errors import InputError, describe_failure
 
 
@@ -65,3 +65,12 @@ def test_a_folder_on_a_full_disk_is_refused_before_the_work(tmp_path, monkeypatc
 def test_a_path_that_is_no_utf8_can_be_written_about(tmp_path):
     write_text(tmp_path / "page.html", f"<p>{os.fsdecode(b'caf' + bytes([0xE9]))}</p>")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == "<p>caf\\udce9</p>"
+
+
+def test_a_line_that_a_full_disk_does_not_take_names_the_file(tmp_path):
+    append_text(tmp_path / "log.txt", "a\n")
+    append_text(tmp_path / "log.txt", "b\n")
+    assert (tmp_path / "log.txt").read_text() == "a\nb\n"
+    with pytest.raises(OSError) as caught:
+        append_text("/dev/full", "c\n")
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == "/dev/full"

@@ -88,6 +88,16 @@ def write_text(target: Path | str, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
+def append_text(target: Path | str, text: str) -> None:
+    """Adds `text` as UTF-8 to the end of `target`. An OSError names the file, which that of a full disk does not."""
+    try:
+        with open(target, "ab") as handle:
+            handle.write(text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        error.filename = str(target)
+        raise
+
+
 def require_writable(folder: Path, flag: str = "--output_dir") -> None:
     """Makes `folder`, which `flag` named, where it does not exist. Raises InputError where it cannot be made or written
     to, a full disk included. To be called before long work, not after it."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vecset.common.atomic import atomic_path, write_text
+from vecset.common.atomic import append_text, atomic_path, write_text
 from vecset.common.errors import InputError
 from vecset.common.signals import print_line
 
@@ -138,8 +138,7 @@ class RunLog:
     def record(self, kind: str, global_step: int, values: dict, **more) -> None:
         """One record: `kind` ('train' or 'val'), numbers by name, and anything else that JSON can hold."""
         record = {"kind": kind, "global_step": global_step, "time": round(time.time(), 1), **values, **more}
-        with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(_without_nan(record)) + "\n")
+        append_text(self.path, json.dumps(_without_nan(record)) + "\n")
         numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
         if self._tensorboard:
             for name, value in numbers.items():

@@ -29,6 +29,7 @@ if not __package__:  # run as a file: the repository's root in place of this fol
     sys.path[:] = [str(ROOT)] + [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 from vecset.common.arguments import CommandParser, user_path, user_path_text  # noqa: E402
+from vecset.common.atomic import append_text  # noqa: E402
 from vecset.common.cores import usable_cores  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.common.signals import catch, print_line  # noqa: E402
@@ -243,8 +244,7 @@ def main(argv=None):
     def say(line, quiet=False):
         if not quiet:
             print_line(line)
-        with log.open("a", encoding="utf-8", errors="backslashreplace") as handle:
-            handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        append_text(log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     with (args.output_dir / ".lock").open("w") as lock:
         try:
