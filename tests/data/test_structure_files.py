@@ -12,7 +12,7 @@ from vecset.commands import check_data_quality
 from vecset.common.errors import InputError
 from vecset.data.case_file import read_case
 from vecset.data.structure_files import Structures, find_scans, find_sources, read_scan
-from vecset.imaging.label_map import NoLabelMaps
+from vecset.imaging.label_map import NoLabelMaps, write_label_map
 
 
 def load(source, classes=3):
@@ -213,3 +213,13 @@ def test_options_that_exclude_each_other(tmp_path, capsys):
     scan(tmp_path / "labels" / "scan1")
     assert run(tmp_path / "labels", tmp_path / "o", "--structures", "names", "--label_mapping", "mmwhs") == 2
     assert "exclude each other" in capsys.readouterr().err
+
+
+def test_a_name_in_the_header_that_contradicts_the_files_name_is_refused(tmp_path):
+    folder, mask = scan(tmp_path / "scan1"), (heart() == 3).astype(np.uint8)
+    path = folder / "heart_ventricle_left.nii.gz"
+    write_label_map(path, mask, AFFINE, ["Left ventricle"])
+    np.testing.assert_array_equal(read_scan(folder, load("totalsegmentator")).labels, heart())
+    write_label_map(path, mask, AFFINE, ["LA"])
+    with pytest.raises(InputError, match=r"heart_ventricle_left.nii.gz: its name stands for LV, but its header says"):
+        read_scan(folder, load("totalsegmentator"))
