@@ -21,6 +21,7 @@ limit_threads()  # before torch is imported
 
 from vecset.data.dataset import worker_death  # noqa: E402
 from vecset.engines.arguments import check_arguments, parse_arguments  # noqa: E402
+from vecset.engines.compiling import compile_error, is_compile_error  # noqa: E402
 from vecset.engines.distributed import environment_rank, lost_contact, start_ranks, stop_ranks, told_once  # noqa: E402
 from vecset.engines.loop import NotFiniteError  # noqa: E402
 from vecset.engines.stop import EXIT_NOT_FINITE, StopRequest  # noqa: E402
@@ -50,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         death = worker_death(error, args.num_workers)
         if death:
             raise death from None
+        if args.compile and is_compile_error(error):
+            raise compile_error(error) from None
         if not lost_contact(error):
             raise
         first_line = str(error).split("\n")[0]

@@ -14,6 +14,7 @@ from vecset.data.epoch_plan import EpochPlan
 from vecset.data.listed_case import ListedCase, check_disjoint, read_split
 from vecset.data.thickness import fps_density
 from vecset.engines.arguments import LOSS_OPTIONS, MODEL_OPTIONS
+from vecset.engines.compiling import require_compiler
 from vecset.engines.distributed import Ranks, wrap_model
 from vecset.engines.evaluation import Evaluator
 from vecset.engines.logging import say
@@ -72,6 +73,8 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
     training, validation = read_splits(args)
     class_names = list(training[0].class_names)
     model_config = {"name": args.model, "num_classes": len(class_names), **model_options(args, training)}
+    if args.compile:
+        require_compiler(ranks.device)
     if args.eikonal_weight or args.normal_weight:
         check_double_backward(ranks.device)
     plan = EpochPlan(len(training), args.batch_size, args.accum_iter, args.seed, ranks.rank, ranks.size)
