@@ -180,6 +180,11 @@ def test_without_the_option_structure_files_are_no_hearts(tmp_path, capsys):
     for place in (folder, tmp_path / "labels"):
         assert run(place, tmp_path / "cases") == 2
         assert "--structures totalsegmentator" in capsys.readouterr().err
+    scan(tmp_path / "one" / "segmentations")
+    save(tmp_path / "one" / "ct.nii.gz", np.zeros((9, 9, 9), np.int16))
+    assert run(tmp_path / "one", tmp_path / "cases") == 2
+    said = capsys.readouterr().err
+    assert "ct.nii.gz lies beside segmentations" in said and "--structures totalsegmentator" in said
     flat = tmp_path / "flat"
     for name in ("anna", "bert"):
         scan(flat, names={1: f"{name}_myo", 2: f"{name}_la", 3: f"{name}_lv"})

@@ -120,6 +120,13 @@ def find_sources(folder: Path | str, structures: Structures | None = None) -> li
                 ) from error
         raise
     refuse_structure_files(folder, paths)
+    named = [p for p in _images(folder / INNER) if class_of(_stem(p))] if (folder / INNER).is_dir() else []
+    if len(paths) == 1 and len({class_of(_stem(p)) for p in named}) > 1:  # a scan with its structures beside it
+        raise InputError.because(
+            folder,
+            f"{paths[0].name} lies beside {INNER}, with files that are named like structures ({_few(named)})",
+            f"merge these with prepare_data.py {_advice(named)}; to use {paths[0].name}, give a folder of its own",
+        )
     return paths
 
 
