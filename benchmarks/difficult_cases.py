@@ -33,7 +33,8 @@ from scipy import ndimage  # noqa: E402
 
 from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.data.dataset import rotation_matrix  # noqa: E402
-from vecset.imaging.label_map import case_name, find_label_maps  # noqa: E402
+from vecset.data.label_folder import look_into  # noqa: E402
+from vecset.imaging.image_file import case_name  # noqa: E402
 
 MISSING, NOISE, CUT = (8, 10), 0.2, 1 / 6
 
@@ -135,7 +136,7 @@ def main(argv=None):
     args = parser.parse_args(words)
     with open(args.val, newline="", encoding="utf-8") as handle:
         cases = sorted(row["case_id"] for row in csv.DictReader(handle))[: args.hearts]
-    maps = {case_name(path): path for path in find_label_maps(args.labels)}
+    maps = {case_name(path): path for path in look_into(args.labels).paths}
     lost = [case for case in cases if case not in maps]
     if lost:
         raise InputError(

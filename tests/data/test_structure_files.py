@@ -11,8 +11,9 @@ from helpers.structure_scans import AFFINE, TOTAL, heart, save, scan
 from vecset.commands import check_data_quality
 from vecset.common.errors import InputError
 from vecset.data.case_file import read_case
+from vecset.data.label_folder import NoLabelMaps
 from vecset.data.structure_files import Structures, find_scans, find_sources, read_scan
-from vecset.imaging.label_map import NoLabelMaps, write_label_map
+from vecset.imaging.label_map import write_label_map
 
 
 def load(source, classes=3):
@@ -198,7 +199,7 @@ def test_folders_that_only_look_like_structures_are_read(tmp_path):
         save(tmp_path / "whole" / f"{name}.nii.gz", heart())
     for n in range(3):  # one structure of several patients
         save(tmp_path / "atria" / f"patient{n}_LA.nii.gz", (heart() == 2).astype(np.uint8))
-    assert len(find_sources(tmp_path / "whole")) == 2 and len(find_sources(tmp_path / "atria")) == 3
+    assert len(find_sources(tmp_path / "whole").paths) == 2 and len(find_sources(tmp_path / "atria").paths) == 3
 
 
 def test_a_folder_where_every_map_holds_one_value_is_said_loudly(tmp_path, capsys):

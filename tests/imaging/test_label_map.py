@@ -9,7 +9,7 @@ import pytest
 
 from vecset.common.errors import InputError
 from vecset.imaging.classes import HEART_CLASSES
-from vecset.imaging.label_map import case_name, find_label_maps, read_label_map, write_label_map
+from vecset.imaging.label_map import read_label_map, write_label_map
 from vecset.imaging.label_mapping import LabelMapping, preset_names
 
 
@@ -135,28 +135,6 @@ def test_values_counted_as_background_are_told(tmp_path):
         read_label_map(save(path, array), 10, "totalsegmentator_heartchambers")
     with pytest.raises(InputError, match="empty mask"):
         read_label_map(save(path, 0 * array), 10, "totalsegmentator_heartchambers")
-
-
-def test_folder_is_naturally_sorted_and_collisions_are_refused(tmp_path):
-    for name in ("10.nii.gz", "2.nii.gz", "1.nii.img.nii.gz", "a.nii", ".tmp-x-1-2-z.nii.gz", "b.txt"):
-        (tmp_path / name).write_bytes(b"")
-    assert [p.name for p in find_label_maps(tmp_path)] == ["1.nii.img.nii.gz", "2.nii.gz", "10.nii.gz", "a.nii"]
-    assert case_name("x/1.nii.img.nii.gz") == "1.nii.img" and case_name("A.NII") == "A"
-    (tmp_path / "a.nii.gz").write_bytes(b"")
-    with pytest.raises(InputError, match="a.nii.*a.npz"):
-        find_label_maps(tmp_path)
-    (tmp_path / "a.nii.gz").unlink()
-    for other in ("A.NRRD", "a.mha"):
-        (tmp_path / other).write_bytes(b"")
-    assert case_name("x/b.seg.nrrd") == "b.seg" and case_name("1.MHA") == "1"
-    with pytest.raises(InputError, match="a.nii and a.mha|a.mha and a.nii"):
-        find_label_maps(tmp_path)
-    (tmp_path / "a.mha").unlink()
-    assert {p.name for p in find_label_maps(tmp_path)} >= {"A.NRRD", "a.nii"}
-    (tmp_path / "empty").mkdir()
-    for name, words in (("empty", "no label maps"), ("no", "no such folder"), ("b.txt", "a file")):
-        with pytest.raises(InputError, match=words):
-            find_label_maps(tmp_path / name)
 
 
 def test_writing_refuses_what_is_no_label_map(tmp_path):

@@ -20,9 +20,10 @@ if not __package__:  # run as a file: its folder gives way to the repository
 
 from vecset.common.arguments import CommandParser, user_path
 from vecset.common.errors import run_command
+from vecset.data.label_folder import Selection, relative_name
 from vecset.data.splits import check_patients
-from vecset.data.structure_files import Structures, find_sources
-from vecset.imaging.label_map import case_name
+from vecset.data.structure_files import find_sources
+from vecset.imaging.image_file import case_id
 
 NOT_REACHED = "the task did not get to it (killed, out of time, or never started)"
 
@@ -60,12 +61,12 @@ def summary_lines(
 ) -> tuple[list[str], int]:
     """(lines, number of missing case files): what is missing and why, and the command that submits it again.
 
-    names: of all label maps in `input_dir`; script: the batch script of the command, whose further options are those
-    that the tasks left in LOGS/options."""
+    names: of all label maps, relative to `input_dir`; script: the batch script of the command, whose further options
+    are those that the tasks left in LOGS/options."""
     missing, redo, left_out = [], set(), 0
     for task in range(tasks):
         start, end = shard(len(names), tasks, task)
-        absent = [name for name in names[start:end] if not (Path(output_dir) / f"{case_name(name)}.npz").is_file()]
+        absent = [name for name in names[start:end] if not (Path(output_dir) / f"{case_id(name)}.npz").is_file()]
         log = Path(logs) / f"task-{task}.log"
         text = log.read_text(encoding="utf-8", errors="replace") if absent and log.is_file() else ""
         left_out += len(absent)
@@ -113,21 +114,22 @@ def get_parser() -> argparse.ArgumentParser:
         "--prepare",
         nargs=argparse.REMAINDER,
         default=[],
-        help="comes last: the options of prepare_data.py, of which --structures decides what a heart is",
+        help="comes last: options of prepare_data.py; --structures, --recursive and --pattern decide what a heart is",
     )
     return parser
 
 
-def structures_of(words: list[str], logs: Path | None = None) -> Structures | None:
-    """The Structures that --structures names among `words`, options of prepare_data.py, or among those that the tasks
-    left in LOGS/options; None where it is not given."""
+def selected(words: list[str], logs: Path | None = None) -> Selection:
+    """Which files are label maps, by `words`, options of prepare_data.py, or by those that the tasks left in
+    LOGS/options."""
     from vecset.commands.prepare_data import get_parser as of_prepare
+    from vecset.commands.prepare_data import selection_of
 
     kept = logs / "options" if logs else None
     if not words and kept and kept.is_file():
         words = shlex.split(kept.read_text(encoding="utf-8"))
     given, _ = of_prepare().parse_known_args(["--input_dir", "labels", "--output_dir", "cases", *words])
-    return Structures.load(given.structures, given.classes) if given.structures else None
+    return selection_of(given)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -135,13 +137,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.summary and not (args.logs and args.again):
         parser.error("--summary needs --logs and --again")
-    names = [path.name for path in find_sources(args.input_dir, structures_of(args.prepare, args.logs))]
+    selection = selected(args.prepare, args.logs)
+    names = [relative_name(path, args.input_dir) for path in find_sources(args.input_dir, selection).paths]
     if args.summary:
         lines, missing = summary_lines(names, args.output_dir, args.tasks, args.logs, args.again, args.input_dir)
         print("\n".join(lines))
         return 1 if missing else 0
     if args.patients is not None:
-        for line in check_patients([case_name(name) for name in names], args.patients or None):
+        for line in check_patients([case_id(name) for name in names], args.patients or None):
             print(f"note: {line}", file=sys.stderr)
     print(*shard(len(names), args.tasks, args.shard))
     return 0

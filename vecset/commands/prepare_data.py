@@ -28,6 +28,19 @@ def get_parser() -> argparse.ArgumentParser:
         "--input_dir", required=True, type=user_path_text, help="folder of label maps: .nii.gz, .nii, .nrrd, .mha"
     )
     parser.add_argument(
+        "--recursive",
+        action="store_true",
+        help="label maps in sub-folders, too; a case is named after its folders and file, as in sub-01_anat_NAME "
+        "(default: only those directly in the folder)",
+    )
+    add(
+        "--pattern",
+        None,
+        "only files with such a name, as '*_label.nii.gz' (default: all, but for scans beside label maps, "
+        "NAME_image beside NAME_label)",
+        metavar="GLOB",
+    )
+    parser.add_argument(
         "--output_dir", required=True, type=user_path_text, help="folder for the case files, NAME.npz each"
     )
     add("--classes", 10, "number of classes C; labels are 0 (background) and 1..C", type=int)
@@ -140,6 +153,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def selection_of(args: argparse.Namespace):
+    """The `Selection` of the label maps in --input_dir. InputError where options contradict each other, or
+    --structures names no class."""
+    from vecset.data.label_folder import Selection
+    from vecset.data.structure_files import Structures
+
+    others = [f"--{name}" for name in ("pattern", "recursive") if getattr(args, name)]
+    if args.structures and others:
+        raise InputError.because(
+            "", f"--structures and {others[0]} exclude each other", f"with --structures leave out {others[0]}"
+        )
+    structures = Structures.load(args.structures, args.classes) if args.structures else None
+    return Selection(args.recursive, args.pattern, structures)
+
+
 def _class_list(flag, text, classes):
     if text is None:
         return None
@@ -156,8 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     from vecset.data.preparation import Options
     from vecset.data.prepare_folder import CaseMaker, prepare_folder
-    from vecset.data.structure_files import Structures
 
+    selection = selection_of(args)
     make_case = CaseMaker(
         Path(args.output_dir),
         Options(
@@ -177,9 +205,9 @@ def main(argv: list[str] | None = None) -> int:
         drop_islands=args.drop_islands,
         whole_classes=args.exclude_border_cut or [],
         overwrite=args.overwrite,
-        structures=Structures.load(args.structures, args.classes) if args.structures else None,
+        structures=selection.structures,
     )
-    failed = prepare_folder(args.input_dir, make_case, args.start_idx, args.end_idx, args.file_workers)
+    failed = prepare_folder(args.input_dir, make_case, args.start_idx, args.end_idx, args.file_workers, selection)
     return 1 if failed else 0
 
 

@@ -59,6 +59,18 @@ def get_parser() -> argparse.ArgumentParser:
         ".npz with points_mm and labels) (required, but for --compare and --latents FILE)",
     )
     parser.add_argument("--output_dir", required=True, type=user_path, help="folder of the results")
+    parser.add_argument(
+        "--recursive",
+        action="store_true",
+        help="for --input FOLDER: label maps in sub-folders, too (default: only those directly in it)",
+    )
+    add(
+        "--pattern",
+        None,
+        "for --input FOLDER: only label maps with such a file name, as '*_label.nii.gz' (default: all, but for scans "
+        "beside label maps)",
+        metavar="GLOB",
+    )
     add("--data_path", None, "folder that the files in a CSV are relative to (default: the CSV's own)", type=user_path)
     add(
         "--train_csv",
@@ -195,7 +207,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.latents not in (None, True):
         hearts = find_stored_latents(args.input)
     else:
-        hearts = find_hearts(args.input, args.data_path)
+        from vecset.data.label_folder import Selection
+
+        hearts = find_hearts(
+            args.input,
+            args.data_path,
+            Selection(args.recursive, args.pattern),
+            lambda line: print(line, file=sys.stderr),
+        )
     baselines = read_baselines(args, hearts, model.class_names) if args.train_csv else None
     require_writable(args.output_dir)
     remove_leftovers(args.output_dir)
@@ -302,6 +321,8 @@ def report(args, model, settings, hearts, results):
         "calibration": str(args.calibration or "") or None,
         "epoch": model.epoch,
         "input": str(args.input),
+        "recursive": args.recursive,
+        "pattern": args.pattern,
         "data_path": str(args.data_path or "") or None,
         "label_mapping": str(args.label_mapping or "") or None,
         "train_csv": str(args.train_csv or "") or None,

@@ -11,8 +11,9 @@ from vecset.common.errors import DISK_FULL, InputError, describe_failure, shown
 from vecset.common.file_names import require_sound_name
 from vecset.common.workers import map_files
 from vecset.data.case_file import read_case, write_case
+from vecset.data.label_folder import ALL, Selection, relative_name
 from vecset.data.preparation import Options, border_classes, build_case, warnings_of
-from vecset.data.structure_files import Structures, find_sources, folder_lines, read_scan, scan_sha256
+from vecset.data.structure_files import Structures, find_sources, read_scan, scan_sha256
 from vecset.geometry.surface import crop_foreground
 from vecset.imaging.header_geometry import is_settled
 from vecset.imaging.header_names import (
@@ -20,7 +21,8 @@ from vecset.imaging.header_names import (
     names_apart_from_numbers,
     names_in_file,
 )
-from vecset.imaging.label_map import case_name, drop_islands, file_sha256, read_label_map, some_of
+from vecset.imaging.image_file import case_id
+from vecset.imaging.label_map import drop_islands, file_sha256, read_label_map, some_of
 from vecset.imaging.label_mapping import LabelMapping
 
 FAILED_SHOWN = 20
@@ -36,8 +38,9 @@ class CaseMaker:
     """Makes the case file of one label map: called with its path, in any process. With `structures` it is called with
     the folder of a scan that has a file per structure (vecset/data/structure_files.py).
 
-    annotated: class ids, None: as the mapping says; drop_islands: share of the largest component below which another
-    one is dropped; whole_classes: class ids that the field of view must not truncate; overwrite: make done files again.
+    input_dir: the folder that cases are named by their place in; annotated: class ids, None: as the mapping says;
+    drop_islands: share of the largest component below which another one is dropped; whole_classes: class ids that the
+    field of view must not truncate; overwrite: make done files again.
     disk_full: set once a write found no space; from then on files are only compared, so that done ones are skipped.
     """
 
@@ -53,6 +56,11 @@ class CaseMaker:
     overwrite: bool = False
     disk_full: bool = False
     structures: Structures | None = None
+    input_dir: Path | None = None
+
+    def case_of(self, path: Path) -> str:
+        """The name of the case that a label map becomes."""
+        return case_id(relative_name(path, self.input_dir))
 
     def request(self) -> dict:
         """The options that decide the content of a case file. They are kept in its meta and compared on the next run.
@@ -81,7 +89,7 @@ class CaseMaker:
     def _make(self, path):
         require_sound_name(path)
         request = self.request()
-        target = self.output_dir / f"{case_name(path)}.npz"
+        target = self.output_dir / f"{self.case_of(path)}.npz"
         if target.exists() and not self.overwrite:
             try:
                 case = read_case(target, ("frame",))
@@ -106,6 +114,7 @@ class CaseMaker:
             label_map = read_label_map(
                 path, self.classes, self.mapping, self.spacing_from, geometry_from=self.geometry_from
             )
+        label_map.source_name = relative_name(path, self.input_dir)
         label_map = drop_islands(label_map, self.drop_islands)
         if self.whole_classes:
             cut = self._truncated(border_classes(crop_foreground(label_map.labels, label_map.spacing_mm)))
@@ -120,7 +129,7 @@ class CaseMaker:
                 f"values {some_of(label_map.as_background)} counted as background "
                 f"({sum(label_map.as_background.values())} voxels)"
             )
-        return "made", [f"{shown(path.name)}: {line}" for line in lines]
+        return "made", [f"{shown(label_map.source_name)}: {line}" for line in lines]
 
     def _sha256(self, path):
         return scan_sha256(path, self.structures) if self.structures else file_sha256(path)
@@ -141,42 +150,53 @@ class CaseMaker:
         """Those of the class ids `border` that must be whole."""
         return [c for c in border if c in self.whole_classes]
 
-    @staticmethod
-    def _exclude(path, target, cut, class_names):
+    def _exclude(self, path, target, cut, class_names):
         """The result of an excluded heart. A case file of an earlier run would be trained on, so it is removed."""
-        line = f"{shown(path.name)}: truncated by the field of view: " + ", ".join(class_names[c - 1] for c in cut)
+        name = shown(relative_name(path, self.input_dir))
+        line = f"{name}: truncated by the field of view: " + ", ".join(class_names[c - 1] for c in cut)
         if target.exists():
             target.unlink(missing_ok=True)
             line += f"; {target.name} of an earlier run is removed"
         return "excluded", [line]
 
 
-def prepare_folder(input_dir: Path, make_case: CaseMaker, start: int = 0, end: int | None = None, workers: int = 1):
+def prepare_folder(
+    input_dir: Path,
+    make_case: CaseMaker,
+    start: int = 0,
+    end: int | None = None,
+    workers: int = 1,
+    selection: Selection = ALL,
+) -> int:
     """Makes the case files of the label maps `start` (inclusive) to `end` (exclusive) of `input_dir`, in natural order.
+    `selection`: which files these are; its structures are those of `make_case`.
 
     Prints a line for each file that needs one, a progress bar and a summary. Returns how many files failed. Raises
     InputError where a folder cannot be used."""
-    paths = find_sources(input_dir, make_case.structures)
-    total, names = len(paths), {case_name(path) for path in paths}
-    paths = paths[start:end]
+    found = find_sources(input_dir, selection)
+    make_case.input_dir = Path(input_dir)
+    total, names = len(found.paths), {make_case.case_of(path) for path in found.paths}
+    paths = found.paths[start:end]
     output_dir = make_case.output_dir
     require_writable(output_dir)
     remove_leftovers(output_dir)
     what = "folders of structures" if make_case.structures else "label maps"
     print(f"{len(paths)} of {total} {what} in {input_dir}", flush=True)
-    for line in folder_lines(paths, make_case.structures) if make_case.structures else ():
+    for line in found.left_out if start == 0 else ():  # of a job array, in its first task alone
         print(f"note: {line}", file=sys.stderr)
     before = _times(output_dir)
     try:
         results = make_all(make_case, paths, workers)
     finally:
         remove_leftovers(output_dir)  # of workers that were killed
-    for line in _stale(results, before, _times(output_dir), names if start == 0 else None):
+    failed = {make_case.case_of(path) for path, (state, _) in results.items() if state == "failed"}
+    for line in _stale(failed, before, _times(output_dir), names if start == 0 else None):
         print(f"note: {line}", file=sys.stderr)
-    line = _one_class_line(results, output_dir)
+    done = [make_case.case_of(path) for path, (state, _) in results.items() if state in ("made", "skipped")]
+    line = _one_class_line(done, output_dir)
     if line:
         print(f"WARNING: {line}", file=sys.stderr)
-    made_again = sum(results[p][0] == "made" and case_name(p) in before for p in paths)
+    made_again = sum(results[p][0] == "made" and make_case.case_of(p) in before for p in paths)
     why = "--overwrite" if make_case.overwrite else "options or label map changed, or a broken case file"
     return print_summary(results, output_dir, f"; {made_again} made again: {why}" if made_again else "")
 
@@ -215,9 +235,8 @@ def print_summary(results: dict[Path, Result], output_dir: Path, more: str = "")
     return len(failed)
 
 
-def _one_class_line(results, output_dir):
-    """The line about hearts that all hold the same class alone although several are annotated, or ""."""
-    done = [case_name(path) for path, (state, _) in results.items() if state in ("made", "skipped")]
+def _one_class_line(done, output_dir):
+    """The line about the cases `done` where all hold the same class alone although several are annotated, or ""."""
     found = None
     for name in done:
         meta = read_case(output_dir / f"{name}.npz", ()).meta
@@ -241,11 +260,10 @@ def _times(folder):
     return {path.name.removesuffix(".npz"): path.stat().st_mtime_ns for path in folder.glob("[!.]*.npz")}
 
 
-def _stale(results, before, after, names):
-    """Lines about case files that a training would use although no label map of now made them: those whose label map
-    failed, and those that are not in `names`, the cases of all label maps (None: not checked, as in all but the first
+def _stale(failed, before, after, names):
+    """Lines about case files that a training would use although no label map of now made them: the `failed` cases, and
+    those that are not in `names`, the cases of all label maps (None: not checked, as in all but the first
     shard of a job array)."""
-    failed = {case_name(path) for path, (state, _) in results.items() if state == "failed"}
     lines = [
         f"{name}.npz: old case file of a label map that failed"
         for name in before

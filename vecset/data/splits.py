@@ -22,7 +22,7 @@ from vecset.data.case_file import read_meta
 from vecset.data.listed_case import ListedCase
 from vecset.data.patients import EACH_ALONE, find_patients, straddling
 from vecset.imaging.class_names import distinct_names, listed
-from vecset.imaging.label_map import case_name
+from vecset.imaging.image_file import case_name
 from vecset.imaging.structure_names import name_key
 
 VERSION = 1  # of the method: higher when the same case files and options give other CSVs

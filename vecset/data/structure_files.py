@@ -20,21 +20,14 @@ import numpy as np
 from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
 from vecset.common.user_files import read_json
+from vecset.data.label_folder import ALL, LabelFolder, NoLabelMaps, Selection, look_into
 from vecset.imaging.channels import check_thickness
 from vecset.imaging.class_names import complete_class_names
 from vecset.imaging.classes import HEART_CLASSES
 from vecset.imaging.header_geometry import check_plausible, farthest_shift
 from vecset.imaging.header_names import names_in_header
-from vecset.imaging.image_file import has_suffix, read_image
-from vecset.imaging.label_map import (
-    LabelMap,
-    NoLabelMaps,
-    case_name,
-    file_sha256,
-    find_label_maps,
-    read_volume,
-    some_of,
-)
+from vecset.imaging.image_file import case_name, has_suffix, read_image
+from vecset.imaging.label_map import LabelMap, file_sha256, read_volume, some_of
 from vecset.imaging.label_mapping import class_target
 from vecset.imaging.structure_names import FILE_PRESETS, TOTALSEGMENTATOR, class_named, class_of, is_automatic, name_key
 
@@ -100,15 +93,17 @@ class Structures:
         return None if structure is None else class_named(structure, self.class_names)
 
 
-def find_sources(folder: Path | str, structures: Structures | None = None) -> list[Path]:
-    """What becomes a case each: the label maps of `folder`, or with `structures` the folders of its scans.
+def find_sources(folder: Path | str, selection: Selection = ALL) -> LabelFolder:
+    """What becomes a case each: the label maps of `folder`, or with `selection.structures` the folders of its scans;
+    and lines about what is left out.
 
-    Raises InputError as `find_label_maps`, and without `structures` where the folder holds one structure per file."""
+    Raises InputError as `look_into`, and without structures where the folder holds one structure per file."""
     folder = Path(folder)
-    if structures is not None:
-        return find_scans(folder, structures)
+    if selection.structures is not None:
+        scans = find_scans(folder, selection.structures)
+        return LabelFolder(scans, folder_lines(scans, selection.structures))
     try:
-        paths = find_label_maps(folder)
+        found = look_into(folder, selection)
     except NoLabelMaps as error:
         for scan in _subfolders(folder):
             named = [p for f in (scan, *_subfolders(scan)) for p in _images(f) if class_of(_stem(p))]
@@ -119,15 +114,19 @@ def find_sources(folder: Path | str, structures: Structures | None = None) -> li
                     f"merge those of each scan with prepare_data.py {_advice(named)}",
                 ) from error
         raise
-    refuse_structure_files(folder, paths)
-    named = [p for p in _images(folder / INNER) if class_of(_stem(p))] if (folder / INNER).is_dir() else []
-    if len(paths) == 1 and len({class_of(_stem(p)) for p in named}) > 1:  # a scan with its structures beside it
-        raise InputError.because(
-            folder,
-            f"{paths[0].name} lies beside {INNER}, with files that are named like structures ({_few(named)})",
-            f"merge these with prepare_data.py {_advice(named)}; to use {paths[0].name}, give a folder of its own",
-        )
-    return paths
+    by_place = {}
+    for path in found.paths:
+        by_place.setdefault(path.parent, []).append(path)
+    for place, paths in by_place.items():
+        refuse_structure_files(place, paths)
+        named = [p for p in _images(place / INNER) if class_of(_stem(p))] if (place / INNER).is_dir() else []
+        if len(paths) == 1 and len({class_of(_stem(p)) for p in named}) > 1:  # a scan with its structures beside it
+            raise InputError.because(
+                place,
+                f"{paths[0].name} lies beside {INNER}, with files that are named like structures ({_few(named)})",
+                f"merge these with prepare_data.py {_advice(named)}; to use {paths[0].name}, give a folder of its own",
+            )
+    return found
 
 
 def refuse_structure_files(folder: Path, paths: Iterable[Path]) -> None:

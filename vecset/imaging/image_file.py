@@ -73,6 +73,25 @@ def has_suffix(path: Path | str, suffixes: tuple = SUFFIXES) -> bool:
     return str(path).lower().endswith(suffixes)
 
 
+def case_id(relative_name: Path | str) -> str:
+    """The case name of a label map by its path relative to the folder that was given: the parts joined by "_", without
+    image suffix: `sub-01/anat/sub-01_dseg.nii.gz` -> `sub-01_anat_sub-01_dseg`, `1.nii.img.nii.gz` -> `1.nii.img`."""
+    parts = Path(relative_name).parts
+    return "_".join([*parts[:-1], _without_suffix(parts[-1])]) if parts else ""
+
+
+def case_name(path: Path | str) -> str:
+    """The case name of a label map directly in the folder that was given: `1.nii.img.nii.gz` -> `1.nii.img`."""
+    return _without_suffix(Path(path).name)
+
+
+def _without_suffix(name):
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
 def read_image(path: Path | str) -> StoredImage:
     """Reads an image file. Raises InputError where it is missing, broken, truncated, damaged, too large for memory, or
     in another format than its name says."""

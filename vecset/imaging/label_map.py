@@ -1,4 +1,4 @@
-"""Label maps: reading with checks of header and values, writing, listing a folder, case names."""
+"""Label maps: reading with checks of header and values, writing."""
 
 import gzip
 import hashlib
@@ -11,7 +11,6 @@ import numpy as np
 
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
-from vecset.common.natural_order import natural_key
 from vecset.imaging.channels import as_volume, check_thickness, other_labels, refuse_fractions, refuse_scan
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import check_affine
@@ -23,7 +22,7 @@ from vecset.imaging.header_names import (
     refuse_other_numbers,
     table_text,
 )
-from vecset.imaging.image_file import NIFTI_SUFFIXES, SUFFIX_WORDS, SUFFIXES, StoredImage, has_suffix, read_image
+from vecset.imaging.image_file import NIFTI_SUFFIXES, StoredImage, case_id, has_suffix, read_image
 from vecset.imaging.label_mapping import PRESETS, LabelMapping, apply_table
 from vecset.imaging.label_table import name_extension
 from vecset.imaging.structure_names import class_named
@@ -37,10 +36,6 @@ class LabelOutOfRange(InputError):
     """A label map holds values that are not class ids."""
 
 
-class NoLabelMaps(InputError):
-    """A folder holds no label maps."""
-
-
 @dataclass
 class LabelMap:
     """labels (X, Y, Z) u8, 0 background, 1..C classes; affine (4, 4) f64 voxel -> mm RAS+, settled where the
@@ -52,7 +47,8 @@ class LabelMap:
     file names otherwise than the label mapping, which decided; notes:
     lines for the user about what was read otherwise than the file has it. structures: of a
     scan with a file per structure (vecset/data/structure_files.py): {"files": {name: class id}, "overlaps": [[class id,
-    class id that has the voxels, voxels], ...]}."""
+    class id that has the voxels, voxels], ...]}; source_name: its path relative to the folder that was given (default:
+    its last part)."""
 
     labels: np.ndarray
     affine: np.ndarray
@@ -68,6 +64,7 @@ class LabelMap:
     other_names: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
     structures: dict = field(default_factory=dict)
+    source_name: str = ""
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -77,7 +74,7 @@ class LabelMap:
     @property
     def name(self) -> str:
         """The name of its case."""
-        return case_name(self.path)
+        return case_id(self.source_name or self.path.name)
 
 
 def read_label_map(
@@ -308,39 +305,3 @@ def write_label_map(
     data = image.to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(gzip.compress(data, 4, mtime=0) if path.name.lower().endswith(".gz") else data)
-
-
-def find_label_maps(folder: Path | str) -> list[Path]:
-    """The label maps of a folder (.nii.gz, .nii, .nrrd, .mha), naturally sorted (2 before 10). Names that begin with a
-    dot are left out.
-
-    Raises InputError where there is no such folder or two label maps have one case name, NoLabelMaps where there is no
-    label map in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        problem = "this is a file, not a folder" if folder.exists() else "no such folder"
-        raise InputError.because(folder, problem, "check --input_dir")
-    paths = [p for p in folder.iterdir() if has_suffix(p.name) and not p.name.startswith(".")]
-    if not paths:
-        raise NoLabelMaps.because(folder, f"no label maps in it ({SUFFIX_WORDS})", "check --input_dir")
-    paths.sort(key=lambda p: natural_key(p.name))
-    seen = {}
-    for path in paths:
-        other = seen.setdefault(case_name(path), path)
-        if other is not path:
-            raise InputError.because(
-                folder,
-                f"{other.name} and {path.name} would both become {case_name(path)}.npz",
-                "rename or remove one of them",
-            )
-    return paths
-
-
-def case_name(path: Path | str) -> str:
-    """The file's name without its image suffix: `1.nii.img.nii.gz` -> `1.nii.img`."""
-    name = Path(path).name
-    for suffix in SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name

@@ -1,27 +1,26 @@
 """Files to hearts: case files, label maps, folders of them, the CSV of a split, point clouds with labels, stored
 latents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
+from vecset.common.natural_order import natural_key
 from vecset.data.case_file import Case, read_case
+from vecset.data.label_folder import ALL, NoLabelMaps, Selection, relative_name
 from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_listed
 from vecset.data.structure_files import find_sources
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import UNIT_RADIUS, check_affine
 from vecset.imaging.header_geometry import require_heart_size
 from vecset.imaging.header_names import names_apart_from_numbers
-from vecset.imaging.image_file import SUFFIX_WORDS, has_suffix
+from vecset.imaging.image_file import SUFFIX_WORDS, case_id, case_name, has_suffix
 from vecset.imaging.label_map import (
     LabelOutOfRange,
-    NoLabelMaps,
-    case_name,
     file_sha256,
-    natural_key,
     read_label_map,
 )
 from vecset.imaging.label_mapping import LabelMapping
@@ -46,21 +45,27 @@ def input_sha256(heart: ListedCase) -> str:
         ) from None
 
 
-def find_hearts(source: Path | str, data_path: Path | None = None) -> list[ListedCase]:
+def find_hearts(
+    source: Path | str,
+    data_path: Path | None = None,
+    selection: Selection = ALL,
+    say: Callable = print,
+) -> list[ListedCase]:
     """The hearts of `source`: a case file, a label map, a folder (its case files where it has any, else its label
-    maps), or a CSV with columns case_id and file, relative to `data_path` (the CSV's folder where None). What is in
-    the files is not looked at: `load_heart` refuses each that is none, so that the others can be used."""
+    maps, chosen by `selection`), or a CSV with columns case_id and file, relative to `data_path` (the CSV's folder
+    where None). `say` gets a line for each kind of file in a folder that is left out. What is in the files is not
+    looked at: `load_heart` refuses each that is none, so that the others can be used."""
     source = Path(source)
     name = source.name.lower()
     if source.is_dir():
         cases = [p for p in source.glob("*.npz") if not p.name.startswith(".")]
         cases.sort(key=lambda p: natural_key(p.name))
         if cases:
+            maps = sum(has_suffix(p.name) and not p.name.startswith(".") for p in source.iterdir())
+            if maps:
+                say(f"note: {maps} label maps left out, because {source} holds case files")
             return [_case_or_cloud(p) for p in cases]
-        try:
-            return [ListedCase(case_name(p), p, LABEL_MAP) for p in find_sources(source)]
-        except NoLabelMaps:
-            raise InputError.because(source, "holds neither case files nor label maps", "check --input") from None
+        return _label_maps(source, selection, say)
     if not source.is_file():
         raise InputError.because(source, "no such file or folder", "check --input")
     if name.endswith(".csv"):
@@ -74,6 +79,18 @@ def find_hearts(source: Path | str, data_path: Path | None = None) -> list[Liste
     if has_suffix(name):
         return [ListedCase(case_name(source), source, LABEL_MAP)]
     raise InputError(source, f"a name ending in .npz, .csv, .ply, {SUFFIX_WORDS}", source.name, "check --input")
+
+
+def _label_maps(folder, selection, say):
+    """The `ListedCase`s of a folder of label maps, with errors that name the options of reconstruct.py."""
+    try:
+        found = find_sources(folder, selection)
+    except NoLabelMaps as error:
+        words = error.problem.replace("no label maps in it", "holds neither case files nor label maps", 1)
+        raise InputError.because(folder, words, error.to_do.replace("--input_dir", "--input")) from None
+    for line in found.left_out:
+        say(f"note: {line}")
+    return [ListedCase(case_id(relative_name(p, folder)), p, LABEL_MAP) for p in found.paths]
 
 
 def _case_or_cloud(path):

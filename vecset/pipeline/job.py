@@ -62,29 +62,27 @@ class Pipeline:
         from vecset.data.structure_files import find_sources  # here, so that --help needs no package
 
         try:
-            return find_sources(self.labels, self.structures)
+            return find_sources(self.labels, self.selection).paths
         except InputError:
             return []
 
     @functools.cached_property
-    def structures(self):
-        """The `Structures` that --structures names among the options of prepare_data.py, or None."""
-        if not self.prepare_words:
-            return None
-        source = prepare_arguments(["--classes", self.args.classes, *self.prepare_words]).structures
-        if source is None:
-            return None
-        from vecset.data.structure_files import Structures
+    def selection(self):
+        """The `Selection` of label maps in the input folder, by the options of prepare_data.py; of synthetic hearts
+        all."""
+        from vecset.commands.prepare_data import selection_of
 
-        return Structures.load(source, self.args.classes)
+        words = ["--classes", self.args.classes, *self.prepare_words] if self.args.input_dir else []
+        return selection_of(prepare_arguments(words))
 
     def label_inputs(self) -> dict:
         """The inputs of the stage `prepare`: the label maps, or the structure files of each scan, by size and time."""
-        if self.structures is None:
+        structures = self.selection.structures
+        if structures is None:
             return listing(self.label_maps(), self.labels)
         from vecset.data.structure_files import scan_listing
 
-        return scan_listing(self.label_maps(), self.structures, self.labels)
+        return scan_listing(self.label_maps(), structures, self.labels)
 
     def case_files(self) -> list[Path]:
         return sorted(p for p in self.cases.glob("*.npz") if not p.name.startswith("."))
@@ -341,12 +339,12 @@ class Pipeline:
     def remove_outdated_cases(self, old: dict, wanted: dict, whole: bool) -> None:
         """Removes the case files that have to be made again: all of them (`whole`), or those whose label map changed
         or is gone."""
-        from vecset.imaging.label_map import case_name
+        from vecset.imaging.image_file import case_id
 
         files = self.case_files()
         made = {Path(path).name for path in old.get("outputs", ())}
         before = old.get("inputs", {})
-        known = made | {f"{case_name(name)}.npz" for name in before}
+        known = made | {f"{case_id(name)}.npz" for name in before}
         strangers = [p.name for p in files if p.name not in known]
         if strangers:
             raise InputError.because(
@@ -355,7 +353,7 @@ class Pipeline:
                 "give another --output_dir, or move that file elsewhere",
             )
         keep = {
-            f"{case_name(name)}.npz"
+            f"{case_id(name)}.npz"
             for name, state in wanted["inputs"].items()
             if not whole and before.get(name) == state
         }

@@ -186,17 +186,16 @@ def check_words(words, own, where, to_do):
 
 def check_label_mapping(words, own_labels):
     """Raises InputError, or exits, where prepare_data.py would refuse one of the options `words`."""
-    from vecset.commands.prepare_data import parse_arguments  # brings numpy
-    from vecset.data.structure_files import Structures
+    from vecset.commands.prepare_data import parse_arguments, selection_of  # brings numpy
     from vecset.imaging.label_mapping import LabelMapping
 
     args = parse_arguments(["--input_dir", "labels", "--output_dir", "cases", *words])
     if args.label_mapping:
         LabelMapping.load(args.label_mapping, args.classes)
-    if args.structures:
-        if not own_labels:
-            raise InputError.because("--structures", "it is for files of your own", "give their folder: --input_dir")
-        Structures.load(args.structures, args.classes)
+    given = [f"--{name}" for name in ("structures", "recursive", "pattern") if getattr(args, name)]
+    if given and not own_labels:
+        raise InputError.because(given[0], "it is for files of your own", "give their folder: --input_dir")
+    selection_of(args)
 
 
 def main(argv=None):
@@ -266,13 +265,15 @@ def run(pipeline, redo=frozenset()):
     catch([signal.SIGUSR1], signal.default_int_handler)
     stamps, say, start = Stamps(pipeline.out), pipeline.say, time.time()
     if pipeline.args.input_dir:
+        from vecset.data.label_folder import relative_name
         from vecset.data.splits import check_patients
         from vecset.data.structure_files import find_sources
-        from vecset.imaging.label_map import case_name
+        from vecset.imaging.image_file import case_id
 
-        label_maps = find_sources(pipeline.labels, pipeline.structures)  # raises InputError before anything is written
+        label_maps = find_sources(pipeline.labels, pipeline.selection).paths  # InputError before anything is written
+        names = [case_id(relative_name(path, pipeline.labels)) for path in label_maps]
         if not pipeline.args.overfit:
-            for line in check_patients([case_name(path) for path in label_maps], pipeline.args.group_regex):
+            for line in check_patients(names, pipeline.args.group_regex):
                 say(f"note: {line}")
     lacking = redo - {stage.name for stage in pipeline.stages()}
     if lacking:

@@ -14,7 +14,7 @@ from scipy import ndimage
 from vecset.common.errors import InputError
 from vecset.data.case_file import GROUPS, OPTIONAL_MEMBERS, POINT_MEMBERS, read_case
 from vecset.imaging.frame import UNIT_RADIUS, check_affine
-from vecset.imaging.label_map import case_name
+from vecset.imaging.image_file import case_id
 from vecset.quality.exact import check_exact, check_source
 from vecset.quality.near_balance import check_near_balance
 from vecset.quality.thresholds import BINS, FileReport
@@ -45,7 +45,7 @@ def check_file(
     report.add("readable", 1)
     source_name = str(case.meta.get("source_name", ""))
     if source_name:
-        same = report.case_id == case_name(source_name)
+        same = report.case_id == case_id(source_name)
         report.add("name", same, note="" if same else f"made from {source_name}")
     report.class_names = case.class_names
     report.classes = {c: {} for c in range(1, case.num_classes + 1)}

@@ -107,10 +107,18 @@ def chosen(figures: list[dict], cases: list[str]) -> list[tuple[str, str]]:
     ]
 
 
+def _hearts_of(settings):
+    """The hearts of a run's input, chosen as that run chose them."""
+    from vecset.data.label_folder import Selection
+    from vecset.inference.inputs import find_hearts
+
+    selection = Selection(bool(settings.get("recursive")), settings.get("pattern"))
+    return find_hearts(settings["input"], settings.get("data_path"), selection, say=lambda line: None)
+
+
 def stored_truths(figures):
     """(truth_of or None, a note for the reader or None), by the input that the runs' metrics.json names."""
     from vecset.imaging.label_mapping import LabelMapping
-    from vecset.inference.inputs import find_hearts
 
     reason = ""
     for mine in figures:
@@ -119,7 +127,7 @@ def stored_truths(figures):
         try:
             mapping = settings.get("label_mapping")
             mapping = LabelMapping.load(mapping, num_classes) if mapping else None
-            hearts = {h.case_id: h for h in find_hearts(settings["input"], settings.get("data_path"))}
+            hearts = {h.case_id: h for h in _hearts_of(settings)}
         except (InputError, OSError, KeyError, TypeError) as error:
             reason = f", or cannot be read ({describe_failure('metrics.json', error)})"
             continue
