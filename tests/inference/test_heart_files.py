@@ -257,3 +257,20 @@ def test_a_thin_ring_keeps_its_volume():
     (mesh,) = meshes_of(FormulaModel(ring, lambda p: p[:, :1], 1)).values()
     expected = 2 * np.pi * 0.55 * np.pi * (1.5 * cell) ** 2 * (40 / 0.95) ** 3
     assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume == pytest.approx(expected, rel=0.03)
+
+
+def test_a_finished_heart_that_readers_place_differently_is_made_again(workdir, capsys):
+    """As earlier versions wrote it from a header that contradicts itself."""
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir, "--no_meshes") == 0
+    made = workdir / "out" / "a" / "labels.nii.gz"
+    whole = made.read_bytes()
+    image = nib.load(made)
+    labels, affine = np.asanyarray(image.dataobj), image.affine
+    mirrored = nib.Nifti1Image(labels, affine)
+    mirrored.set_sform(affine, 2)
+    mirrored.set_qform(np.diag([-1, 1, 1, 1]) @ affine, 1)
+    nib.save(mirrored, made)
+    assert run(workdir, "--no_meshes") == 0 and made.read_bytes() == whole
+    capsys.readouterr()
+    assert run(workdir, "--no_meshes") == 0 and "1 of 1 hearts were done before" in capsys.readouterr().out

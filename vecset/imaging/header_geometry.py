@@ -104,6 +104,12 @@ def _all_place_at(header, shape, affine):
     return bool(forms) and all(farthest_shift(affine, form, shape) <= SAME_PLACE for form in forms.values())
 
 
+def readers_agree(header: nib.Nifti1Header) -> bool:
+    """Whether every reader places the image of a NIfTI header alike, within SAME_PLACE."""
+    forms = coded_forms(header)
+    return bool(forms) and _all_place_at(header, header.get_data_shape()[:3], next(iter(forms.values())))
+
+
 def coded_forms(header: nib.Nifti1Header) -> dict[str, np.ndarray]:
     """{"sform", "qform": (4, 4)} in the header's unit, those whose code is above 0. A quaternion that is longer than 1
     by rounding is made one of length 1, as the NIfTI library does with all; NaN where it is damaged."""

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from vecset.common.errors import InputError
 from vecset.imaging.class_names import file_names
 from vecset.imaging.classes import class_colours
 from vecset.imaging.frame import Frame
+from vecset.imaging.header_geometry import readers_agree
+from vecset.imaging.image_file import read_nifti_header
 from vecset.imaging.label_map import write_label_map
 from vecset.imaging.label_table import write_segmentation_nrrd
 from vecset.inference.heart_field import HeartField
@@ -29,6 +32,15 @@ def write_labels(
     write_label_map(folder / LABELS, labels, frame.affine, class_names, geometry)
     write_segmentation_nrrd(folder / SEGMENTATION, labels, frame.affine, class_names)
     return [LABELS, SEGMENTATION]
+
+
+def is_placed(folder: Path) -> bool:
+    """Whether every reader places the label map of a finished heart alike. Earlier versions wrote headers as
+    contradictory as that of the source."""
+    try:
+        return readers_agree(read_nifti_header(folder / LABELS))
+    except (InputError, OSError):
+        return False
 
 
 def write_meshes(

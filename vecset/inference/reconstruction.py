@@ -80,6 +80,7 @@ class Reconstruction:
             not self.overwrite
             and result.get("fingerprint") == fingerprint(made)
             and all((folder / name).is_file() for name in result["files"])
+            and heart_files.is_placed(folder)
         )
         if done and (not self.baselines or self._has_baselines(result)):
             return result, False

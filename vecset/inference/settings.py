@@ -8,7 +8,7 @@ from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.meshes import MESH_CELLS
 from vecset.inference.model import LoadedModel
 
-VERSION = 6  # of the method: hearts that another version made are made again
+VERSION = 5  # of the method: hearts that another version made are made again
 
 
 @dataclass(frozen=True)
