@@ -2,6 +2,9 @@
 """Label maps -> case files. Its flags: `python prepare_data.py --help`."""
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where Python leaves this folder out (-P, -I)
 
 from vecset.commands.prepare_data import main
 from vecset.common.errors import run_command

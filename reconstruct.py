@@ -2,6 +2,9 @@
 """Checkpoint and hearts -> label maps, meshes, figures, pages. Its flags: `python reconstruct.py --help`."""
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where Python leaves this folder out (-P, -I)
 
 from vecset.commands.reconstruct import main
 from vecset.common.errors import run_command

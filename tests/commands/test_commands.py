@@ -101,7 +101,7 @@ def test_root_scripts_are_thin(command):
     tree = ast.parse((ROOT / f"{command}.py").read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
     kinds = [type(node).__name__ for node in tree.body[1:]]
-    assert kinds == ["Import", "ImportFrom", "ImportFrom", "If"], "imports and one call"
+    assert kinds == ["Import", "ImportFrom", "Expr", "ImportFrom", "ImportFrom", "If"], "imports and one call"
     assert f"vecset.commands.{command}" in {n.module for n in tree.body if isinstance(n, ast.ImportFrom)}
 
 

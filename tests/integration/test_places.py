@@ -1,12 +1,14 @@
 """Places that the program is run in: clones with other settings, other folders, other terminals, other environments."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.prepare_runs import SMALL, make_maps
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.sh"))
@@ -84,3 +86,154 @@ def test_progress_bars_do_not_fill_a_log(monkeypatch):
     monkeypatch.setenv("TQDM_MININTERVAL", "1")
     streams.standard_streams()
     assert os.environ["TQDM_MININTERVAL"] == "1"
+
+
+COMMANDS = {  # and an option of each that is a path
+    "make_phantoms.py": "--output_dir",
+    "prepare_data.py": "--output_dir",
+    "create_csv.py": "--output_dir",
+    "check_data_quality.py": "--report",
+    "reconstruct.py": "--input",
+    "vecset/main_ae.py": "--resume",
+    "vecset/calibrate.py": "--csv",
+    "vecset/info.py": "",
+    "vecset/pipeline/main.py": "--input_dir",
+    "vecset/cluster/shards.py": "--logs",
+}
+ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}  # a terminal that knows ASCII alone
+PLACES = {
+    "no environment": ["env", "-i"],
+    "narrow": ["env", "COLUMNS=1"],
+    "no width": ["env", "COLUMNS=wide", "TERM="],
+    "ASCII": ["env", *(f"{name}={value}" for name, value in ASCII.items())],
+    "safe path": ["env", "PYTHONSAFEPATH=1"],
+    "warnings are errors": ["env", "PYTHONWARNINGS=error"],
+    "no docstrings": ["env", "PYTHONOPTIMIZE=2", "PYTHONDONTWRITEBYTECODE=1"],
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_in_odd_places(command, place, tmp_path):
+    """Through a link to the script, too."""
+    (tmp_path / "link.py").symlink_to(ROOT / command)
+    answer = run(*PLACES[place], sys.executable, "link.py", "--help", cwd=tmp_path)
+    assert answer.returncode == 0 and not answer.stderr and COMMANDS[command] in answer.stdout
+
+
+@pytest.mark.parametrize("script", ["run_train.sh", "run_tests.sh", "environment.sh", "submit_phase1.sh"])
+def test_scripts_run_through_a_link(script, tmp_path):
+    (tmp_path / "link.sh").symlink_to(ROOT / script)
+    answer = run("bash", "link.sh", "--help", cwd=tmp_path, PYTHON=sys.executable)
+    assert answer.returncode == 0 and answer.stdout and not answer.stderr
+
+
+def parsers():
+    import importlib
+
+    names = [path.stem for path in (ROOT / "vecset" / "commands").glob("[!_]*.py")]
+    modules = [f"vecset.commands.{name}" for name in names] + [
+        "vecset.calibrate",
+        "vecset.info",
+        "vecset.pipeline.main",
+    ]
+    made = [importlib.import_module(name).get_parser() for name in modules]
+    return [*made, importlib.import_module("vecset.engines.arguments").build_parser()]
+
+
+def test_every_option_that_is_a_path_knows_the_home_folder():
+    """An option whose help speaks of a file or folder has the type that expands it."""
+    from vecset.common.arguments import user_path, user_path_text
+
+    plain = []
+    for parser in parsers():
+        for action in parser._actions:
+            named = re.search(
+                r"_(dir|path|csv)$|^(report|input|output|resume|init_from|label_mapping|files)$", action.dest
+            )
+            if named and action.type not in (user_path, user_path_text):
+                plain.append((parser.prog, action.dest))
+    assert not plain
+
+
+SCRIPT_PATHS = {
+    "run_data_sbatch.sh": (["--input_dir=~/none", "--output_dir", "x"], "found no folder {home}/none"),
+    "run_phase1_sbatch.sh": (["--data_path", "~/none", "--output_dir", "x"], "found no folder {home}/none"),
+    "submit_phase1.sh": (["--input_dir", "~/none", "--output_dir", "x"], "found '{home}/none'"),
+    "run_train.sh": (["--input_dir=~/none", "--output_dir", "x"], "{home}/none: no such folder"),
+}
+
+
+@pytest.mark.parametrize("script", SCRIPT_PATHS)
+def test_scripts_know_the_home_folder(script, tmp_path):
+    words, told = SCRIPT_PATHS[script]
+    answer = run("bash", ROOT / script, *words, cwd=tmp_path, PYTHON=sys.executable, HOME=str(tmp_path / "me"))
+    assert answer.returncode == 2 and told.format(home=tmp_path / "me") in answer.stderr
+    assert answer.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory):
+    return make_maps(tmp_path_factory.mktemp("maps") / "labels", ["heart.nii.gz"])
+
+
+def prepare(maps, folder, *before, words=(), **environment):
+    command = [*before, sys.executable, *words, ROOT / "prepare_data.py", "--input_dir", maps, *SMALL, "--output_dir"]
+    return run(*command, "cases", cwd=folder, **environment)
+
+
+SAME = {
+    "optimized": {"words": ["-OO"]},
+    "warnings are errors": {"PYTHONWARNINGS": "error"},
+    "ASCII": ASCII,
+    "no home, no user": {"drop": True},
+    "no temporary folder": {"TMPDIR": "/no/such/folder"},
+    "another time zone": {"TZ": "Asia/Kathmandu"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", SAME)
+def test_case_files_are_the_same_everywhere(maps, tmp_path, place):
+    (tmp_path / "usual").mkdir()
+    assert prepare(maps, tmp_path / "usual").returncode == 0
+    options = dict(SAME[place])
+    before = ["env", "-i"] if options.pop("drop", False) else []
+    answer = prepare(maps, tmp_path, *before, **options)
+    assert answer.returncode == 0, answer.stderr
+    found, usual = ((folder / "cases").glob("*.npz") for folder in (tmp_path, tmp_path / "usual"))
+    assert [p.read_bytes() for p in sorted(found)] == [p.read_bytes() for p in sorted(usual)]
+
+
+@pytest.mark.slow
+def test_files_of_the_future_links_and_modules_that_lie_about(maps, tmp_path):
+    labels = tmp_path / "links"
+    labels.mkdir()
+    for path in maps.glob("*.nii.gz"):
+        copy = shutil.copy(path, tmp_path / f"later_{path.name}")
+        os.utime(copy, (2**31, 2**31))
+        (labels / path.name).symlink_to(copy)
+    for name in ("random", "queue", "torch", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user')\n")
+    (tmp_path / "folder").symlink_to(labels)
+    assert prepare(Path("folder"), tmp_path).returncode == 0
+    again = prepare(Path("folder"), tmp_path)
+    assert again.returncode == 0 and "0 made, 1 skipped" in again.stdout
+
+
+def test_a_wrong_dash_is_understood_in_any_locale(tmp_path):
+    for environment in ({}, ASCII):
+        answer = run(sys.executable, ROOT / "create_csv.py", "--data_dir", "x", "—folds", "3", **environment)
+        assert answer.returncode == 2 and "folds 3; did you mean --folds?" in answer.stderr
+
+
+def test_a_program_in_a_path_with_a_colon_is_refused_in_one_line(tmp_path):
+    folder = tmp_path / "a:b"
+    shutil.copytree(ROOT / "vecset", folder / "vecset", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "run_train.sh", folder)
+    shutil.copy(ROOT / "environment.sh", folder)
+    answer = run(sys.executable, folder / "vecset" / "pipeline" / "main.py", "--output_dir", tmp_path / "x")
+    assert answer.returncode == 2 and answer.stderr.count("\n") == 1 and "move it to another folder" in answer.stderr
+    answer = run("bash", folder / "run_train.sh", "--output_dir", tmp_path / "x")
+    assert answer.returncode == 2 and answer.stderr.count("\n") == 1 and "path with a colon" in answer.stderr
+    assert not (tmp_path / "x").exists()

@@ -13,6 +13,7 @@ import argparse
 import sys
 
 from vecset.common.arguments import CommandParser, user_path
+from vecset.common.atomic import require_writable
 from vecset.common.errors import InputError, run_command
 from vecset.common.workers import one_thread
 
@@ -87,6 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         paths = [args.input]
     else:
         raise InputError(args.input, "a folder of case files or a case file", "no such file or folder")
+    if args.report:
+        require_writable(args.report, "--report")
     if args.source_dir:
         require_source_dir(args.source_dir)
     reports = check_files(paths, args.file_workers, sample=args.sample, exact=args.exact, source_dir=args.source_dir)

@@ -11,6 +11,7 @@ import argparse
 import sys
 
 from vecset.common.arguments import CommandParser, user_path
+from vecset.common.atomic import require_writable
 from vecset.common.errors import run_command
 from vecset.data.splits import split_folder
 
@@ -54,6 +55,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
+    if args.data_dir.is_dir():  # else it is mistyped, and nothing is made
+        require_writable(args.output_dir or args.data_dir)
     broken = split_folder(
         args.data_dir,
         args.output_dir or args.data_dir,

@@ -29,7 +29,7 @@ if not __package__:  # run as a file: the repository's root in place of this fol
     sys.path[:] = [str(ROOT)] + [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 from vecset.common.arguments import CommandParser, user_path, user_path_text  # noqa: E402
-from vecset.common.atomic import append_text  # noqa: E402
+from vecset.common.atomic import append_text, require_writable  # noqa: E402
 from vecset.common.cores import usable_cores  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.common.signals import catch, print_line  # noqa: E402
@@ -237,7 +237,7 @@ def main(argv=None):
         check_label_mapping([*prepare_flags, *prepare_words], own_labels=args.input_dir is not None)
     if training_words:
         training_options(training_words)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+    require_writable(args.output_dir)
     log = args.output_dir / "run_train.log"
 
     def say(line, quiet=False):
