@@ -76,7 +76,8 @@ logs=$OUTPUT_DIR/task-logs
 
 first=${SLURM_ARRAY_TASK_MIN:-0} last=${SLURM_ARRAY_TASK_MAX:-0} task=${SLURM_ARRAY_TASK_ID:-0}
 if [ -z "${TASKS:-}" ]; then
-  if [ "$summary" = 1 ]; then TASKS=$(cat "$logs/tasks" 2>/dev/null || echo 50)
+  if [ "$summary" = 1 ] && [ -f "$logs/tasks" ]; then TASKS=$(cat "$logs/tasks")
+  elif [ "$summary" = 1 ]; then TASKS=50 # no task has begun
   elif [ "$first" = 0 ] && [ "${SLURM_ARRAY_TASK_COUNT:-1}" = $((last + 1)) ]; then TASKS=$((last + 1))
   else job_fail "--tasks: the array has gaps or does not start at 0, so give the number of shards"; fi
 fi

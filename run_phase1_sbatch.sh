@@ -176,7 +176,7 @@ echo "at the start: $before"
 starts=$OUTPUT_DIR/starts.txt here="job ${SLURM_JOB_ID:-none} at $before" in_vain=0
 if [ -n "${SLURM_JOB_ID:-}" ]; then # counts the last starts of this job that began at the same position
   while read -r line; do if [ "$line" = "$here" ]; then in_vain=$((in_vain + 1)); else in_vain=0; fi; done \
-    < <(cat "$starts" 2>/dev/null)
+    < <(if [ -f "$starts" ]; then cat "$starts"; fi)
   if [ "$in_vain" -ge 2 ]; then
     echo "error: the last $in_vain starts of this job made no progress ($before): not started once more; find the" \
       "cause, then submit it again" >&2
@@ -188,8 +188,13 @@ fi
 repeating="" code=0
 stopping=0 # asked to stop, by any signal; `warned`: by USR1, after which the job still has some minutes
 ask_to_stop() {
-  if [ -n "${SLURM_JOB_ID:-}" ]; then scancel --signal=USR1 "$SLURM_JOB_ID"; else pkill -USR1 -P "$child"; fi \
-    2>/dev/null || true
+  local said
+  if [ -n "${SLURM_JOB_ID:-}" ]; then
+    said=$(scancel --signal=USR1 "$SLURM_JOB_ID" 2>&1) && return
+  else
+    said=$(pkill -USR1 -P "$child" 2>&1) && return
+  fi
+  if kill -0 "$child" 2>/dev/null; then echo "note: the training could not be asked to stop: ${said:-no process}" >&2; fi
 }
 on_signal() { # only this shell gets Slurm's warning; it passes it on to the training processes of every node
   if [ "$stopping" = 1 ]; then return; fi

@@ -107,9 +107,19 @@ if [ -z "$TASKS" ]; then TASKS=$((count < 50 ? count : 50)); fi
 # ---- nothing is submitted while a chain is under way or is just being submitted
 record=$OUTPUT_DIR/chain.txt part=$OUTPUT_DIR/chain-part.txt
 under_way() { # under_way FILE: whether a job of this list is still in the queue
-  local ids
-  ids=$(cut -d ' ' -f 2 "$1" 2>/dev/null | paste -sd,)
-  [ -n "$ids" ] && [ -n "$(squeue --noheader --jobs "$ids" 2>/dev/null)" ]
+  local ids queued said
+  [ -f "$1" ] || return 1
+  ids=$(cut -d ' ' -f 2 "$1" | paste -sd,)
+  [ -n "$ids" ] || return 1
+  if queued=$(squeue --noheader --jobs "$ids" 2>/dev/null); then
+    [ -n "$queued" ]
+    return
+  fi
+  said=$(squeue --noheader --jobs "$ids" 2>&1 >/dev/null) || true
+  case $said in # of jobs that Slurm has forgotten, or nothing where it answers by now
+    *"Invalid job id"* | "") return 1 ;;
+  esac
+  job_fail "squeue does not say whether the chain of before ($1) is under way: $said; nothing submitted, try again"
 }
 if [ "$dry_run" = 0 ]; then
   exec 9>"$OUTPUT_DIR/.chain.lock" # released when this script ends, however it ends

@@ -2,6 +2,7 @@
 without a word stands in a list here, with the reason."""
 
 import ast
+import re
 
 import pytest
 
@@ -133,3 +134,40 @@ def test_no_fault_is_hidden(repository):
 )
 def test_what_counts_as_hidden(code, expected):
     assert len(faults(ast.parse(code))) == expected
+
+
+# (script, a part of the line): why what is said there may be dropped
+SHELL_ALLOWED = {
+    ("cluster.sh", "getent passwd"): "no such user: the message that follows says so",
+    ("cluster.sh", "scontrol show job"): "a question; without an answer the folder of the script counts",
+    ("cluster.sh", "type module"): "a question",
+    ("cluster.sh", "sys.version_info < (3, 11)"): "a question; the message that follows says what is wanted",
+    ("cluster.sh", "grep -vE"): "grep ends with 1 where no line is left",
+    ("cluster.sh", "rev-parse --short HEAD"): "no git, or no clone: 'unknown' is printed",
+    ("environment.sh", "sys.version_info < (3, 11)"): "a question, of each Python on the path",
+    ("environment.sh", "pip config list"): "a question; pip itself says more where it is needed",
+    ("environment.sh", "paste -sd ' ') || true"): "grep ends with 1 where no line is left",
+    ("environment.sh", "import ensurepip, venv"): "a question, of each Python on the path",
+    ("environment.sh", "bin/activate"): "no such file: the environment is made anew",
+    ("environment.sh", 'cat "$stamp"'): "no such file: the environment is made anew",
+    ("environment.sh", "-m pip --version"): "a question; ensurepip's words are told where it fails",
+    ("run_phase1_sbatch.sh", "rm -rf -- "): "a copy on a node that is gone; rm says what it could not remove",
+    ("run_phase1_sbatch.sh", "kill -0"): "a question",
+    ("run_phase1_sbatch.sh", 'kill "$repeating"'): "it has ended by itself",
+    ("submit_phase1.sh", "squeue --noheader"): "asked again for its words where it fails",
+    ("submit_phase1.sh", "flock --nonblock"): "a file system without locks",
+}
+
+
+def test_shell_scripts_drop_nothing_but_answers(repository):
+    hidden, used = [], set()
+    for path in sorted(repository.glob("*.sh")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if not re.search(r"2> ?/dev/null|/dev/null 2>&1|&> ?/dev/null|\|\| (true|:)(\s|;|\)|$)", line):
+                continue
+            reasons = [key for key in SHELL_ALLOWED if key[0] == path.name and key[1] in line]
+            used |= set(reasons)
+            if not reasons:
+                hidden.append(f"{path.name}:{number}: {line.strip()}")
+    assert not hidden, "\n".join(hidden)
+    assert used == set(SHELL_ALLOWED), set(SHELL_ALLOWED) - used
