@@ -197,7 +197,9 @@ def test_bad_input_is_one_clear_line(workdir, capsys):
     np.savez(workdir / "few.npz", points_mm=points[:2], labels=labels[:2])
     empty, _ = make_heart()
     write_label_map(workdir / "empty.nii.gz", np.zeros_like(empty), np.eye(4))
-    write_label_map(workdir / "unknown.nii.gz", np.full((8, 8, 8), 40, np.uint8), np.eye(4))
+    unknown = np.full((8, 8, 8), 40, np.uint8)
+    unknown[:4] = 3
+    write_label_map(workdir / "unknown.nii.gz", unknown, np.eye(4))
     np.savez(workdir / "noframe.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
     for name, word in (
         ("nolabel.ply", "label"),
