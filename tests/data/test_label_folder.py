@@ -5,8 +5,11 @@ import os
 import nibabel as nib
 import numpy as np
 import pytest
+from helpers.prepare_runs import contents, make_maps, run
 
+from vecset.cluster import shards
 from vecset.common.errors import InputError
+from vecset.data.case_file import read_case
 from vecset.data.label_folder import (
     NoLabelMaps,
     Selection,
@@ -15,6 +18,9 @@ from vecset.data.label_folder import (
 )
 from vecset.data.structure_files import find_sources
 from vecset.imaging.image_file import case_id, case_name
+from vecset.inference.inputs import find_hearts
+from vecset.pipeline.job import Pipeline
+from vecset.pipeline.main import get_parser
 
 
 def touch(folder, *names):
@@ -170,3 +176,50 @@ def test_folder_is_naturally_sorted_and_collisions_are_refused(tmp_path):
     for name, words in (("empty", "no label maps"), ("no", "no such folder"), ("b.txt", "a file")):
         with pytest.raises(InputError, match=words):
             look_into(tmp_path / name)
+
+
+def test_sub_folders_and_patterns_through_prepare_data_and_the_shards(tmp_path, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for patient in ("p1", "p2"):
+        make_maps(source / patient, ["heart_seg.nii.gz", "other.nii.gz"])
+    assert run(source, out, "--recursive", "--pattern", "*_seg.nii.gz") == 0
+    said = capsys.readouterr()
+    assert sorted(contents(out)) == ["p1_heart_seg.npz", "p2_heart_seg.npz"]
+    assert "2 files left out (do not match --pattern '*_seg.nii.gz'): p1/other.nii.gz, p2/other.nii.gz" in said.err
+    assert read_case(out / "p1_heart_seg.npz").meta["source_name"] == "p1/heart_seg.nii.gz"
+    assert run(source, out, "--recursive", "--pattern", "*_seg.nii.gz") == 0
+    assert "0 made, 2 skipped" in capsys.readouterr().out
+    words = ["--input_dir", str(source), "--output_dir", str(out), "--tasks", "1"]
+    prepare = ["--recursive", "--pattern", "*_seg.nii.gz"]
+    assert shards.main([*words, "--shard", "0", "--prepare", *prepare]) == 0
+    assert capsys.readouterr().out.split() == ["0", "2"]
+    (out / "p2_heart_seg.npz").unlink()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "options").write_text("--recursive --pattern '*_seg.nii.gz'")
+    assert shards.main([*words, "--summary", "--logs", str(tmp_path / "logs"), "--again", "x.sh"]) == 1
+    assert "1 of 2 case files are there" in capsys.readouterr().out
+
+
+def test_recursive_and_structures_exclude_each_other(tmp_path, capsys):
+    assert run(tmp_path, tmp_path / "out", "--structures", "names", "--recursive") == 2
+    assert "--structures and --recursive exclude each other" in capsys.readouterr().err
+
+
+def test_reconstruction_names_hearts_and_what_is_left_out_alike(tmp_path):
+    make_maps(tmp_path / "p1", ["heart_label.nii.gz", "heart_image.nii.gz"])
+    told = []
+    hearts = find_hearts(tmp_path, selection=Selection(recursive=True), say=told.append)
+    assert [h.case_id for h in hearts] == ["p1_heart_label"]
+    assert told == ["note: 1 scan left out (scans beside label maps, by their names): p1/heart_image.nii.gz"]
+    with pytest.raises(InputError, match="holds neither case files nor label maps.*give --recursive"):
+        find_hearts(tmp_path)
+
+
+def test_the_main_job_reads_sub_folders(tmp_path):
+    (tmp_path / "in").mkdir()
+    make_maps(tmp_path / "in" / "p1", ["a.nii.gz"])
+    words = ["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out"), "--recipe", "tiny"]
+    job = Pipeline(get_parser().parse_args([*words, "--prepare_options=--recursive"]), [], print)
+    assert [relative_name(p, job.labels) for p in job.label_maps()] == ["p1/a.nii.gz"]
+    assert list(job.prepare_stage().inputs()) == ["p1/a.nii.gz"]
