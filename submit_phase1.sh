@@ -78,6 +78,12 @@ case $STEP in
   *) job_fail "--step: no such step: $STEP" ;;
 esac
 
+for word in ${prepare[@]+"${prepare[@]}"}; do
+  case "$word/$OUTPUT_DIR/" in
+    --rec*"/$INPUT_DIR/"*) job_fail "--output_dir: it lies in $INPUT_DIR, so that --recursive would take the results" \
+      "for label maps; give another one" ;;
+  esac
+done
 command -v sbatch >/dev/null ||
   job_fail "sbatch: no such command here; without Slurm: bash run_train.sh --input_dir ... --output_dir ..."
 [ -w . ] || job_fail "$(pwd): the logs of all jobs go to the folder that this is called from; it cannot be written to"

@@ -15,6 +15,7 @@ from vecset.data.label_folder import (
     Selection,
     look_into,
     relative_name,
+    require_apart,
 )
 from vecset.data.structure_files import find_sources
 from vecset.imaging.image_file import case_id, case_name
@@ -48,7 +49,7 @@ def save(path, values):
         ("a.img", "without the header"),
         ("a.mgz", "convert them to .nii.gz"),
         ("a.nii.bz2", "convert them to .nii.gz"),
-        ("a.dcm", "convert them to .nii.gz"),
+        ("a.dcm", "convert the segmentation to .nii.gz"),
         ("a.zip", "unpack"),
         ("a.stl", "surfaces"),
         ("._b.nii.gz", "hidden"),
@@ -223,3 +224,35 @@ def test_the_main_job_reads_sub_folders(tmp_path):
     job = Pipeline(get_parser().parse_args([*words, "--prepare_options=--recursive"]), [], print)
     assert [relative_name(p, job.labels) for p in job.label_maps()] == ["p1/a.nii.gz"]
     assert list(job.prepare_stage().inputs()) == ["p1/a.nii.gz"]
+
+
+def test_scans_in_sub_folders_are_not_counted_as_label_maps(tmp_path):
+    touch(tmp_path, "imagesTr/la_1_0000.nii.gz", "imagesTr/la_2_0000.nii.gz", "labelsTr/la_1.nii.gz")
+    with pytest.raises(NoLabelMaps, match=r"1 label map in sub-folders left out, such as labelsTr/la_1.nii.gz"):
+        look_into(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["IM0001", "1.2.840.113619.2.55", "series/IM0001", "scan.dcm", "scan.IMA"])
+def test_dicom_is_told_by_its_content_where_the_name_does_not(tmp_path, name):
+    touch(tmp_path, name, "notes", "3")
+    (tmp_path / name).write_bytes(bytes(128) + b"DICM" + bytes(20))
+    with pytest.raises(NoLabelMaps) as caught:
+        look_into(tmp_path)
+    said = str(caught.value)
+    assert "DICOM" in said and name in said and "convert the segmentation to .nii.gz" in said
+    assert "notes" not in said and "check --input_dir" not in said
+
+
+def test_a_folder_named_like_an_image_is_looked_into_on_request(tmp_path):
+    """As some programs unpack heart1.nii.gz: a folder heart1.nii with the file in it."""
+    touch(tmp_path, "heart1.nii/heart1.nii", "heart2.nii.gz")
+    assert found(tmp_path, recursive=True) == ["heart1.nii/heart1.nii", "heart2.nii.gz"]
+    assert found(tmp_path) == ["heart1.nii", "heart2.nii.gz"]  # and reading it says that it is a folder
+
+
+def test_results_that_the_next_run_would_take_for_hearts_are_refused(tmp_path):
+    inside = tmp_path / "labels" / "out"
+    for output_dir, recursive in ((inside, False), (tmp_path / "out", True), (tmp_path / "labels-out", True)):
+        require_apart(tmp_path / "labels", output_dir, Selection(recursive=recursive))
+    with pytest.raises(InputError, match="would take the results for label maps; give an --output_dir outside"):
+        require_apart(tmp_path / "labels", inside, Selection(recursive=True))

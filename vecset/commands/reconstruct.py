@@ -207,12 +207,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.latents not in (None, True):
         hearts = find_stored_latents(args.input)
     else:
-        from vecset.data.label_folder import Selection
+        from vecset.data.label_folder import Selection, require_apart
 
+        selection = Selection(args.recursive, args.pattern)
+        require_apart(args.input, args.output_dir, selection)
         hearts = find_hearts(
             args.input,
             args.data_path,
-            Selection(args.recursive, args.pattern),
+            selection,
             lambda line: print(line, file=sys.stderr),
         )
     baselines = read_baselines(args, hearts, model.class_names) if args.train_csv else None

@@ -162,8 +162,8 @@ def _label_files(folder, selection):
 
 def _files(folder: Path, recursive: bool, most: int | None = None) -> Iterator[Path]:
     """The files of a folder, sorted; with `recursive` those of its sub-folders too, but for hidden ones. A folder that
-    is met twice through links is read once. A folder that is named like an image counts as a file: it cannot be read,
-    and that is told. Raises OSError where a folder cannot be listed."""
+    is met twice through links is read once. A folder that is named like an image is looked into with `recursive`; else
+    it counts as a file, which cannot be read, and that is told. Raises OSError where a folder cannot be listed."""
 
     def fail(error):
         raise error
@@ -175,8 +175,8 @@ def _files(folder: Path, recursive: bool, most: int | None = None) -> Iterator[P
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        names += [f for f in folders if has_suffix(f)]
-        folders[:] = sorted(f for f in folders if recursive and not f.startswith(".") and not has_suffix(f))
+        names += [] if recursive else [f for f in folders if has_suffix(f)]
+        folders[:] = sorted(f for f in folders if recursive and not f.startswith("."))
         for name in sorted(names):
             count += 1
             if most is not None and count > most:
@@ -187,6 +187,17 @@ def _files(folder: Path, recursive: bool, most: int | None = None) -> Iterator[P
 
 def _matches(name, pattern):
     return fnmatch.fnmatchcase(name if "/" in pattern else name.rsplit("/", 1)[-1], pattern)
+
+
+def require_apart(folder: Path, output_dir: Path, selection: Selection) -> None:
+    """Raises InputError where sub-folders are read and results with label maps go into one of them: on the next run
+    they would be hearts."""
+    if selection.recursive and Path(output_dir).resolve().is_relative_to(Path(folder).resolve()):
+        raise InputError.because(
+            output_dir,
+            f"it lies in {folder}, so that --recursive would take the results for label maps",
+            "give an --output_dir outside",
+        )
 
 
 def _without_scans(images):
@@ -230,9 +241,10 @@ def _other_files(folder, files):
     headers = [p for p in visible if p.name.lower().endswith(_TWO_FILES)]
     told = {_stem(p) for p in headers}
     alone = [p for p in visible if p.name.lower().endswith(_VOXEL_FILES) and _stem(p) not in told]
-    others = [p for p in visible if p.name.lower().endswith(tuple(_OTHER_IMAGES))]
+    dicom = [p for p in visible if _is_dicom(p)]
+    others = [p for p in visible if p.name.lower().endswith(tuple(_OTHER_IMAGES)) and p not in dicom]
     meshes = [p for p in visible if p.name.lower().endswith(_MESHES)]
-    known = {*headers, *alone, *others}
+    known = {*headers, *alone, *others, *dicom}
     archives = [
         p
         for p in visible
@@ -242,10 +254,25 @@ def _other_files(folder, files):
         *_line(folder, headers, "header and voxels are in two files: convert each to one .nii.gz"),
         *_line(folder, alone, "voxels without the header that describes them"),
         *_line(folder, others, "formats that are not read: convert them to .nii.gz"),
+        *_line(folder, dicom, "DICOM: convert the segmentation to .nii.gz, with 3D Slicer for example"),
         *_line(folder, archives, "archives: unpack them"),
         *_line(folder, meshes, "surfaces, not label maps"),
         *_line(folder, hidden, "hidden: their names begin with a dot"),
     ]
+
+
+def _is_dicom(path):
+    """Whether a file is a DICOM file by its suffix or, where it has none or a number in its place, by its content."""
+    suffix = path.suffix.lower()
+    if suffix in _DICOM:
+        return True
+    if suffix.strip(".0123456789"):
+        return False
+    try:
+        with open(path, "rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except OSError:  # it is no label map either, by its name
+        return False
 
 
 def _stem(path):
@@ -268,7 +295,7 @@ def _in_sub_folders(folder):
         below = [p for p in _files(folder, True, MOST_ENTRIES) if p.parent != folder and not p.name.startswith(".")]
     except OSError as error:
         return [f"sub-folders not looked into: {error.strerror or error}"]
-    images = [p for p in below if has_suffix(p.name)]
+    images, _ = _without_scans([p for p in below if has_suffix(p.name)])
     lines = []
     if images:
         example = min((relative_name(p, folder) for p in images), key=natural_key)
@@ -277,7 +304,7 @@ def _in_sub_folders(folder):
             f"{len(images)} label map{'' if one else 's'} in sub-folders left out, such as {example}: give "
             "--recursive, or the folder itself"
         )
-    dicom = [p for p in below if p.name.lower().endswith(_DICOM)]
+    dicom = [p for p in below if not has_suffix(p.name) and _is_dicom(p)]
     if dicom:
         lines.append(
             f"{len(dicom)} DICOM files in sub-folders left out, such as {relative_name(dicom[0], folder)}: convert the "

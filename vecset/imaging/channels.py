@@ -294,7 +294,7 @@ def labels_elsewhere(path: Path) -> str:
                 ends.add(other.name[len(start) :])
     labels = [end for end in sorted(ends) if re.match(rf"[{_SIGNS}][a-z]*(label|lab|seg|gt|mask|annot)", end, re.I)]
     if labels:
-        return f"put the label maps alone, *{labels[0]}, into a folder of their own"
+        return f"take the label maps alone: --pattern '*{labels[0]}'"
     return ""
 
 

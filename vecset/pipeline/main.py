@@ -265,11 +265,12 @@ def run(pipeline, redo=frozenset()):
     catch([signal.SIGUSR1], signal.default_int_handler)
     stamps, say, start = Stamps(pipeline.out), pipeline.say, time.time()
     if pipeline.args.input_dir:
-        from vecset.data.label_folder import relative_name
+        from vecset.data.label_folder import relative_name, require_apart
         from vecset.data.splits import check_patients
         from vecset.data.structure_files import find_sources
         from vecset.imaging.image_file import case_id
 
+        require_apart(pipeline.labels, pipeline.out, pipeline.selection)
         label_maps = find_sources(pipeline.labels, pipeline.selection).paths  # InputError before anything is written
         names = [case_id(relative_name(path, pipeline.labels)) for path in label_maps]
         if not pipeline.args.overfit:
