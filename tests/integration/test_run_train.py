@@ -14,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from helpers.processes import UNDER_NOHUP
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -263,6 +264,37 @@ def test_sigterm_in_any_stage_says_that_it_was_stopped_and_how_to_go_on(finished
     assert errors.splitlines()[-1] == "stopped; run the same command again to continue" and "exit code" not in errors
     assert json.loads(stamp.read_text())["state"] == "running"
     assert "done in" in job("--output_dir", copy).stdout
+
+
+def test_a_training_folder_without_its_last_checkpoint_is_made_whole_and_nothing_is_trained_again(copy):
+    best = (copy / "train" / "checkpoint-best.pth").read_bytes()
+    for suffix in (".pth", ".json"):
+        (copy / "train" / f"checkpoint-last{suffix}").unlink()
+    answer = job("--output_dir", copy)
+    assert "is not there: the run goes on from" in answer.stdout and answer.stdout.count("done before") == 6
+    assert (copy / "train" / "checkpoint-best.pth").read_bytes() == best
+    assert (copy / "train" / "checkpoint-last.pth").is_file() and not (copy / "train.old-1").exists()
+
+
+def test_under_nohup_it_goes_on_when_the_terminal_is_closed(copy):
+    words = [*UNDER_NOHUP, "bash", str(ROOT / "run_train.sh"), "--recipe", "tiny", "--redo", "train"]
+    process = subprocess.Popen(
+        [*words, "--output_dir", str(copy)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if line.startswith("[5/7]") and "again" not in line:
+            break
+    for _ in range(3):  # to the job and all that it has started, as a terminal does
+        os.killpg(process.pid, signal.SIGHUP)
+        time.sleep(1)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0 and "done in" in output, output
+    assert json.loads((copy / "train" / "status.json").read_text())["status"] == "finished"
 
 
 def test_a_folder_with_foreign_case_files_is_refused(finished, tmp_path):
