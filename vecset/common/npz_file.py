@@ -2,6 +2,7 @@
 
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -49,7 +50,9 @@ def require_members_fit(archive: np.lib.npyio.NpzFile, names: Iterable[str], pat
 def member(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     """The array `name` of an open npz. Raises one of NPZ_ERRORS where it is damaged; numpy gives the bytes of a member
     that does not begin as an array."""
-    array = archive[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about headers in the style of Python 2
+        array = archive[name]
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{name} is no array")
     return array
