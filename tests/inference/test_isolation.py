@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import json
 import os
 import shutil
 import subprocess
@@ -273,3 +274,23 @@ def test_hearts_that_fail_for_one_reason_are_told_it_once(workdir, capsys):
         and "f.npz: " in one
     )
     assert made(workdir) == ["e"]
+
+
+def test_calibrate_goes_on_without_a_broken_heart(workdir, capsys):
+    three(workdir)
+    data = workdir / "data"
+    (data / "b.npz").write_bytes((data / "b.npz").read_bytes()[:5000])
+    (workdir / "train.csv").write_text("case_id,file\n" + "".join(f"{n},{n}.npz\n" for n in ("a", "b", "missing")))
+    from vecset import calibrate
+
+    words = ["--checkpoint", workdir / "checkpoint.pth", "--csv", workdir / "train.csv", "--data_path", data]
+    words = [str(word) for word in (*words, "--device", "cpu", "--output", workdir / "tuning.json")]
+    assert run_command(calibrate.main, words) == 1
+    err = capsys.readouterr().err
+    assert "2 of 3 hearts failed, and the tuning is of the others:" in err and "Traceback" not in err
+    assert "  b: " in err and "whole case file" in err and "  missing: " in err
+    assert json.loads((workdir / "tuning.json").read_text(encoding="utf-8"))["hearts"] == ["a"]
+    (workdir / "tuning.json").unlink()
+    (data / "a.npz").unlink()
+    assert run_command(calibrate.main, words) == 2 and not (workdir / "tuning.json").exists()
+    assert "none of the 3 hearts can be used" in capsys.readouterr().err
