@@ -130,6 +130,59 @@ def test_the_space_of_a_nrrd_header_decides(tmp_path, space, signs):
     )
 
 
+PLACED = ("space directions: (2,0,0) (0,3,0) (0,0,4)", "space origin: (10,20,30)")
+
+
+@pytest.mark.parametrize(
+    "lines, notes",
+    [
+        (("space: LPS", *PLACED), []),
+        (("space: right-anterior-superior", *PLACED), []),
+        (("space dimension: 3", *PLACED), ["no space: left and right are taken"]),
+        (("space: scanner-xyz", *PLACED), ["space is scanner-xyz, which says nothing about left and right"]),
+        (("spacings: 2 3 4",), ["no space: left and right are taken"]),
+        ((), ["no space: left and right are taken", "no spacings: voxels are taken as 1 mm"]),
+    ],
+)
+def test_a_nrrd_header_that_does_not_say_left_and_right_gives_a_note(tmp_path, lines, notes):
+    label_map = read_label_map(nrrd(tmp_path / "x.nrrd", *lines), 3)
+    assert len(label_map.notes) == len(notes)
+    for found, expected in zip(label_map.notes, notes):
+        assert expected in found
+    assert tuple(np.sign(np.diag(label_map.affine)[:3])) == ((1, 1, 1) if "right" in str(lines) else (-1, -1, 1))
+
+
+@pytest.mark.parametrize(
+    "lines, notes",
+    [
+        (("TransformMatrix = 1 0 0 0 1 0 0 0 1", "ElementSpacing = 2 3 4"), []),
+        (("ElementSpacing = 2 3 4",), ["no TransformMatrix: left and right are taken"]),
+        (("Orientation = 1 0 0 0 1 0 0 0 1",), ["no ElementSpacing: voxels are taken as 1 mm"]),
+    ],
+)
+def test_a_meta_image_header_that_does_not_say_its_place_gives_a_note(tmp_path, lines, notes):
+    path = tmp_path / "x.mha"
+    text = ["ObjectType = Image", "NDims = 3", "BinaryData = True", "DimSize = 22 20 18", *lines]
+    text += ["ElementType = MET_UCHAR", "ElementDataFile = LOCAL", ""]
+    path.write_bytes("\n".join(text).encode() + heart_labels().T.tobytes())
+    label_map = read_label_map(path, 3)
+    assert len(label_map.notes) == len(notes)
+    for found, expected in zip(label_map.notes, notes):
+        assert expected in found
+
+
+def test_the_unit_in_is_told_as_inch(tmp_path):
+    path = nrrd(
+        tmp_path / "x.nrrd",
+        "space: LPS",
+        "space directions: (0.1,0,0) (0,0.1,0) (0,0,0.1)",
+        'space units: "in" "in" "in"',
+    )
+    label_map = read_label_map(path, 3)
+    assert label_map.notes == ["its lengths are in inch and were converted to mm"]
+    np.testing.assert_allclose(label_map.spacing_mm, 2.54)
+
+
 def test_shear_of_a_nrrd_header_is_refused(tmp_path):
     path = nrrd(
         tmp_path / "x.nrrd",

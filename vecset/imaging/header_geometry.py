@@ -180,7 +180,7 @@ def unit_of_words(path: Path | str, words: list[str]) -> tuple[float, str]:
             if None in factors else f"its axes have different units of length: {', '.join(words)}",
             "write it in mm",
         )  # fmt: skip
-    return factors.pop(), words[0]
+    return factors.pop(), "inch" if words[0].lower() == "in" else words[0]
 
 
 def in_millimetres(place: np.ndarray | dict, factor: float) -> np.ndarray | dict:

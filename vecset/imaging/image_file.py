@@ -50,6 +50,9 @@ META_IMAGE_NUMBERS = {  # fields of a MetaImage header: how many numbers they ha
     **dict.fromkeys(("offset", "origin", "position", "centerofrotation"), lambda axes: axes),
     **dict.fromkeys(("transformmatrix", "rotation", "orientation"), lambda axes: axes * axes),
 }
+NRRD_SPACES = ("right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps")
+AS_ITK = "left and right are taken as ITK takes them (left-posterior-superior)"
+ONE_MM = "voxels are taken as 1 mm long"
 LONGEST_EXTENSIONS = 1 << 26  # bytes of a NIfTI header with its extensions; more is a damaged header
 
 
@@ -237,7 +240,7 @@ def _read_itk(path, start, size, kind):
         raise damaged(path, kind, said[-1] if said else "ITK cannot read it") from error
     values = sitk.GetArrayFromImage(image).T  # ITK's arrays are k, j, i, and then the component
     values = np.moveaxis(values, 0, -1) if components > 1 else values
-    axes, notes, affine = image.GetDimension(), [], np.eye(4)
+    axes, notes, affine = image.GetDimension(), list(layout.notes), np.eye(4)
     if axes >= 3:
         direction = np.array(image.GetDirection()).reshape(axes, axes)[:3, :3]
         spacing = np.array(image.GetSpacing())[:3]
@@ -266,12 +269,14 @@ def _voxel_type(sitk, path, pixel_id):
 @dataclass
 class _Layout:
     """Of the data of a NRRD or MetaImage file: encoding 'raw', 'gzip', 'zlib' or 'ascii'; the byte at which
-    they begin; the bytes to skip there, once decompressed (-1: the data are the last bytes); units of the axes."""
+    they begin; the bytes to skip there, once decompressed (-1: the data are the last bytes); units of the axes; notes:
+    what the header does not say about its place, and what is taken."""
 
     encoding: str
     offset: int
     skip: int = 0
     units: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
 
 
 def _nrrd_layout(path, start):
@@ -308,7 +313,19 @@ def _nrrd_layout(path, start):
             raise damaged(path, NRRD, f"line skip is {skips[0]}")
     words = fields.get("space units", fields.get("units", ""))
     units = [word.strip() for word in words.split('"')[1::2]] if '"' in words else words.split()
-    return _Layout(encoding, offset, skips[1], units)
+    return _Layout(encoding, offset, skips[1], units, _nrrd_notes(fields))
+
+
+def _nrrd_notes(fields):
+    """See `_Layout`. ITK knows NRRD_SPACES, and takes all others, and none, as left-posterior-superior."""
+    notes, space = [], fields.get("space", "")
+    if not space:
+        notes.append("the header has no space: " + AS_ITK)
+    elif space not in NRRD_SPACES:
+        notes.append(f"its space is {space}, which says nothing about left and right: {AS_ITK}")
+    if not any(name in fields for name in ("space directions", "spacings")):
+        notes.append("the header has no spacings: " + ONE_MM)
+    return notes
 
 
 def _meta_image_layout(path, start):
@@ -337,7 +354,13 @@ def _meta_image_layout(path, start):
         encoding = "gzip" if start[offset : offset + 2] == b"\x1f\x8b" else "zlib"
     else:
         encoding = "raw"
-    return _Layout(encoding, offset, units=[fields.get("distanceunits", "").removeprefix("met_distance_units_")])
+    units = [fields.get("distanceunits", "").removeprefix("met_distance_units_")]
+    notes = []
+    if not any(name in fields for name in ("transformmatrix", "orientation", "rotation")):
+        notes.append("the header has no TransformMatrix: " + AS_ITK)
+    if not any(name in fields for name in ("elementspacing", "elementsize")):
+        notes.append("the header has no ElementSpacing: " + ONE_MM)
+    return _Layout(encoding, offset, units=units, notes=notes)
 
 
 def _check_meta_image_numbers(path, fields):
