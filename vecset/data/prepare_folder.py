@@ -90,6 +90,7 @@ class CaseMaker:
         require_sound_name(path)
         request = self.request()
         target = self.output_dir / f"{self.case_of(path)}.npz"
+        require_sound_name(target)  # names of folders may be in it
         if target.exists() and not self.overwrite:
             try:
                 case = read_case(target, ("frame",))
