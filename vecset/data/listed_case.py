@@ -3,6 +3,7 @@
 Splits, training, decision tuning and reconstruction all name their hearts by it.
 """
 
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,7 +91,7 @@ def read_listed(csv_path: Path | str, data_path: Path | str) -> list[ListedCase]
 
 def _entry(csv_path, case):
     """The case with classes and annotations, read from its file."""
-    if not case.path.is_file():
+    if not os.path.isfile(case.path):  # is_file() raises where the name is too long
         raise InputError(
             csv_path,
             f"the file of case {case.case_id}",
