@@ -40,6 +40,7 @@ SEVERAL = {  # names: number of patients
     "folders of BIDS": (["sub-01_ses-1_anat_sub-01_ses-1_dseg", "sub-01_ses-2_anat_sub-01_ses-2_dseg"], 1),
     "blanks": (["P01 ED", "P01 ES", "P02 ED"], 2),
     "blanks and numbers": (["P1 frame 1", "P1 frame 2", "P2 frame 1"], 2),
+    "UK Biobank": (["1000015_20209_2_0", "1000015_20209_3_0", "1000027_20209_2_0"], 2),
     "moment first": (["ED_P01", "ES_P01", "ED_P02", "ES_P02"], 2),
 }
 ALONE = {

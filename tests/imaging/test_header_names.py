@@ -199,10 +199,16 @@ SNAP = """################################################
     3     0    0  255        1  1  1    "{}"
 """
 BESIDE = {
-    "dataset.json": '{"labels": {"background": 0, "LVC": 1, "left atrium": 2, "MLV": 3, "whole": [1, 2, 3]}}',
+    "dataset.json": '{"labels": {"background": 0, "LVC": 1, "left atrium": 2, "MLV": [3], "whole": [1, 2, 3]}}',
     "../dataset.json": '{"labels": {"0": "background", "1": "LV", "2": "LA", "3": "Myocardium"}}',
     "x.label": SNAP.format("Left ventricle", "LA", "myocardium"),
     "x.txt": SNAP.format("LV", "LA", "LV myocardium"),
+    "labels.label": SNAP.format("LV", "LA", "LV myocardium"),
+    "x_ColorTable.ctbl": "# Color table file\n0 Background 0 0 0 0\n1 Left_ventricle 9 8 7 255\n2 LA 1 2 3 255\n"
+    "3 Myo 1 2 3 255\n",
+    "x.ctbl": "1 LV 9 8 7 255\n2 LA 1 2 3 255\n3 Myo 1 2 3 255\n",
+    "x.tsv": "index\tname\tcolor\n0\tBackground\t#000\n1\tLV\t#111\n2\tLA\t#222\n3\tMyocardium\t#333\n",
+    "dseg.tsv": "name\tindex\nLV\t1\nLA\t2\nMyocardium\t3\n",
 }
 
 
@@ -225,6 +231,9 @@ def test_names_in_a_file_beside_the_label_map(tmp_path, name):
         ("x.txt", "notes on this heart: 1 is odd"),
         ("x.label", SNAP.format("Label 1", "Label 2", "Label 3")),
         ("dataset.json", '{"name": "hearts"}'),
+        ("y.tsv", "index\tname\n1\tLV\n2\tLA\n3\tMyocardium\n"),  # of another label map
+        ("x.tsv", "voxel\tvolume\n1\t20\n"),
+        ("x.ctbl", "# no rows"),
         ("dataset.json", '{"labels": {"background": 0, "Myocardium": 1, "LA": 2, "LV": 3}}'),
         ("../dataset.json", '{"labels": {"1": "LV", "2": "LA", "3": "Myocardium"}}'),  # not above "labelsTr"
     ],

@@ -29,7 +29,7 @@ _VIEW = r"(?:[ _-](?:SA|LA|SAX|LAX|2CH|3CH|4CH))?"  # as in M&Ms-2 and CAMUS: 00
 _ENDS = r"(?=[ _.-]|$)"
 _LABELS = r"(?:[ _.-](?:gt|seg|label|labels|mask|dseg))?$"
 _LETTERS = r"(?<=\d)[ _.-]?[a-h]" + _LABELS
-_NUMBERS = r"(?<=\d)[ _-](?:\d{4}-\d\d-\d\d|\d+)" + _LABELS
+_NUMBERS = r"(?<=\d)[ _-](?:\d{4}-\d\d-\d\d|\d{5}_\d_\d+|\d+)" + _LABELS  # 1000015_20209_2_0: UK Biobank
 _FAMILIES = (  # (pattern of the end, flags, whether the name before must hold a digit, whether few scans are a must)
     (rf"[ _.-](?:{_TIMES})[ _-]?\d+", re.IGNORECASE, False, False),
     (rf"{_VIEW}[ _.-](?:{_MOMENTS}){_ENDS}", re.IGNORECASE, False, False),

@@ -6,9 +6,12 @@ writes and reads it. NRRD: the fields of 3D Slicer's `.seg.nrrd`
 
 Files beside a label map are read, too: nnU-Net's dataset.json, of both versions ({"labels": {"LV": 1}} and {"labels":
 {"1": "LV"}}), in the folder of the label map or above a folder whose name begins with "labels" (labelsTr); and
-ITK-SNAP's label descriptions, NAME.label or NAME.txt for NAME.nii.gz.
+for NAME.nii.gz ITK-SNAP's label descriptions, NAME.label or NAME.txt, 3D Slicer's colour table,
+NAME_ColorTable.ctbl or NAME.ctbl, and BIDS's table, NAME.tsv. A single NAME.label that belongs to no image is for all
+label maps of its folder, as is BIDS's dseg.tsv.
 """
 
+import os
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -26,9 +29,11 @@ from vecset.imaging.image_file import SUFFIXES
 from vecset.imaging.structure_names import name_key
 
 EXTENSION_CODE = 0
-DATASET = "dataset.json"
+DATASET, BIDS_TABLE = "dataset.json", "dseg.tsv"
 SNAP_FIRST_LINE = b"itk-snap label description file"
 _SNAP_ROW = re.compile(r'^\s*(\d+)\s+\d+\s+\d+\s+\d+\s+\S+\s+\S+\s+\S+\s+"(.*)"\s*$')
+# 3D Slicer: value, name, red, green, blue, opacity
+_SLICER_ROW = re.compile(r"^\s*(\d+)\s+(.*?)\s+\d+\s+\d+\s+\d+\s+\d+\s*$")
 _LABEL = re.compile(rb"<Label\b[^>]*?\bKey\s*=\s*[\"']([^\"']*)[\"'][^>]*>(.*?)</Label>", re.DOTALL)
 _SEGMENT = re.compile(r"^Segment(\d+)_(Name|LabelValue|Layer)\s*:=(.*)$")
 
@@ -123,12 +128,15 @@ def names_beside(path: Path | str) -> tuple[dict[int, str], Path | None]:
     file. Raises InputError where it cannot be read."""
     folder, name = Path(path).parent, Path(path).name
     stem = next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), name)
-    for suffix in (".label", ".txt"):
+    for suffix, read in _BESIDE.items():
         beside = folder / f"{stem}{suffix}"
-        if beside.is_file():
-            names = _snap_names(beside)
-            if names:
-                return names, beside
+        names = read(beside) if beside.is_file() else {}
+        if names:
+            return names, beside
+    shared = [folder / BIDS_TABLE] if (folder / BIDS_TABLE).is_file() else _shared_descriptions(folder)
+    names = _BESIDE[shared[0].suffix](shared[0]) if shared else {}
+    if names:
+        return names, shared[0]
     above = [folder.parent] if folder.resolve().name.lower().startswith("labels") else []
     for place in (folder, *above):
         if (place / DATASET).is_file():
@@ -148,18 +156,53 @@ def _snap_names(path):
     return {int(row[1]): row[2].strip() for row in rows if row and int(row[1]) != BACKGROUND}
 
 
+def _slicer_names(path):
+    """{value: name} of 3D Slicer's colour table, in which blanks of a name are underscores."""
+    rows = [_SLICER_ROW.match(line) for line in read_text(path, "3D Slicer's colour table").splitlines()]
+    return {int(row[1]): row[2].replace("_", " ").strip() for row in rows if row and int(row[1]) != BACKGROUND}
+
+
+def _bids_names(path):
+    """{value: name} of BIDS's table of labels, with the columns index and name; {} where `path` is another table."""
+    lines = [line.split("\t") for line in read_text(path, "BIDS's table of labels").splitlines() if line.strip()]
+    columns = [word.strip().lower() for word in lines[0]] if lines else []
+    if not {"index", "name"} <= set(columns):
+        return {}
+    value, name = columns.index("index"), columns.index("name")
+    rows = [(_whole(row[value]), row[name].strip()) for row in lines[1:] if len(row) > max(value, name)]
+    return {v: text for v, text in rows if v not in (None, BACKGROUND)}
+
+
+def _shared_descriptions(folder):
+    """[NAME.label] where it is the only one of its folder and no label map has that name; else []."""
+    names = [entry.name for entry in os.scandir(folder)]
+    found = [name for name in names if name.lower().endswith(".label")]
+    own = any(name.startswith(found[0][: -len("label")]) and name != found[0] for name in names) if found else True
+    return [folder / found[0]] if len(found) == 1 and not own else []
+
+
 def _dataset_names(path):
-    """{value: name} of nnU-Net's dataset.json; {} where it says none. Regions, which several values make up, are left
-    out."""
+    """{value: name} of nnU-Net's dataset.json; {} where it says none. Regions of several values are left out."""
     content = read_json(path, "nnU-Net's description of a data set")
     labels = content.get("labels") if isinstance(content, dict) else None
     names = {}
     for key, value in labels.items() if isinstance(labels, dict) else ():
         if isinstance(value, str) and key.strip().isdigit():
             key, value = value, int(key)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
         if isinstance(value, int) and not isinstance(value, bool) and value != BACKGROUND:
             names[value] = key
     return names
+
+
+_BESIDE = {  # endings behind the name of a label map: the reader of each, which gives {} for other texts
+    ".label": _snap_names,
+    ".txt": _snap_names,
+    "_ColorTable.ctbl": _slicer_names,
+    ".ctbl": _slicer_names,
+    ".tsv": _bids_names,
+}
 
 
 def write_segmentation_nrrd(path: Path | str, labels: np.ndarray, affine: np.ndarray, class_names: list[str]) -> None:
