@@ -207,7 +207,7 @@ def test_bad_input_is_one_clear_line(workdir, capsys):
         ("broken.ply", "PLY"),
         ("few.npz", "4 points"),
         ("empty.nii.gz", "empty mask"),
-        ("unknown.nii.gz", "its only value besides 0 is 40"),
+        ("unknown.nii.gz", "found labels 40"),
         ("noframe.npz", "frame"),
     ):
         assert run(workdir, source=name) == 1, name
