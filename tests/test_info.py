@@ -1,6 +1,7 @@
 """`python -m vecset.info`: plain words for each kind of file, one line for what is none."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -67,6 +68,12 @@ def test_anything_else_is_one_line(tmp_path, capsys, name, content):
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and error[0].startswith("error: ") and name in error[0]
     assert ("not a file that this program knows; give a case file" in error[0]) == (name == "a.txt")
+
+
+def test_a_pipe_is_told_as_one(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    assert info.main([str(tmp_path / "pipe.nii.gz")]) == 2
+    assert "is a pipe or a device, not a file" in capsys.readouterr().err
 
 
 def test_the_state_of_the_run_is_what_the_run_last_said(tmp_path, capsys):

@@ -49,7 +49,8 @@ def describe(path: Path) -> list[str]:
     from vecset.imaging.image_file import has_suffix
 
     if not path.is_file():
-        problem = "is a folder" if path.is_dir() else "there is no such file"
+        there = "is a pipe or a device, not a file" if path.exists() else "there is no such file"
+        problem = "is a folder" if path.is_dir() else there
         raise InputError.because(path, problem, f"give {KINDS}")
     name = path.name.lower()
     if has_suffix(name):

@@ -276,6 +276,13 @@ def test_hearts_that_fail_for_one_reason_are_told_it_once(workdir, capsys):
     assert made(workdir) == ["e"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_a_pipe_among_label_maps_is_not_waited_for(workdir, capsys):
+    os.mkfifo(workdir / "data" / "a.nii.gz")
+    assert run(workdir, "--no_meshes") == 1
+    assert "a.nii.gz: it cannot be read (this is a pipe or a device, not a file)" in told(capsys)[0]
+
+
 def test_calibrate_goes_on_without_a_broken_heart(workdir, capsys):
     three(workdir)
     data = workdir / "data"

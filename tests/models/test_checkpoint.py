@@ -6,6 +6,7 @@ import subprocess
 import sys
 from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,6 +72,27 @@ def test_best_stays_when_last_goes_on(tmp_path):
     save_checkpoint(last, checkpoint(2))
     assert (load_checkpoint(best)["epoch"], load_checkpoint(last)["epoch"]) == (1, 2)
     assert json.loads(best.with_suffix(".json").read_text())["epoch"] == 1
+
+
+TEXTS = [
+    b"root:x:0:0:root:/root:/bin/bash\n",
+    b"c\na\nb\n.",
+    b"I12x\n.",
+    b"t.",
+    b"s.",
+    b"]e.",
+    b"h\xff.",
+    b"\x80\x02}q\x00R.",
+]
+
+
+@pytest.mark.parametrize(
+    "content", [*TEXTS, *(bytes(np.random.default_rng(n).integers(0, 256, 60).tolist()) for n in range(200))]
+)
+def test_bytes_that_unpicklers_stumble_over_are_refused_in_one_line(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(InputError, match="not a checkpoint, or truncated"):
+        load_checkpoint(tmp_path / "x.pth")
 
 
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):

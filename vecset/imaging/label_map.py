@@ -1,7 +1,10 @@
 """Label maps: reading with checks of header and values, writing."""
 
+import errno
 import gzip
 import hashlib
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -214,7 +217,11 @@ def drop_islands(label_map: LabelMap, share: float) -> LabelMap:
 
 
 def file_sha256(path: Path | str) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Hex SHA-256 of a file's bytes. Raises OSError where it cannot be read, or is a pipe or a device: reading that
+    would wait for ever."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a directory raises below
+        raise OSError(errno.EINVAL, "this is a pipe or a device, not a file", str(path))
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -12,6 +12,7 @@ A JSON sidecar beside it (checkpoint-last.json) says the same without the tensor
 import json
 import os
 import pickle
+import struct
 import zipfile
 from argparse import Namespace
 from pathlib import Path
@@ -26,6 +27,13 @@ LAST, BEST = "checkpoint-last.pth", "checkpoint-best.pth"
 _NOT_IN_SIDECAR = ("model", "optimizer", "random_state")
 # Options whose key in `model_config` and `args` of a file is not their name: the keys of files never change.
 STORED_KEYS = {"fps_class_gap": "class_gap", "fps_density": "latent_density"}
+
+
+# What torch.load raises for bytes that torch.save did not write: its unpickler trusts them
+UNREADABLE = (
+    *(RuntimeError, EOFError, ValueError, LookupError, OSError, pickle.UnpicklingError, AttributeError, TypeError),
+    *(ArithmeticError, AssertionError, MemoryError, struct.error),
+)
 
 
 class DamagedCheckpoint(InputError):
@@ -181,7 +189,7 @@ def load_safely(path: str | Path, to_do: str) -> object:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except PermissionError:
         raise InputError.because(path, "no permission to read it", "change its permissions") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         if not zipfile.is_zipfile(path):  # torch's own words are about its formats
             raise DamagedCheckpoint.because(path, "not a checkpoint, or truncated", to_do) from None
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
