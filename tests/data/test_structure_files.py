@@ -11,7 +11,7 @@ from helpers.structure_scans import AFFINE, TOTAL, heart, save, scan
 from vecset.commands import check_data_quality
 from vecset.common.errors import InputError
 from vecset.data.case_file import read_case
-from vecset.data.label_folder import NoLabelMaps
+from vecset.data.label_folder import NoLabelMaps, Selection
 from vecset.data.structure_files import Structures, find_scans, find_sources, read_scan
 from vecset.imaging.label_map import write_label_map
 
@@ -200,6 +200,17 @@ def test_folders_that_only_look_like_structures_are_read(tmp_path):
     for n in range(3):  # one structure of several patients
         save(tmp_path / "atria" / f"patient{n}_LA.nii.gz", (heart() == 2).astype(np.uint8))
     assert len(find_sources(tmp_path / "whole").paths) == 2 and len(find_sources(tmp_path / "atria").paths) == 3
+
+
+def test_a_folder_per_structure_is_refused(tmp_path):
+    for structure in ("LV", "RV", "Myo"):
+        for patient in ("p01", "p02"):
+            save(tmp_path / structure / f"{patient}.nii.gz", (heart() > 0).astype(np.uint8))
+    with pytest.raises(InputError, match="sub-folders are named like structures.*SCAN/STRUCTURE"):
+        find_sources(tmp_path, Selection(recursive=True))
+    for patient in ("p01", "p02"):
+        save(tmp_path / "LV" / f"{patient}.nii.gz", heart())  # whole hearts, whatever the folder's name
+    assert len(find_sources(tmp_path, Selection(recursive=True)).paths) == 6
 
 
 def test_a_folder_where_every_map_holds_one_value_is_said_loudly(tmp_path, capsys):

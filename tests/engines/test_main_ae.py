@@ -236,6 +236,7 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
         (("--model", "learnable_vec8_dim32_depth1_nb"), "--model: expected {learnable|point}_vec{M}"),
         (("--classes", "10"), "expected 10 classes, as --classes says, found 3"),
         (("--batch_size", "5"), "5 x 1 x 1 = 5 cases, found 4"),
+        (("--num_workers", "100000"), "--num_workers: expected at most"),
         (("--eikonal_points", "49"), "at most the number of query points, found 49 of 48"),
         (
             ("--inside_points", "0", "--outside_points", "0"),

@@ -143,6 +143,21 @@ def test_a_wrong_spacing_is_decided_by_spacing_from_alone(tmp_path, codes):
         check_written(tmp_path, read_label_map(mirrored, 2, spacing_from="pixdim", geometry_from="sform"), AFFINE)
 
 
+@pytest.mark.parametrize("codes", [(2, 0), (0, 1), (0, 0)])
+def test_a_spacing_of_zero_is_never_taken_for_one(tmp_path, codes):
+    path = nifti(tmp_path / "h.nii", AFFINE, AFFINE, codes)
+    content = bytearray(path.read_bytes())
+    content[80:92] = bytes(12)  # pixdim[1:4]
+    path.write_bytes(content)
+    if codes[0]:
+        with pytest.raises(InputError, match="0 x 0 x 0 mm in pixdim; .*--spacing_from affine$"):
+            read_label_map(path, 2)
+        check_written(tmp_path, read_label_map(path, 2, spacing_from="affine"), AFFINE)
+    else:
+        with pytest.raises(InputError, match="has no spacing"):
+            read_label_map(path, 2)
+
+
 def test_a_header_without_sform_and_qform_is_told_and_written_with_both(tmp_path):
     path = nifti(tmp_path / "h.nii", codes=(0, 0))
     found = read_label_map(path, 2)

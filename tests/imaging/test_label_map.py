@@ -146,7 +146,7 @@ def test_writing_refuses_what_is_no_label_map(tmp_path):
 
 
 def test_presets_map_values_names_and_annotated_classes(tmp_path):
-    assert preset_names() == ["mmwhs", "totalsegmentator_heartchambers"]
+    assert preset_names() == ["acdc", "mmwhs", "totalsegmentator_heartchambers"]
     array = np.zeros((6, 7, 8), np.int16)
     array[1:4, 1:4, 1:7] = [205, 420, 421, 500, 820, 850]
     found = read_label_map(save(tmp_path / "x.nii.gz", array), 10, "mmwhs")
@@ -158,6 +158,9 @@ def test_presets_map_values_names_and_annotated_classes(tmp_path):
     array[1:4, 1:4, 1:7] = [1, 2, 3, 4, 90, 7]
     found = read_label_map(save(tmp_path / "x.nii.gz", array), 10, "totalsegmentator_heartchambers")
     assert found.labels[1, 1, 1:7].tolist() == [1, 2, 3, 4, 0, 7]
+    array[1:4, 1:4, 1:7] = [1, 2, 3, 1, 2, 3]
+    found = read_label_map(save(tmp_path / "x.nii.gz", array), 10, "acdc")
+    assert found.labels[1, 1, 1:4].tolist() == [5, 1, 3] and found.annotated == [1, 3, 5]
 
 
 @pytest.mark.parametrize(
@@ -206,5 +209,5 @@ def test_own_mapping_files(tmp_path):
     ):
         with pytest.raises(InputError, match="m.json"):
             mapping(wrong)
-    with pytest.raises(InputError, match="presets mmwhs"):
+    with pytest.raises(InputError, match="presets acdc, mmwhs"):
         LabelMapping.load(tmp_path / "no.json", 3)

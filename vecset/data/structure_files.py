@@ -126,7 +126,22 @@ def find_sources(folder: Path | str, selection: Selection = ALL) -> LabelFolder:
                 f"{paths[0].name} lies beside {INNER}, with files that are named like structures ({_few(named)})",
                 f"merge these with prepare_data.py {_advice(named)}; to use {paths[0].name}, give a folder of its own",
             )
+    _refuse_structure_folders(folder, by_place)
     return found
+
+
+def _refuse_structure_folders(folder, by_place):
+    """Raises InputError where the folders of the label maps, {folder: paths}, are named as several structures, and the
+    first file of each holds one value."""
+    named = {class_of(place.name): paths[0] for place, paths in by_place.items() if class_of(place.name)}
+    if len(named) > 1 and all(_holds_one_value(path) for path in list(named.values())[:LOOKED_AT]):
+        raise InputError.because(
+            folder,
+            f"its sub-folders are named like structures ({_few([path.parent for path in named.values()])}), and their "
+            "files hold one value only: they are no label maps of whole hearts",
+            "move the files of each scan into a folder of its own (SCAN/STRUCTURE.nii.gz), and then merge those with "
+            "prepare_data.py --structures names",
+        )
 
 
 def refuse_structure_files(folder: Path, paths: Iterable[Path]) -> None:

@@ -69,6 +69,11 @@ def check_arguments(args: argparse.Namespace) -> None:
                 f"give some, or --{loss}_weight 0",
             )
     _check_latents(args)
+    most = max(64, 8 * usable_cores())
+    if args.num_workers > most:  # thousands of processes take all memory before anything can be said
+        raise InputError(
+            "--num_workers", f"at most {most} on {usable_cores()} cores", args.num_workers, "give about one per core"
+        )
     for flag, wanted in (
         ("surface_loss_points", args.surface_loss_points or 0),
         ("normal_points", args.normal_points if args.normal_weight else 0),
