@@ -134,7 +134,7 @@ def test_a_json_file_names_the_structures(tmp_path):
         "[]": "an object that is not empty",
         "{}": "an object that is not empty",
         '{"a": 4}': "class id 1..3",
-        '{"a": "liver"}': "file 'a' is mapped to",
+        '{"a": "liver"}': "file 'a' must be mapped to",
         '{"a": 1, "A": 2}': "listed twice",
         '{"a": {"class": 1, "name": "x"}, "b": {"class": 1, "name": "y"}}': "two names",
         '{"a": {"class": 1, "name": "LA"}, "b": {"class": 2, "name": "LA"}}': "same name",

@@ -134,10 +134,13 @@ class LabelMapping:
         refuse_scan(Path(path), found, self.value_to_class)
         unlisted = [int(v) for v in found if v != BACKGROUND and int(v) not in self.value_to_class]
         if unlisted and self.others == "refuse":
+            shown = ", ".join(map(str, unlisted[:8])) + (f" and {len(unlisted) - 8} more" if unlisted[8:] else "")
             raise InputError.because(
                 path,
-                f"--label_mapping does not list the label values {unlisted[:8]}",
-                'list them, or set "others" to "background"',
+                f"--label_mapping does not list its label values {shown}",
+                "it is a preset for other files: leave it out, or give a file of your own"
+                if self.preset
+                else 'list them, or set "others" to "background"',
             )
         return apply_table(values, self.value_to_class, found)
 
@@ -184,7 +187,7 @@ def class_target(what: str, target: object, num_classes: int, path: Path | str) 
         name = defaults[target - 1]
     if not isinstance(target, int) or isinstance(target, bool) or not 1 <= target <= num_classes:
         allowed = f"a class id 1..{num_classes} (--classes) or one of {', '.join(defaults)}"
-        raise _wrong(path, f"{what} is mapped to {allowed}, not to {target!r}")
+        raise _wrong(path, f"{what} must be mapped to {allowed}, not to {target!r}")
     return target, name
 
 

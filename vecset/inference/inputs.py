@@ -88,6 +88,10 @@ def _label_maps(folder, selection, say):
     except NoLabelMaps as error:
         words = error.problem.replace("no label maps in it", "holds neither case files nor label maps", 1)
         raise InputError.because(folder, words, error.to_do.replace("--input_dir", "--input")) from None
+    except InputError as error:
+        if "--structures" not in error.to_do:
+            raise
+        raise InputError.because(folder, error.problem, f"{error.to_do}, and give the case files to --input") from None
     for line in found.left_out:
         say(f"note: {line}")
     return [ListedCase(case_id(relative_name(p, folder)), p, LABEL_MAP) for p in found.paths]

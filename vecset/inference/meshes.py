@@ -31,6 +31,7 @@ from vecset.models.labels import labels_of
 
 THIN_CELLS = 2.5  # a structure whose volume / area says a smaller radius than this gets a finer grid
 FINER = 2
+MOST_FINE = 4_000_000  # points of the finer grid: a structure that would need more is not thin, but scattered
 CELL_BYTES = 28  # of memory per grid cell: measured 29 to 30
 FINER_BYTES = 7  # on the finer grid, of which a zone alone is decoded: masks and row numbers
 MESH_CELLS = 144  # over the unit cube: 1 mm in an adult heart
@@ -69,7 +70,8 @@ def class_meshes(field: HeartField, frame: Frame, cells: int = MESH_CELLS) -> di
     for c in present[present > 0]:
         mesh = _mesh(labels == c, lambda rows, c=c: _fields_of(sdf[rows], logits[rows], sides[rows], c), row_of, grid)
         if len(mesh.faces) and 2 * mesh.volume / mesh.area < THIN_CELLS * grid.spacing_mm[0]:
-            mesh = _finer_mesh(field, frame, labels == c, c, cells)
+            finer = _finer_mesh(field, frame, labels == c, c, cells)
+            mesh = mesh if finer is None else finer
         if len(mesh.faces):
             meshes[int(c)] = mesh
     return meshes
@@ -88,7 +90,8 @@ def require_mesh_memory(cells: int, bytes_per_cell: int = 0) -> None:
 
 def _finer_mesh(field, frame, mine, c, cells):
     """The mesh of class c on a grid FINER times as fine, decoded only where the coarse one, `mine` (cells^3) bool, has
-    it, and round about until all of its surface is found."""
+    it, and round about until all of its surface is found. None where that is more than MOST_FINE points, as for the
+    noise of an untrained model: it would take minutes and gigabytes."""
     require_mesh_memory(cells * FINER, FINER_BYTES)
     grid = mesh_grid(frame, cells * FINER)
     zone = (
@@ -101,6 +104,8 @@ def _finer_mesh(field, frame, mine, c, cells):
     row_of = np.full(inside.size, -1, np.int32)
     fields, number, todo = [], 0, np.flatnonzero(zone)
     while len(todo):
+        if number + len(todo) > MOST_FINE:
+            return None
         points_mm = _points_mm(grid, todo)
         sdf, logits = field.values(grid.mm_to_unit(points_mm))
         labels = labels_of(torch.from_numpy(sdf), torch.from_numpy(logits)).numpy()

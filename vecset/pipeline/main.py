@@ -18,6 +18,7 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -259,6 +260,14 @@ def main(argv=None):
         return run(Pipeline(args, training_words, say), redo)
 
 
+def with_own_options(error: InputError) -> InputError:
+    """The error about label maps with its advice as this job takes it: options of prepare_data.py in
+    --prepare_options."""
+    option = r"(?:prepare_data\.py )?(--(?:structures [^\s,;]+|recursive))"
+    problem, to_do = (re.sub(option, r"""--prepare_options="\1\"""", text) for text in (error.problem, error.to_do))
+    return type(error).because(error.where, problem, to_do)
+
+
 def run(pipeline, redo=frozenset()):
     """All stages in order, those of `redo` in any case; then the table. SIGTERM, SIGHUP and SIGUSR1 stop it as Ctrl-C
     does, unless they are ignored from the start (nohup)."""
@@ -271,7 +280,10 @@ def run(pipeline, redo=frozenset()):
         from vecset.imaging.image_file import case_id
 
         require_apart(pipeline.labels, pipeline.out, pipeline.selection)
-        label_maps = find_sources(pipeline.labels, pipeline.selection).paths  # InputError before anything is written
+        try:
+            label_maps = find_sources(pipeline.labels, pipeline.selection).paths  # before anything is written
+        except InputError as error:
+            raise with_own_options(error) from None
         names = [case_id(relative_name(path, pipeline.labels)) for path in label_maps]
         if not pipeline.args.overfit:
             for line in check_patients(names, pipeline.args.group_regex):

@@ -212,7 +212,7 @@ def run_stage(stage: Stage, stamps: Stamps, say: Callable, label: str, redo: boo
         raise InputError.because(
             stage.title,
             f"the command failed with exit code {exit_code}; its message is above",
-            "remove the cause and run the same command again: it continues from here",
+            "remove the cause, or give the option that it names, and run the command again: it continues from here",
         )
     if not stamp["outputs"]:
         raise InputError.because(stage.title, "the command wrote no output files", "see the messages above")
