@@ -187,17 +187,17 @@ fi
 
 repeating="" code=0
 stopping=0 # asked to stop, by any signal; `warned`: by USR1, after which the job still has some minutes
-ask_to_stop() {
+ask_to_stop() { # 0, said: a bare return in a trap gives the status of the command that was interrupted
   local said
   if [ -n "${SLURM_JOB_ID:-}" ]; then
-    said=$(scancel --signal=USR1 "$SLURM_JOB_ID" 2>&1) && return
+    said=$(scancel --signal=USR1 "$SLURM_JOB_ID" 2>&1) && return 0
   else
-    said=$(pkill -USR1 -P "$child" 2>&1) && return
+    said=$(pkill -USR1 -P "$child" 2>&1) && return 0
   fi
   if kill -0 "$child" 2>/dev/null; then echo "note: the training could not be asked to stop: ${said:-no process}" >&2; fi
 }
 on_signal() { # only this shell gets Slurm's warning; it passes it on to the training processes of every node
-  if [ "$stopping" = 1 ]; then return; fi
+  if [ "$stopping" = 1 ]; then return 0; fi
   stopping=1
   echo "== $(date '+%H:%M:%S') asked to stop: saving =="
   ask_to_stop
