@@ -100,7 +100,7 @@ def test_both_commands_run_through(tmp_path):
         {
             "model": build_model(**config).state_dict(),
             "model_config": config,
-            "class_names": ["c1", "c2", "c3"],
+            "class_names": ["Myocardium", "LA", "LV"],
             "epoch": 1,
             "step": 0,
             "args": {"point_cloud_size": 64, "balance": 0.5},

@@ -47,11 +47,11 @@ def cases(tmp_path_factory):
     [
         ((), {"TMPDIR": "{folder}/" + "/".join(["a_folder_of_a_cluster"] * 6)}, 0, ""),
         pytest.param((), {"TMPDIR": "/no/such/folder"}, 0, "", marks=SLOW),
-        pytest.param(small_shm("size=64k"), {}, 0, "", marks=[NEEDS_ROOT, SLOW]),
+        pytest.param(small_shm("size=256k"), {}, 0, "", marks=[NEEDS_ROOT, SLOW]),
         pytest.param(small_shm("size=4k,nr_inodes=2"), {}, 0, "cannot be started", marks=[NEEDS_ROOT, SLOW]),
         pytest.param((), {}, 12, "cannot be started (Too many open files); cases are read here", marks=SLOW),
     ],
-    ids=["long TMPDIR", "no TMPDIR", "/dev/shm of 64 KB", "/dev/shm full", "few open files"],
+    ids=["long TMPDIR", "no TMPDIR", "/dev/shm of 256 KB", "/dev/shm full", "few open files"],
 )
 def test_batches_arrive_wherever_it_runs(repository, cases, tmp_path, before, environment, open_files, told):
     environment = {name: value.format(folder=tmp_path) for name, value in environment.items()}
