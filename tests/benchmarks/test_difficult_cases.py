@@ -88,7 +88,7 @@ def test_dice_leaves_out_what_is_in_neither():
 
 @pytest.mark.slow
 def test_both_commands_run_through(tmp_path):
-    data = write_ball_cases(tmp_path / "cases", train=1, val=2)
+    data = write_ball_cases(tmp_path / "cases", train=1, val=2, class_names=["Myocardium", "LA", "LV"])
     (tmp_path / "labels").mkdir()
     for name in ("ball01", "ball02"):
         case = read_case(data / f"{name}.npz")

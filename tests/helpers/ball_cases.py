@@ -18,7 +18,7 @@ def ball_labels(points_unit, num_classes, missing=()):
     return np.where(np.isin(slab, missing), 1, slab).astype(np.uint8)
 
 
-def ball_case(seed=0, num_classes=3, rows=600, missing=(), annotated=None):
+def ball_case(seed=0, num_classes=3, rows=600, missing=(), annotated=None, class_names=None):
     rng = np.random.default_rng(seed)
     direction = rng.normal(size=(rows, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
@@ -57,7 +57,7 @@ def ball_case(seed=0, num_classes=3, rows=600, missing=(), annotated=None):
         truth_origin=np.array([1, 1, 1]),
         meta={
             "classes": num_classes,
-            "class_names": [f"c{i}" for i in range(1, num_classes + 1)],
+            "class_names": class_names or [f"c{i}" for i in range(1, num_classes + 1)],
             "annotated_classes": list(annotated or range(1, num_classes + 1)),
         },
     )

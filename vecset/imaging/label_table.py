@@ -130,7 +130,7 @@ def names_beside(path: Path | str) -> tuple[dict[int, str], Path | None]:
     stem = next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), name)
     for suffix, read in _BESIDE.items():
         beside = folder / f"{stem}{suffix}"
-        names = read(beside) if beside.is_file() else {}
+        names = read(beside) if os.path.isfile(beside) else {}  # False for a name that is too long
         if names:
             return names, beside
     shared = [folder / BIDS_TABLE] if (folder / BIDS_TABLE).is_file() else _shared_descriptions(folder)
