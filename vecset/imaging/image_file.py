@@ -132,10 +132,12 @@ def _read_nifti(path, size, packed):
         affine = header.get_base_affine()
         notes.append("the header states neither sform nor qform: left and right are taken as nibabel takes them")
     pixdim = np.array([float(z) for z in header.get_zooms()[:3]])
-    lacking = raw["pixdim"][1:4] == 0  # nibabel makes them 1, which is right where the sform says so, too
+    lacking = (
+        raw["pixdim"][1 : 1 + len(pixdim)] == 0
+    )  # nibabel makes them 1, which is right where the sform says so, too
     if lacking.any() and "sform" not in forms:
         raise InputError.because(path, "its header has no spacing (pixdim is 0)", "export it again, with its spacing")
-    pixdim[lacking & ~np.isclose(pixdim, np.linalg.norm(affine[:3, :3], axis=0))] = 0
+    pixdim[lacking & ~np.isclose(pixdim, np.linalg.norm(affine[:3, :3], axis=0)[: len(pixdim)])] = 0
     geometry = nifti_geometry(header)
     if factor != 1:
         affine, pixdim, geometry = in_millimetres(affine, factor), pixdim * factor, in_millimetres(geometry, factor)
