@@ -393,7 +393,10 @@ def iterate_batches(
                 raise batch
             yield batch
     except RuntimeError as error:
-        raise worker_death(error, num_workers) or error from None
+        death = worker_death(error, num_workers)
+        if death is None:  # a defect, which keeps its cause
+            raise
+        raise death from None
 
 
 def worker_death(error: RuntimeError, num_workers: int) -> InputError | None:
