@@ -7,7 +7,6 @@ clouds with labels.
 import argparse
 import json
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ if not __package__:  # run as a file: the repository's root in place of this fol
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.errors import EXIT_BAD_INPUT, InputError, describe_failure, run_command, shown  # noqa: E402
+from vecset.common.npz_file import NPZ_ERRORS, open_npz  # noqa: E402
 
 KINDS = "a case file (.npz), a checkpoint (.pth), latents (latents.npz), a label map or a point cloud with labels"
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
@@ -65,9 +65,9 @@ def describe(path: Path) -> list[str]:
 def _members(path):
     """The names of the arrays in an npz; none where it is broken, and then the reader of case files says how."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_npz(path) as archive:
             return archive.files
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+    except NPZ_ERRORS:
         return []
 
 

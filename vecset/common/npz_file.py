@@ -5,7 +5,8 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,14 @@ NPZ_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+
+@contextmanager
+def open_npz(path: Path | str) -> Iterator[np.lib.npyio.NpzFile]:
+    """An npz archive, without pickles. Raises one of NPZ_ERRORS where it is none or damaged; the file is closed then,
+    too, which numpy alone leaves open."""
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        yield archive
 
 
 def require_members_fit(archive: np.lib.npyio.NpzFile, names: Iterable[str], path: Path | str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
 from vecset.common.memory import require_memory
-from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, require_members_fit
+from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, open_npz, require_members_fit
 from vecset.imaging.class_names import distinct_names
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import Frame
@@ -189,7 +189,7 @@ def read_case(path: str | Path, members: Iterable[str] | None = None) -> Case:
                 "a label map" if has_suffix(path) else "no npz archive",
                 "make it with prepare_data.py",
             )
-        with np.load(path, allow_pickle=False) as archive:
+        with open_npz(path) as archive:
             names = set(archive.files)
             if names & PROBABILITIES:
                 raise InputError.because(

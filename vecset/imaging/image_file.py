@@ -95,6 +95,7 @@ def _without_suffix(name):
     return name
 
 
+@np.errstate(all="ignore")  # a header may hold any numbers: what is not finite is refused by name, not warned of
 def read_image(path: Path | str) -> StoredImage:
     """Reads an image file. Raises InputError where it is missing, broken, truncated, damaged, too large for memory, or
     in another format than its name says."""

@@ -141,6 +141,7 @@ def read_label_map(
     )
 
 
+@np.errstate(all="ignore")  # as of read_image
 def read_volume(
     path: Path | str, num_classes: int, spacing_from: str | None = None, geometry_from: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, StoredImage, list[str]]:

@@ -13,7 +13,7 @@ import numpy as np
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
-from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, require_members_fit
+from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, open_npz, require_members_fit
 from vecset.data.case_file import Case
 from vecset.imaging.frame import Frame
 
@@ -49,7 +49,7 @@ def read_latents(path: Path | str) -> tuple[np.ndarray, Case]:
     checkpoint_sha256)."""
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_npz(path) as archive:
             missing = [name for name in _MEMBERS if name not in archive.files]
             if missing:
                 raise InputError.because(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vecset.common.errors import InputError
-from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, require_members_fit
+from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, open_npz, require_members_fit
 from vecset.data.case_file import Case
 from vecset.imaging.frame import Frame
 from vecset.imaging.header_geometry import FARTHEST_MM, HEART_MM, require_heart_size
@@ -27,7 +27,7 @@ def is_point_cloud(path: Path | str) -> bool:
     if str(path).lower().endswith(".ply"):
         return True
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_npz(path) as archive:
             return "points_mm" in archive.files
     except NPZ_ERRORS:
         return False  # what it is instead, its reader tells
@@ -102,7 +102,7 @@ def _check_extent(path, points_mm):
 
 def _read_npz(path):
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_npz(path) as archive:
             if "labels" not in archive.files:
                 raise InputError.because(path, "the npz has no labels", f"give {_NEEDS}")
             require_members_fit(archive, ("points_mm", "labels"), path)
