@@ -157,8 +157,9 @@ def check_image(kind, path, found, options):
             shift = min(farthest_shift(found.affine, place, shape) for place in places)
             assert shift <= 0.01, f"{shift} voxels from nibabel's place"
         placed = found.geometry["sform_code"] or found.geometry["qform_code"]
-        if image is not None:  # ITK adds the intercept where there is no slope, against the standard
-            raw = type(image.header)(data_start(path, kind), check=False)
+        start = data_start(path, kind)
+        if len(start) in (348, 540):  # ITK adds the intercept where there is no slope, against the standard
+            raw = (nib.Nifti1Header if len(start) == 348 else nib.Nifti2Header)(start, check=False)
             placed = placed and (np.nan_to_num(raw["scl_slope"]) != 0 or np.nan_to_num(raw["scl_inter"]) == 0)
     else:
         placed = True

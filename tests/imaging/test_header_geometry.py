@@ -16,6 +16,7 @@ from vecset.imaging.header_geometry import (
     farthest_shift,
     is_settled,
     nifti_geometry,
+    readers_agree,
     without_rounding,
 )
 from vecset.imaging.label_map import read_label_map, write_label_map
@@ -163,6 +164,21 @@ def test_a_header_without_sform_and_qform_is_told_and_written_with_both(tmp_path
     found = read_label_map(path, 2)
     assert "neither sform nor qform" in found.notes[0]
     check_written(tmp_path, found, nib.load(path).affine)
+
+
+@pytest.mark.parametrize("shear", [1e-5, 1e-4, 3e-4, 9e-4])
+@pytest.mark.parametrize("codes", [(2, 0), (1, 1)])
+def test_what_is_written_of_a_sheared_sform_is_read_by_itk(tmp_path, shear, codes):
+    """ITK reads no sheared sform without a qform: a file that states the sform alone is written with both."""
+    affine = AFFINE.copy()
+    affine[0, 0] = shear * 1.1  # |cos| between the first two axes is `shear`
+    found = read_label_map(nifti(tmp_path / "h.nii", affine, affine, codes), 2)
+    np.testing.assert_allclose(found.affine, affine, atol=1e-6)
+    for place in places_written(tmp_path, found):
+        assert farthest_shift(found.affine, place, found.labels.shape) <= 0.05
+    header = nib.load(tmp_path / "labels.nii.gz").header
+    np.testing.assert_allclose(header.get_sform(), affine, atol=1e-6)
+    assert readers_agree(header)
 
 
 @pytest.mark.parametrize("codes", [(1, 1), (1, 0), (0, 1), (2, 1)])

@@ -34,6 +34,7 @@ UNIT_WORDS = {  # of NRRD and MetaImage, in small letters: mm in one of it
 SPACING_TOLERANCE = 0.01  # relative difference between sform and pixdim that counts as rounding
 LARGEST_SHIFT = 0.5  # voxels between the places of one voxel by sform and by qform; more is a contradiction
 SAME_PLACE = 0.01  # voxels: a header whose forms differ by more than this is not written as it came
+ITK_SHEAR = 5e-5  # |cos| between two axes of an sform: from about 2e-4 on ITK reads a file only if it has a qform
 LARGEST_NORM = 1.01  # of a quaternion; more is no rounding
 ROUNDED_DIGITS = range(2, 6)  # decimals of direction cosines whose rounding may look like shear
 LARGEST_ROUNDING = 0.03  # |cos| between two axes
@@ -101,7 +102,17 @@ def _all_place_at(header, shape, affine):
     if "sform" in forms:  # as ITK takes it: with the spacing of pixdim
         with np.errstate(divide="ignore", invalid="ignore"):
             forms["sform in ITK"] = with_spacing(forms["sform"], np.array(header.get_zooms()[:3], np.float64))
-    return bool(forms) and all(farthest_shift(affine, form, shape) <= SAME_PLACE for form in forms.values())
+        if "qform" not in forms and not _at_right_angles(forms["sform"]):
+            return False  # ITK reads no such sform: it needs a qform, which cannot shear
+    largest = SAME_PLACE if _at_right_angles(affine) else LARGEST_SHIFT  # a qform cannot shear: it is as near as can be
+    return bool(forms) and all(farthest_shift(affine, form, shape) <= largest for form in forms.values())
+
+
+def _at_right_angles(affine):
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        units = affine[:3, :3] / sizes
+    return bool(np.abs(units.T @ units - np.eye(3)).max() <= ITK_SHEAR)
 
 
 def readers_agree(header: nib.Nifti1Header) -> bool:
