@@ -80,7 +80,7 @@ esac
 
 for word in ${prepare[@]+"${prepare[@]}"}; do
   case "$word/$OUTPUT_DIR/" in
-    --rec*"/$INPUT_DIR/"*) job_fail "--output_dir: it lies in $INPUT_DIR, so that --recursive would take the results" \
+    --recursive"/$INPUT_DIR/"*) job_fail "--output_dir: it lies in $INPUT_DIR, so that --recursive would take the results" \
       "for label maps; give another one" ;;
   esac
 done

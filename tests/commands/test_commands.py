@@ -131,10 +131,15 @@ def test_every_flag_is_still_taken_under_its_old_name(command, flag):
     assert renamed == found
 
 
-def test_abbreviations_that_fit_an_old_and_a_new_name_are_taken():
-    words = [*REQUIRED["prepare_data"], "--label", "values.json", "--drop", "0.2"]
-    found = parser_of("prepare_data").parse_args(words)
-    assert (found.label_mapping, found.drop_islands) == ("values.json", 0.2)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_beginning_of_an_option_is_not_taken_for_it(command, capsys):
+    parser = parser_of(command)
+    names = [name for name in parser._option_string_actions if name[:2] == "--" and not parser.knows(name[:-1])]
+    for name in names:
+        with pytest.raises(SystemExit) as end:
+            parser.parse_args([*REQUIRED[command], f"{name[:-1]}=1"])
+        line = capsys.readouterr().err
+        assert end.value.code == 2 and f"unrecognized arguments: {name[:-1]}=1" in line, name
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,6 +1,7 @@
 """The command line: one line per error, with the option that was meant; paths as users write them."""
 
 import argparse
+import ast
 import os
 import pwd
 from pathlib import Path
@@ -35,6 +36,8 @@ GIVEN = ["--input_dir", "x"]
     ("words", "expected"),
     [
         ([*GIVEN, "--num_case_s", "3"], "unrecognized arguments: --num_case_s 3; did you mean --num_cases?"),
+        ([*GIVEN, "--num", "3"], "unrecognized arguments: --num 3; did you mean --num_cases?"),
+        (["--input", "x"], "unrecognized arguments: --input; did you mean --input_dir?"),
         ([*GIVEN, "--num-cases=3"], "unrecognized arguments: --num-cases=3; did you mean --num_cases?"),
         ([*GIVEN, "--Kind", "mesh"], "unrecognized arguments: --Kind mesh; did you mean --kind?"),
         ([*GIVEN, "—share", "3"], "unrecognized arguments: —share 3; did you mean --share?"),
@@ -59,9 +62,17 @@ def test_an_option_of_another_command_is_told_where_it_belongs(capsys):
     assert told([*GIVEN, "--shares=2"], capsys, elsewhere=place).endswith("--shares=2; give it behind --")
 
 
-def test_beginnings_and_values_behind_dashes_are_still_taken():
-    found = parser().parse_args(["--input", "x", "--num=-4", "--share=-.5"])
+def test_values_behind_dashes_are_taken():
+    found = parser().parse_args([*GIVEN, "--num_cases=-4", "--share=-.5"])
     assert (found.input_dir, found.num_cases, found.share) == (Path("x"), -4, -0.5)
+
+
+def test_every_parser_wants_whole_names(repository):
+    """Those that are no CommandParser, which never takes the beginning of a name, must say so themselves."""
+    for path in sorted((repository / "vecset").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "argparse.ArgumentParser":
+                assert any(word.arg == "allow_abbrev" for word in node.keywords), f"{path}:{node.lineno}"
 
 
 def test_help_names_values_by_their_type_and_shows_what_is_required():

@@ -89,5 +89,16 @@ def test_another_redo_after_a_stop_is_a_new_request(job):
     assert job.run() == []
 
 
-def test_an_abbreviation_that_fits_an_old_and_a_new_name_is_taken():
-    assert main.get_parser().parse_args(["--label", "values.json"]).label_mapping == "values.json"
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--label", "values.json"], "unrecognized arguments: --label values.json; did you mean --label_mapping?"),
+        (["--", "--epoch", "5"], "unrecognized arguments: --epoch 5; did you mean --epochs?"),
+        (["--prepare_options", "--annot 1"], "unrecognized arguments: --annot 1; did you mean --annotated?"),
+    ],
+)
+def test_the_beginning_of_an_option_is_not_taken_for_it(words, told, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main(["--output_dir", str(tmp_path / "out"), *words])
+    assert end.value.code == 2 and told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

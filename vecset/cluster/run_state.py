@@ -41,7 +41,8 @@ def _tell(path, error):
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("run_state.py", description=(__doc__ or "").split("\n\n")[0])
+    about = (__doc__ or "").split("\n\n")[0]
+    parser = argparse.ArgumentParser("run_state.py", description=about, allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a training run")
     parser.add_argument("question", choices=("position", "state", "how"), help="what to print")
     args = parser.parse_args(argv)

@@ -21,8 +21,8 @@ def get_parser() -> argparse.ArgumentParser:
         text += "" if default is None else f" (default: {default})"
         parser.add_argument(flag, default=default, help=text, **kwargs)
 
-    def old_name(*flags, dest, **kwargs):  # with the abbreviation that would fit the old and the new name
-        parser.add_argument(*flags, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kwargs)
+    def old_name(flag, dest, **kwargs):
+        parser.add_argument(flag, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kwargs)
 
     parser.add_argument(
         "--input_dir", required=True, type=user_path_text, help="folder of label maps: .nii.gz, .nii, .nrrd, .mha"
@@ -70,7 +70,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=user_path_text,
         metavar="NAME|FILE",
     )
-    old_name("--label_map", "--label", dest="label_mapping", type=user_path_text)
+    old_name("--label_map", dest="label_mapping", type=user_path_text)
     add("--annotated", None, "ids of the annotated classes, as 1,2,3 (default: all, or those in --label_mapping)")
     add(
         "--spacing_from",
@@ -111,7 +111,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=float,
         metavar="SHARE",
     )
-    old_name("--drop_crumbs", "--drop", dest="drop_islands", type=float)
+    old_name("--drop_crumbs", dest="drop_islands", type=float)
     add(
         "--exclude_border_cut",
         None,

@@ -55,6 +55,7 @@ def user_path(text: str) -> Path:
 
 class CommandParser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, "error: ...", with the option that was probably meant (exit code 2).
+    Options are given by their whole names: the beginning of one may be a mistyped name of another.
 
     elsewhere(option) -> where an option that this command does not have is to be given, or ""; shown_required: names
     of options that the usage shows as required, because only few uses do without them. The values of options without
@@ -64,7 +65,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(
         self, *words, elsewhere: Callable[[str], str] | None = None, shown_required: Sequence[str] = (), **options
     ):
-        super().__init__(*words, **options)
+        super().__init__(*words, **{"allow_abbrev": False, **options})
         self.elsewhere, self.shown_required, self._strangers = elsewhere, shown_required, []
 
     def parse_args(self, args=None, namespace=None):
@@ -83,8 +84,8 @@ class CommandParser(argparse.ArgumentParser):
         return parsed
 
     def _is_strange(self, word):
-        """Whether a word is written as an option and is none, nor the beginning of one."""
-        return word[:2] == "--" and not any(name.startswith(word.split("=")[0]) for name in self._option_string_actions)
+        """Whether a word is written as an option and is none."""
+        return word[:2] == "--" and not self.knows(word.split("=")[0])
 
     def _advice(self, unknown):
         """What to do about the first of the words that no option takes."""

@@ -101,6 +101,8 @@ def limit_threads() -> None:
 if __name__ == "__main__":
     import argparse
 
-    argparse.ArgumentParser("cores.py", description="Prints the cores that this process may use.").parse_args()
+    argparse.ArgumentParser(
+        "cores.py", description="Prints the cores that this process may use.", allow_abbrev=False
+    ).parse_args()
     print(usable_cores())
     sys.exit()

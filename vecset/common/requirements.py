@@ -115,7 +115,8 @@ def _is_there(package, file):
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("requirements.py", description=(__doc__ or "").split("\n\n")[0])
+    about = (__doc__ or "").split("\n\n")[0]
+    parser = argparse.ArgumentParser("requirements.py", description=about, allow_abbrev=False)
     parser.add_argument("list", nargs="?", choices=(MAIN, TEST), default=MAIN, help=f"which list (default: {MAIN})")
     parser.add_argument("--whole", action="store_true", help="also what is only there in part")
     args = parser.parse_args(argv)

@@ -103,10 +103,8 @@ def get_parser() -> argparse.ArgumentParser:
         help="JSON file that maps your label values to 1..C, as for prepare_data.py, or one of the presets "
         f"{', '.join(sorted(path.stem for path in PRESETS.glob('*.json')))} (default: none)",
     )
-    # the shorter name: abbreviations would fit both others
-    parser.add_argument(
+    parser.add_argument(  # its old name
         "--label_map",
-        "--label",
         dest="label_mapping",
         type=user_path_text,
         default=argparse.SUPPRESS,

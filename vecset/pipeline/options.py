@@ -1,6 +1,6 @@
 """The options that a result depends on, by the names and defaults of the command that makes it.
 
-Two command lines with the same options here give the same result, whatever aliases, order or abbreviations they use.
+Two command lines with the same options here give the same result, whatever aliases or order they use.
 """
 
 import argparse
