@@ -106,6 +106,35 @@ def test_older_form(tmp_path):
         case.truth_labels()
 
 
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("surface_labels", np.array([1, 300, 2]), "surface_labels holds 300, want whole numbers"),
+        ("surface_labels", np.array([1, 1.5, 2]), "surface_labels holds 1.5"),
+        ("near_labels", np.array(["a", "b"]), "near_labels is <U1"),
+        ("near_labels", np.array([np.nan, 0]), "near_labels holds nan"),
+        ("vol_sdf", np.zeros((2, 2)), "vol_sdf is float64 .2, 2., want .N,. or .N, 1."),
+        ("frame_shape", np.array([3, 3, 3j]), "a sound frame, found its members are .*complex128"),
+    ],
+)
+def test_older_form_of_other_numbers(tmp_path, name, value, words):
+    members = dict(
+        surface_points=np.zeros((3, 3), np.float32),
+        surface_labels=np.array([1, 2, 2], np.uint8),
+        vol_sdf=np.ones(2, np.float32),
+        near_labels=np.zeros(2, np.uint8),
+        frame_affine=np.eye(4),
+        frame_shape=np.array([3, 3, 3]),
+        frame_centre=np.zeros(3),
+        frame_scale=np.float64(1),
+    )
+    np.savez(tmp_path / "old.npz", **members)
+    assert read_case(tmp_path / "old.npz").surface_labels.tolist() == [1, 2, 2]
+    np.savez(tmp_path / "old.npz", **{**members, name: value})
+    with pytest.raises(InputError, match=words):
+        read_case(tmp_path / "old.npz")
+
+
 def test_wrong_files_are_named(tmp_path):
     case = tiny_case(np.random.default_rng(0))
     path = tmp_path / "a.npz"

@@ -180,6 +180,12 @@ def check_image(kind, path, found, options):
 
 
 def _qform(header):
+    """The qform with a quaternion of length 1 at most, where nibabel reads it then."""
+    header = header.copy()
+    bcd = np.array([header[f"quatern_{n}"] for n in "bcd"], float)
+    if 1 < np.linalg.norm(bcd) < 1.01:
+        for n, value in zip("bcd", bcd / np.linalg.norm(bcd) * (1 - 1e-7)):
+            header[f"quatern_{n}"] = value
     try:
         return header.get_qform()
     except (ValueError, nib.spatialimages.HeaderDataError):

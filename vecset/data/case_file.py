@@ -247,6 +247,8 @@ def read_case(path: str | Path, members: Iterable[str] | None = None) -> Case:
     frame = None
     if len(frame_raw) == len(_FRAME_MEMBERS):
         try:
+            if any(array.dtype.kind not in "uif" for array in frame_raw.values()):
+                raise ValueError(f"its members are {', '.join(str(a.dtype) for a in frame_raw.values())}")
             frame = Frame(
                 frame_raw["frame_affine"],
                 frame_raw["frame_shape"],
@@ -273,6 +275,10 @@ def read_case(path: str | Path, members: Iterable[str] | None = None) -> Case:
 def _from_older_form(path, raw, labels):
     """One-hot labels to ids, (N, 1) distances to (N,), and the meta that can be told from the arrays alone."""
     raw = dict(raw)
+    for name, array in {"surface_labels": labels, **raw}.items():
+        problem = _older_problem(name, array)
+        if problem:
+            raise InputError(path, "a consistent case file", problem, "make it again with prepare_data.py")
     if labels.ndim == 2:
         if not np.isin(labels, (0, 1)).all() or (labels.sum(1) > 1).any():
             raise InputError(
@@ -303,6 +309,18 @@ def _from_older_form(path, raw, labels):
         "missing_classes": [c for c in range(1, classes + 1) if c not in present],
     }
     return raw, meta
+
+
+def _older_problem(name, array):
+    """What is wrong with a member of the older form, in words, or None: its numbers could be of any type."""
+    if array.dtype.kind not in "buif" or array.ndim not in (1, 2):
+        return f"{name} is {array.dtype} {array.shape}"
+    if name.endswith("_sdf") and array.size != len(array):
+        return f"{name} is {array.dtype} {array.shape}, want (N,) or (N, 1)"
+    whole = np.isin(array, np.arange(256)) if name.endswith("_labels") and array.dtype.kind != "b" else None
+    if whole is not None and not whole.all():
+        return f"{name} holds {array[~whole][0]}, want whole numbers 0..255"
+    return None
 
 
 def _meta_problem(meta):
