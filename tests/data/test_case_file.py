@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vecset.common.errors import InputError
-from vecset.data.case_file import POINT_MEMBERS, Case, read_case, read_meta, write_case
+from vecset.data.case_file import CLASS_DISTANCES, GROUPS, POINT_MEMBERS, Case, read_case, read_meta, write_case
 from vecset.imaging.frame import Frame
 
 
@@ -81,6 +81,47 @@ def test_optional_near_other(tmp_path):
         case.arrays["near_other"] = wrong
         with pytest.raises(ValueError, match=words):
             write_case(tmp_path / "c.npz", case)
+
+
+def with_class_distances(case, dtype=np.float16, classes=3):
+    for group in GROUPS:
+        rows = len(case.arrays[f"{group}_points"])
+        case.arrays[f"{group}_class_sdf"] = np.linspace(-1, 1, rows * classes, dtype=dtype).reshape(rows, classes)
+    return case
+
+
+def test_optional_class_distances(tmp_path):
+    """All three or none, a column per class, a row per point."""
+    case = tiny_case(np.random.default_rng(0))
+    write_case(tmp_path / "plain.npz", case)
+    plain = read_case(tmp_path / "plain.npz")
+    assert all(getattr(plain, name) is None for name in CLASS_DISTANCES)
+    with pytest.raises(InputError, match="plain.npz.*which the test needs.*--class_distances --overwrite"):
+        plain.require_class_distances("the test")
+    write_case(tmp_path / "a.npz", with_class_distances(case))
+    back = read_case(tmp_path / "a.npz").require_class_distances("the test")
+    for name in CLASS_DISTANCES:
+        assert getattr(back, name).dtype == np.float16
+        np.testing.assert_array_equal(getattr(back, name), case.arrays[name])
+    assert read_case(tmp_path / "a.npz", ("vol_sdf",)).vol_class_sdf is None
+    for name, wrong, words in (
+        ("near_class_sdf", np.zeros((5, 3), np.float16), "row counts differ"),
+        ("near_class_sdf", np.zeros((6, 4), np.float16), "want kind 'f' and shape .N, .*3"),
+        ("vol_class_sdf", np.zeros(4, np.float16), "want kind 'f'"),
+        ("surface_class_sdf", np.zeros((5, 3), np.int8), "want kind 'f'"),
+    ):
+        case = with_class_distances(tiny_case(np.random.default_rng(0)))
+        case.arrays[name] = wrong
+        with pytest.raises(ValueError, match=words):
+            write_case(tmp_path / "c.npz", case)
+    del case.arrays["surface_class_sdf"]
+    with pytest.raises(ValueError, match="vol_class_sdf, near_class_sdf without surface_class_sdf"):
+        write_case(tmp_path / "c.npz", case)
+    members = dict(np.load(tmp_path / "a.npz"))
+    del members["vol_class_sdf"]
+    np.savez(tmp_path / "part.npz", **members)
+    with pytest.raises(InputError, match="surface_class_sdf, near_class_sdf without vol_class_sdf"):
+        read_case(tmp_path / "part.npz", ("vol_sdf",))
 
 
 def test_older_form(tmp_path):

@@ -3,8 +3,9 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from helpers.ball_cases import RADIUS, ball_case, ball_labels, write_ball_cases, write_csv
+from helpers.ball_cases import RADIUS, ball_case, ball_class_sdf, ball_labels, write_ball_cases, write_csv
 
+from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError
 from vecset.data.case_file import write_case
 from vecset.data.dataset import (
@@ -205,6 +206,52 @@ def test_augmentation_moves_points_normals_and_distances_together(entries):
     sdf = np.linalg.norm(moved["query_points"], axis=1) - RADIUS * factor
     np.testing.assert_allclose(sdf, moved["query_sdf"], atol=1e-5)
     assert np.array_equal(plain["query_labels"], moved["query_labels"])
+
+
+@pytest.fixture(scope="module")
+def with_distances(tmp_path_factory):
+    """The cases of `entries` with the distances to each class; class 2 of 3 is missing in ball02."""
+    target = write_ball_cases(tmp_path_factory.mktemp("distances"), train=3, val=1, class_distances=True)
+    write_case(target / "ball02.npz", ball_case(2, class_distances=True, missing=(2,)))
+    return read_split(target / "train.csv", target)
+
+
+def test_class_distances_come_with_the_same_draws(entries, with_distances):
+    for training in (True, False):
+        plain = dataset(entries, training, **EVERYTHING)[3, 1]
+        item = dataset(with_distances, training, class_distances=True, **EVERYTHING)[3, 1]
+        surface, query = item.pop("surface_class_sdf"), item.pop("query_class_sdf")
+        assert same(plain, item) and same(plain, dataset(with_distances, training, **EVERYTHING)[3, 1])
+        assert surface.dtype == query.dtype == np.float32
+        assert surface.shape == (50, 3) and query.shape == (90, 3)
+        for points, labels, found in (
+            (item["surface_points"], np.zeros(50), surface),
+            (item["query_points"], item["query_labels"], query),
+        ):
+            np.testing.assert_allclose(found, ball_class_sdf(points, labels, 3), atol=1e-5)
+        assert (surface[np.arange(50), item["surface_labels"] - 1] == 0).all()
+        inside = item["query_labels"] > 0
+        assert np.array_equal(query.argmin(1)[inside] + 1, item["query_labels"][inside])
+        assert np.array_equal(query < 0, item["query_labels"][:, None] == np.arange(1, 4))
+
+
+def test_class_distances_scale_with_the_points_but_not_those_of_an_absent_class(with_distances):
+    options = {"class_distances": True, "cache": "none"}
+    plain = dataset(with_distances, **options)[2, 2]
+    moved = dataset(with_distances, augmentation=Augmentation(20, 0.2), **options)[2, 2]
+    factor = np.median(moved["query_sdf"] / plain["query_sdf"])
+    assert factor != pytest.approx(1, abs=1e-2)
+    for name in ("surface_class_sdf", "query_class_sdf"):
+        np.testing.assert_allclose(moved[name][:, [0, 2]], plain[name][:, [0, 2]] * factor, rtol=1e-6)
+        assert (moved[name][:, 1] == ABSENT_DISTANCE).all() and (plain[name][:, 1] == ABSENT_DISTANCE).all()
+        assert moved[name].dtype == np.float32
+    inside = moved["query_labels"] > 0
+    assert np.array_equal(moved["query_class_sdf"].argmin(1)[inside] + 1, moved["query_labels"][inside])
+
+
+def test_cases_without_class_distances_are_refused(entries):
+    with pytest.raises(InputError, match="ball00.npz.*no distances to each class.*prepare_data.py --class_distances"):
+        dataset(entries, class_distances=True).load()
 
 
 def test_workers_change_nothing(entries):

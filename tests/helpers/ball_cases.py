@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.data.case_file import Case, write_case
 from vecset.imaging.frame import Frame
 
@@ -18,7 +19,45 @@ def ball_labels(points_unit, num_classes, missing=()):
     return np.where(np.isin(slab, missing), 1, slab).astype(np.uint8)
 
 
-def ball_case(seed=0, num_classes=3, rows=600, missing=(), annotated=None, class_names=None):
+def ball_class_sdf(points_unit, labels, num_classes, missing=()):
+    """(N, C) f16 signed distances to the slabs of the ball, by formulas, as a case file has them: the sign is that of
+    `labels` (N,), the smallest number where a distance is 0 in its class; ABSENT_DISTANCE for `missing` classes."""
+    points = np.asarray(points_unit, float)
+    x, r, length = points[:, 0], np.linalg.norm(points[:, 1:], axis=1), np.linalg.norm(points, axis=1)
+    found = np.full((len(points), num_classes), ABSENT_DISTANCE)
+    edges = np.linspace(-RADIUS, RADIUS, num_classes + 1)
+    for c in sorted({*range(1, num_classes + 1)} - {*missing}):
+        low, high = edges[c - 1], edges[c]
+        parts = [_slab_distance(x, r, length, low, high)]
+        for k in sorted(missing) if c == 1 else ():  # class 1 has their slabs: one piece, or one more
+            if edges[k - 1] == high:
+                high = edges[k]
+                parts[0] = _slab_distance(x, r, length, low, high)
+            else:
+                parts.append(_slab_distance(x, r, length, edges[k - 1], edges[k]))
+        found[:, c - 1] = np.min(parts, axis=0)
+        mine = labels == c
+        size = np.maximum(np.abs(found[:, c - 1]), np.where(mine, 6e-8, 0))
+        found[:, c - 1] = np.where(mine, -size, size)
+    return found.astype(np.float16)
+
+
+def _slab_distance(x, r, length, low, high):
+    """Signed distances to the part low <= x <= high of the ball, at points by their x, their distance r from the x
+    axis and their distance `length` from the origin."""
+    inside = np.minimum(np.minimum(RADIUS - length, x - low), high - x)
+    outside = np.full(len(x), np.inf)
+    for plane in (low, high):  # a disc
+        radius = np.sqrt(max(RADIUS**2 - plane**2, 0))
+        outside = np.minimum(outside, np.hypot(x - plane, np.maximum(r - radius, 0)))
+    foot = x * RADIUS / np.maximum(length, 1e-12)  # on the sphere
+    on_sphere = (foot >= low) & (foot <= high) & (length > RADIUS)
+    outside = np.where(on_sphere, np.minimum(outside, length - RADIUS), outside)
+    return np.where(inside >= 0, -inside, outside)
+
+
+def ball_case(seed=0, num_classes=3, rows=600, missing=(), annotated=None, class_names=None, class_distances=False):
+    """The Case of a ball; `class_distances`: with the distances to each class, as of prepare_data.py's option."""
     rng = np.random.default_rng(seed)
     direction = rng.normal(size=(rows, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
@@ -42,6 +81,12 @@ def ball_case(seed=0, num_classes=3, rows=600, missing=(), annotated=None, class
             f"{group}_labels": np.where(sdf < 0, ball_labels(points, num_classes, missing), 0).astype(np.uint8),
         }
     arrays = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in arrays.items()}
+    if class_distances:
+        for group, classes in (("surface", None), ("vol", arrays["vol_labels"]), ("near", arrays["near_labels"])):
+            points = arrays[f"{group}_points"]
+            inside = np.zeros(rows) if classes is None else classes
+            arrays[f"{group}_class_sdf"] = ball_class_sdf(points, inside, num_classes, missing)
+        arrays["surface_class_sdf"][np.arange(rows), labels - 1] = 0
     spacing = 2 / SIZE * 50  # mm: unit = mm / 50
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = -50 + spacing / 2

@@ -25,6 +25,8 @@ from vecset.imaging.frame import Frame
 
 SCHEMA = "vecsetx-heart/1"
 
+CLASSES = -1  # in a shape: the number of classes
+
 # What each member must look like: dtype kinds allowed, trailing shape. Rows of one group agree.
 POINT_MEMBERS = {
     "surface_points": ("f", (3,)),
@@ -40,10 +42,14 @@ POINT_MEMBERS = {
     "near_labels": ("u", ()),
     "near_source": ("u", ()),
     "near_other": ("u", ()),
+    "surface_class_sdf": ("f", (CLASSES,)),
+    "vol_class_sdf": ("f", (CLASSES,)),
+    "near_class_sdf": ("f", (CLASSES,)),
 }
 PROBABILITIES = {"probabilities", "softmax"}  # what the arrays in nnU-Net's .npz files are called, versions 2 and 1
-OPTIONAL_MEMBERS = ("near_other",)  # earlier files of this schema lack them; nothing but the quality check reads them
 GROUPS = ("surface", "vol", "near")
+CLASS_DISTANCES = tuple(f"{group}_class_sdf" for group in GROUPS)  # all or none; prepare_data.py --class_distances
+OPTIONAL_MEMBERS = ("near_other", *CLASS_DISTANCES)  # near_other: earlier files of this schema lack it
 _FRAME_MEMBERS = ("frame_affine", "frame_shape", "frame_centre", "frame_scale")
 _TRUTH_MEMBERS = ("label_crop", "label_origin")
 
@@ -80,6 +86,9 @@ class Case:
     near_labels = _member("near_labels")
     near_source = _member("near_source")
     near_other = _member("near_other")
+    surface_class_sdf = _member("surface_class_sdf")
+    vol_class_sdf = _member("vol_class_sdf")
+    near_class_sdf = _member("near_class_sdf")
 
     @property
     def case_id(self) -> str:
@@ -109,6 +118,16 @@ class Case:
                 f"{', '.join(missing)} (needed for {purpose})",
                 "a case file without",
                 "run prepare_data.py --overwrite on its label map",
+            )
+        return self
+
+    def require_class_distances(self, purpose: str) -> "Case":
+        """Refuses a case without the signed distances to its classes, saying what they are needed for."""
+        if any(getattr(self, member) is None for member in CLASS_DISTANCES):
+            raise InputError.because(
+                self.path,
+                f"the case file has no distances to each class (*_class_sdf), which {purpose} needs",
+                "make it again with prepare_data.py --class_distances --overwrite",
             )
         return self
 
@@ -144,7 +163,7 @@ def write_case(path: str | Path, case: Case) -> None:
         label_crop=np.asarray(case.truth_crop, np.uint8),
         label_origin=np.asarray(case.truth_origin, np.int32),
     )
-    problem = _problem(members, case.meta.get("classes"))
+    problem = _problem(members, case.meta.get("classes")) or _class_distances_problem(members)
     if problem:
         raise ValueError(f"{path}: {problem}")
     meta = {"schema": SCHEMA, **case.meta}
@@ -241,7 +260,7 @@ def read_case(path: str | Path, members: Iterable[str] | None = None) -> Case:
             f"schema {meta.get('schema')!r}",
             "make it again with prepare_data.py --overwrite, or use the version that wrote it",
         )
-    problem = _problem(raw, meta.get("classes")) or _meta_problem(meta)
+    problem = _problem(raw, meta.get("classes")) or _class_distances_problem(names) or _meta_problem(meta)
     if problem:
         raise InputError(path, "a consistent case file", problem, "make it again with prepare_data.py --overwrite")
     frame = None
@@ -345,6 +364,14 @@ def _truth_problem(truth, classes):
     return None
 
 
+def _class_distances_problem(names):
+    """What is wrong where a file has some of CLASS_DISTANCES among its members `names`, in words, or None."""
+    lacking = [n for n in CLASS_DISTANCES if n not in names]
+    if 0 < len(lacking) < len(CLASS_DISTANCES):
+        return f"{', '.join(n for n in CLASS_DISTANCES if n in names)} without {', '.join(lacking)}"
+    return None
+
+
 def _problem(members, classes):
     """What is wrong with the members, in words, or None."""
     if not isinstance(classes, int) or not 1 <= classes <= 255:
@@ -353,6 +380,7 @@ def _problem(members, classes):
         if name not in members:
             continue
         array = members[name]
+        trailing = tuple(classes if length == CLASSES else length for length in trailing)
         if array.dtype.kind != kind or array.shape[1:] != trailing or array.ndim != 1 + len(trailing):
             return f"{name} is {array.dtype} {array.shape}, want kind '{kind}' and shape (N, *{trailing})"
         if kind == "u" and array.size and array.max() > classes:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
-from vecset.data.case_file import read_case
+from vecset.data.case_file import CLASS_DISTANCES, read_case
 
 QUERY_GROUPS = ("near", "inside", "outside")  # the groups of query points, in the order of an item
 _MEMBERS = (
@@ -76,7 +77,7 @@ class Augmentation:
 
     def apply(self, item: dict, rng: np.random.Generator) -> None:
         """Turns and scales the whole item, in place, about the middle of the unit cube; distances scale with the
-        points."""
+        points, but for ABSENT_DISTANCE, which stands for a class that is not there."""
         if not (self.rotation_deg or self.scaling):
             return
         axis = rng.normal(size=3)
@@ -88,6 +89,11 @@ class Augmentation:
         item["surface_normals"] = item["surface_normals"] @ turn.T
         for name in ("surface_sdf", "query_sdf"):
             item[name] = item[name] * factor
+        if "surface_class_sdf" in item:
+            absent = (item["surface_class_sdf"] == ABSENT_DISTANCE).all(0)
+            scales = np.where(absent, np.float32(1), factor)
+            for name in ("surface_class_sdf", "query_class_sdf"):
+                item[name] = item[name] * scales
 
 
 class CaseDataset(torch.utils.data.Dataset):
@@ -98,6 +104,7 @@ class CaseDataset(torch.utils.data.Dataset):
     annotated (C,) bool, case_index ()
     surface_decoded (S,)                    row numbers of the surface points that are decoded; absent: all are
     eikonal_points (E, 3)                   where the counts ask for them, as `normal_points`, `normal_vectors` (S, 3)
+    surface_class_sdf (N, C), query_class_sdf (Q, C)    with `class_distances`: signed distances to each class
     code_noise (M, L) = noise_shape         unit normal numbers for the KL bottleneck, in training only
 
     Points and distances are in unit, distances negative inside, normals outward. Real numbers are f32;
@@ -107,8 +114,12 @@ class CaseDataset(torch.utils.data.Dataset):
                     a stream of their own, without augmentation.
     balance         0: points are drawn uniformly from the file; 1: every class present has the same share of surface
                     points, of near points (by the surface they were offset from) and of inside points; mixed between.
-    cache           'memory': arrays are kept after the first reading (3 MB per case at 3 x 50,000 points); call `load`
-                    before worker processes start and they share one copy. 'none': files are read at every access.
+    class_distances    True: items have the distances to each class, which case files have that were made with
+                    `prepare_data.py --class_distances`. A class without voxels has ABSENT_DISTANCE everywhere. The
+                    draws are the same as without.
+    cache           'memory': arrays are kept after the first reading (3 MB per case at 3 x 50,000 points; distances to
+                    ten classes take 3 MB more); call `load` before worker processes start and they share one copy.
+                    'none': files are read at every access.
     """
 
     def __init__(
@@ -122,11 +133,12 @@ class CaseDataset(torch.utils.data.Dataset):
         augmentation: Augmentation | None = None,
         noise_shape: tuple[int, int] | None = None,
         cache: str = "memory",
+        class_distances: bool = False,
     ):
         if cache not in ("memory", "none"):
             raise ValueError(f"cache {cache!r}: want 'memory' or 'none'")
         self.cases, self.counts, self.seed, self.training = list(cases), counts, seed, training
-        self.balance, self.cache = balance, cache
+        self.balance, self.cache, self.class_distances = balance, cache, class_distances
         self.augmentation = augmentation if training else None
         self.noise_shape = noise_shape if training else None
         self._arrays = {}
@@ -160,7 +172,11 @@ class CaseDataset(torch.utils.data.Dataset):
         """The members of one file, and under `rows_GROUP` a list of arrays of rows to draw from: one of all rows of the
         group, or for balanced draws one per class."""
         members = _MEMBERS + (("near_source",) if self.balance else ())
-        case = read_case(self.cases[index].path, members).require(*members, purpose="training")
+        distances = CLASS_DISTANCES if self.class_distances else ()
+        case = read_case(self.cases[index].path, members + distances).require(*members, purpose="training")
+        if distances:
+            case.require_class_distances("this training")
+            members += distances
         arrays = {name: getattr(case, name) for name in members}
         rows = {
             "surface": np.arange(len(case.surface_sdf)),
@@ -216,12 +232,15 @@ class CaseDataset(torch.utils.data.Dataset):
 
 
 def _surface_part(arrays, rows):
-    return {
+    part = {
         "surface_points": arrays["surface_points"][rows].astype(np.float32, copy=False),
         "surface_labels": arrays["surface_labels"][rows].astype(np.int64),
         "surface_sdf": arrays["surface_sdf"][rows].astype(np.float32, copy=False),
         "surface_normals": arrays["surface_normals"][rows].astype(np.float32),
     }
+    if "surface_class_sdf" in arrays:
+        part["surface_class_sdf"] = arrays["surface_class_sdf"][rows].astype(np.float32)
+    return part
 
 
 def _query_part(arrays, rows):
@@ -230,9 +249,11 @@ def _query_part(arrays, rows):
         f"query_{name}": np.concatenate(
             [arrays[f"{'near' if group == 'near' else 'vol'}_{name}"][chosen] for group, chosen in rows.items()]
         )
-        for name in ("points", "sdf", "labels")
+        for name in ("points", "sdf", "labels", *(["class_sdf"] if "vol_class_sdf" in arrays else []))
     }
     part["query_labels"] = part["query_labels"].astype(np.int64)
+    if "query_class_sdf" in part:
+        part["query_class_sdf"] = part["query_class_sdf"].astype(np.float32)
     numbers = [QUERY_GROUPS.index(group) for group in rows]
     part["query_group"] = np.repeat(numbers, [len(chosen) for chosen in rows.values()])
     return part
