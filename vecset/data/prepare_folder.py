@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vecset.common.atomic import remove_leftovers, require_writable
-from vecset.common.errors import DISK_FULL, InputError, describe_failure, shown
+from vecset.common.errors import DISK_FULL, InputError, shown
 from vecset.common.file_names import require_sound_name
 from vecset.common.workers import map_files
 from vecset.data.case_file import read_case, write_case
+from vecset.data.failed_files import Failure, common_causes
 from vecset.data.label_folder import ALL, Selection, relative_name
 from vecset.data.preparation import Options, border_classes, build_case, warnings_of
 from vecset.data.structure_files import Structures, find_sources, read_scan, scan_sha256
@@ -84,7 +85,8 @@ class CaseMaker:
             return self._make(Path(path))
         except Exception as error:  # a defect met on one file must not stop the other 997
             full = isinstance(error, OSError) and error.errno in DISK_FULL
-            return "full" if full else "failed", [describe_failure(path, error, MEMORY_ADVICE)]
+            name = relative_name(path, self.input_dir)
+            return "full" if full else "failed", [Failure.of(path, name, error, MEMORY_ADVICE)]
 
     def _make(self, path):
         require_sound_name(path)
@@ -203,24 +205,33 @@ def prepare_folder(
 
 
 def make_all(make_case: Callable[[Path], Result], paths: list[Path], workers: int) -> dict[Path, Result]:
-    """{path: (state, lines)}, the lines printed as they come. State 'full' becomes 'failed' and sets `disk_full`."""
+    """{path: (state, lines)}, the lines printed as they come, and in short where a file failed for the same reason as
+    one before. State 'full' becomes 'failed' and sets `disk_full`."""
     from tqdm import tqdm
+
+    told = set()
 
     def tell(path, result):
         if result[0] == "full":
             make_case.disk_full, result = True, ("failed", result[1])
         for line in result[1]:
+            if isinstance(line, Failure):
+                known = line.cause in told
+                told.add(line.cause)
+                line = line.short if known else line
             tqdm.write(PREFIX.get(result[0], "note: ") + line, file=sys.stderr)
         return result
 
     def killed(path):
-        return "failed", [f"{shown(path)}: its process was killed, most likely for want of memory; {MEMORY_ADVICE}"]
+        why = InputError.because(path, "its process was killed, most likely for want of memory", MEMORY_ADVICE)
+        return "failed", [Failure.of(path, path.name, why, MEMORY_ADVICE)]
 
     return map_files(make_case, paths, workers, killed, tell, desc="prepare", unit="heart", dynamic_ncols=True)
 
 
 def print_summary(results: dict[Path, Result], output_dir: Path, more: str = "") -> int:
-    """Prints how many files ended in which state, and the names of those that failed. Returns the number of these."""
+    """Prints how many files ended in which state, the names of those that failed, and each reason that several of them
+    have. Returns the number of those that failed."""
     by_state = {
         state: [p for p, result in results.items() if result[0] == state]
         for state in ("made", "skipped", "excluded", "failed")
@@ -233,6 +244,8 @@ def print_summary(results: dict[Path, Result], output_dir: Path, more: str = "")
             ", ..." if len(failed) > FAILED_SHOWN else ""
         )
         print(f"not made: {names}", file=sys.stderr)
+        for line in common_causes(line for p in failed for line in results[p][1]):
+            print(line, file=sys.stderr)
     return len(failed)
 
 
