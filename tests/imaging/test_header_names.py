@@ -48,7 +48,21 @@ def test_any_values_that_all_have_names(tmp_path):
 def test_several_values_of_one_class(tmp_path):
     values = balls(2).astype(np.int16)
     path = write_nrrd(tmp_path / "x.seg.nrrd", values, {1: "Left coronary artery", 2: "Right coronary artery"})
-    np.testing.assert_array_equal(read_label_map(path, 10).labels, np.where(values > 0, 9, 0))
+    found = read_label_map(path, 10)
+    np.testing.assert_array_equal(found.labels, np.where(values > 0, 9, 0))
+    told = "2 values are Coronary by their names and are united: 1 Left coronary artery, 2 Right coronary artery"
+    assert found.notes[-1] == told
+
+
+def test_two_values_of_one_name_are_united_and_told(tmp_path):
+    values = balls(4)
+    path = write_nifti(tmp_path / "x.nii.gz", values, {1: "LV", 2: "LA", 3: "LV", 4: "RA"})
+    found = read_label_map(path, 10)
+    np.testing.assert_array_equal(found.labels, np.where(values == 1, 3, values))
+    assert found.notes[-1] == "2 values are LV by their names and are united: 1 LV, 3 LV"
+    values[values == 3] = 0  # nothing to unite
+    found = read_label_map(write_nifti(tmp_path / "y.nii.gz", values, {1: "LV", 2: "LA", 3: "LV", 4: "RA"}), 10)
+    assert not any("united" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
@@ -203,6 +217,9 @@ BESIDE = {
     "../dataset.json": '{"labels": {"0": "background", "1": "LV", "2": "LA", "3": "Myocardium"}}',
     "x.label": SNAP.format("Left ventricle", "LA", "myocardium"),
     "x.txt": SNAP.format("LV", "LA", "LV myocardium"),
+    "labels.txt": SNAP.format("LV", "LA", "LV myocardium"),
+    "Labels.txt": "\ufeff# Color table\r\n0 Background 0 0 0 0\r\n1 Left_ventricle 9 8 7 255\r\n2 LA 1 2 3 255\r\n"
+    "3 Myo 1 2 3 255\r\n",
     "labels.label": SNAP.format("LV", "LA", "LV myocardium"),
     "x_ColorTable.ctbl": "# Color table file\n0 Background 0 0 0 0\n1 Left_ventricle 9 8 7 255\n2 LA 1 2 3 255\n"
     "3 Myo 1 2 3 255\n",
@@ -234,6 +251,11 @@ def test_names_in_a_file_beside_the_label_map(tmp_path, name):
         ("y.tsv", "index\tname\n1\tLV\n2\tLA\n3\tMyocardium\n"),  # of another label map
         ("x.tsv", "voxel\tvolume\n1\t20\n"),
         ("x.ctbl", "# no rows"),
+        ("labels.txt", SNAP.format("LV", "LA", "Myocardium") + "made by hand\n"),  # more than a table
+        ("labels.txt", "1 LV 9 8 7 255\n2 LA 1 2 3 255\n3 Myo 1 2 3\n"),
+        ("labels.txt", "1 LV\n2 LA\n3 Myocardium\n"),
+        ("labels.txt", "1 LV 9 8 7 255\n1 Myo 9 8 7 255\n2 LA 1 2 3 255\n3 RV 1 2 3 255\n"),
+        ("labels.txt", "# no rows\n"),
         ("dataset.json", '{"labels": {"background": 0, "Myocardium": 1, "LA": 2, "LV": 3}}'),
         ("../dataset.json", '{"labels": {"1": "LV", "2": "LA", "3": "Myocardium"}}'),  # not above "labelsTr"
     ],
@@ -245,6 +267,15 @@ def test_files_beside_that_say_nothing_else(tmp_path, name, text):
     found = read_label_map(write_nifti(folder / "x.nii.gz", balls(3), {}), 10)
     np.testing.assert_array_equal(found.labels, balls(3))
     assert found.by_name == {}
+
+
+def test_a_text_of_labels_that_is_no_text_or_belongs_to_an_image(tmp_path):
+    path = write_nifti(tmp_path / "x.nii.gz", balls(3), {})
+    (tmp_path / "labels.txt").write_bytes(b"1 LV\xff 9 8 7 255\n2 LA 1 2 3 255\n3 Myo 1 2 3 255\n")
+    assert read_label_map(path, 10).by_name == {}
+    (tmp_path / "labels.txt").write_text(SNAP.format("LV", "LA", "LV myocardium"))
+    own = write_nifti(tmp_path / "labels.nii.gz", balls(3), {})
+    assert read_label_map(path, 10).by_name == {} and read_label_map(own, 10).by_name[1] == ("LV", 3)
 
 
 def test_a_data_set_of_other_structures_is_refused(tmp_path):

@@ -137,7 +137,7 @@ def read_label_map(
         as_background=as_background,
         by_name={value: (named[value], c) for value, c in (by_name or {}).items()},
         other_names=other_names,
-        notes=[*notes, *_name_notes(named, by_name, other_names, mapping)],
+        notes=[*notes, *_name_notes(named, by_name, other_names, mapping), *_united(named, by_name, names)],
     )
 
 
@@ -181,6 +181,17 @@ def _name_notes(named, by_name, other_names, mapping):
     mapped = {value: mapping.class_names[mapping.value_to_class[value] - 1] for value in other_names}
     theirs, ours = table_text(other_names), table_text(mapped)
     return [f"{named.source} says {theirs}, but --label_mapping {ours}, and that is what counts"]
+
+
+def _united(named, by_name, class_names):
+    """A line for each class that the names in a file give several of its values."""
+    lines = []
+    for c in sorted(set((by_name or {}).values())):
+        values = sorted(value for value in by_name if by_name[value] == c)
+        if len(values) > 1:
+            told = ", ".join(f"{value} {named[value]}" for value in values)
+            lines.append(f"{len(values)} values are {class_names[c - 1]} by their names and are united: {told}")
+    return lines
 
 
 def _other_names(path, values, named, mapping):

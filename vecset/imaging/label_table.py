@@ -8,7 +8,8 @@ Files beside a label map are read, too: nnU-Net's dataset.json, of both versions
 {"1": "LV"}}), in the folder of the label map or above a folder whose name begins with "labels" (labelsTr); and
 for NAME.nii.gz ITK-SNAP's label descriptions, NAME.label or NAME.txt, 3D Slicer's colour table,
 NAME_ColorTable.ctbl or NAME.ctbl, and BIDS's table, NAME.tsv. A single NAME.label that belongs to no image is for all
-label maps of its folder, as is BIDS's dseg.tsv.
+label maps of its folder, as are BIDS's dseg.tsv and a labels.txt that holds nothing but a table of ITK-SNAP or of
+3D Slicer.
 """
 
 import os
@@ -29,7 +30,8 @@ from vecset.imaging.image_file import SUFFIXES
 from vecset.imaging.structure_names import name_key
 
 EXTENSION_CODE = 0
-DATASET, BIDS_TABLE = "dataset.json", "dseg.tsv"
+DATASET, BIDS_TABLE, TEXT_TABLE = "dataset.json", "dseg.tsv", "labels.txt"
+MOST_BYTES = 1 << 20  # of a text that may be a table
 SNAP_FIRST_LINE = b"itk-snap label description file"
 _SNAP_ROW = re.compile(r'^\s*(\d+)\s+\d+\s+\d+\s+\d+\s+\S+\s+\S+\s+\S+\s+"(.*)"\s*$')
 # 3D Slicer: value, name, red, green, blue, opacity
@@ -134,9 +136,10 @@ def names_beside(path: Path | str) -> tuple[dict[int, str], Path | None]:
         if names:
             return names, beside
     shared = [folder / BIDS_TABLE] if (folder / BIDS_TABLE).is_file() else _shared_descriptions(folder)
-    names = _BESIDE[shared[0].suffix](shared[0]) if shared else {}
-    if names:
-        return names, shared[0]
+    for other in (*shared, *_text_tables(folder, name)):
+        names = (_text_table if other.name.lower() == TEXT_TABLE else _BESIDE[other.suffix])(other)
+        if names:
+            return names, other
     above = [folder.parent] if folder.resolve().name.lower().startswith("labels") else []
     for place in (folder, *above):
         if (place / DATASET).is_file():
@@ -179,6 +182,34 @@ def _shared_descriptions(folder):
     found = [name for name in names if name.lower().endswith(".label")]
     own = any(name.startswith(found[0][: -len("label")]) and name != found[0] for name in names) if found else True
     return [folder / found[0]] if len(found) == 1 and not own else []
+
+
+def _text_tables(folder, name):
+    """[labels.txt] where there is one; [] where it belongs to an image of that name."""
+    names = [entry.name for entry in os.scandir(folder)]
+    found = [other for other in names if other.lower() == TEXT_TABLE and (folder / other).is_file()]
+    stem = TEXT_TABLE.removesuffix("txt")
+    own = any(other.lower().startswith(stem) and other.lower().endswith(SUFFIXES) for other in names if other != name)
+    return [folder / other for other in found[:1]] if not own else []
+
+
+def _text_table(path):
+    """{value: name} of a text in which every line is a row of one of the tables of ITK-SNAP and 3D Slicer, or a comment
+    (#); {} for any other text, which is none of ours: whether it is one must not be guessed."""
+    with open(path, "rb") as handle:
+        start = handle.read(MOST_BYTES + 1)
+    try:
+        lines = start.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        return {}
+    rows = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    for row_of, sign in ((_SNAP_ROW, None), (_SLICER_ROW, "_")):
+        found = [row_of.match(line) for line in rows]
+        if rows and all(found) and len(start) <= MOST_BYTES:
+            names = {int(row[1]): (row[2].replace(sign, " ") if sign else row[2]).strip() for row in found}
+            names.pop(BACKGROUND, None)
+            return names if len({row[1] for row in found}) == len(rows) else {}
+    return {}
 
 
 def _dataset_names(path):
