@@ -28,7 +28,6 @@ ALLOWED = {
     ("vecset/inference/heart_files.py", "discard"): "the folder is not empty, so it stays",
     ("vecset/inference/heart_files.py", "is_placed"): "the heart is made again, and writing says what is wrong",
     ("vecset/inference/reconstruction.py", "_read_result"): "the heart is made again, and writing says what is wrong",
-    ("vecset/info.py", "_members"): "the reader that comes next says what is wrong with the file",
     ("vecset/info.py", "_run_state"): "a checkpoint that was copied alone; its own status is shown",
     ("vecset/models/checkpoint.py", "copy_checkpoint"): "no hard links here: it is copied, which raises what is wrong",
     ("vecset/pipeline/main.py", "main"): "a file system without locks",
