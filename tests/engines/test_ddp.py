@@ -117,12 +117,14 @@ def test_the_eikonal_decode_is_inside_the_wrapped_forward(data, tmp_path):
             inside.pop()
             return outputs
 
-    for name in ("encode", "process_latents", "decode", "sdf_gradient", "forward"):
+    for name in ("encode", "process_latents", "decode_fields", "sdf_gradient", "forward"):
         method = getattr(run.model, name)
         setattr(run.model, name, lambda *a, name=name, method=method: seen.append((name, bool(inside))) or method(*a))
     run.wrapped = Wrapper()
     epoch_gradients(run)
-    assert {("forward", True), ("decode", True), ("sdf_gradient", True)} == set(seen) - {("process_latents", True)}
+    assert {("forward", True), ("decode_fields", True), ("sdf_gradient", True)} == set(seen) - {
+        ("process_latents", True)
+    }
 
 
 def train_words(repository, data, output, *more):

@@ -269,7 +269,7 @@ def test_the_draw_of_the_code_belongs_to_the_case_and_the_epoch(data, tmp_path):
 
 @pytest.mark.parametrize("bottleneck", ["nb", "kl"])
 def test_early_epochs_take_fewer_latents_and_validation_all(data, tmp_path, monkeypatch, bottleneck):
-    from vecset.models.autoencoder import VecSetAutoencoder
+    from vecset.models.joint_network import VecSetAutoencoder
 
     seen, expand = [], VecSetAutoencoder.process_latents
     monkeypatch.setattr(

@@ -6,15 +6,18 @@ from vecset.common.arguments import CommandParser, user_path_text
 from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
 from vecset.engines.distributed import WAIT_MINUTES
-from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
-from vecset.models.autoencoder import EXTENSIONS, parse_model_name
+from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS, losses_of
+from vecset.models.autoencoder import EXTENSIONS, NETWORKS, parse_model_name
+from vecset.models.joint_network import CLASS_OUTPUTS
 
 # flags that are handed on by name
 MODEL_OPTIONS = tuple(EXTENSIONS)
-LOSS_OPTIONS = ("class_loss", "truncation")
+LOSS_OPTIONS = ("class_loss", "truncation", "class_distance_clip")
 # flags that decide the figures of a validation
 EVALUATION_OPTIONS = (
     "model",
+    "network",
+    "class_outputs",
     "point_cloud_size",
     "surface_loss_points",
     "near_points",
@@ -60,15 +63,17 @@ def check_arguments(args: argparse.Namespace) -> None:
             f"{args.eikonal_points} of {queries}",
             "lower it, or give more query points",
         )
-    groups = ("near_points", "inside_points", "outside_points")
+    groups, used = ("near_points", "inside_points", "outside_points"), losses_of(args.network, args.class_outputs)
     for loss, needs in (("vol", groups[1:]), ("near", groups[:1]), ("truncated", groups)):
-        if getattr(args, f"{loss}_weight") and not any(getattr(args, flag) for flag in needs):
+        wanted = getattr(args, f"{loss}_weight") if loss in used else 0
+        if wanted and not any(getattr(args, flag) for flag in needs):
             raise InputError.because(
                 f"--{loss}_weight",
                 f"there are no points for this loss (--{' or --'.join(needs)})",
                 f"give some, or --{loss}_weight 0",
             )
     _check_latents(args)
+    _check_network(args)
     most = max(64, 8 * usable_cores())
     if args.num_workers > most:  # thousands of processes take all memory before anything can be said
         raise InputError(
@@ -112,6 +117,33 @@ def _check_latents(args):
         raise InputError(
             "--early_latents", f"at most the {num_latents} latents of {args.model}", args.early_latents, "lower it"
         )
+
+
+def _check_network(args):
+    """The options of the losses that a network does not have, where they are asked for."""
+    if args.network != "joint" and args.class_outputs != "logits":
+        raise InputError.because(
+            "--class_outputs", f"--network {args.network} has a distance per class and nothing else", "leave it out"
+        )
+    used = losses_of(args.network, args.class_outputs)
+    for name, weight in DEFAULT_WEIGHTS.items():
+        if name not in used and not weight and getattr(args, f"{name}_weight"):
+            raise InputError.because(f"--{name}_weight", f"{network_words(args)} has no such loss", "leave it out")
+
+
+def network_words(args: argparse.Namespace) -> str:
+    """The kind of network, as the flag that chose it."""
+    return f"--network {args.network}" if args.network != "joint" else f"--class_outputs {args.class_outputs}"
+
+
+def without_effect(args: argparse.Namespace) -> list[str]:
+    """Flags that were given another value than their default, and have no effect with this network."""
+    used, parser = losses_of(args.network, args.class_outputs), build_parser()
+    options = [f"{name}_weight" for name in DEFAULT_WEIGHTS if name not in used]
+    options += ["class_loss"] * ("class" not in used)
+    options += ["class_distance_clip"] * (not {"class_distance", "class_near"} & set(used))
+    options += ["fps_class_gap", "fps_density"] * (args.network != "joint")
+    return [name for name in options if getattr(args, name) != parser.get_default(name)]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -221,6 +253,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="share of the epochs that use --early_latents; later epochs and every validation use all latents",
     )
     add("--decoder_layers", type=_count(0), default=0, help="feed-forward blocks behind the decoder's attention")
+    add(
+        "--network",
+        choices=NETWORKS,
+        default="joint",
+        help="joint: all structures in one field",
+    )
+    add(
+        "--class_outputs",
+        choices=CLASS_OUTPUTS,
+        default="logits",
+        help="of the joint network, beside the union's distance: logits: a logit per class; distances: the signed "
+        "distance to each class, of which the smallest gives the label; both: logits, which give the label, and "
+        "distances (all but logits need cases of prepare_data.py --class_distances)",
+    )
 
     add = parser.add_argument_group("losses (weights; 0 leaves a loss out)").add_argument
     meaning = {
@@ -233,6 +279,11 @@ def build_parser() -> argparse.ArgumentParser:
         "normal": "|gradient - outward normal|^2 at points of the outer surface (--normal_points)",
         "balanced": "class-balanced binary cross-entropy: points inside and outside a class have half the weight each",
         "truncated": "L1 distance (unit) at query points within a band (--truncation)",
+        "class_distance": "L1 distance (unit) to the classes within a band (--class_distance_clip), for "
+        "--class_outputs distances or both",
+        "class_near": "L1 distance (unit) to a class at points closer to it than --class_distance_clip, for "
+        "--network per_class or parts",
+        "class_far": "the same at all other points",
     }
     for name, weight in DEFAULT_WEIGHTS.items():
         add(f"--{name}_weight", type=_number(0), default=weight, help=meaning[name])
@@ -254,6 +305,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.1,
         metavar="UNIT",
         help="half width (unit) of the band of the truncated loss",
+    )
+    add(
+        "--class_distance_clip",
+        type=_number(1e-6),
+        default=0.1,
+        metavar="UNIT",
+        help="half width (unit) of the band of the losses of class distances",
     )
 
     add = parser.add_argument_group("optimisation").add_argument

@@ -14,7 +14,7 @@ import torch
 
 from vecset.data.epoch_plan import EpochPlan
 from vecset.engines.distributed import Ranks, max_over_ranks, sum_over_ranks
-from vecset.engines.losses import LOSSES, compute_losses, decoded_points, in_groups
+from vecset.engines.losses import LOSSES, compute_losses, decoded_class_distances, decoded_points, in_groups
 from vecset.engines.optimizer import gradient_norm, masked_step
 from vecset.models.embedding import surface_features
 
@@ -135,6 +135,7 @@ def forward_losses(model, batch: dict, options: StepOptions, num_classes: int, n
         batch["annotated"],
         options.loss_weights,
         normals_BS3=batch.get("normal_vectors"),
+        class_sdf_BTC=decoded_class_distances(batch),
         **options.loss_options,
     )
     cases = len(points_BT3)

@@ -13,6 +13,15 @@ Off by default, for experiments:
 normal     |grad sdf - n|^2 at points of the outer surface, n its outward unit normal (the normal term of Gropp et al.)
 balanced   class-balanced binary cross-entropy: per class, points inside and outside it have half the weight each
 truncated  L1 of the distance at near and volume points, compared within a band of +-truncation (unit)
+
+Of networks with a distance per class (`losses_of` says which network has which losses):
+
+class_distance  L1 of the class distances at query and surface points, compared within a band of +-class_distance_clip
+                (unit), mean over annotated classes: beside the union's distance
+class_near      L1 of a class's distance at the points that are closer to it than class_distance_clip, and
+class_far       at the others; mean over annotated classes: in place of the union's distance
+
+A class that is annotated and absent has the distance ABSENT_DISTANCE everywhere (vecset/models/labels.py).
 """
 
 from collections.abc import Iterable
@@ -34,9 +43,25 @@ DEFAULT_WEIGHTS = {
     "normal": 0.0,
     "balanced": 0.0,
     "truncated": 0.0,
+    "class_distance": 10.0,
+    "class_near": 10.0,
+    "class_far": 1.0,
 }
 LOSSES = tuple(DEFAULT_WEIGHTS)
 _DISTANCE_LOSSES = {"vol": ("inside", "outside"), "near": ("near",), "surface": ("surface",)}
+_OF_CLASS_FIELDS = ("class_near", "class_far", "eikonal", "kl")
+
+
+def losses_of(network: str, class_outputs: str) -> tuple[str, ...]:
+    """The names of the losses of a network (`--network`, `--class_outputs`); those of the others are not computed."""
+    if network != "joint":
+        return _OF_CLASS_FIELDS
+    left_out = {"class_near", "class_far"}
+    if class_outputs == "logits":
+        left_out |= {"class_distance"}
+    if class_outputs == "distances":  # its logits are distances
+        left_out |= {"class", "balanced"}
+    return tuple(name for name in LOSSES if name not in left_out)
 
 
 def decoded_points(batch: dict) -> tuple[torch.Tensor, ...]:
@@ -56,6 +81,18 @@ def decoded_points(batch: dict) -> tuple[torch.Tensor, ...]:
     )
 
 
+def decoded_class_distances(batch: dict) -> torch.Tensor | None:
+    """The true class distances (B, T, C), f32 in unit, at the points of `decoded_points`; None where the batch has
+    none."""
+    if "query_class_sdf" not in batch:
+        return None
+    surface_BNC = batch["surface_class_sdf"]
+    if "surface_decoded" in batch:
+        index_BS1 = batch["surface_decoded"].unsqueeze(-1)
+        surface_BNC = surface_BNC.gather(1, index_BS1.expand(-1, -1, surface_BNC.shape[-1]))
+    return torch.cat([batch["query_class_sdf"], surface_BNC], 1)
+
+
 def in_groups(group_BT: torch.Tensor, names: Iterable[str]) -> torch.Tensor:
     """Whether a point is in one of the groups `names`. Compares with numbers: `isin` with a list would copy the list
     to the device and make the host wait for it."""
@@ -73,11 +110,15 @@ def compute_losses(
     class_loss: str = "bce",
     truncation: float = 0.1,
     normals_BS3: torch.Tensor | None = None,
+    class_sdf_BTC: torch.Tensor | None = None,
+    class_distance_clip: float = 0.1,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """outputs of the model at the points of `decoded_points`; targets = (sdf_BT, labels_BT, group_BT) from there.
     weights: name -> weight; a loss of weight 0 is not computed.
     truncation: half width (unit) of the band of the truncated loss.
     normals_BS3: outward normals where outputs["normal_gradient_BS3"] was taken; the normal loss needs both.
+    class_sdf_BTC: from `decoded_class_distances`; the losses of class distances need them and
+    outputs["class_sdf_BQC"]. class_distance_clip: half width (unit) of their band.
     -> (total, raw): raw maps each computed loss's name to its value before weighting (0-d, float32).
     """
     sdf_BT, labels_BT, group_BT = targets
@@ -88,6 +129,9 @@ def compute_losses(
             raw[name] = _mean_per_case((predicted_BT - sdf_BT).abs(), in_groups(group_BT, members)).mean()
     if weights.get("eikonal") and "gradient_BE3" in outputs:
         raw["eikonal"] = (safe_norm(outputs["gradient_BE3"]) - 1).square().mean(1).mean()
+    if weights.get("eikonal") and "class_gradient_BEC3" in outputs:
+        error_BEC = (safe_norm(outputs["class_gradient_BEC3"]) - 1).square()
+        raw["eikonal"] = _mean_over_classes(error_BEC.mean(1), outputs["present_BC"]).mean()
     if weights.get("class"):
         raw["class"] = CLASS_LOSSES[class_loss](outputs["logits_BQC"], labels_BT, annotated_BC)
     if weights.get("kl") and "kl_B" in outputs:
@@ -99,10 +143,32 @@ def compute_losses(
     if weights.get("truncated"):
         error_BT = truncated_error(predicted_BT, sdf_BT, truncation)
         raw["truncated"] = _mean_per_case(error_BT, in_groups(group_BT, QUERY_GROUPS)).mean()
+    if class_sdf_BTC is not None:
+        raw |= _class_distance_losses(
+            outputs["class_sdf_BQC"], class_sdf_BTC, annotated_BC, weights, class_distance_clip
+        )
     if not raw:
         raise ValueError(f"no loss to compute: weights {weights}")
     total = sum(weights[name] * value for name, value in raw.items())
     return total, raw
+
+
+def _class_distance_losses(predicted_BTC, truth_BTC, annotated_BC, weights, clip):
+    raw = {}
+    if weights.get("class_distance"):
+        error_BTC = truncated_error(predicted_BTC, truth_BTC, clip)
+        raw["class_distance"] = _mean_over_classes(error_BTC.mean(1), annotated_BC).mean()
+    near_BTC = truth_BTC.abs() < clip
+    for name, chosen_BTC in (("class_near", near_BTC), ("class_far", ~near_BTC)):
+        if weights.get(name):
+            error_BC = _mean_per_case((predicted_BTC - truth_BTC).abs(), chosen_BTC)
+            raw[name] = _mean_over_classes(error_BC, annotated_BC).mean()
+    return raw
+
+
+def _mean_over_classes(values_BC, chosen_BC):
+    """(B,) means over the chosen classes of a case; 0 where there are none."""
+    return torch.where(chosen_BC, values_BC, 0.0).sum(1) / chosen_BC.sum(1).clamp_min(1)
 
 
 def truncated_error(predicted_BT: torch.Tensor, sdf_BT: torch.Tensor, truncation: float) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch
 
 from vecset.common.atomic import require_writable, write_text
 from vecset.common.errors import InputError
+from vecset.engines.arguments import build_parser
 from vecset.engines.distributed import Ranks, gather_objects
 from vecset.engines.logging import say
 from vecset.engines.loop import Monitor
@@ -210,7 +211,8 @@ def _check_same_run(training, checkpoint, path):
                 f"{stored[name]}",
                 "give the options it was trained with, or another --output_dir",
             )
-    before, now = checkpoint["args"], vars(training.args)
+    now = vars(training.args)
+    before = {**_defaults(now), **checkpoint["args"]}  # an option that did not exist then had its default
     if before["seed"] != now["seed"]:
         raise InputError(
             "--seed",
@@ -221,6 +223,11 @@ def _check_same_run(training, checkpoint, path):
     changed = [f"--{k} {before.get(k)} -> {v}" for k, v in now.items() if k not in _FREE and before.get(k) != v]
     if changed and training.ranks.main:
         say(f"note: options that differ from {path}: {', '.join(changed)}")
+
+
+def _defaults(options):
+    parser = build_parser()
+    return {name: parser.get_default(name) for name in options}
 
 
 def _fitting_step(training, state, before):

@@ -13,18 +13,19 @@ from vecset.data.dataset import Augmentation, CaseDataset, PointCounts
 from vecset.data.epoch_plan import EpochPlan
 from vecset.data.listed_case import ListedCase, check_disjoint, read_split
 from vecset.data.thickness import fps_density
-from vecset.engines.arguments import LOSS_OPTIONS, MODEL_OPTIONS
+from vecset.engines.arguments import LOSS_OPTIONS, MODEL_OPTIONS, network_words, without_effect
 from vecset.engines.compiling import require_compiler
 from vecset.engines.distributed import Ranks, wrap_model
 from vecset.engines.evaluation import Evaluator
 from vecset.engines.logging import say
 from vecset.engines.loop import StepOptions
-from vecset.engines.losses import DEFAULT_WEIGHTS
+from vecset.engines.losses import losses_of
 from vecset.engines.optimizer import build_optimizer, scaled_rate
 from vecset.engines.run_folder import load_start, starting_file
 from vecset.imaging.class_names import check_same_names
-from vecset.models.autoencoder import VecSetAutoencoder, build_model, parse_model_name
+from vecset.models.autoencoder import build_model, parse_model_name
 from vecset.models.double_backward import check_double_backward
+from vecset.models.joint_network import VecSetAutoencoder
 from vecset.models.warm_start import load_initial_weights
 
 
@@ -73,6 +74,9 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
     training, validation = read_splits(args)
     class_names = list(training[0].class_names)
     model_config = {"name": args.model, "num_classes": len(class_names), **model_options(args, training)}
+    idle = without_effect(args)
+    if idle and ranks.main:
+        say(f"note: without effect with {network_words(args)}: {', '.join(f'--{name}' for name in idle)}")
     if args.compile:
         require_compiler(ranks.device)
     if args.eikonal_weight or args.normal_weight:
@@ -177,7 +181,13 @@ def make_dataset(args: Namespace, cases: list[ListedCase], training: bool) -> Ca
         augmentation=Augmentation(args.augment_rotation, args.augment_scale),
         noise_shape=(sizes["num_latents"], sizes["code_dim"]) if sizes["bottleneck"] == "kl" else None,
         cache=args.cache,
+        **({"class_distances": True} if has_class_distances(args) else {}),
     )
+
+
+def has_class_distances(args: Namespace) -> bool:
+    """Whether the network of these options has a distance per class, and so needs cases that hold them."""
+    return args.network != "joint" or args.class_outputs != "logits"
 
 
 def step_options(args: Namespace, device: torch.device) -> StepOptions:
@@ -189,7 +199,7 @@ def step_options(args: Namespace, device: torch.device) -> StepOptions:
         raise InputError("--precision", "auto or fp32 on a CPU", precision, "leave it out")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return StepOptions(
-        {name: getattr(args, f"{name}_weight") for name in DEFAULT_WEIGHTS},
+        {name: getattr(args, f"{name}_weight") for name in losses_of(args.network, args.class_outputs)},
         {name: getattr(args, name) for name in LOSS_OPTIONS},
         precision == "bf16",
         args.clip_grad,

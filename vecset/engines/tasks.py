@@ -129,6 +129,9 @@ def evaluate_checkpoint(args: Namespace, ranks: Ranks, stop: StopRequest) -> int
             path,
             "use the checkpoint that was trained on such cases",
         )
+        for name in ("network", "class_outputs"):
+            if getattr(args, name) != checkpoint["model_config"][name]:
+                raise InputError(f"--{name}", checkpoint["model_config"][name], getattr(args, name), "leave it out")
     evaluator = Evaluator(
         make_dataset(args, validation, training=False),
         ranks,

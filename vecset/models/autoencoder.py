@@ -1,32 +1,25 @@
-"""The VecSet autoencoder for many structures: labelled surface points -> a set of latent vectors -> a field.
+"""The networks by name: the numbers in a model name, the named extensions, and the network that they make.
 
-The architecture is that of the public VecSetX release (Zhang et al., https://github.com/1zb/VecSetX, MIT; after
-3DShape2VecSet, Zhang, Tang, Niessner, Wonka, SIGGRAPH 2023), with 3 + C numbers per surface point in, a query embedding
-of its own, and 1 + C numbers per query out: the signed distance to the union (unit, negative inside) and C class
-logits. Named extensions, off by default: `anchors`, `rotary`, `fps_class_gap`, `fps_density`, `decoder_layers` (see
-`VecSetAutoencoder`).
-
-Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M latents of L numbers, D width.
+joint       all structures in one field (joint_network.py)
 """
 
-import math
 import re
-from collections.abc import Sequence
-
-import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from vecset.common.errors import InputError
-from vecset.models import attention, attention_slope
-from vecset.models.attention import HEAD_DIM, Attention, FeedForward, Places, PreNorm
-from vecset.models.bottleneck import BOTTLENECKS
-from vecset.models.embedding import PointEmbed, farthest_point_sampling
-from vecset.models.folding import queries_of_points, read_points
-from vecset.models.labels import UNKNOWN_LOGIT
+from vecset.models.attention import HEAD_DIM
+from vecset.models.joint_network import VecSetAutoencoder
 
 # the named extensions from the public architecture, switched off
-EXTENSIONS = {"anchors": False, "rotary": False, "fps_class_gap": 0.0, "fps_density": "", "decoder_layers": 0}
+EXTENSIONS = {
+    "anchors": False,
+    "rotary": False,
+    "fps_class_gap": 0.0,
+    "fps_density": "",
+    "decoder_layers": 0,
+    "network": "joint",
+    "class_outputs": "logits",
+}
+NETWORKS = ("joint",)
 GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
 
@@ -55,26 +48,10 @@ def parse_model_name(name: str) -> dict:
     raise InputError("--model", GRAMMAR, found, "for example learnable_vec128x16_dim128_depth4_nb")
 
 
-def parse_density(text: str, num_classes: int) -> torch.Tensor | None:
-    """ "9:3,10:2" -> (C,) float32 with 3 for class 9, 2 for class 10 and 1 for the others; "" -> None."""
-    if not text:
-        return None
-    density_C = torch.ones(num_classes)
-    for part in text.split(","):
-        match = re.fullmatch(r"(\d+):(\d*\.?\d+)", part.strip())
-        if not match or not 1 <= int(match[1]) <= num_classes or not 0 < float(match[2]) <= 100:
-            raise InputError(
-                "--fps_density",
-                f"CLASS:FACTOR,... with classes 1..{num_classes} and factors up to 100",
-                repr(part),
-                'for example "9:3,10:2"',
-            )
-        density_C[int(match[1]) - 1] = float(match[2])
-    return density_C
-
-
-def build_model(name: str, num_classes: int, **options) -> "VecSetAutoencoder":
-    """A model by its name; `options` are VecSetAutoencoder's further arguments, the named extensions."""
+def build_model(name: str, num_classes: int, network: str = "joint", **options) -> VecSetAutoencoder:
+    """A model by its name, of the kind `network`; `options` are its further arguments, the named extensions."""
+    if network not in NETWORKS:
+        raise InputError("--network", " or ".join(NETWORKS), network)
     return VecSetAutoencoder(num_classes=num_classes, **parse_model_name(name), **options)
 
 
@@ -84,293 +61,5 @@ def option_words(config: dict) -> str:
     def told(value):
         return "" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}"
 
-    return " ".join(f"--{name}{told(config[name])}" for name in EXTENSIONS if config.get(name))
-
-
-class VecSetAutoencoder(nn.Module):
-    """query_type: 'learnable' (M learned tokens read the surface) or 'point' (M surface points, chosen by farthest
-    point sampling, do). Options beyond the public architecture:
-
-    anchors         every latent has a place in space: learned for 'learnable', the chosen point for 'point' (then 3
-                    more numbers are stored per latent). Its embedding is added to the latent, and
-                    -exp(g_h) |x - anchor|^2 to the logits of both cross-attentions, one g per head, so that attention
-                    is local from the first step.
-    rotary          with anchors: all attention depends on relative places only (attention.py, `Attention`), and there
-                    is a residual round the decoder's attention. A latent then describes the shape round its anchor
-                    wherever that is, so that what is learned at one place holds at all.
-    fps_class_gap   for point queries: points of two classes count as at least so far apart (unit) in the farthest point
-                    sampling that chooses the latents. From 2 on every structure is covered on its own, all equally
-                    densely: thin ones, which lie on others, get latents of their own.
-    fps_density     with fps_class_gap: "9:3,10:2" puts latents 3 times as close on class 9, twice as close on class 10.
-                    A thin structure has little surface and much shape: at the others' spacing one latent would have to
-                    describe ten diameters of a vessel.
-    decoder_layers  0: as published, no residual round the decoder's attention. n > 0: a residual round it and n
-                    feed-forward blocks behind it.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        query_type: str,
-        num_latents: int,
-        dim: int,
-        depth: int,
-        code_dim: int,
-        bottleneck: str,
-        anchors: bool = False,
-        rotary: bool = False,
-        fps_class_gap: float = 0.0,
-        fps_density: str = "",
-        decoder_layers: int = 0,
-    ):
-        super().__init__()
-        if rotary and not anchors:
-            raise InputError.because("--rotary", "only latents with places (--anchors) can be rotary", "give both")
-        if rotary and dim % 2:
-            raise InputError.because("--rotary", f"dim must be even, not {dim}", "choose another dim")
-        if fps_class_gap and query_type != "point":
-            raise InputError.because(
-                "--fps_class_gap",
-                "only point queries are chosen by farthest point sampling",
-                "leave it out, or choose a model with point queries (point_vec...)",
-            )
-        self.rotary, self.fps_class_gap = rotary, fps_class_gap
-        self.register_buffer("density_C", parse_density(fps_density, num_classes), persistent=False)
-        if fps_density and not fps_class_gap:
-            raise InputError.because("--fps_density", "it has an effect only with --fps_class_gap", "give both")
-        self.num_classes, self.query_type, self.num_latents, self.dim = num_classes, query_type, num_latents, dim
-        self.point_embed = PointEmbed(dim, num_features=num_classes)
-        self.query_embed = PointEmbed(dim)
-        if query_type == "learnable":
-            self.latents = nn.Embedding(num_latents, dim)
-        self.cross_attend_blocks = nn.ModuleList(
-            [PreNorm(dim, Attention(dim, dim, rotary)), PreNorm(dim, FeedForward(dim))]
-        )
-        self.bottleneck = BOTTLENECKS[bottleneck](dim, code_dim)
-        self.layers = nn.ModuleList(
-            nn.ModuleList([PreNorm(dim, Attention(dim, None, rotary)), PreNorm(dim, FeedForward(dim))])
-            for _ in range(depth)
-        )
-        self.decoder_cross_attn = PreNorm(dim, Attention(dim, dim, rotary))
-        self.decoder_layers = nn.ModuleList(
-            PreNorm(dim, FeedForward(dim, factor=2)) for _ in range(decoder_layers)
-        )  # every query pays for them
-        self.to_outputs = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 1 + num_classes))
-        nn.init.zeros_(self.to_outputs[1].weight)
-        nn.init.zeros_(self.to_outputs[1].bias)
-        self.register_buffer("known_classes", torch.ones(num_classes, dtype=torch.bool))
-        self.anchored = anchors
-        if anchors:
-            heads = self.decoder_cross_attn.fn.heads
-            # one latent's share of the unit ball has radius M^(-1/3); heads look about one to three times as far, or
-            # half of that where rotary latents lie on surfaces and so nearer to each other (docs/log.md)
-            share = num_latents ** (-1 / 3) * (0.5 if rotary and query_type == "point" else 1.0)
-            reach = share * torch.linspace(1.0, 3.0, heads)
-            gain = (0.5 / reach.square()).log()
-            self.encoder_gain, self.decoder_gain = nn.Parameter(gain.clone()), nn.Parameter(gain.clone())
-            if query_type == "learnable":
-                self.anchors = nn.Parameter(0.9 * spread_in_ball(num_latents))
-        self.recompute = False
-        self.fold = True  # False: a token for every point, the reference of folding.py
-        self._read, self._layer = _read_and_feed, _attend_and_feed
-
-    @property
-    def _residual(self):
-        """Whether a query's embedding is added to what it has read."""
-        return self.rotary or len(self.decoder_layers) > 0
-
-    def checkpoint_activations(self, on: bool = True) -> None:
-        """Keeps only the inputs of each layer and of the decoder, and computes the rest again in the backward pass:
-        more time, a fraction of the memory, the same numbers."""
-        self.recompute = on
-
-    def compile_blocks(self) -> None:
-        """Compiles the encoder's attention and the layers of the latent stack. Not the decoder, whose slope is taken by
-        autograd inside the forward pass."""
-        self._read, self._layer = torch.compile(_read_and_feed), torch.compile(_attend_and_feed)
-
-    def use_latents(self, num_latents: int) -> None:
-        """From now on another number of latents than the name says: no weight of a model with point queries depends on
-        it. More latents describe a heart in more detail, fewer mean fewer numbers to store. Raises InputError for a
-        model with learned queries."""
-        if self.query_type != "point":
-            raise InputError.because(
-                "--num_latents",
-                f"the {self.num_latents} queries of this model are learned, their number is fixed",
-                "leave it out, or train a model with point queries (point_vec...)",
-            )
-        self.num_latents = num_latents
-
-    def _run(self, function, *arguments):
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
-        return function(*arguments)
-
-    def set_known_classes(self, annotated: torch.Tensor | Sequence[bool]) -> None:
-        """`annotated` (C,) bool: the classes that some training case was annotated for. The logits of the others are
-        never trained, so they must not win anywhere: no label map, mesh or metric may hold such a class."""
-        self.known_classes.copy_(torch.as_tensor(annotated, dtype=torch.bool))
-
-    # --- surface -> latents
-
-    def encode(self, surface_BNF: torch.Tensor, num_latents: int | None = None) -> torch.Tensor:
-        """-> latents_BML; with anchors and point queries the last three numbers of each latent are its place (unit).
-        num_latents: for point queries, another number of latents than the model's own, in this pass."""
-        return self._encode(surface_BNF, num_latents=num_latents)[0]
-
-    def _encode(self, surface_BNF, noise_BML=None, num_latents=None):
-        """-> latents_BML, and kl_B or None."""
-        x, anchors_BM3 = self._queries_of_surface(surface_BNF, num_latents)
-        places = Places(anchors_BM3, surface_BNF[..., :3], self.encoder_gain.exp()) if self.anchored else None
-        x = self._run(self._read, self.cross_attend_blocks, self.point_embed, x, surface_BNF, places, self.fold)
-        latents_BML, kl_B = self.bottleneck.pre(x, None if noise_BML is None else noise_BML[:, : x.shape[1]])
-        if self.anchored and self.query_type == "point":
-            latents_BML = torch.cat([latents_BML, anchors_BM3.to(latents_BML.dtype)], dim=-1)
-        return latents_BML, kl_B
-
-    def _queries_of_surface(self, surface_BNF, num_latents=None):
-        """The tokens that read the surface (B, M, D), and with anchors their places (B, M, 3), else None."""
-        if self.query_type == "learnable":
-            if num_latents not in (None, self.num_latents):
-                raise ValueError(f"{num_latents} latents of a model whose {self.num_latents} queries are learned")
-            x = self.latents.weight.expand(len(surface_BNF), -1, -1)
-            if not self.anchored:
-                return x, None
-            anchors_BM3 = self.anchors.expand(len(surface_BNF), -1, -1)
-            return x + self.query_embed(anchors_BM3), anchors_BM3
-        points_BN3 = surface_BNF[..., :3]
-        labels_BN = surface_BNF[..., 3:].argmax(-1) if self.fps_class_gap else None
-        index_BM1 = farthest_point_sampling(
-            points_BN3, num_latents or self.num_latents, labels_BN, self.fps_class_gap, self.density_C
-        ).unsqueeze(-1)
-        x = self.point_embed(surface_BNF.gather(1, index_BM1.expand(-1, -1, surface_BNF.shape[-1])))
-        return x, points_BN3.gather(1, index_BM1.expand(-1, -1, 3)) if self.anchored else None
-
-    # --- latents -> field
-
-    def process_latents(self, latents_BML: torch.Tensor) -> dict:
-        """The latent stack, and the decoder's keys and values: everything that is the same for all queries of a case.
-        Returns a context for `decode`."""
-        anchors_BM3 = None
-        if self.anchored and self.query_type == "point":
-            latents_BML, anchors_BM3 = latents_BML[..., :-3], latents_BML[..., -3:].float()
-        x = self.bottleneck.post(latents_BML)
-        if self.query_type == "learnable":
-            x = x + self.latents.weight
-            if self.anchored:
-                anchors_BM3 = self.anchors.expand(len(latents_BML), -1, -1)
-        if self.anchored:
-            x = x + self.query_embed(anchors_BM3)
-        places = Places(anchors_BM3, anchors_BM3) if self.rotary else None
-        for layer in self.layers:
-            x = self._run(self._layer, layer, x, places)
-        return {
-            "latents_BMD": x,
-            "keys_values": self.decoder_cross_attn.fn.keys_values(x, anchors_BM3),
-            "anchors_BM3": anchors_BM3,
-        }
-
-    def decode(self, context: dict, queries_BQ3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """-> (sdf_BQ, logits_BQC) in the parameters' float32."""
-        layer = self.decoder_cross_attn.fn
-        attended = attention.fused_attention(*self._decoder_parts(context, queries_BQ3), layer.scale)
-        return self._outputs(attended, queries_BQ3)
-
-    def _decoder_parts(self, context, queries_BQ3):
-        """(q, k, v) of the decoder's attention."""
-        block = self.decoder_cross_attn
-        if self.fold:
-            q_BQD = queries_of_points(block, self.query_embed, queries_BQ3)
-        else:
-            q_BQD = block.fn.to_q(block.norm(self.query_embed(queries_BQ3)))
-        places = Places(queries_BQ3, context["anchors_BM3"], self.decoder_gain.exp()) if self.anchored else None
-        return block.fn.parts(q_BQD, context["keys_values"], places)
-
-    def _outputs(self, attended_BHQd, queries_BQ3):
-        """Distance and logits of what the queries have read."""
-        x = self.decoder_cross_attn.fn.out(attended_BHQd, queries_BQ3)
-        if self._residual:
-            x = x + self.query_embed(queries_BQ3)
-        for feed_forward in self.decoder_layers:
-            x = feed_forward(x) + x
-        with torch.autocast(x.device.type, enabled=False):  # a distance of 8 bits would be off by 0.4 %
-            outputs = self.to_outputs(x.to(self.to_outputs[1].weight.dtype))
-        return outputs[..., 0], outputs[..., 1:].masked_fill(~self.known_classes, UNKNOWN_LOGIT)
-
-    def sdf_gradient(self, context: dict, points_BE3: torch.Tensor) -> torch.Tensor:
-        """d sdf / d point (B, E, 3), itself differentiable. Only the decoder stands between a query and its distance,
-        so only it is run, in float32 whatever the autocast. Attention's part is written out (attention_slope.py): no
-        kernel is differentiated twice."""
-        create_graph, scale = torch.is_grad_enabled(), self.decoder_cross_attn.fn.scale
-
-        def gradient(points):
-            # two leaves: a query's way through attention, and its way beside it (the residual, the turning back)
-            through, beside = (points.detach().requires_grad_(True) for _ in range(2))
-            with torch.enable_grad():
-                q, k, v = self._decoder_parts(exact, through)
-                attended = attention.fused_attention(q, k, v, scale)
-                sdf, _ = self._outputs(attended, beside)
-                ends = (attended, beside) if self._residual else (attended,)
-                direction, *direct = torch.autograd.grad(sdf.sum(), ends, create_graph=create_graph)
-                slope = attention_slope.slope_kernel(q, k, v, direction, scale)
-                return sum(direct, torch.autograd.grad(q, through, slope, create_graph=create_graph)[0])
-
-        with torch.enable_grad(), torch.autocast(points_BE3.device.type, enabled=False):
-            exact, dtype = context, self.to_outputs[1].weight.dtype
-            if context["keys_values"][0].dtype != dtype:  # of an autocast
-                latents_BMD = context["latents_BMD"].to(dtype)
-                exact = {
-                    **context,
-                    "keys_values": self.decoder_cross_attn.fn.keys_values(latents_BMD, context["anchors_BM3"]),
-                }
-            return self._run(gradient, points_BE3) if create_graph else gradient(points_BE3)
-
-    def forward(
-        self,
-        surface_BNF: torch.Tensor,
-        queries_BQ3: torch.Tensor,
-        eikonal_BE3: torch.Tensor | None = None,
-        noise_BML: torch.Tensor | None = None,
-        num_latents: int | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """Encodes and decodes, in one call so that DDP sees all of it: a dict with sdf_BQ, logits_BQC, and kl_B /
-        gradient_BE3 where there is a KL bottleneck / Eikonal points are given. noise_BML: the KL bottleneck's unit
-        normal draw, of which the first `num_latents` rows are used. num_latents: as in `encode`."""
-        latents_BML, kl_B = self._encode(surface_BNF, noise_BML, num_latents)
-        context = self.process_latents(latents_BML)
-        sdf_BQ, logits_BQC = self._run(self.decode, context, queries_BQ3)
-        outputs = {"sdf_BQ": sdf_BQ, "logits_BQC": logits_BQC}
-        if kl_B is not None:
-            outputs["kl_B"] = kl_B
-        if eikonal_BE3 is not None:
-            outputs["gradient_BE3"] = self.sdf_gradient(context, eikonal_BE3)
-        return outputs
-
-
-def _attend_and_feed(blocks, x, places):
-    """One layer of the latent stack: self-attention and feed-forward, each with its residual."""
-    attend, feed_forward = blocks
-    x = attend(x, places=places) + x
-    return feed_forward(x) + x
-
-
-def _read_and_feed(blocks, embed, x, surface_BNF, places, fold):
-    """The encoder's pair of blocks: latents read the surface, then feed-forward, each with its residual."""
-    attend, feed_forward = blocks
-    if fold and places is None:
-        x = read_points(attend, embed, x, surface_BNF) + x
-    else:
-        x = attend(x, context=embed(surface_BNF), places=places) + x
-    return feed_forward(x) + x
-
-
-def spread_in_ball(num_points: int) -> torch.Tensor:
-    """(num_points, 3) evenly spread in the unit ball: the R3 sequence (Roberts 2018: steps of 1/g, 1/g^2, 1/g^3 with
-    g^4 = g + 1) as volume fraction within the radius, height and longitude."""
-    g = 1.2207440846057596
-    index = torch.arange(1, num_points + 1, dtype=torch.float64)
-    fraction, height, turn = ((0.5 + index / g**k) % 1.0 for k in (1, 2, 3))
-    height, angle = 2 * height - 1, 2 * math.pi * turn
-    ring = (1 - height.square()).sqrt()
-    return (fraction[:, None] ** (1 / 3) * torch.stack([ring * angle.cos(), ring * angle.sin(), height], -1)).float()
+    changed = [name for name, off in EXTENSIONS.items() if config.get(name, off) != off]
+    return " ".join(f"--{name}{told(config[name])}" for name in changed)

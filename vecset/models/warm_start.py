@@ -3,8 +3,9 @@
 Two kinds of files are taken. A checkpoint of this software gives its weights, and nothing else of it. A checkpoint of
 the public VecSetX release (Zhang et al., https://github.com/1zb/VecSetX), {"model": state} or the state itself, has one
 embedding for 3 coordinates and one number per query. It is widened: the embedding serves both the surface points,
-whose class columns start at zero, and the queries; the distance keeps its output row, and the class rows start at
-zero. So the warm start computes the distance that the published network computes, to the last bits.
+whose class columns start at zero, and the queries; the distance keeps its output row, and the rows of the classes
+(logits or distances) start at zero. So the warm start computes the distance that the published network computes, to
+the last bits. It is a network of one field: networks with a field per class take no published weights.
 """
 
 from collections.abc import Sequence
@@ -63,8 +64,8 @@ def widen(state: dict, model: torch.nn.Module) -> dict:
         "point_embed.mlp.weight": torch.cat([weight, weight.new_zeros(len(weight), classes)], 1),
     }
     for name in ("to_outputs.1.weight", "to_outputs.1.bias"):
-        value = state[name]
-        state[name] = torch.cat([value, value.new_zeros(classes, *value.shape[1:])])
+        value, rows = state[name], len(model.to_outputs[1].bias)
+        state[name] = torch.cat([value, value.new_zeros(rows - len(value), *value.shape[1:])])
     return state
 
 
@@ -111,6 +112,8 @@ def _check_published(state, model_config, path):
             _TO_DO,
         )
     extra = [f"--{name}" for name in ("anchors", "decoder_layers") if model_config.get(name)]
+    if model_config.get("network", "joint") != "joint":
+        extra.append(f"--network {model_config['network']}")
     if extra:
         raise InputError(
             path,
