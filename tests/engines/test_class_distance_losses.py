@@ -5,6 +5,7 @@ import torch
 from helpers.ball_cases import tiny_arguments
 from helpers.ball_hearts import ball_heart_batch
 
+from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError
 from vecset.engines.arguments import check_arguments, parse_arguments, without_effect
 from vecset.engines.losses import (
@@ -15,7 +16,6 @@ from vecset.engines.losses import (
     decoded_points,
     losses_of,
 )
-from vecset.models.labels import ABSENT_DISTANCE
 
 CLIP = 0.1
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from helpers.ball_hearts import ball_heart_batch
 
+from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError
 from vecset.models.autoencoder import EXTENSIONS, build_model, option_words
 from vecset.models.embedding import surface_features
-from vecset.models.labels import ABSENT_DISTANCE, UNKNOWN_LOGIT, labels_of
+from vecset.models.labels import UNKNOWN_LOGIT, labels_of
 
 NAME = "point_vec6x4_dim32_depth1_nb"
 

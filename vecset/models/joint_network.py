@@ -17,13 +17,14 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError
 from vecset.models import attention, attention_slope
 from vecset.models.attention import Attention, FeedForward, Places, PreNorm
 from vecset.models.bottleneck import BOTTLENECKS
 from vecset.models.embedding import PointEmbed, farthest_point_sampling
 from vecset.models.folding import queries_of_points, read_points
-from vecset.models.labels import ABSENT_DISTANCE, UNKNOWN_LOGIT, logits_of_distances
+from vecset.models.labels import UNKNOWN_LOGIT, logits_of_distances
 
 CLASS_OUTPUTS = ("logits", "distances", "both")
 

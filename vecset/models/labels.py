@@ -2,7 +2,6 @@
 
 import torch
 
-ABSENT_DISTANCE = 2.0  # unit; of a class that a heart does not have: farther than anything in the cube
 LOGIT_UNIT = 0.01  # unit; a class distance of this size is a logit of 1
 UNKNOWN_LOGIT = -1e4  # of a class that nothing is known of: never the largest, and no part of a softmax
 
