@@ -44,7 +44,11 @@ def test_each_kind_of_file(tmp_path, capsys):
 
     write_latents(tmp_path / "latents.npz", np.zeros((4, 3)), read_case(case_path), "h", NAMES, "ab" * 32)
     out = said(capsys, tmp_path / "latents.npz")
-    assert "the latents of one heart" in out and "latents          4 of 3 numbers" in out and "abababababab" in out
+    assert (
+        "the latents of one heart" in out
+        and "latents          4 of 3 numbers, 32 bits per number; " in out
+        and "abababababab" in out
+    )
 
     np.savez(tmp_path / "old.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
     assert "older form" in said(capsys, tmp_path / "old.npz")

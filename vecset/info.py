@@ -57,7 +57,7 @@ def describe(path: Path) -> list[str]:
         return _label_map(path)
     if name.endswith(".npz"):
         members = _members(path)
-        kinds = {"points_mm": _point_cloud, "latents": _latents}
+        kinds = {"points_mm": _point_cloud, "latents": _latents, "latent_codes": _latents}
         return next((describe for member, describe in kinds.items() if member in members), _case)(path)
     return _point_cloud(path) if name.endswith(".ply") else _checkpoint(path)
 
@@ -118,12 +118,13 @@ def _frame(frame):
 
 
 def _latents(path):
-    from vecset.inference.latents import read_latents
+    from vecset.inference.latents import read_stored
 
-    latents, case = read_latents(path)
+    latents, packed, case = read_stored(path)
+    bits = f"{packed.bits_per_number:.1f} bits" if packed else "32 bits"
     facts = {
         "heart": case.meta["case_id"],
-        "latents": f"{latents.shape[0]} of {latents.shape[1]} numbers",
+        "latents": f"{latents.shape[0]} of {latents.shape[1]} numbers, {bits} per number; {path.stat().st_size} bytes",
         "classes": f"{case.num_classes}: {', '.join(case.class_names)}",
         "checkpoint": f"SHA-256 {case.meta['checkpoint_sha256'][:12]}...",
         **_frame(case.frame),

@@ -139,4 +139,5 @@ def test_both_commands_run_through(tmp_path):
     )
     assert [row[0] for row in rows] == ["2 hearts", "---", "as they are", "noise"] and len(rows[2]) == 6
     rows = table("compression.py", "--output_dir", tmp_path / "c", "--latents", 4, 16)
-    assert [row[:2] for row in rows[2:]] == [["4", "28"], ["16", "112"]]
+    assert [row[:2] for row in rows[2:]] == [["4", "28"], ["4", "28"], ["16", "112"], ["16", "112"]]
+    assert [row[2] for row in rows[2::2]] == ["32.00"] * 2 and {len(row) for row in rows} == {len(rows[0])}

@@ -32,7 +32,8 @@ def test_a_checkpoint_and_a_label_map_in_labels_and_meshes_out(tmp_path):
     assert all(isinstance(mesh, trimesh.Trimesh) and mesh.is_watertight for mesh in meshes.values())
     (tmp_path / "room").mkdir()
     write_checkpoint(tmp_path / "room" / "checkpoint.pth", **SMALL)
-    assert run(tmp_path / "room", "--no_meshes", "--latents", source="../heart.nii.gz") == 0
+    exactly = ("--latents", "--latent_bits", 32)
+    assert run(tmp_path / "room", "--no_meshes", *exactly, source="../heart.nii.gz") == 0
     made = tmp_path / "room" / "out" / "heart"
     stored, _ = load_model(tmp_path / "room" / "checkpoint.pth", device="cpu").stored_latents(made / "latents.npz")
     np.testing.assert_array_equal(stored.numpy(), latents.numpy())

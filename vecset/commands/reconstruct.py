@@ -30,6 +30,7 @@ from vecset.common.errors import InputError, describe_failure, require_package, 
 LEAST = {"chunk": 1, "mesh_cells": 8, "num_surface_points": 1, "num_latents": 1}
 SPACING_MM = (0.05, 50)
 FAILED_SHOWN = 20
+LATENT_BITS = (8, 16, 32)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -117,8 +118,16 @@ def get_parser() -> argparse.ArgumentParser:
         const=True,
         type=user_path,
         metavar="FILE",
-        help="without a value: save latents.npz per heart; with FILE or a folder: decode it instead of --input "
-        "(default: neither)",
+        help="without a value: save latents.npz per heart (see --latent_bits); with FILE or a folder: decode it in "
+        "place of --input (default: neither)",
+    )
+    add(
+        "--latent_bits",
+        None,
+        "for --latents without a value: bits per number; below 32 the heart is decoded from the latents as they are "
+        "saved, so its figures are those of the file (default: 8)",
+        type=int,
+        choices=LATENT_BITS,
     )
     parser.add_argument("--no_meshes", action="store_true", help="label maps and figures only (default: meshes too)")
     add(
@@ -202,6 +211,7 @@ def main(argv: list[str] | None = None) -> int:
         spacing_from=args.spacing_from,
         geometry_from=args.geometry_from,
         latents=args.latents is True,
+        latent_bits=args.latent_bits or LATENT_BITS[0],
         label_mapping=mapping,
     )
     if args.latents not in (None, True):
@@ -229,9 +239,23 @@ def main(argv: list[str] | None = None) -> int:
             "safe, or no gain, for them"
         )
     faults = report(args, model, settings, hearts, outcome.results) if outcome.results else []
+    if settings.latents and outcome.results:
+        print("".join(f"{line}\n" for line in latents_lines(outcome.results.values(), settings.latent_bits)), end="")
     if outcome.failed:
         print("\n".join(failed_lines(outcome.failed, hearts)), file=sys.stderr)
     return 1 if outcome.failed or faults else 0
+
+
+def latents_lines(results, bits):
+    """What the last lines say about the latents of the hearts that are done."""
+    files = [result["latents_file"] for result in results if "latents_file" in result]
+    if not files:  # an earlier version made them
+        return []
+    kilobytes = sum(file["bytes"] for file in files) / len(files) / 1000
+    numbers = max(file["latents"] * file["numbers"] for file in files)
+    told = f"latents: {numbers} numbers in {max(file['bits_per_number'] for file in files):.1f} bits each, "
+    told += f"{kilobytes:.1f} kB per heart (latents.npz)"
+    return [told + ("; label maps and figures are decoded from what these files hold" if bits < 32 else "")]
 
 
 def failed_lines(failed, hearts):
@@ -256,6 +280,12 @@ def parse_arguments(argv):
     if args.compare:
         return args
     stored_latents = None if args.latents in (None, True) else args.latents
+    if args.latent_bits and args.latents is not True:
+        raise InputError.because(
+            "--latent_bits",
+            "it says how --latents without a file saves latents",
+            "leave it out, or give --latents without a file",
+        )
     if stored_latents and (args.input or args.train_csv):
         raise InputError.because(
             "--latents",

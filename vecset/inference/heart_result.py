@@ -13,6 +13,7 @@ from vecset.data.case_file import Case
 from vecset.inference.decoding import Decoded, decode_label_map, require_grid_memory
 from vecset.inference.heart_field import HeartField
 from vecset.inference.heart_files import write_labels, write_meshes
+from vecset.inference.latent_codes import PackedLatents, pack_latents
 from vecset.inference.latents import FILE, write_latents
 from vecset.inference.meshes import require_mesh_memory
 from vecset.inference.model import LoadedModel
@@ -23,8 +24,8 @@ from vecset.metrics.resampling_limit import labels_of_own_field
 
 @dataclass(frozen=True)
 class DecodedHeart:
-    """latents: (1, M, L); output: the label map on the grid that is written; on_source: on the truth's grid, None where
-    there is no truth."""
+    """latents: (1, M, L), what was decoded; packed: the same in fewer bits, where they are saved so; output: the label
+    map on the grid that is written; on_source: on the truth's grid, None where there is no truth."""
 
     case_id: str
     case: Case
@@ -32,6 +33,7 @@ class DecodedHeart:
     field: HeartField
     output: Decoded
     on_source: Decoded | None
+    packed: PackedLatents | None = None
 
 
 def make_result(
@@ -48,14 +50,16 @@ def make_result(
 
     open_folder: gives the folder to write into; called once the heart is decoded. say: takes a line of text where
     coarse to fine was not safe. Returns files (names), scores and floor (rows of vecset/metrics/overlap.py, none
-    without a truth; floor: the resampling limit), decoding (counts and seconds)."""
+    without a truth; floor: the resampling limit), decoding (counts and seconds), and latents_file where they are saved:
+    latents, numbers of each, bits_per_number (with all that is needed to have them back) and bytes of the file."""
     start = time.time()
     with ThreadPoolExecutor(1) as beside:  # the limit needs no model: it is found while the heart is decoded
         limit = None
         if case.truth_crop is not None:
             limit = beside.submit(lambda: score_against(case, case.truth_crop, labels_of_own_field(case)))
         heart = decode_heart(model, settings, case_id, case, latents, chunk, say)
-        files = write_heart(open_folder(), model, settings, heart)
+        folder = open_folder()
+        files = write_heart(folder, model, settings, heart)
         if heart.field.fallbacks > heart.output.dense:
             say(
                 f"{case_id}: the grid of its meshes or figures was decoded point by point, too: coarse to fine "
@@ -77,7 +81,18 @@ def make_result(
                 "fallbacks": heart.field.fallbacks,
                 "seconds": round(time.time() - start, 2),
             },
+            **({"latents_file": _told_of_latents(heart, folder / FILE)} if settings.latents else {}),
         }
+
+
+def _told_of_latents(heart, path):
+    _, count, numbers = heart.latents.shape
+    return {
+        "latents": count,
+        "numbers": numbers,
+        "bits_per_number": round(heart.packed.bits_per_number, 2) if heart.packed else 32,
+        "bytes": path.stat().st_size,
+    }
 
 
 def decode_heart(
@@ -96,6 +111,10 @@ def decode_heart(
     if settings.meshes:
         require_mesh_memory(settings.mesh_cells)
     latents = model.encode(case, case_id) if latents is None else latents
+    packed = None
+    if settings.latents and settings.latent_bits < 32:  # the figures of this run are to be those of the file
+        packed = pack_latents(latents[0].float().cpu().numpy(), settings.latent_bits, model.latents_have_places)
+        latents = torch.from_numpy(packed.latents_ML)[None].to(latents.device)
     field = model.field(latents, chunk)
     output, on_source = decode_label_map(field, frame, seed=model.seed), None
     if output.dense:
@@ -107,7 +126,7 @@ def decode_heart(
         say(f"{case_id}: {why}; decoded voxel by voxel instead")
     if case.truth_crop is not None:
         on_source = decode_label_map(field, case.frame, seed=model.seed) if settings.spacing_mm else output
-    return DecodedHeart(case_id, case, latents, field, output, on_source)
+    return DecodedHeart(case_id, case, latents, field, output, on_source, packed)
 
 
 def write_heart(folder: Path, model: LoadedModel, settings: OutputSettings, heart: DecodedHeart) -> list[str]:
@@ -117,8 +136,8 @@ def write_heart(folder: Path, model: LoadedModel, settings: OutputSettings, hear
         frame, geometry = frame.with_spacing(settings.spacing_mm), None
     files = write_labels(folder, heart.output.labels, frame, model.class_names, geometry)
     if settings.latents:
-        latents_ML = heart.latents[0].float().cpu().numpy()
-        write_latents(folder / FILE, latents_ML, heart.case, heart.case_id, model.class_names, model.checkpoint_sha256)
+        latents = heart.packed or heart.latents[0].float().cpu().numpy()
+        write_latents(folder / FILE, latents, heart.case, heart.case_id, model.class_names, model.checkpoint_sha256)
         files.append(FILE)
     return files + write_meshes(folder, heart.field, heart.case.frame, model.class_names, settings)
 

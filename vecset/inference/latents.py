@@ -1,7 +1,8 @@
 """The latents of one heart as a file: what a model needs to decode it again, and nothing else.
 
-`latents.npz`: latents (M, L) f32; class_names (C,) text; frame_affine, frame_shape, frame_centre, frame_scale as in a
-case file; meta, JSON text: case_id, checkpoint_sha256 (another checkpoint cannot decode them), source_geometry.
+`latents.npz`: latents (M, L) f32, or in fewer bits latent_codes (M, R) u8 and latent_columns (3, L) f32
+(latent_codes.py); class_names (C,) text; frame_affine, frame_shape, frame_centre, frame_scale as in a case file; meta,
+JSON text: case_id, checkpoint_sha256 (another checkpoint cannot decode them), source_geometry.
 """
 
 import json
@@ -16,25 +17,37 @@ from vecset.common.natural_order import natural_key
 from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, open_npz, require_members_fit
 from vecset.data.case_file import Case
 from vecset.imaging.frame import Frame
+from vecset.inference.latent_codes import PackedLatents, require_whole
 
 FILE = "latents.npz"
-_MEMBERS = ("latents", "class_names", "frame_affine", "frame_shape", "frame_centre", "frame_scale", "meta")
+WHOLE = ("latents",)
+PACKED = ("latent_codes", "latent_columns")
+_MEMBERS = ("class_names", "frame_affine", "frame_shape", "frame_centre", "frame_scale", "meta")
 
 
 def write_latents(
-    path: Path, latents_ML: np.ndarray, case: Case, case_id: str, class_names: Sequence[str], checkpoint_sha256: str
+    path: Path,
+    latents: np.ndarray | PackedLatents,
+    case: Case,
+    case_id: str,
+    class_names: Sequence[str],
+    checkpoint_sha256: str,
 ) -> None:
-    """Writes latents_ML (M, L) f32 with frame and names, atomically."""
+    """Writes latents (M, L), as float32 or as they are packed, with frame and names, atomically."""
     frame = case.frame
     meta = {
         "case_id": case_id,
         "checkpoint_sha256": checkpoint_sha256,
         "source_geometry": case.meta.get("source_geometry"),
     }
+    if isinstance(latents, PackedLatents):
+        members = dict(zip(PACKED, (latents.codes_MR, latents.columns_3L), strict=True))
+    else:
+        members = {"latents": np.asarray(latents, np.float32)}
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez(
+        np.savez_compressed(  # the text in it shrinks to a fifth, numbers hardly
             handle,
-            latents=np.asarray(latents_ML, np.float32),
+            **members,
             class_names=np.array(list(class_names)),
             frame_affine=frame.affine,
             frame_shape=np.array(frame.shape),
@@ -47,18 +60,31 @@ def write_latents(
 def read_latents(path: Path | str) -> tuple[np.ndarray, Case]:
     """(latents (M, L) f32, `Case` with frame and meta alone: class_names, source_geometry, case_id,
     checkpoint_sha256)."""
+    return read_stored(path)[::2]
+
+
+def read_stored(path: Path | str) -> tuple[np.ndarray, PackedLatents | None, Case]:
+    """(latents (M, L) f32, the same as they are packed or None, `Case` as from `read_latents`). InputError where the
+    file is none of latents, or damaged."""
     path = Path(path)
     try:
         with open_npz(path) as archive:
-            missing = [name for name in _MEMBERS if name not in archive.files]
+            form = PACKED if "latents" not in archive.files and "latent_codes" in archive.files else WHOLE
+            missing = [name for name in (*form, *_MEMBERS) if name not in archive.files]
             if missing:
                 raise InputError.because(
                     path,
                     f"not a file of latents: it lacks {', '.join(missing)}",
                     "make them with reconstruct.py --latents",
                 )
-            require_members_fit(archive, _MEMBERS, path)
-            stored = {name: member(archive, name) for name in _MEMBERS}
+            require_members_fit(archive, (*form, *_MEMBERS), path)
+            stored = {name: member(archive, name) for name in (*form, *_MEMBERS)}
+        packed = PackedLatents(*map(stored.get, PACKED)) if form is PACKED else None
+        if packed:
+            require_whole(packed)
+        latents_ML = packed.latents_ML if packed else stored["latents"]
+        if latents_ML.ndim != 2 or latents_ML.dtype.kind != "f" or not latents_ML.size:
+            raise ValueError(f"latents {latents_ML.shape} of {latents_ML.dtype}")
         meta = json.loads(str(stored["meta"]))
         frame = Frame(
             stored["frame_affine"], stored["frame_shape"], stored["frame_centre"], float(stored["frame_scale"])
@@ -68,11 +94,9 @@ def read_latents(path: Path | str) -> tuple[np.ndarray, Case]:
     except NPZ_ERRORS as error:
         raise InputError.because(path, f"not a file of latents ({in_one_line(error)})", "check --latents") from None
     names = [str(name) for name in stored["class_names"]]
-    return stored["latents"], Case(
-        path=path,
-        frame=frame,
-        meta={**meta, "classes": len(names), "class_names": names, "annotated_classes": list(range(1, len(names) + 1))},
-    )
+    annotated = list(range(1, len(names) + 1))
+    meta = {**meta, "classes": len(names), "class_names": names, "annotated_classes": annotated}
+    return latents_ML, packed, Case(path=path, frame=frame, meta=meta)
 
 
 def find_latents(source: Path | str) -> list[Path]:

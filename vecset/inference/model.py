@@ -89,6 +89,11 @@ class LoadedModel:
             )
         return torch.from_numpy(latents_ML)[None].to(self.device), case
 
+    @property
+    def latents_have_places(self) -> bool:
+        """Whether the last three numbers of each latent are its place (unit)."""
+        return getattr(self.network, "anchored", False) and self.network.query_type == "point"
+
     def field(self, latents: torch.Tensor | np.ndarray, chunk: int = CHUNK) -> HeartField:
         """The decoded field of a heart's latents, (1, M, L) or (M, L); `chunk`: points decoded at once."""
         latents = torch.as_tensor(latents)

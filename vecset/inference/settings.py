@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 
 from vecset.imaging.label_mapping import LabelMapping
+from vecset.inference.latent_codes import DEFAULT_BITS
 from vecset.inference.meshes import MESH_CELLS
 from vecset.inference.model import LoadedModel
 
@@ -17,8 +18,9 @@ class OutputSettings:
 
     meshes, mesh_cells, mesh_format, lps: whether there are any; grid cells along the edge of the unit cube; 'ply',
     'stl' or 'obj'; in LPS mm instead of RAS. spacing_mm: of the label map that is written, None for the source's grid.
-    spacing_from, geometry_from: what of a contradictory header holds. latents: whether they are saved. label_mapping:
-    which values of a label map are which class."""
+    spacing_from, geometry_from: what of a contradictory header holds. latents: whether they are saved; latent_bits: in
+    how many bits per number (latent_codes.BITS): then the heart is decoded from what is saved. label_mapping: which
+    values of a label map are which class."""
 
     meshes: bool = True
     mesh_cells: int = MESH_CELLS
@@ -27,6 +29,7 @@ class OutputSettings:
     spacing_mm: float | None = None
     spacing_from: str | None = None
     latents: bool = False
+    latent_bits: int = DEFAULT_BITS
     geometry_from: str | None = None
     label_mapping: LabelMapping | None = None
 
@@ -35,6 +38,8 @@ def made_from(model: LoadedModel, output: OutputSettings) -> dict:
     """All that decides a heart's files but the heart itself, as result.json and metrics.json keep it."""
     tuned = {"calibration_sha256": model.tuning_sha256} if model.tuning_sha256 else {}
     placed = {"geometry_from": output.geometry_from} if output.geometry_from else {}
+    # in 32 bits they are what they are without being saved
+    rounded = {"latent_bits": output.latent_bits} if output.latents and output.latent_bits < 32 else {}
     return {
         "version": VERSION,
         "checkpoint_sha256": model.checkpoint_sha256,
@@ -48,6 +53,7 @@ def made_from(model: LoadedModel, output: OutputSettings) -> dict:
         "lps": output.lps and output.meshes,
         "spacing_mm": output.spacing_mm,
         "latents": output.latents,
+        **rounded,
         **tuned,
         **placed,
         **({"label_map": output.label_mapping.text} if output.label_mapping else {}),

@@ -29,6 +29,7 @@ _SETTINGS = {  # that the page shows, and the words for those whose key does not
     "train_csv": None,
     "num_surface_points": "surface points",
     "num_latents": "latents",
+    "latent_bits": "bits per number of the latents",
     "calibration": "decision tuning",
     "balance": None,
     "seed": None,

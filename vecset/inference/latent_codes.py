@@ -1,0 +1,105 @@
+"""Latents in few bits per number: what `reconstruct.py --latents` stores, and what is decoded from it.
+
+Each column of the latents (M, L), a number of the code or a coordinate of the place, is cut into equal steps between
+its least and its largest number over the heart's latents. A column of b bits has 2^b values, least and largest
+included, so no number moves by more than half a step (and float32's own rounding). The rows keep their order, which
+some networks need.
+
+The bits are dealt out by what a field loses. A label map hardly changes where a code moves by 1/250 of its range, but
+places in 8 bits move by up to 0.3 mm, and vessels with them. So of 8 bits per number, on average over a latent, the
+three coordinates of a place get 12 (at most 0.02 mm off) and the numbers of the code what is left: 7 where there are 12
+or more of them. Figures: benchmarks/RESULTS.md.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vecset.common.errors import InputError
+
+BITS = (8, 16, 32)  # per number, on average over a latent; 32: float32 as it is
+DEFAULT_BITS = 8
+PLACE_NUMBERS = 3  # the last of a latent that has a place (vecset/models/autoencoder.py, `encode`)
+PLACE_BITS = 12
+_LEAST_BITS, _MOST_BITS = 4, 16
+
+
+@dataclass(frozen=True)
+class PackedLatents:
+    """M latents of L numbers: number j of a latent is its least value + its step * its code.
+
+    codes_MR      u8: a latent per row, the codes one after the other without gaps, highest bit first, zeros at the end
+    columns_3L    float32: bits (1 to 16), least value and step of each number
+    """
+
+    codes_MR: np.ndarray
+    columns_3L: np.ndarray
+
+    @property
+    def latents_ML(self) -> np.ndarray:
+        """The stored numbers (M, L), float32: the same on every machine."""
+        _, low_L, step_L = self.columns_3L.astype(np.float64)
+        codes_ML, bits_MS, end = np.empty((len(self.codes_MR), len(low_L))), np.unpackbits(self.codes_MR, axis=1), 0
+        for j, bits in enumerate(_bits(self.columns_3L)):
+            codes_ML[:, j], end = bits_MS[:, end : end + bits] @ _powers(bits), end + bits
+        return (low_L + step_L * codes_ML).astype(np.float32)
+
+    @property
+    def bits_per_number(self) -> float:
+        """Of all that is needed to have the numbers back, the columns included."""
+        return 8 * (self.codes_MR.nbytes + self.columns_3L.nbytes) / (len(self.codes_MR) * self.columns_3L.shape[1])
+
+
+def column_bits(numbers: int, bits: int, places: bool) -> np.ndarray:
+    """(numbers,) u8: bits of each number of a latent, `bits` on average at most. places: the last three are a place.
+    At 8 bits with places a code has 4 bits at least, so latents of fewer than 6 numbers take more than 8."""
+    bits_L = np.full(numbers, bits, np.uint8)
+    code = numbers - PLACE_NUMBERS
+    if places and code >= 0 and bits < PLACE_BITS:
+        left = bits * numbers - PLACE_BITS * PLACE_NUMBERS
+        bits_L[:code] = np.clip(left // max(code, 1), _LEAST_BITS, bits)
+        bits_L[code:] = PLACE_BITS
+    return bits_L
+
+
+def pack_latents(latents_ML: np.ndarray, bits: int, places: bool = False) -> PackedLatents:
+    """latents_ML (M, L) in `bits` (8 or 16) per number. places: the last three numbers of each are its place.
+    InputError where a number is not finite: it has no step."""
+    latents_ML = np.asarray(latents_ML, np.float32).astype(np.float64)
+    if not np.isfinite(latents_ML).all():
+        raise InputError.because(
+            "--latents", "the latents of this heart are not all finite numbers", "use a checkpoint whose latents are"
+        )
+    bits_L = column_bits(latents_ML.shape[1], bits, places)
+    most_L = 2.0**bits_L - 1
+    # in float32, as stored: the codes are chosen for the steps that the reader has
+    low_L, step_L = (x.astype(np.float32) for x in (latents_ML.min(0), np.ptp(latents_ML, 0) / most_L))
+    wide_L = np.where(step_L > 0, step_L, 1).astype(np.float64)
+    codes_ML = np.clip(np.rint((latents_ML - low_L) / wide_L), 0, most_L).astype(np.int64)
+    bits_MS = np.concatenate([(codes_ML[:, j, None] // _powers(b)) & 1 for j, b in enumerate(bits_L)], 1)
+    return PackedLatents(np.packbits(bits_MS.astype(np.uint8), axis=1), np.stack([bits_L, low_L, step_L]))
+
+
+def require_whole(packed: PackedLatents) -> None:
+    """ValueError where the arrays of a file are not what `pack_latents` makes, or do not belong together."""
+    codes_MR, columns_3L = packed.codes_MR, packed.columns_3L
+    for name, array, kind in (("codes", codes_MR, np.uint8), ("columns", columns_3L, np.float32)):
+        if array.ndim != 2 or array.dtype != kind or not array.size:
+            raise ValueError(f"{name} {array.shape} of {array.dtype}")
+    if len(columns_3L) != 3 or not np.isfinite(columns_3L).all() or (columns_3L[2] < 0).any():
+        raise ValueError("columns that are not bits, least values and steps")
+    bits_L = columns_3L[0]
+    if ((bits_L < 1) | (bits_L > _MOST_BITS) | (bits_L % 1 != 0)).any():
+        raise ValueError(f"codes of {bits_L.min():g} to {bits_L.max():g} bits")
+    expected = -(-int(bits_L.sum()) // 8)
+    if codes_MR.shape[1] != expected:
+        raise ValueError(f"{codes_MR.shape[1]} bytes per latent, {expected} expected")
+
+
+def _bits(columns_3L):
+    return columns_3L[0].astype(int).tolist()
+
+
+def _powers(bits):
+    """2^(bits - 1), ..., 4, 2, 1."""
+    return 1 << np.arange(int(bits) - 1, -1, -1)
