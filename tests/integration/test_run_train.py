@@ -59,6 +59,9 @@ def test_all_ten_classes_are_in_the_table_and_each_stage_left_its_files(finished
         assert any(line.startswith(name) for line in lines), name
     assert "mean shape Dice" in answer.stdout and "nearest training heart Dice" in answer.stdout
     assert "never seen in training" in answer.stdout
+    remark = "These figures mean nothing: the recipe tiny is for tests."
+    assert answer.stdout.count(remark) == 1
+    assert f"<strong>{remark}</strong>" in (out / "reconstruction" / "report.html").read_text(encoding="utf-8")
     assert len(list((out / "labels").glob("*.nii.gz"))) == len(list((out / "cases").glob("*.npz"))) == 4
     for name in (
         "cases/train.csv",

@@ -314,12 +314,14 @@ def test_words_of_the_page(tmp_path):
     """Stored keys keep their names; the page says resampling limit, spurious, decision tuning."""
     make_run(tmp_path, 3, hearts=2)
     stored = json.loads((tmp_path / "metrics.json").read_text())
-    stored["settings"]["calibration"] = "tuned.json"
+    stored["settings"] |= {"calibration": "tuned.json", "remark": "Of <three> hearts."}
     (tmp_path / "metrics.json").write_text(json.dumps(stored))
     path = write_html_report(tmp_path)
     assert ["spurious"] in page_tables(path)["means"][0]
     text = path.read_text(encoding="utf-8")
     assert "<dt>decision tuning</dt><dd>tuned.json</dd>" in text
+    assert "<strong>Of &lt;three&gt; hearts.</strong>" in text
+    assert report.table_lines(stored)[0] == "Of <three> hearts."
     assert metric_words("floor_dice") == "Resampling limit: Dice" and status_words("invented") == "spurious"
     assert not re.search("noise floor|invented in|calibration", re.sub(r"<script.*?</script>", "", text, flags=re.S))
 

@@ -170,6 +170,7 @@ def get_parser() -> argparse.ArgumentParser:
         "(default: the checkpoint's, where it has a log.txt)",
         type=user_path,
     )
+    add("--remark", None, "what the table and report.html say above their figures (default: nothing)", metavar="TEXT")
     return parser
 
 
@@ -360,6 +361,7 @@ def report(args, model, settings, hearts, results):
         "train_csv": str(args.train_csv or "") or None,
         "device": str(model.device),
         "chunk": args.chunk,
+        "remark": args.remark,
     }
     run_dir = args.run_dir or args.checkpoint.parent
     try:

@@ -317,7 +317,7 @@ class Pipeline:
             self.cases / "val.csv",
             "--output_dir",
             self.reconstruction,
-            *flags({**tuned, **self.reconstruction_options()}),
+            *flags({**tuned, **self.reconstruction_options(), "remark": self.recipe.remark or None}),
         )
 
     # --- earlier results

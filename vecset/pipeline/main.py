@@ -36,6 +36,12 @@ from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.common.signals import catch, print_line  # noqa: E402
 from vecset.pipeline.job import METHODS, Pipeline  # noqa: E402
 from vecset.pipeline.options import flags, training_options  # noqa: E402
+from vecset.pipeline.output_folder import (  # noqa: E402
+    holds_own_label_maps,
+    output_of,
+    record_input,
+    require_same_hearts,
+)
 from vecset.pipeline.recipes import RECIPES  # noqa: E402
 from vecset.pipeline.stages import PACKAGE, RedoRequest, Stamps, run_stage  # noqa: E402
 
@@ -93,7 +99,9 @@ def get_parser() -> argparse.ArgumentParser:
         type=user_path,
         metavar="OUT",
         default=DEFAULT_OUTPUT,
-        help="folder for all results (default: output/demo " + ("in the repository)" if IS_CHECKOUT else "here)"),
+        help="folder for all results (default: output/demo"
+        + (" in the repository" if IS_CHECKOUT else "")
+        + "; with --input_dir output/NAME, NAME being that of the folder LABELS)",
     )
     parser.add_argument("--classes", type=int, default=10, help="number of structures, labels 1..C (default: 10)")
     parser.add_argument(
@@ -236,6 +244,10 @@ def main(argv=None):
         check_label_mapping([*prepare_flags, *prepare_words], own_labels=args.input_dir is not None)
     if training_words:
         training_options(training_words)
+    by_name = args.input_dir is not None and args.output_dir is DEFAULT_OUTPUT  # no --output_dir was given
+    if by_name:
+        args.output_dir = output_of(args.input_dir, DEFAULT_OUTPUT.parent)
+    require_same_hearts(args.output_dir, args.input_dir, by_name)
     require_writable(args.output_dir)
     log = args.output_dir / "run_train.log"
 
@@ -255,7 +267,14 @@ def main(argv=None):
             ) from None
         except OSError:
             pass  # some network file systems have no locks
-        return run(Pipeline(args, training_words, say), redo)
+        if by_name:
+            earlier = holds_own_label_maps(DEFAULT_OUTPUT)  # where an earlier version wrote them
+            more = f"; label maps of an earlier run went to {DEFAULT_OUTPUT}" if earlier else ""
+            say(f"no --output_dir was given: the results go to {args.output_dir}{more}")
+        pipeline = Pipeline(args, training_words, say)
+        check_label_maps(pipeline)
+        record_input(args.output_dir, args.input_dir)
+        return run(pipeline, redo)
 
 
 def with_own_options(error: InputError) -> InputError:
@@ -266,26 +285,32 @@ def with_own_options(error: InputError) -> InputError:
     return type(error).because(error.where, problem, to_do)
 
 
+def check_label_maps(pipeline):
+    """Of label maps of the user's own: raises InputError where there are none, or where they cannot be used, and says
+    what there is to say about their patients."""
+    if not pipeline.args.input_dir:
+        return
+    from vecset.data.label_folder import relative_name, require_apart
+    from vecset.data.splits import check_patients
+    from vecset.data.structure_files import find_sources
+    from vecset.imaging.image_file import case_id
+
+    require_apart(pipeline.labels, pipeline.out, pipeline.selection)
+    try:
+        label_maps = find_sources(pipeline.labels, pipeline.selection).paths  # before anything is written
+    except InputError as error:
+        raise with_own_options(error) from None
+    names = [case_id(relative_name(path, pipeline.labels)) for path in label_maps]
+    if not pipeline.args.overfit:
+        for line in check_patients(names, pipeline.args.group_regex):
+            pipeline.say(f"note: {line}")
+
+
 def run(pipeline, redo=frozenset()):
     """All stages in order, those of `redo` in any case; then the table. SIGTERM, SIGHUP and SIGUSR1 stop it as Ctrl-C
     does, unless they are ignored from the start (nohup)."""
     catch([signal.SIGUSR1], signal.default_int_handler)
     stamps, say, start = Stamps(pipeline.out), pipeline.say, time.time()
-    if pipeline.args.input_dir:
-        from vecset.data.label_folder import relative_name, require_apart
-        from vecset.data.splits import check_patients
-        from vecset.data.structure_files import find_sources
-        from vecset.imaging.image_file import case_id
-
-        require_apart(pipeline.labels, pipeline.out, pipeline.selection)
-        try:
-            label_maps = find_sources(pipeline.labels, pipeline.selection).paths  # before anything is written
-        except InputError as error:
-            raise with_own_options(error) from None
-        names = [case_id(relative_name(path, pipeline.labels)) for path in label_maps]
-        if not pipeline.args.overfit:
-            for line in check_patients(names, pipeline.args.group_regex):
-                say(f"note: {line}")
     lacking = redo - {stage.name for stage in pipeline.stages()}
     if lacking:
         raise InputError.because(
@@ -324,6 +349,8 @@ def closing_lines(pipeline, shown):
         from vecset.report.tables import table_lines  # brings numpy and scipy
 
         lines = ["", *table_lines(content)]
+    if pipeline.recipe.remark and not content["settings"].get("remark"):  # of an earlier version
+        lines.append(pipeline.recipe.remark)
     if pipeline.overfit():
         return lines + [
             f"These are the {hearts} training heart(s) themselves: the figures say what the model can "

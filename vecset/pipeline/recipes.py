@@ -18,7 +18,8 @@ class Recipe:
     value of None leaves the flag out, True gives it without a value. heart_passes: training hearts x epochs; at most
     max_epochs epochs. warmup_share: part of the epochs in which the learning rate rises; validations: how many during
     training; val_ratio: share of the hearts that is held out for validation, where the user does not say;
-    file_workers: largest number of processes that is worth starting, None: one per core; about: for --help."""
+    file_workers: largest number of processes that is worth starting, None: one per core; about: for --help; remark:
+    what stands above the figures, "": nothing."""
 
     phantoms: dict
     prepare: dict
@@ -33,6 +34,7 @@ class Recipe:
     quality: dict = field(default_factory=dict)
     calibrate: dict = field(default_factory=dict)
     about: str = ""
+    remark: str = ""
 
     def training_options(self, training_hearts: int, ranks: int) -> dict:
         """`train` and what follows from the number of hearts: epochs, warm-up, validations, a batch that is full."""
@@ -168,6 +170,7 @@ RECIPES = {
     # The smallest that goes through every stage, for the tests; its figures mean nothing.
     "tiny": Recipe(
         about="for tests, its figures mean nothing",
+        remark="These figures mean nothing: the recipe tiny is for tests.",
         phantoms={"num": 4, "size": 112},  # coarser, and coronaries are thinner than a voxel
         prepare={"num_surface_points": 4000, "num_vol_points": 4000, "num_near_points": 4000},
         train={

@@ -36,6 +36,7 @@ _SETTINGS = {  # that the page shows, and the words for those whose key does not
     "spacing_from": None,
     "geometry_from": None,
     "device": None,
+    "remark": None,
 }
 
 
@@ -71,6 +72,7 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None, faul
         path,
         "report.html",
         title=f"Reconstruction: {output_dir.resolve().name}",
+        remark=figures["settings"].get("remark"),
         runs=[{"name": "reconstruction", "settings": shown_settings(figures)}],
         classes=figures["classes"],
         colours=colours,

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from vecset.common.atomic import write_text
+from vecset.common.errors import one_line
 from vecset.imaging.class_names import distinct_names
 from vecset.metrics.overlap import METRICS, PENALTY, is_union, mean_defined, summarise
 
@@ -100,7 +101,8 @@ def write_json(path: str | Path, content: dict) -> None:
 
 
 def table_lines(content: dict) -> list[str]:
-    """The table for the terminal, from the content of metrics.json: a line per class, their mean, the union."""
+    """The table for the terminal, from the content of metrics.json: a line per class, their mean, the union; before it
+    the remark in the settings, if there is one."""
     classes = content["classes"]
     names = [n for n in classes if n not in ("union", "mean of classes")] + ["mean of classes", "union"]
     shown = []  # (title, {class name: text})
@@ -121,7 +123,9 @@ def table_lines(content: dict) -> list[str]:
     shown += [(title, {n: str(classes[n].get(key, "")) for n in names}) for key, title in counts.items()]
     width = max(len(n) for n in names)
     widths = [max(len(title), *(len(text) for text in column.values())) for title, column in shown]
-    lines = ["  ".join([" " * width, *(title.rjust(w) for (title, _), w in zip(shown, widths))])]
+    remark = content.get("settings", {}).get("remark")
+    lines = [one_line(remark)] if remark else []
+    lines += ["  ".join([" " * width, *(title.rjust(w) for (title, _), w in zip(shown, widths))])]
     for name in names:
         cells = [column[name].rjust(w) for (_, column), w in zip(shown, widths)]
         lines.append("  ".join([name.ljust(width), *cells]).rstrip())
