@@ -52,4 +52,5 @@ def ball_heart_batch(B=2, C=3, N=60, near=20, vol=40, absent=(), seed=0, dtype=t
         "query_group": group_BQ,
         "annotated": torch.ones(B, C, dtype=torch.bool),
     }
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
+    # rounded to float32 in every dtype, as places of latents are
+    return {name: value.float().to(dtype) if value.is_floating_point() else value for name, value in batch.items()}

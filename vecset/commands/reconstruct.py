@@ -186,6 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1 if faults else 0
     limit_threads()  # before torch is imported
     from vecset.imaging.label_mapping import LabelMapping
+    from vecset.inference.claims import claims_line
     from vecset.inference.inputs import find_hearts, find_stored_latents
     from vecset.inference.model import load_model
     from vecset.inference.reconstruction import Reconstruction
@@ -200,6 +201,8 @@ def main(argv: list[str] | None = None) -> int:
         decision_tuning=args.calibration,
         seed=args.seed,
     )
+    if model.network.latent_words():
+        print(f"note: {model.network.latent_words()}")
     mapping = LabelMapping.load(args.label_mapping, len(model.class_names)) if args.label_mapping else None
     if mapping:
         mapping.for_classes(model.class_names)  # refused here, not per heart
@@ -239,6 +242,9 @@ def main(argv: list[str] | None = None) -> int:
             f"{outcome.dense} of {len(outcome.results)} hearts were decoded voxel by voxel: coarse to fine was not "
             "safe, or no gain, for them"
         )
+    counts = [claims for result in outcome.results.values() if (claims := result["decoding"].get("claims"))]
+    if counts:
+        print(claims_line(counts))
     faults = report(args, model, settings, hearts, outcome.results) if outcome.results else []
     if settings.latents and outcome.results:
         print("".join(f"{line}\n" for line in latents_lines(outcome.results.values(), settings.latent_bits)), end="")

@@ -257,7 +257,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--network",
         choices=NETWORKS,
         default="joint",
-        help="joint: all structures in one field",
+        help="joint: all structures in one field; per_class: one field per structure, each from its own points alone, "
+        "by one shared network with M / C latents per class; parts: the same, but every second layer sees the latents "
+        "of all classes (all but joint need cases of prepare_data.py --class_distances)",
     )
     add(
         "--class_outputs",

@@ -28,7 +28,8 @@ def decode_grid(model: torch.nn.Module, surface_BNF: torch.Tensor, grid_size: in
     context = model.process_latents(model.encode(surface_BNF))
     cases = len(surface_BNF)
     labels = []
-    for chunk_Q3 in points_G3.split(max(1, _QUERIES_AT_ONCE // cases)):
+    at_once = _QUERIES_AT_ONCE // (cases * getattr(model, "decoder_passes", 1))
+    for chunk_Q3 in points_G3.split(max(1, at_once)):
         sdf_BQ, logits_BQC = model.decode(context, chunk_Q3.expand(cases, -1, -1))
         labels.append(labels_of(sdf_BQ, logits_BQC))
     return torch.cat(labels, 1)

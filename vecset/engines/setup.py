@@ -23,9 +23,10 @@ from vecset.engines.losses import losses_of
 from vecset.engines.optimizer import build_optimizer, scaled_rate
 from vecset.engines.run_folder import load_start, starting_file
 from vecset.imaging.class_names import check_same_names
-from vecset.models.autoencoder import build_model, parse_model_name
+from vecset.models.autoencoder import EXTENSIONS, build_model, parse_model_name
 from vecset.models.double_backward import check_double_backward
 from vecset.models.joint_network import VecSetAutoencoder
+from vecset.models.part_network import require_one_each
 from vecset.models.warm_start import load_initial_weights
 
 
@@ -61,8 +62,9 @@ class Training:
 
     def describe(self) -> str:
         parameters = sum(p.numel() for p in self.model.parameters())
+        model = ", ".join(filter(None, (self.args.model, self.model.latent_words())))
         return (
-            f"{self.args.model}: {parameters / 1e6:.2f} M parameters, {len(self.class_names)} classes; "
+            f"{model}: {parameters / 1e6:.2f} M parameters, {len(self.class_names)} classes; "
             f"{len(self.dataset)} training and {len(self.evaluator.dataset)} validation cases; {self.ranks.size} x "
             f"{self.ranks.device.type}, {self.plan.per_step} cases per step, {self.plan.steps_per_epoch} steps per "
             f"epoch, lr {self.lr:.3g}, torch {torch.__version__}"
@@ -107,6 +109,8 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
 def _model(args, ranks, model_config, training):
     torch.manual_seed(args.seed)
     model = build_model(**model_config)
+    if args.early_latents and args.network != "joint":
+        require_one_each("--early_latents", args.early_latents, model.num_classes)
     if args.init_from and starting_file(args) is None:
         message = load_initial_weights(model, model_config, args.init_from, training[0].class_names)
         if ranks.main:
@@ -123,6 +127,8 @@ def model_options(args: Namespace, training: list[ListedCase]) -> dict:
     """The network's options by name, with `auto` replaced by what it means for these training cases. A run that goes on
     keeps the value that it began with, also where cases were added since."""
     options = {name: getattr(args, name) for name in MODEL_OPTIONS}
+    if args.network != "joint":  # latents are chosen within each class
+        options |= {name: EXTENSIONS[name] for name in ("fps_class_gap", "fps_density")}
     if options["fps_density"] == "auto":
         start = starting_file(args)
         options["fps_density"] = (

@@ -17,8 +17,9 @@ class HeartField:
     which bounds the memory. `queries` counts the points decoded so far, `fallbacks` the label maps that had to be
     decoded voxel by voxel (vecset/inference/decoding.py).
 
-    model: `process_latents(latents_BML)` and `decode(context, queries_BQ3)`, as in docs/design.md; latents_ML: (M, L)
-    or (1, M, L); decision_tuning: applied to all values, or None."""
+    model: `process_latents(latents_BML)` and `decode(context, queries_BQ3)`, as in docs/design.md; one that decodes a
+    query several times (`decoder_passes`) gets that many times fewer at once. latents_ML: (M, L) or (1, M, L);
+    decision_tuning: applied to all values, or None."""
 
     def __init__(
         self,
@@ -29,17 +30,37 @@ class HeartField:
         decision_tuning: DecisionTuning | None = None,
     ):
         self.decision_tuning = decision_tuning
-        self.model, self.chunk, self.device = model, int(chunk), torch.device(device or latents_ML.device)
+        self.model, self.device = model, torch.device(device or latents_ML.device)
+        self.chunk = max(1, int(chunk) // getattr(model, "decoder_passes", 1))
         self.queries = self.fallbacks = 0
         latents_ML = latents_ML.to(self.device)
         with torch.inference_mode():
             self._context = model.process_latents(latents_ML if latents_ML.ndim == 3 else latents_ML.unsqueeze(0))
 
+    @property
+    def has_class_distances(self) -> bool:
+        """Whether the model gives a signed distance per class."""
+        return getattr(self.model, "has_class_distances", False)
+
+    def class_distances(self, points_unit: np.ndarray) -> np.ndarray:
+        """(Q, 3) points in unit -> signed distances to the classes (Q, C) f32 in unit, as the model gives them, without
+        the decision tuning. For a model that `has_class_distances`."""
+        parts = [
+            self._on_device(points_unit[start : start + self.chunk]) for start in range(0, len(points_unit), self.chunk)
+        ]
+        self.queries += len(points_unit)
+        with torch.inference_mode():
+            distances = [self.model.decode_fields(self._context, points_BQ3)[2][0] for points_BQ3 in parts]
+        return torch.cat(distances).float().cpu().numpy()
+
+    def _on_device(self, points_unit):
+        """(1, Q, 3)"""
+        return torch.from_numpy(np.ascontiguousarray(points_unit, np.float32)).to(self.device).unsqueeze(0)
+
     @torch.inference_mode()
     def _query(self, points_unit):
         self.queries += len(points_unit)
-        points_Q3 = torch.from_numpy(np.ascontiguousarray(points_unit, np.float32)).to(self.device)
-        sdf_BQ, logits_BQC = self.model.decode(self._context, points_Q3.unsqueeze(0))
+        sdf_BQ, logits_BQC = self.model.decode(self._context, self._on_device(points_unit))
         if not (torch.isfinite(sdf_BQ).all() and torch.isfinite(logits_BQC).all()):
             raise InputError.because(
                 "--checkpoint",

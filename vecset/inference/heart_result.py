@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from vecset.data.case_file import Case
+from vecset.inference.claims import count_claims
 from vecset.inference.decoding import Decoded, decode_label_map, require_grid_memory
 from vecset.inference.heart_field import HeartField
 from vecset.inference.heart_files import write_labels, write_meshes
@@ -50,8 +51,9 @@ def make_result(
 
     open_folder: gives the folder to write into; called once the heart is decoded. say: takes a line of text where
     coarse to fine was not safe. Returns files (names), scores and floor (rows of vecset/metrics/overlap.py, none
-    without a truth; floor: the resampling limit), decoding (counts and seconds), and latents_file where they are saved:
-    latents, numbers of each, bits_per_number (with all that is needed to have them back) and bytes of the file."""
+    without a truth; floor: the resampling limit), decoding (counts and seconds; claims: `count_claims` on the grid that
+    is written, of networks with class distances), and latents_file where they are saved: latents, numbers of each,
+    bits_per_number (with all that is needed to have them back) and bytes of the file."""
     start = time.time()
     with ThreadPoolExecutor(1) as beside:  # the limit needs no model: it is found while the heart is decoded
         limit = None
@@ -67,6 +69,8 @@ def make_result(
             )
         scores = score_against(case, case.truth_labels(), heart.on_source.labels) if heart.on_source else []
         decoded = heart.output
+        frame = case.frame.with_spacing(settings.spacing_mm) if settings.spacing_mm else case.frame
+        claims = count_claims(heart.field, frame, decoded.labels, seed=model.seed)
         return {
             "files": files,
             "scores": scores,
@@ -79,6 +83,7 @@ def make_result(
                 "missed": decoded.missed,
                 "dense": decoded.dense,
                 "fallbacks": heart.field.fallbacks,
+                **({"claims": claims} if claims else {}),
                 "seconds": round(time.time() - start, 2),
             },
             **({"latents_file": _told_of_latents(heart, folder / FILE)} if settings.latents else {}),

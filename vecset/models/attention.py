@@ -158,12 +158,14 @@ class Attention(nn.Module):
 
     def out(self, attended_BHQd: torch.Tensor, at_BQ3: torch.Tensor | None = None) -> torch.Tensor:
         """(B, Q, D): the result of attention through the last linear layer. at_BQ3: places of the queries, needed by a
-        rotary layer."""
+        rotary layer. Of several attentions with the same queries, (B, C, H, Q, d), it is (B, C, Q, D)."""
         attended_BHQd = attended_BHQd[..., : self.head_dim]
         if self.rotary:
             cos, sin = turns(at_BQ3, self.frequencies)
+            if attended_BHQd.ndim == 5:
+                cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
             attended_BHQd = rotate(attended_BHQd, cos, -sin)
-        return self.to_out(attended_BHQd.transpose(1, 2).flatten(-2))
+        return self.to_out(attended_BHQd.transpose(-3, -2).flatten(-2))
 
     def forward(self, x_BQD, context=None, places=None):
         at, to, _ = places or (None, None, None)

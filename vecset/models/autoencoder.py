@@ -1,6 +1,8 @@
 """The networks by name: the numbers in a model name, the named extensions, and the network that they make.
 
 joint       all structures in one field (joint_network.py)
+per_class   one field per structure, each from its own points, by one shared network (part_network.py)
+parts       the same, but every second layer of the latent stack sees the latents of all structures
 """
 
 import re
@@ -8,6 +10,7 @@ import re
 from vecset.common.errors import InputError
 from vecset.models.attention import HEAD_DIM
 from vecset.models.joint_network import VecSetAutoencoder
+from vecset.models.part_network import PartAutoencoder
 
 # the named extensions from the public architecture, switched off
 EXTENSIONS = {
@@ -19,7 +22,7 @@ EXTENSIONS = {
     "network": "joint",
     "class_outputs": "logits",
 }
-NETWORKS = ("joint",)
+NETWORKS = ("joint", "per_class", "parts")
 GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
 
@@ -52,7 +55,9 @@ def build_model(name: str, num_classes: int, network: str = "joint", **options) 
     """A model by its name, of the kind `network`; `options` are its further arguments, the named extensions."""
     if network not in NETWORKS:
         raise InputError("--network", " or ".join(NETWORKS), network)
-    return VecSetAutoencoder(num_classes=num_classes, **parse_model_name(name), **options)
+    if network == "joint":
+        return VecSetAutoencoder(num_classes=num_classes, **parse_model_name(name), **options)
+    return PartAutoencoder(parts=network == "parts", num_classes=num_classes, **parse_model_name(name), **options)
 
 
 def option_words(config: dict) -> str:

@@ -113,7 +113,7 @@ class VecSetAutoencoder(nn.Module):
         self.point_embed = PointEmbed(dim, num_features=num_classes)
         self.query_embed = PointEmbed(dim)
         if query_type == "learnable":
-            self.latents = nn.Embedding(num_latents, dim)
+            self.latents = nn.Embedding(self._queries_per_field(num_latents), dim)
         self.cross_attend_blocks = nn.ModuleList(
             [PreNorm(dim, Attention(dim, dim, rotary)), PreNorm(dim, FeedForward(dim))]
         )
@@ -140,10 +140,18 @@ class VecSetAutoencoder(nn.Module):
             gain = (0.5 / reach.square()).log()
             self.encoder_gain, self.decoder_gain = nn.Parameter(gain.clone()), nn.Parameter(gain.clone())
             if query_type == "learnable":
-                self.anchors = nn.Parameter(0.9 * spread_in_ball(num_latents))
+                self.anchors = nn.Parameter(0.9 * spread_in_ball(self._queries_per_field(num_latents)))
         self.recompute = False
         self.fold = True  # False: a token for every point, the reference of folding.py
         self._read, self._layer = _read_and_feed, _attend_and_feed
+
+    def _queries_per_field(self, num_latents):
+        """How many latents a field is made of, where the network has `num_latents` in all."""
+        return num_latents
+
+    def latent_words(self) -> str:
+        """What there is to say about the number of latents that are used; "" where it is the one asked for."""
+        return ""
 
     def _num_outputs(self):
         """How many numbers come out per query."""
@@ -231,6 +239,14 @@ class VecSetAutoencoder(nn.Module):
     def process_latents(self, latents_BML: torch.Tensor) -> dict:
         """The latent stack, and the decoder's keys and values: everything that is the same for all queries of a case.
         Returns a context for `decode`."""
+        x, anchors_BM3 = self._tokens_of(latents_BML)
+        places = Places(anchors_BM3, anchors_BM3) if self.rotary else None
+        for layer in self.layers:
+            x = self._run(self._layer, layer, x, places)
+        return self._context_of(x, anchors_BM3)
+
+    def _tokens_of(self, latents_BML):
+        """(tokens (B, M, D), their places (B, M, 3) or None) of latents."""
         anchors_BM3 = None
         if self.anchored and self.query_type == "point":
             latents_BML, anchors_BM3 = latents_BML[..., :-3], latents_BML[..., -3:].float()
@@ -241,12 +257,12 @@ class VecSetAutoencoder(nn.Module):
                 anchors_BM3 = self.anchors.expand(len(latents_BML), -1, -1)
         if self.anchored:
             x = x + self.query_embed(anchors_BM3)
-        places = Places(anchors_BM3, anchors_BM3) if self.rotary else None
-        for layer in self.layers:
-            x = self._run(self._layer, layer, x, places)
+        return x, anchors_BM3
+
+    def _context_of(self, x_BMD, anchors_BM3):
         return {
-            "latents_BMD": x,
-            "keys_values": self.decoder_cross_attn.fn.keys_values(x, anchors_BM3),
+            "latents_BMD": x_BMD,
+            "keys_values": self.decoder_cross_attn.fn.keys_values(x_BMD, anchors_BM3),
             "anchors_BM3": anchors_BM3,
         }
 
@@ -277,7 +293,8 @@ class VecSetAutoencoder(nn.Module):
         """Distance, logits and class distances or None, of what the queries have read."""
         x = self.decoder_cross_attn.fn.out(attended_BHQd, queries_BQ3)
         if self._residual:
-            x = x + self.query_embed(queries_BQ3)
+            embedded_BQD = self.query_embed(queries_BQ3)
+            x = x + (embedded_BQD if x.ndim == 3 else embedded_BQD.unsqueeze(1))
         for feed_forward in self.decoder_layers:
             x = feed_forward(x) + x
         with torch.autocast(x.device.type, enabled=False):  # a distance of 8 bits would be off by 0.4 %
@@ -333,8 +350,7 @@ class VecSetAutoencoder(nn.Module):
         """Encodes and decodes, in one call so that DDP sees all of it: a dict with sdf_BQ, logits_BQC, and where they
         apply class_sdf_BQC, kl_B (of a KL bottleneck), gradient_BE3 (Eikonal points are given). noise_BML: the KL
         bottleneck's unit normal draw, of which the first `num_latents` rows are used. num_latents: as in `encode`."""
-        latents_BML, kl_B = self._encode(surface_BNF, noise_BML, num_latents)
-        context = self.process_latents(latents_BML)
+        context, kl_B = self._context(surface_BNF, noise_BML, num_latents)
         sdf_BQ, logits_BQC, class_sdf_BQC = self._run(self.decode_fields, context, queries_BQ3)
         outputs = {"sdf_BQ": sdf_BQ, "logits_BQC": logits_BQC}
         if class_sdf_BQC is not None:
@@ -342,8 +358,17 @@ class VecSetAutoencoder(nn.Module):
         if kl_B is not None:
             outputs["kl_B"] = kl_B
         if eikonal_BE3 is not None:
-            outputs["gradient_BE3"] = self.sdf_gradient(context, eikonal_BE3)
+            outputs |= self._slopes(context, eikonal_BE3)
         return outputs
+
+    def _context(self, surface_BNF, noise_BML, num_latents):
+        """(context, kl_B or None) of surfaces."""
+        latents_BML, kl_B = self._encode(surface_BNF, noise_BML, num_latents)
+        return self.process_latents(latents_BML), kl_B
+
+    def _slopes(self, context, points_BE3):
+        """What `forward` adds where slopes are asked for."""
+        return {"gradient_BE3": self.sdf_gradient(context, points_BE3)}
 
 
 def _attend_and_feed(blocks, x, places):
