@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.ball_cases import ball_case
 from helpers.formula_hearts import NAMES, make_case, make_heart, sphere_points, write_checkpoint, write_ply
 
 from vecset import info
+from vecset.data.case_file import write_case
 from vecset.imaging.label_map import write_label_map
 from vecset.inference.latents import write_latents
 from vecset.models.checkpoint import save_checkpoint
@@ -27,6 +29,10 @@ def test_each_kind_of_file(tmp_path, capsys):
     out = said(capsys, case_path)
     assert "a case file" in out and "30 x 32 x 28 voxels of 1 x 1 x 1 mm" in out and "surface points   600" in out
     assert "not annotated    class_8, class_9" in out and "class_2 0.7 ml" in out
+
+    assert "class distances" not in out
+    write_case(tmp_path / "d.npz", ball_case(class_distances=True))
+    assert "  class distances  at every point, float16\n" in said(capsys, tmp_path / "d.npz")
 
     out = said(capsys, write_checkpoint(tmp_path / "c.pth"))
     assert "a checkpoint" in out and "9: class_1, class_2" in out and "learnable_vec4x4_dim32_depth1_nb" in out

@@ -88,6 +88,7 @@ def _case(path):
     points = {group: getattr(case, f"{group}_points") for group in GROUPS}
     facts = {
         **{f"{group} points": len(array) for group, array in points.items() if array is not None},
+        "class distances": "" if case.vol_class_sdf is None else f"at every point, {case.vol_class_sdf.dtype}",
         "classes": f"{len(names)}: {', '.join(names)}",
         "missing": listed(meta.get("missing_classes", [])),
         "not annotated": listed(np.flatnonzero(~case.annotated) + 1),

@@ -13,9 +13,10 @@ import SimpleITK as sitk
 from helpers.prepare_runs import SMALL, Killer, contents, make_maps, run
 
 from vecset.commands import prepare_data
+from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError, run_command
 from vecset.data import preparation
-from vecset.data.case_file import read_case, read_meta
+from vecset.data.case_file import CLASS_DISTANCES, read_case, read_meta
 from vecset.data.preparation import ISLAND_SHARE, warnings_of
 from vecset.data.prepare_folder import make_all
 from vecset.imaging.label_map import write_label_map
@@ -65,6 +66,27 @@ def test_done_files_are_skipped_until_source_or_options_change(tmp_path, capsys)
     (out / ".tmp-host-999999999-abc-3.npz").write_bytes(b"x")
     os.utime(out / ".tmp-host-999999999-abc-3.npz", (0, 0))
     assert again("--annotated", "1,2") == set() and not list(out.glob(".tmp*"))
+
+
+def test_class_distances_are_added_to_a_finished_folder_and_taken_away_again(tmp_path, capsys):
+    source, out = make_maps(tmp_path / "in", ["1.nii.gz", "2.nii.gz"]), tmp_path / "out"
+    assert run(source, out) == 0
+    plain = contents(out)
+    assert "request" in read_meta(out / "1.npz") and "class_distances" not in str(read_meta(out / "1.npz"))
+    capsys.readouterr()
+    assert run(source, out, "--class_distances") == 0
+    assert "2 made, 0 skipped, 0 failed; 2 made again: options" in capsys.readouterr().out
+    with_distances = contents(out)
+    case, before = read_case(out / "1.npz").require_class_distances("this test"), dict(np.load(out / "1.npz"))
+    assert case.vol_class_sdf.shape == (300, 3) and (case.vol_class_sdf[:, 2] == ABSENT_DISTANCE).all()
+    assert case.meta["request"]["class_distances"] is True
+    assert run(source, out, "--class_distances") == 0
+    assert "2 skipped" in capsys.readouterr().out and contents(out) == with_distances
+    assert run(source, out, "--class_distances", "--overwrite") == 0 and contents(out) == with_distances
+    assert run(source, out) == 0 and contents(out) == plain
+    after = dict(np.load(out / "1.npz"))
+    assert set(before) - set(after) == set(CLASS_DISTANCES)
+    assert all(np.array_equal(after[name], before[name]) for name in after if name != "meta")
 
 
 def test_a_broken_file_is_told_and_the_others_are_made(tmp_path, capsys):

@@ -14,7 +14,7 @@ from vecset.quality.population import check_population
 
 EVERY_FILE = (
     {name for name, c in thresholds.CHECKS.items() if c.level == "fail"}
-    - {name for name in thresholds.CHECKS if name.startswith(("exact", "source", "split", "handedness"))}
+    - {name for name in thresholds.CHECKS if name.startswith(("exact", "source", "split", "handedness", "class_sdf"))}
     - {"class_names", "copies", "same_source", "name", "one_class"}
 )
 BY_FLAG = {

@@ -103,6 +103,12 @@ def get_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also put points on the flat caps where the field of view truncates a structure (default: no)",
     )
+    parser.add_argument(
+        "--class_distances",
+        action="store_true",
+        help="also store the signed distance to each class at every point, for networks that learn these; the points "
+        "stay the same (default: no)",
+    )
     add(
         "--drop_islands",
         0.0,
@@ -196,6 +202,7 @@ def main(argv: list[str] | None = None) -> int:
             sdf=args.sdf,
             class_floor=args.class_floor,
             sample_caps=args.sample_caps,
+            class_distances=args.class_distances,
         ),
         classes=args.classes,
         mapping=LabelMapping.load(args.label_mapping, args.classes) if args.label_mapping else None,

@@ -10,6 +10,7 @@ import numpy as np
 
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case
+from vecset.data.class_distances import class_distance_members
 from vecset.data.sampling import NEAR_SCALES_UNIT, Sampler, Triangles
 from vecset.geometry.distance_field import METHODS, UnionField
 from vecset.geometry.surface import CROP_PAD, Crop, crop_foreground, inner_walls, union_mesh
@@ -28,7 +29,8 @@ class Options:
     """The options that decide the content of a case file, besides the label map.
 
     Numbers of points; `seed` of all draws; `sdf`: one of METHODS; `class_floor`: least share of the points of a present
-    class; `sample_caps`: also draw points on flat caps; `near_scales_unit`: standard deviations of near offsets.
+    class; `sample_caps`: also draw points on flat caps; `near_scales_unit`: standard deviations of near offsets;
+    `class_distances`: also the signed distance to each class, at the same points.
     """
 
     num_surface_points: int = 50000
@@ -39,6 +41,7 @@ class Options:
     class_floor: float = 0.04
     sample_caps: bool = False
     near_scales_unit: tuple = NEAR_SCALES_UNIT
+    class_distances: bool = False
 
     def __post_init__(self):
         assert self.sdf in METHODS and 0 <= self.class_floor <= 1
@@ -46,7 +49,10 @@ class Options:
 
     def as_meta(self) -> dict:
         """The options and the version of the method, as JSON types."""
-        return {**asdict(self), "near_scales_unit": list(self.near_scales_unit), "version": VERSION}
+        meta = {**asdict(self), "near_scales_unit": list(self.near_scales_unit), "version": VERSION}
+        if not self.class_distances:  # case files without them are those of before the option
+            del meta["class_distances"]
+        return meta
 
 
 def case_rng(seed: int, name: str) -> np.random.Generator:
@@ -82,7 +88,8 @@ def build_case(label_map: LabelMap, options: Options = Options(), annotated: lis
     vertices_voxel = crop.local_mm_to_voxel(mesh.vertices_local_mm)
     frame = Frame.from_surface(affine, shape, vertices_voxel @ affine[:3, :3].T + affine[:3, 3])
     field = UnionField(crop, mesh, options.sdf)
-    triangles = Triangles.of(mesh, inner_walls(crop), options.sample_caps, field.surface.vertex_normals)
+    walls = inner_walls(crop)
+    triangles = Triangles.of(mesh, walls, options.sample_caps, field.surface.vertex_normals)
     rng = case_rng(options.seed, label_map.name)
     sampler = Sampler(field, triangles, frame, rng, options.class_floor, options.near_scales_unit)
     arrays = {
@@ -90,6 +97,8 @@ def build_case(label_map: LabelMap, options: Options = Options(), annotated: lis
         **sampler.volume(options.num_vol_points),
         **sampler.near(options.num_near_points),
     }
+    if options.class_distances:
+        arrays |= class_distance_members(arrays, crop, mesh, walls, frame, num_classes)
     origin, truth = _truth(label_map.labels, crop)
     meta.update(
         class_names=label_map.class_names,

@@ -15,6 +15,7 @@ from vecset.common.errors import InputError
 from vecset.data.case_file import GROUPS, OPTIONAL_MEMBERS, POINT_MEMBERS, read_case
 from vecset.imaging.frame import UNIT_RADIUS, check_affine
 from vecset.imaging.image_file import case_id
+from vecset.quality.class_distances import check_class_distances
 from vecset.quality.exact import check_exact, check_source
 from vecset.quality.near_balance import check_near_balance
 from vecset.quality.thresholds import BINS, FileReport
@@ -131,6 +132,8 @@ def _check_truth(report, case, rng, sample):
     _check_labels(report, case, reference, inside_voxel, present)
     _check_surface(report, case, reference, inside_voxel["surface"], present, rng)
     _check_distances(report, case, reference, inside_voxel, rng, sample)
+    if case.vol_class_sdf is not None:
+        check_class_distances(report, case, present, rng, max(sample // 3, 1))
     touching = _border_classes(case)
     absent = [c for c in range(1, case.num_classes + 1) if not voxels[c]]
     report.facts.update(

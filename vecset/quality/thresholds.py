@@ -61,6 +61,15 @@ CHECKS = {
     "label_missed": Check(0, 0.01, "share", "inside points in voxels of one class that have another label"),
     "surface_class": Check(0, 0.01, "share", "surface points without a wall of their class in the 27 voxels around"),
     "normals_outward": Check(0.5, 1, "", "share of normals that leave their class less share of those that enter it"),
+    # distances to each class, in files that have them (class_distances.py)
+    "class_sdf_absent": Check(0, 0, "classes", "absent classes without the constant of one, or present ones with it"),
+    "class_sdf_surface": Check(0, 0, "points", "surface points not at 0 from their class, or inside one"),
+    "class_sdf_sign": Check(0, 0, "points", "points where 'distance to a class < 0' and 'label' disagree"),
+    "class_sdf_label": Check(0, 0, "points", "inside points whose label is not the class of the smallest distance"),
+    "class_sdf_union": Check(
+        0, 0.001, "share", "points more than a voxel farther from their class than the union distance allows"
+    ),
+    "class_sdf_mean": Check(0, 0.7, "voxels", "mean |stored - true distance| to the boundary of a class"),
     # reported, not judged (case_checks.py)
     "radius_mm": Check(25, 160, "mm", "radius of the heart", "warn"),
     "crumbs": Check(0, 1.03, "", "radius of the heart with islands over radius without: they move the frame", "warn"),
