@@ -201,8 +201,8 @@ def main(argv: list[str] | None = None) -> int:
         decision_tuning=args.calibration,
         seed=args.seed,
     )
-    if model.network.latent_words():
-        print(f"note: {model.network.latent_words()}")
+    if model.latent_words:
+        print(f"note: {model.latent_words}")
     mapping = LabelMapping.load(args.label_mapping, len(model.class_names)) if args.label_mapping else None
     if mapping:
         mapping.for_classes(model.class_names)  # refused here, not per heart

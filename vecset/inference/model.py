@@ -50,6 +50,11 @@ class LoadedModel:
     description: str = ""
     epoch: int | None = None
 
+    @property
+    def latent_words(self) -> str:
+        """What there is to say about the latents that are used, "" where they are num_latents of one field."""
+        return getattr(self.network, "latent_words", str)()
+
     def read(
         self,
         heart: ListedCase | Path | str,
