@@ -117,9 +117,7 @@ def step_row(device, name, cases, surface, latents, compiled, queries, eikonal, 
     )
     wait(device)
     seconds = (time.perf_counter() - began[0]) / steps
-    speed = human(step_flop(name, surface, queries, eikonal, **OPTIONS) * cases / seconds, "FLOP/s")
-    if latents:
-        speed = "-"  # the count is for all latents
+    speed = human(step_flop(name, surface, queries, eikonal, latents, **OPTIONS) * cases / seconds, "FLOP/s")
     peak = f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f}" if on_gpu else "-"
     return (
         f"| {name} | {human(sum(p.numel() for p in model.parameters()))} | {cases} | {surface} | {latents or 'all'} | "

@@ -7,8 +7,8 @@ Memory in GB. Independent of the batch: weights in float32 (4 bytes per paramete
 gradients (4), the copy of them that DDP sends (4, several ranks only) and AdamW's two moments (8, or 8 / ranks with
 --shard optimizer). Per case: what a step keeps for its backward pass, counted on the CPU under bfloat16 autocast at
 depth 1 and 2 and extrapolated linearly. Temporary buffers are in neither; `main_ae.py --dry_run` prints the peak of a
-step. Hours: operations of the steps (step_parts.step_flop) over the assumed speed; the default is half of the 312
-TFLOP/s that NVIDIA states for dense bfloat16 on an A100.
+step. Hours: operations of the steps (vecset/models/operations.py) over the assumed speed; the default is half of the
+312 TFLOP/s that NVIDIA states for dense bfloat16 on an A100.
 """
 
 import argparse

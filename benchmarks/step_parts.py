@@ -12,9 +12,9 @@ import torch
 
 from vecset.engines.losses import DEFAULT_WEIGHTS, compute_losses, decoded_points
 from vecset.models import attention, attention_slope
-from vecset.models.autoencoder import parse_model_name
 from vecset.models.double_backward import slope_by_autograd
 from vecset.models.embedding import surface_features
+from vecset.models.operations import pass_operations
 
 CLASSES = 10
 
@@ -81,33 +81,11 @@ def reference_losses(model, batch, weights=None, all_points=True):
     return compute_losses(outputs, targets, batch["annotated"], weights)
 
 
-def step_flop(name, surface, queries, eikonal, rotary=False, decoder_layers=0, **no_matter):
-    """Floating point operations of one training step and case (a product and a sum are two): matrix products and
-    attention, forward once and backward twice as much; the Eikonal decode as one more forward and backward, and the
-    backward of both. What is recomputed is not counted, so MFU is that of useful work. The rest:
-    options of the network; those that cost no products are taken and ignored."""
-    sizes = parse_model_name(name)
-    D, M, depth = sizes["dim"], sizes["num_latents"], sizes["depth"]
-
-    def attention(tokens, keys):
-        """The two products of all heads, and `to_out`."""
-        return 4 * tokens * keys * D + 2 * tokens * D * D
-
-    def decode(tokens):
-        """Queries by their folded map (52 numbers to D), attention on the latents, feed-forward blocks (D -> 4 D, 2 D
-        -> D) behind it."""
-        return 2 * tokens * 52 * D + attention(tokens, M) + decoder_layers * 12 * tokens * D * D
-
-    F = 51 + CLASSES  # numbers of a surface point
-    feed_forward = 24 * M * D * D  # D -> 8 D, 4 D -> D
-    fold = 4 * D * D * F + 4 * M * D * F  # the maps of keys and values, multiplied, and at the latents
-    if rotary:  # every point is a token, with a key and a value that are turned
-        fold = 2 * surface * F * D + 4 * surface * D * D
-    encoder = 2 * M * D * D + fold + attention(M, surface) + feed_forward
-    layer = 6 * M * D * D + attention(M, M) + feed_forward  # q, keys and values
-    forward = encoder + depth * layer + 4 * M * D * D + decode(queries + surface)
-    slope = 3 * decode(eikonal) if eikonal else 0  # decoded, and its gradient
-    return 3 * forward + 3 * slope
+def step_flop(name, surface, queries, eikonal, num_latents=None, **options):
+    """Floating point operations of one training step of one case, as vecset/models/operations.py counts them; queries:
+    decoded besides all surface points; options: of the network."""
+    config = {"name": name, "num_classes": CLASSES, **options}
+    return pass_operations(config, 1, surface, queries + surface, eikonal, num_latents)
 
 
 def human(number, unit=""):

@@ -139,6 +139,7 @@ def test_a_line_tells_what_a_watcher_wants_to_know(data, tmp_path, capsys):
         "lr ",
         "s/step",
         "cases/s",
+        "GFLOP/s",
         "GB",
         "left",
     ):

@@ -166,7 +166,9 @@ def test_log_tensorboard_and_wandb(data, tmp_path, monkeypatch):
         assert all(name in line for line in lines), name
     total = sum(train[0][f"weighted_{name}"] for name in ("vol", "near", "surface", "eikonal", "class"))
     assert train[0]["loss"] == pytest.approx(total, rel=1e-5)
-    assert {"lr", "step_seconds", "cases_per_second", "memory_gb", "gradient_norm"} <= train[0].keys()
+    assert {"lr", "step_seconds", "cases_per_second", "flop_per_second", "memory_gb", "gradient_norm"} <= train[
+        0
+    ].keys()
     assert {"mean_dice", "dice_c1", "per_class"} <= val[0].keys()
     curves = b"".join(p.read_bytes() for p in (tmp_path / "curves").iterdir())
     for tag in (b"train/loss", b"train/lr", b"val/mean_dice", b"val/dice_c1", b"val/slices"):

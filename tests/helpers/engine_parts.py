@@ -67,7 +67,7 @@ def epoch_gradients(run, epoch=0, monitor=None):
 
 def records(output):
     """The log without what differs between any two runs."""
-    times = ("time", "step_seconds", "cases_per_second", "memory_gb")
+    times = ("time", "step_seconds", "cases_per_second", "memory_gb", "flop_per_second", "mfu")
     lines = [json.loads(line) for line in (output / "log.txt").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in times} for line in lines]
 

@@ -25,11 +25,13 @@ def by_hand(latents_ML, bits_L):
     texts, back = [""] * len(latents_ML), np.empty(latents_ML.shape)
     for j, bits in enumerate(int(b) for b in bits_L):
         column = [float(x) for x in latents_ML[:, j]]
-        step = float(np.float32((max(column) - min(column)) / (2**bits - 1)))
+        step, least = float(np.float32((max(column) - min(column)) / (2**bits - 1))), min(column)
+        if step and 0.0 in column:
+            least = float(np.float32(step * round(least / step)))
         for m, x in enumerate(column):
-            code = min(round((x - min(column)) / step), 2**bits - 1) if step else 0
+            code = max(0, min(round((x - least) / step), 2**bits - 1)) if step else 0
             texts[m] += format(code, f"0{bits}b")
-            back[m, j] = min(column) + step * code
+            back[m, j] = least + step * code
     return texts, back
 
 
@@ -38,6 +40,7 @@ def by_hand(latents_ML, bits_L):
 def test_codes_are_those_by_hand_and_no_number_moves_by_more_than_half_a_step(bits, places, numbers):
     latents_ML = some_latents(numbers=numbers)
     latents_ML[:, 1] = -0.7  # a column of one value
+    latents_ML[:3, 2] = 0
     packed = pack_latents(latents_ML, bits, places)
     require_whole(packed)
     bits_L = column_bits(numbers, bits, places)
@@ -45,7 +48,7 @@ def test_codes_are_those_by_hand_and_no_number_moves_by_more_than_half_a_step(bi
     rows = ["".join(format(byte, "08b") for byte in row) for row in packed.codes_MR]
     assert [row[: len(text)] for row, text in zip(rows, texts)] == texts
     assert {row[len(text) :].strip("0") for row, text in zip(rows, texts)} == {""}
-    np.testing.assert_array_equal(packed.latents_ML, back.astype(np.float32))
+    np.testing.assert_allclose(packed.latents_ML, back.astype(np.float32), rtol=0, atol=1e-6 * np.abs(back).max())
     span_L = np.ptp(latents_ML, 0)
     assert (np.abs(packed.latents_ML - latents_ML) <= 0.5 * span_L / (2.0**bits_L - 1) + 3e-7 * (3 + span_L)).all()
     assert (packed.latents_ML[:, 1] == np.float32(-0.7)).all()
@@ -75,6 +78,17 @@ def test_extremes(latents_ML):
         back = pack_latents(latents_ML, bits).latents_ML
         assert back.dtype == np.float32 and np.isfinite(back).all()
         np.testing.assert_allclose(back, latents_ML, rtol=1e-6, atol=1e-44)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_zero_stays_zero(bits):
+    """--network per_class and parts tell a class without points by its latents, which are zeros."""
+    latents_ML = some_latents() - 3
+    latents_ML[10:14] = 0
+    back = pack_latents(latents_ML, bits, True).latents_ML
+    assert (back[10:14] == 0).all() and (back[:10].any(1)).all()
+    latents_ML[:, 0] = np.abs(latents_ML[:, 0])  # zero is the least
+    assert (pack_latents(latents_ML, bits, True).latents_ML[10:14] == 0).all()
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])

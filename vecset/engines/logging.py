@@ -62,6 +62,16 @@ def format_values(values: dict) -> str:
     return " ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
 
 
+def format_speed(speed: dict, device: torch.device) -> str:
+    """'12.3 GFLOP/s ' on a CPU, '312 TFLOP/s (MFU 31.6 %) ' on a GPU whose peak is known; "" where operations are not
+    counted. speed: flop_per_second and mfu, where there are any."""
+    if "flop_per_second" not in speed:
+        return ""
+    unit, size = ("TFLOP/s", 1e12) if device.type == "cuda" else ("GFLOP/s", 1e9)
+    share = f" (MFU {100 * speed['mfu']:.3g} %)" if "mfu" in speed else ""
+    return f"{speed['flop_per_second'] / size:.3g} {unit}{share} "
+
+
 class RunLog:
     """Writes records to OUTPUT_DIR/log.txt, and their numbers to tensorboardX and wandb where those are switched on.
 

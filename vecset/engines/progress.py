@@ -2,7 +2,15 @@
 
 import time
 
-from vecset.engines.logging import RunLog, format_values, peak_memory_gb, progress_bar, say, short_time
+from vecset.engines.logging import (
+    RunLog,
+    format_speed,
+    format_values,
+    peak_memory_gb,
+    progress_bar,
+    say,
+    short_time,
+)
 from vecset.engines.saving import RunState
 from vecset.engines.setup import Training
 from vecset.imaging.slice_picture import slice_picture
@@ -16,11 +24,14 @@ class Progress:
         self._began = self._last_line = time.monotonic()
         self._first_step = self._last_step = state.global_step
         args, self._bar = training.args, None
+        self._operations, self._peak = 0.0, training.peak()  # operations since the last line; None: not known
         self._steps = args.epochs * training.plan.steps_per_epoch
         if training.ranks.main:
             self._bar = progress_bar(min(self._steps, args.max_steps or self._steps), state.global_step)
 
     def step_done(self) -> None:
+        new = self.training.step_operations(self.state.epoch, self.state.step - 1)
+        self._operations = None if None in (new, self._operations) else self._operations + new
         if self._bar is not None:
             self._bar.update()
 
@@ -31,8 +42,9 @@ class Progress:
     def train_line(self, means: dict, lr: float) -> None:
         """means: name -> mean since the line before."""
         state, plan, now = self.state, self.training.plan, time.monotonic()
-        step_seconds = (now - self._last_line) / max(state.global_step - self._last_step, 1)
-        self._last_line, self._last_step = now, state.global_step
+        seconds, operations = now - self._last_line, self._operations
+        step_seconds = seconds / max(state.global_step - self._last_step, 1)
+        self._last_line, self._last_step, self._operations = now, state.global_step, 0.0
         if not self.training.ranks.main:
             return
         speed = {
@@ -41,10 +53,16 @@ class Progress:
             "cases_per_second": plan.per_step / step_seconds,
             "memory_gb": peak_memory_gb(self.training.ranks.device),
         }
+        if operations is not None and seconds > 0:
+            speed["flop_per_second"] = operations / seconds
+            if self._peak:
+                speed["mfu"] = speed["flop_per_second"] / self._peak
+        pace = f"{step_seconds:.3g} s/step {speed['cases_per_second']:.3g} cases/s "
+        pace += format_speed(speed, self.training.ranks.device)
         say(
             f"epoch {state.epoch + 1}/{self.training.args.epochs} step {state.step}/{plan.steps_per_epoch} | "
-            f"{format_values(means)} | lr {lr:.3g} | {step_seconds:.3g} s/step {speed['cases_per_second']:.3g} cases/s "
-            f"| {speed['memory_gb']:.2f} GB | {short_time(self._seconds_left(now))} left"
+            f"{format_values(means)} | lr {lr:.3g} | {pace}| {speed['memory_gb']:.2f} GB | "
+            f"{short_time(self._seconds_left(now))} left"
         )
         values = {**means, **self._weighted(means), **speed}
         self.log.record("train", state.global_step, values, epoch=state.epoch, step=state.step)

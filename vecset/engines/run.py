@@ -67,8 +67,7 @@ class TrainingRun:
         return self._leave()
 
     def _train_epoch(self, batches):
-        training, args = self.training, self.training.args
-        early = self.state.epoch < args.early_share * args.epochs
+        training = self.training
         train_one_epoch(
             training.wrapped,
             batches,
@@ -81,7 +80,7 @@ class TrainingRun:
             self.state.step,
             self.monitor,
             self._after_step,
-            num_latents=args.early_latents if early else None,
+            num_latents=training.latents_in(self.state.epoch),
         )
 
     def _rate(self, epoch):

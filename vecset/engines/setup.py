@@ -26,6 +26,7 @@ from vecset.imaging.class_names import check_same_names
 from vecset.models.autoencoder import EXTENSIONS, build_model, parse_model_name
 from vecset.models.double_backward import check_double_backward
 from vecset.models.joint_network import VecSetAutoencoder
+from vecset.models.operations import card_peak, pass_operations
 from vecset.models.part_network import require_one_each
 from vecset.models.warm_start import load_initial_weights
 
@@ -54,6 +55,37 @@ class Training:
     model_config: dict
     class_names: list[str]
     lr: float
+
+    def latents_in(self, epoch: int) -> int | None:
+        """How many latents the steps of `epoch` use, None for the network's own number."""
+        return self.args.early_latents if epoch < self.args.early_share * self.args.epochs else None
+
+    def step_operations(self, epoch: int, step: int) -> float | None:
+        """Floating point operations of a step of `epoch`, all ranks together, as models/operations.py counts them."""
+        plan, counts = self.plan, self.dataset.counts
+        cases = min(plan.per_step, plan.num_cases - step * plan.per_step)
+        passes = -(-cases // plan.per_pass) * plan.ranks
+        decoded = counts.surface if counts.decoded_surface is None else min(counts.decoded_surface, counts.surface)
+        one = pass_operations(
+            self.model_config,
+            cases / passes,
+            counts.surface,
+            sum(counts.queries.values()) + decoded,
+            counts.eikonal + counts.normals,
+            self.latents_in(epoch),
+        )
+        return None if one is None else passes * one
+
+    def peak(self) -> float | None:
+        """Operations per second that the cards of all ranks can do in the precision of training, where they are known.
+        Ranks are taken to have the same card."""
+        device = self.ranks.device
+        if device.type != "cuda":
+            return None
+        tf32 = torch.backends.cuda.matmul.allow_tf32
+        precision = "bf16" if self.step_options.bf16 else "tf32" if tf32 else "fp32"
+        one = card_peak(torch.cuda.get_device_name(device), precision)
+        return None if one is None else self.ranks.size * one
 
     @property
     def cases_digest(self) -> str:
