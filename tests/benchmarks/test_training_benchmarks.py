@@ -74,6 +74,7 @@ def run_benchmark(repository, name, *words):
     )
 
 
+@pytest.mark.slow
 def test_gpu_train_runs_on_a_bare_image_and_says_that_a_cpu_is_no_gpu(repository):
     run = run_benchmark(repository, "gpu_train.py", "--tiny", "--device", "cpu", "--no_compile", "--steps", 1)
     assert run.returncode == 0, run.stderr
@@ -100,6 +101,7 @@ def test_gpu_train_runs_on_a_bare_image_and_says_that_a_cpu_is_no_gpu(repository
     assert late.returncode == 0 and late.stdout.count("the time is up") == 16  # with the compiled rows
 
 
+@pytest.mark.slow
 def test_recipe_steps_runs_on_a_bare_image(repository):
     run = run_benchmark(repository, "recipe_steps.py", "--tiny", "--device", "cpu", "--steps", 1)
     assert run.returncode == 0 and "NOT A GPU FIGURE" in run.stdout, run.stderr

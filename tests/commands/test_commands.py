@@ -106,18 +106,13 @@ def test_root_scripts_are_thin(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_by_both_names(command, tmp_path):
-    shown = []
-    for words in ([ROOT / f"{command}.py"], ["-m", f"vecset.commands.{command}"]):
-        done = subprocess.run(
-            [sys.executable, *words, "--help"],
-            cwd=tmp_path if len(words) == 1 else ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        shown.append(done.stdout)
-    assert shown[0] == shown[1] and "usage: " in shown[0]
+def test_help_of_the_module_is_that_of_its_parser(command, monkeypatch):
+    """That of the root script: tests/integration/test_places.py."""
+    monkeypatch.setenv("COLUMNS", "100")
+    words = [sys.executable, "-m", f"vecset.commands.{command}", "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == parser_of(command).format_help() and "usage: " in done.stdout
 
 
 @pytest.mark.parametrize(("command", "flag"), [(command, flag) for command in COMMANDS for flag in FLAGS[command]])

@@ -4,8 +4,6 @@ import argparse
 import csv
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -303,17 +301,6 @@ def test_copies_are_said(tmp_path, capsys):
     assert create_csv.main(["--data_dir", str(tmp_path)]) == 0
     assert "same label map, so kept in one set: 0, 1" in capsys.readouterr().err
     assert (tmp_path / "train.csv").is_file()
-
-
-def test_help_from_any_folder(repository, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(repository / "create_csv.py"), "--help"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "--group_regex" in done.stdout
 
 
 def phases(folder, names):

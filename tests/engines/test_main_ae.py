@@ -48,7 +48,7 @@ def test_defaults_are_those_of_the_phase_1_recipe():
     assert short.warmup_epochs == 0.5
 
 
-@pytest.mark.parametrize("launcher", ["python", "torchrun"])
+@pytest.mark.parametrize("launcher", ["python", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_both_ways_to_start_work_from_another_folder(data, repository, tmp_path, launcher):
     (tmp_path / "data").mkdir()  # would shadow nothing, and must not be taken for vecset/data
     words = [str(repository / "vecset" / "main_ae.py"), *tiny_arguments(data, tmp_path / "out", "--epochs", 2)]

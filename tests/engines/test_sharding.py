@@ -53,6 +53,7 @@ def assert_same(found, wanted, tolerance=0.0):
             assert torch.allclose(found["state"][number][name], value, rtol=tolerance, atol=tolerance), (number, name)
 
 
+@pytest.mark.slow
 def test_a_sharded_optimizer_learns_the_same_and_saves_a_whole_checkpoint(data, repository, tmp_path):
     whole_losses, whole = train(repository, data, tmp_path / "whole", 2)
     found, sharded = train(repository, data, tmp_path / "sharded", 2, "--shard", "optimizer")

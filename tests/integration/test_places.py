@@ -103,11 +103,8 @@ COMMANDS = {  # and an option of each that is a path
 ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}  # a terminal that knows ASCII alone
 PLACES = {
     "no environment": ["env", "-i"],
-    "narrow": ["env", "COLUMNS=1"],
-    "no width": ["env", "COLUMNS=wide", "TERM="],
     "ASCII": ["env", *(f"{name}={value}" for name, value in ASCII.items())],
-    "safe path": ["env", "PYTHONSAFEPATH=1"],
-    "warnings are errors": ["env", "PYTHONWARNINGS=error"],
+    "safe path, warnings are errors": ["env", "PYTHONSAFEPATH=1", "PYTHONWARNINGS=error"],
     "no docstrings": ["env", "PYTHONOPTIMIZE=2", "PYTHONDONTWRITEBYTECODE=1"],
 }
 
@@ -119,6 +116,7 @@ def test_help_in_odd_places(command, place, tmp_path):
     (tmp_path / "link.py").symlink_to(ROOT / command)
     answer = run(*PLACES[place], sys.executable, "link.py", "--help", cwd=tmp_path)
     assert answer.returncode == 0 and not answer.stderr and COMMANDS[command] in answer.stdout
+    assert "usage" in answer.stdout.lower() and [path.name for path in tmp_path.iterdir()] == ["link.py"]
 
 
 @pytest.mark.parametrize("script", ["run_train.sh", "run_tests.sh", "environment.sh", "submit_phase1.sh"])
@@ -139,6 +137,14 @@ def parsers():
     ]
     made = [importlib.import_module(name).get_parser() for name in modules]
     return [*made, importlib.import_module("vecset.engines.arguments").build_parser()]
+
+
+@pytest.mark.parametrize("place", [{"COLUMNS": "1"}, {"COLUMNS": "wide", "TERM": ""}], ids=["narrow", "no width"])
+def test_help_in_terminals_of_odd_widths(place, monkeypatch):
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    for parser in parsers():
+        assert "--help" in parser.format_help() and "usage" in parser.format_usage()
 
 
 def test_every_option_that_is_a_path_knows_the_home_folder():

@@ -69,14 +69,6 @@ def test_no_path_of_any_site(path):
     assert not re.search(r"(?<![\w.$}])/(scratch|projappl|project|home|users|work|mnt|data|lustre|appl)\b", text)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_every_command_works_from_any_folder(command, tmp_path):
-    answer = run(sys.executable, ROOT / command, "--help", cwd=tmp_path)
-    assert answer.returncode == 0, answer.stderr
-    assert COMMANDS[command] in answer.stdout and "usage" in answer.stdout.lower()
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("script", "word"),
     [

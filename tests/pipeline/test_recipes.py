@@ -1,7 +1,7 @@
 """Recipes: what follows from the number of hearts, and that every flag in them exists."""
 
-import subprocess
-import sys
+import importlib
+import json
 
 import pytest
 
@@ -67,22 +67,38 @@ def test_training_takes_every_flag(name):
 
 
 @pytest.mark.parametrize(
-    ("command", "part"),
+    ("module", "part"),
     [
-        ("make_phantoms", "phantoms"),
-        ("prepare_data", "prepare"),
-        ("check_data_quality", "quality"),
-        ("vecset/calibrate", "calibrate"),
-        ("reconstruct", "reconstruct"),
+        ("commands.make_phantoms", "phantoms"),
+        ("commands.prepare_data", "prepare"),
+        ("commands.check_data_quality", "quality"),
+        ("calibrate", "calibrate"),
+        ("commands.reconstruct", "reconstruct"),
     ],
 )
-def test_the_other_commands_take_theirs(command, part, repository):
-    text = subprocess.run(
-        [sys.executable, str(repository / f"{command}.py"), "--help"], capture_output=True, text=True, check=True
-    ).stdout
+def test_the_other_commands_take_theirs(module, part):
+    parser = importlib.import_module(f"vecset.{module}").get_parser()
     for recipe in RECIPES.values():
         for flag in getattr(recipe, part):
-            assert f"--{flag}" in text
+            assert parser.knows(f"--{flag}")
+
+
+def test_the_tiny_recipe_says_that_its_figures_mean_nothing(tmp_path):
+    from vecset.pipeline.job import Pipeline
+    from vecset.pipeline.main import closing_lines, get_parser
+
+    for name in RECIPES:
+        args = get_parser().parse_args(["--recipe", name, "--output_dir", str(tmp_path)])
+        pipeline = Pipeline(args, [], print)
+        words = list(map(str, pipeline.reconstruct_command(False)))
+        assert ("These figures mean nothing: the recipe tiny is for tests." in words) == (name == "tiny")
+        assert "remark" not in pipeline.reconstruct_stage().options()  # it changes no result
+        pipeline.reconstruction.mkdir(exist_ok=True)
+        for settings in ({}, {"remark": "said above the table"}):
+            content = {"hearts": {"a": {}}, "settings": settings}
+            (pipeline.reconstruction / "metrics.json").write_text(json.dumps(content))
+            told = any("mean nothing" in line for line in closing_lines(pipeline, shown=True))
+            assert told == (name == "tiny" and not settings)
 
 
 def test_hearts_are_read_alike_for_decision_tuning_and_reconstruction_and_another_model_keeps_its_latents(tmp_path):
