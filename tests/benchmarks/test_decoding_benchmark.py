@@ -84,6 +84,7 @@ def test_a_field_that_falls_back_fails_as_trained_and_passes_as_random(decoding)
     assert "missed" in " ".join(decoding.complaints(figures, "trained", 96))
 
 
+@pytest.mark.slow
 def test_a_hearts_own_field_is_decoded_without_a_loss(decoding, tmp_path):
     labels, affine = make_phantom(0, 0, PhantomOptions(size=(96, 96, 96)))
     names = [f"c{c}" for c in range(1, 11)]
