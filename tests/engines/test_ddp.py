@@ -49,16 +49,19 @@ KL_AND_MORE = (
     "2",
     "--checkpoint_activations",
 )
+PARTS = ("--model", "point_vec12x4_dim32_depth2_kl", "--anchors", "--network", "parts")
 RUNS = {  # batch of a rank, accumulated batches, options
     "plain": (2, 1, ()),
     "accumulated": (1, 2, ()),
     "kl and more": (2, 1, KL_AND_MORE),
+    "parts": (2, 1, PARTS),
+    "class distances": (1, 2, ("--class_outputs", "both")),
 }
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_ball_cases(tmp_path_factory.mktemp("cases"), train=5, val=3)
+    return write_ball_cases(tmp_path_factory.mktemp("cases"), train=5, val=3, class_distances=True)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +91,7 @@ def test_two_ranks_have_the_gradient_and_the_metrics_of_one(data, two_ranks, tmp
     one = make_run(data, tmp_path, "--batch_size", 2 * batch, "--accum_iter", accumulation, *more)
     monitor = Monitor(one.ranks)
     expected, trained = epoch_gradients(one, monitor=monitor), monitor.sums.read()
-    assert len(expected) == 2 and {"loss", "near", "eikonal", "iou_vol", "accuracy", "gradient_norm"} <= trained.keys()
+    assert len(expected) == 2 and {"loss", "eikonal", "iou_vol", "accuracy", "gradient_norm"} <= trained.keys()
     for rank in ranks:
         assert len(rank["gradients"]) == len(expected)
         for found, wanted in zip(rank["gradients"], expected):
