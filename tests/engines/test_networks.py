@@ -141,7 +141,7 @@ def test_what_has_no_effect_is_said(data, tmp_path, capsys):
     assert main(tiny_arguments(data, tmp_path, *flags)) == 0
     told = capsys.readouterr().out
     assert "note: without effect with --network parts: --class_weight, --fps_class_gap, --fps_density" in told
-    assert "point_vec12x4_dim32_depth2_nb, 4 latents for each of 3 classes" in told
+    assert "point_vec12x4_dim32_depth2_nb --network parts, 4 latents for each of 3 classes: " in told
     config = load_checkpoint(tmp_path / "checkpoint-last.pth")["model_config"]
     assert (config["network"], config["fps_class_gap"], config["fps_density"]) == ("parts", 0.0, "")
 

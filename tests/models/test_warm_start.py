@@ -251,6 +251,28 @@ def test_what_does_not_fit_is_refused_in_one_line(change, model, message, tmp_pa
     assert message in str(caught.value) and "ae.pth" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("class_outputs, numbers", [("distances", 11), ("both", 21)])
+def test_class_distances_start_at_zero_beside_the_published_distance(class_outputs, numbers, tmp_path):
+    state = published_state(NAMES[0])
+    torch.save(state, tmp_path / "ae.pth")
+    config = {"name": NAMES[0], "num_classes": 10, "class_outputs": class_outputs}
+    model, (surface, labels, queries) = build_model(**config).eval(), points()
+    load_initial_weights(model, config, tmp_path / "ae.pth")
+    with torch.no_grad():
+        outputs = model(surface_features(surface, labels, 10), queries)
+        expected = warm(NAMES[0], state, tmp_path / "logits.pth")(surface_features(surface, labels, 10), queries)
+    torch.testing.assert_close(outputs["sdf_BQ"], expected["sdf_BQ"])
+    assert model.to_outputs[1].weight.shape[0] == numbers and (outputs["class_sdf_BQC"] == 0).all()
+
+
+@pytest.mark.parametrize("network", ["per_class", "parts"])
+def test_published_weights_are_of_one_field(network, tmp_path):
+    torch.save(published_state(NAMES[0]), tmp_path / "ae.pth")
+    config = {"name": "learnable_vec10x4_dim128_depth2_nb", "num_classes": 10, "network": network}
+    with pytest.raises(InputError, match=f"to put published weights into, found --network {network}; leave out"):
+        load_initial_weights(build_model(**config), config, tmp_path / "ae.pth")
+
+
 def test_options_that_the_published_network_does_not_have_are_refused(tmp_path):
     config = {"name": NAMES[0], "num_classes": 10, "anchors": True, "decoder_layers": 1}
     torch.save(published_state(NAMES[0]), tmp_path / "ae.pth")

@@ -94,7 +94,8 @@ class Training:
 
     def describe(self) -> str:
         parameters = sum(p.numel() for p in self.model.parameters())
-        model = ", ".join(filter(None, (self.args.model, self.model.latent_words())))
+        kind = network_words(self.args) if self.model.has_class_distances else ""
+        model = ", ".join(filter(None, (" ".join((self.args.model, kind)).strip(), self.model.latent_words())))
         return (
             f"{model}: {parameters / 1e6:.2f} M parameters, {len(self.class_names)} classes; "
             f"{len(self.dataset)} training and {len(self.evaluator.dataset)} validation cases; {self.ranks.size} x "
