@@ -43,7 +43,7 @@ def test_codes_are_those_by_hand_and_no_number_moves_by_more_than_half_a_step(bi
     latents_ML[:3, 2] = 0
     packed = pack_latents(latents_ML, bits, places)
     require_whole(packed)
-    bits_L = column_bits(numbers, bits, places)
+    bits_L = column_bits(len(latents_ML), numbers, bits, places)
     texts, back = by_hand(latents_ML, bits_L)
     rows = ["".join(format(byte, "08b") for byte in row) for row in packed.codes_MR]
     assert [row[: len(text)] for row, text in zip(rows, texts)] == texts
@@ -55,13 +55,17 @@ def test_codes_are_those_by_hand_and_no_number_moves_by_more_than_half_a_step(bi
 
 
 def test_bits_are_dealt_out_to_places_first_and_keep_the_average():
-    assert column_bits(19, 8, True).tolist() == [7] * 16 + [12] * 3
-    assert column_bits(19, 8, False).tolist() == [8] * 19 and column_bits(19, 16, True).tolist() == [16] * 19
-    for numbers in range(6, 600):
-        bits_L = column_bits(numbers, 8, True)
-        assert bits_L.mean() <= 8 and (bits_L >= 4).all() and (bits_L[-3:] == 12).all()
-    packed = pack_latents(some_latents(512), 8, True)
-    assert packed.codes_MR.shape == (512, 19) and packed.bits_per_number == 8 + 3 * 32 / 512
+    assert column_bits(512, 19, 8, True).tolist() == [7] * 12 + [6] * 4 + [12] * 3
+    assert column_bits(512, 16, 8, False).tolist() == [8] * 8 + [7] * 8
+    assert column_bits(512, 19, 16, True).tolist() == [16] * 8 + [15] * 8 + [16] * 3
+    for bits in (8, 16):
+        for count, numbers in ((64, 19), (200, 11), (512, 19), (512, 35), (1024, 35), (1024, 16), (256, 515)):
+            for places in (False, True):
+                packed = pack_latents(some_latents(count, numbers), bits, places)
+                assert 0.8 * bits < packed.bits_per_number <= bits, "with the columns' least values and steps"
+                assert packed.columns_3L[0].min() >= 4
+                assert not places or set(packed.columns_3L[0, -3:]) == {max(12, bits)}
+    assert column_bits(1, 5, 8, True).tolist() == [4, 4, 12, 12, 12], "never fewer than 4"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_the_file_holds_what_was_packed_and_earlier_files_load(tmp_path):
     assert np.array_equal(again.codes_MR, packed.codes_MR) and read.meta["case_id"] == "h"
     write_latents(tmp_path / "32.npz", latents_ML, *told)
     size = {bits: (tmp_path / f"{bits}.npz").stat().st_size for bits in (8, 32)}
-    assert packed.codes_MR.nbytes == latents_ML.size and size[8] < latents_ML.size + 3000 < size[32]
+    assert packed.bits_per_number <= 8 and size[8] < latents_ML.size + 3000 < size[32]
     with np.load(tmp_path / "32.npz") as archive:
         members = {name: archive[name] for name in archive.files}
     np.savez(tmp_path / "earlier.npz", **members)  # not compressed, as earlier versions wrote it
@@ -223,7 +227,7 @@ def test_every_kind_of_network_decodes_what_the_file_holds(tmp_path, monkeypatch
     assert stored.shape == (6, numbers)
     model = load_model(tmp_path / "checkpoint.pth", device="cpu")
     places = model.latents_have_places
-    assert places == (numbers == 8) and np.array_equal(packed.columns_3L[0], column_bits(numbers, 8, places))
+    assert places == (numbers == 8) and np.array_equal(packed.columns_3L[0], column_bits(6, numbers, 8, places))
     exact = model.encode(model.read(tmp_path / "data" / "a.npz"))[0].numpy()
     half_a_step = 0.5 * packed.columns_3L[2] + 1e-6
     assert (np.abs(stored - exact) <= half_a_step).all() and not np.array_equal(stored, exact)

@@ -5,10 +5,10 @@ its least and its largest number over the heart's latents. A column of b bits ha
 than half a step (and float32's own rounding). Zeros stay zeros: the latents of a structure that is absent may be zeros.
 The rows keep their order, which some networks need.
 
-The bits are dealt out by what a field loses. A label map hardly changes where a code moves by 1/250 of its range, but
-places in 8 bits move by up to 0.3 mm, and vessels with them. So of 8 bits per number, on average over a latent, the
-three coordinates of a place get 12 (at most 0.02 mm off) and the numbers of the code what is left: 7 where there are 12
-or more of them. Figures: benchmarks/RESULTS.md.
+The bits are dealt out by what a field loses. A label map hardly changes where a code moves by 1/128 of its range, but
+places in 8 bits move by up to 0.3 mm, and vessels with them. So the three coordinates of a place get 12 bits (at most
+0.02 mm off) and the numbers of the code what is left: at 8 bits per number, with the columns' least values and steps
+counted in, 6 or 7. Figures: benchmarks/RESULTS.md.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import numpy as np
 
 from vecset.common.errors import InputError
 
-BITS = (8, 16, 32)  # per number, on average over a latent; 32: float32 as it is
+BITS = (8, 16, 32)  # per number, on average; 32: float32 as it is
 DEFAULT_BITS = 8
 PLACE_NUMBERS = 3  # the last of a latent that has a place (vecset/models/autoencoder.py, `encode`)
 PLACE_BITS = 12
@@ -52,16 +52,17 @@ class PackedLatents:
         return 8 * (self.codes_MR.nbytes + self.columns_3L.nbytes) / (len(self.codes_MR) * self.columns_3L.shape[1])
 
 
-def column_bits(numbers: int, bits: int, places: bool) -> np.ndarray:
-    """(numbers,) u8: bits of each number of a latent, `bits` on average at most. places: the last three are a place.
-    At 8 bits with places a code has 4 bits at least, so latents of fewer than 6 numbers take more than 8."""
-    bits_L = np.full(numbers, bits, np.uint8)
-    code = numbers - PLACE_NUMBERS
-    if places and code >= 0 and bits < PLACE_BITS:
-        left = bits * numbers - PLACE_BITS * PLACE_NUMBERS
-        bits_L[:code] = np.clip(left // max(code, 1), _LEAST_BITS, bits)
-        bits_L[code:] = PLACE_BITS
-    return bits_L
+def column_bits(count: int, numbers: int, bits: int, places: bool) -> np.ndarray:
+    """(numbers,) u8: bits of each number of `count` latents, whole bytes per latent, such that all that is stored of
+    them, the columns included, is at most `bits` per number. places: the last three numbers are a place. A number has 4
+    bits at least, so a handful of latents, or latents of a few numbers, take more."""
+    place = PLACE_NUMBERS if places and numbers >= PLACE_NUMBERS else 0
+    code, of_place = numbers - place, max(PLACE_BITS, bits)
+    columns = 3 * 32 * numbers / count  # their share in a latent
+    left = int(bits * numbers - columns) // 8 * 8 - of_place * place
+    base, more = divmod(max(left, _LEAST_BITS * code), max(code, 1))
+    codes = [min(base + (j < more), bits) for j in range(code)]
+    return np.array([*codes, *[of_place] * place], np.uint8)
 
 
 def pack_latents(latents_ML: np.ndarray, bits: int, places: bool = False) -> PackedLatents:
@@ -72,7 +73,7 @@ def pack_latents(latents_ML: np.ndarray, bits: int, places: bool = False) -> Pac
         raise InputError.because(
             "--latents", "the latents of this heart are not all finite numbers", "use a checkpoint whose latents are"
         )
-    bits_L = column_bits(latents_ML.shape[1], bits, places)
+    bits_L = column_bits(*latents_ML.shape, bits, places)
     most_L = 2.0**bits_L - 1
     # in float32, as stored: the codes are chosen for the steps that the reader has
     low_L, step_L = latents_ML.min(0), (np.ptp(latents_ML, 0) / most_L).astype(np.float32).astype(np.float64)
