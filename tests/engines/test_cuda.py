@@ -12,18 +12,20 @@ import pytest
 import torch
 from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.processes import torchrun
-from helpers.variant_models import VARIANTS, batch, randomised
+from helpers.variant_models import CLASS_DISTANCE_VARIANTS, VARIANTS, batch, randomised, with_class_distances
 
 from vecset.data.epoch_plan import MicroBatch
 from vecset.engines.distributed import Ranks
 from vecset.engines.loop import Monitor, StepOptions, forward_losses, train_one_epoch
-from vecset.engines.losses import DEFAULT_WEIGHTS
+from vecset.engines.losses import DEFAULT_WEIGHTS, losses_of
 from vecset.engines.optimizer import build_optimizer
 from vecset.models.double_backward import check_double_backward
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.5, "class": 1.0, "kl": 0.1}
+WEIGHTS |= {"class_distance": 10.0, "class_near": 10.0, "class_far": 1.0}
+NETWORKS = VARIANTS + CLASS_DISTANCE_VARIANTS
 POINT_RUN = [
     "--model",
     "point_vec8x4_dim64_depth1_nb",
@@ -44,12 +46,19 @@ POINT_RUN = [
 ]
 
 
-def step_batch(dtype=torch.float32, device="cpu"):
+def weights_of(options):
+    used = losses_of(options.get("network", "joint"), options.get("class_outputs", "logits"))
+    return {name: weight for name, weight in WEIGHTS.items() if name in used}
+
+
+def step_batch(options, dtype=torch.float32, device="cpu"):
     items = batch(dtype=dtype)
+    if {"network", "class_outputs"} & set(options):
+        items = with_class_distances(items)
     items |= {
         "eikonal_points": items["query_points"][:, :11],
         "case_index": torch.arange(2),
-        "code_noise": torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(2)),
+        "code_noise": torch.randn(2, 20, 4, generator=torch.Generator().manual_seed(2)),
     }
     return {name: value.to(device) for name, value in items.items()}
 
@@ -57,12 +66,14 @@ def step_batch(dtype=torch.float32, device="cpu"):
 def loss_and_gradient(name, options, device, dtype=torch.float32, bf16=False):
     """(loss, {parameter: gradient}) of one step, as float64 on the CPU."""
     model = randomised(name, options, dtype).to(device).train()
-    total, _, _ = forward_losses(model, step_batch(dtype, device), StepOptions(WEIGHTS, bf16=bf16), 10)
+    total, _, _ = forward_losses(
+        model, step_batch(options, dtype, device), StepOptions(weights_of(options), bf16=bf16), 10
+    )
     total.backward()
     return total.item(), {n: p.grad.double().cpu() for n, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name, options", VARIANTS)
+@pytest.mark.parametrize("name, options", NETWORKS)
 def test_losses_and_every_gradient_are_those_of_the_cpu(name, options):
     loss, expected = loss_and_gradient(name, options, "cpu", torch.float64)
     found_loss, found = loss_and_gradient(name, options, "cuda")
@@ -72,7 +83,7 @@ def test_losses_and_every_gradient_are_those_of_the_cpu(name, options):
         assert (found[key] - expected[key]).norm() <= 1e-4 * expected[key].norm() + 1e-7 * whole, key
 
 
-@pytest.mark.parametrize("name, options", VARIANTS)
+@pytest.mark.parametrize("name, options", NETWORKS)
 def test_bfloat16_is_near(name, options):
     loss, expected = loss_and_gradient(name, options, "cuda")
     found_loss, found = loss_and_gradient(name, options, "cuda", bf16=True)
@@ -92,11 +103,12 @@ class Steps:
         return [MicroBatch((0, 1), 2, 1.0)]
 
 
-@pytest.mark.parametrize("name, options", VARIANTS)
+@pytest.mark.parametrize("name, options", NETWORKS)
 def test_no_step_waits_for_the_gpu(name, options):
     device = torch.device("cuda", 0)
     model = randomised(name, options).to(device)
     optimizer = build_optimizer(model, 1e-3, 0.05, 0.99)
+    weights = {name: weight for name, weight in DEFAULT_WEIGHTS.items() if name in weights_of(options)}
 
     def after_step(epoch, step, lr):
         if step == 1:  # the first one sets up
@@ -106,11 +118,11 @@ def test_no_step_waits_for_the_gpu(name, options):
     try:
         done = train_one_epoch(
             model,
-            itertools.repeat(step_batch(device=device)),
+            itertools.repeat(step_batch(options, device=device)),
             Steps(),
             optimizer,
             lambda e: 1e-3,
-            StepOptions({**DEFAULT_WEIGHTS, "eikonal": 0.1}, bf16=True, clip_grad=1.0),
+            StepOptions({**weights, "eikonal": 0.1}, bf16=True, clip_grad=1.0),
             10,
             0,
             0,

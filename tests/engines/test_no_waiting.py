@@ -9,7 +9,7 @@ import itertools
 
 import pytest
 import torch
-from helpers.variant_models import VARIANTS, batch
+from helpers.variant_models import CLASS_DISTANCE_VARIANTS, VARIANTS, batch, with_class_distances
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,7 +17,7 @@ from vecset.data.epoch_plan import MicroBatch
 from vecset.engines import loop
 from vecset.engines.distributed import Ranks
 from vecset.engines.loop import Monitor, StepOptions, forward_losses, train_one_epoch
-from vecset.engines.losses import DEFAULT_WEIGHTS
+from vecset.engines.losses import DEFAULT_WEIGHTS, losses_of
 from vecset.engines.optimizer import build_optimizer
 from vecset.models.autoencoder import build_model
 
@@ -46,14 +46,15 @@ def two_steps(name, options, class_loss="bce", recompute=False):
     """The monitor after two steps on fake tensors, with every loss switched on."""
     model = build_model(name, 10, **options)
     model.checkpoint_activations(recompute)
-    data = batch()
+    used = losses_of(options.get("network", "joint"), options.get("class_outputs", "logits"))
+    data = with_class_distances(batch()) if model.has_class_distances else batch()
     data |= {
         "eikonal_points": data["query_points"][:, :7],
-        "normal_points": data["surface_points"][:, :5],
-        "normal_vectors": data["surface_points"][:, 5:10],
         "case_index": torch.arange(2),
-        "code_noise": torch.randn(2, 8, 4),
+        "code_noise": torch.randn(2, 20, 4),
     }
+    if "normal" in used:
+        data |= {"normal_points": data["surface_points"][:, :5], "normal_vectors": data["surface_points"][:, 5:10]}
     optimizer = build_optimizer(model, 1e-3, 0.05, 0.99)
     monitor = Monitor(Ranks(0, 1, torch.device("cpu")))
     with FromTheHost():
@@ -63,7 +64,7 @@ def two_steps(name, options, class_loss="bce", recompute=False):
             Steps(),
             optimizer,
             lambda epoch: 1e-3,
-            StepOptions(EVERYTHING, {"class_loss": class_loss}, clip_grad=1.0),
+            StepOptions({name: EVERYTHING[name] for name in used}, {"class_loss": class_loss}, clip_grad=1.0),
             10,
             0,
             0,
@@ -75,7 +76,7 @@ def two_steps(name, options, class_loss="bce", recompute=False):
 
 
 @pytest.mark.parametrize("class_loss, recompute", [("bce", False), ("softmax", True)])
-@pytest.mark.parametrize("name, options", VARIANTS)
+@pytest.mark.parametrize("name, options", VARIANTS + CLASS_DISTANCE_VARIANTS)
 def test_no_value_is_asked_for_inside_a_step(name, options, class_loss, recompute):
     with FakeTensorMode():
         monitor = two_steps(name, options, class_loss, recompute)

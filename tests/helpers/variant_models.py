@@ -13,6 +13,21 @@ VARIANTS = [
     ("point_vec8x4_dim128_depth1_nb", dict(anchors=True, rotary=True, fps_class_gap=2.0)),
     ("learnable_vec8x4_dim128_depth1_nb", dict(anchors=True, rotary=True, decoder_layers=1)),
 ]
+CLASS_DISTANCE_VARIANTS = [
+    ("point_vec8x4_dim128_depth1_nb", dict(anchors=True, rotary=True, class_outputs="distances")),
+    ("learnable_vec8x4_dim32_depth1_kl", dict(class_outputs="both")),
+    ("point_vec20x4_dim32_depth1_kl", dict(network="per_class", decoder_layers=1)),
+    ("point_vec20x4_dim128_depth2_nb", dict(anchors=True, rotary=True, network="parts")),
+]
+
+
+def with_class_distances(items, C=10):
+    """The batch with distances to C classes that are any numbers."""
+    generator = torch.Generator().manual_seed(4)
+    for group, like in (("query", items["query_sdf"]), ("surface", items["surface_sdf"])):
+        drawn = torch.rand(*like.shape, C, generator=generator) * 2 - 1
+        items[f"{group}_class_sdf"] = drawn.to(like)
+    return items
 
 
 def batch(B=2, N=40, Q=30, C=10, dtype=torch.float32):
