@@ -19,7 +19,7 @@ from vecset.common.errors import InputError
 
 BITS = (8, 16, 32)  # per number, on average; 32: float32 as it is
 DEFAULT_BITS = 8
-PLACE_NUMBERS = 3  # the last of a latent that has a place (vecset/models/autoencoder.py, `encode`)
+PLACE_NUMBERS = 3  # the last of a latent that has a place (vecset/models/joint_network.py, `encode`)
 PLACE_BITS = 12
 _LEAST_BITS, _MOST_BITS = 4, 16
 
