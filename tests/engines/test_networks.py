@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FLAGS)
 def test_one_heart_is_learned(kind):
-    """150 steps on one heart of three balls: the loss falls, and nearly all labels at its volume points are right."""
+    """300 steps on one heart of three balls: the loss falls, and nearly all labels are right."""
     torch.manual_seed(0)
     network = kind if kind in ("per_class", "parts") else "joint"
     class_outputs = kind if network == "joint" else "logits"
@@ -42,20 +42,23 @@ def test_one_heart_is_learned(kind):
     batch["eikonal_points"] = batch["query_points"][:, ::20]
     weights = {name: DEFAULT_WEIGHTS[name] for name in losses_of(network, class_outputs)}
     optimizer, losses = torch.optim.AdamW(model.parameters(), 3e-3), []
-    for _ in range(150):
+    for step in range(300):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 300)
         optimizer.zero_grad()
         loss, _, _ = forward_losses(model, batch, StepOptions(weights), 3)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.15 * losses[0], (losses[0], losses[-1])
+    assert losses[-1] < 0.2 * losses[0], (losses[0], losses[-1])
     surface = surface_features(batch["surface_points"], batch["surface_labels"], 3)
     with torch.no_grad():
         sdf, logits = model.decode(model.process_latents(model.encode(surface)), batch["query_points"])
-    labels, truth = labels_of(sdf, logits).long()[:, 200:], batch["query_labels"][:, 200:]
-    assert (truth > 0).sum() > 15 and (labels == truth).double().mean() > 0.97
-    assert (labels[truth > 0] == truth[truth > 0]).double().mean() > 0.8
+    clear = batch["query_sdf"].abs() > 0.03
+    labels, truth = labels_of(sdf, logits).long()[clear], batch["query_labels"][clear]
+    assert (truth > 0).sum() > 50 and (labels == truth).double().mean() > 0.97
+    for c in (1, 2, 3):
+        assert (labels[truth == c] == c).double().mean() > 0.9
 
 
 @pytest.mark.parametrize("kind", ["both", "parts"])
