@@ -4,6 +4,7 @@
     python benchmarks/prepare_speed.py                     phantoms of all sizes, five minutes
     python benchmarks/prepare_speed.py --slow              with the plain way in the same run: three minutes more
     python benchmarks/prepare_speed.py --workers           one worker against two, by the clock: two minutes more
+    python benchmarks/prepare_speed.py --class_distances   with and without distances to each class alone: two minutes
     python benchmarks/prepare_speed.py --input FILE        your own label map
 
 CPU seconds (one thread) and wall-clock seconds of the second run in a process (numba has compiled); peak memory of that
@@ -29,14 +30,14 @@ ROOT = str(Path(__file__).resolve().parents[1])
 sys.path[0] = ROOT
 
 
-def fast(path, classes, target):
+def fast(path, classes, target, class_distances=False):
     """The preparation, from the file to the case file: (CPU s, s by the clock, voxels of the foreground's box)."""
     from vecset.data.case_file import write_case
     from vecset.data.preparation import Options, build_case
     from vecset.imaging.label_map import read_label_map
 
     cpu, clock = time.process_time(), time.perf_counter()
-    case = build_case(read_label_map(path, classes), Options())
+    case = build_case(read_label_map(path, classes), Options(class_distances=class_distances))
     write_case(target, case)
     return time.process_time() - cpu, time.perf_counter() - clock, int(np.prod(np.array(case.truth_crop.shape) - 4))
 
@@ -153,6 +154,31 @@ def throughput(folder, hearts):
     )
 
 
+def class_distances(folder, hearts, size):
+    """Hearts of size^3 without and with distances to each class, three times in turns: medians of the CPU seconds, of
+    their ratio within a turn, and the sizes of the files."""
+    from vecset.commands import make_phantoms
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        make_phantoms.main(
+            ["--output_dir", str(folder / "maps"), "--num", str(hearts), "--size", str(size), "--seed", "0"]
+        )
+    print("| heart | CPU s without | with | times | MB without | with |\n|---|---|---|---|---|---|")
+    for number, path in enumerate(sorted((folder / "maps").glob("*.nii.gz"))):
+        files = {flag: folder / f"{flag}.npz" for flag in (False, True)}
+        if number == 0:
+            fast(path, 10, files[True], True)  # numba compiles
+        turns = [[fast(path, 10, files[flag], flag)[0] for flag in files] for _ in range(3)]
+        without, with_distances = np.median(turns, axis=0)
+        times = np.median([b / a for a, b in turns])
+        mb = [files[flag].stat().st_size / 1e6 for flag in files]
+        print(
+            f"| {path.name.removesuffix('.nii.gz')}, {size}^3 | {without:.2f} | {with_distances:.2f} | {times:.1f} | "
+            f"{mb[0]:.2f} | {mb[1]:.2f} |",
+            flush=True,
+        )
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", help="a label map instead of phantoms")
@@ -167,10 +193,19 @@ def main(argv=None):
     )
     parser.add_argument("--slow", action="store_true", help="the plain way too, on the 256^3 heart")
     parser.add_argument("--workers", action="store_true", help="one worker against two, last")
+    parser.add_argument(
+        "--class_distances",
+        action="store_true",
+        help="three hearts of the first size (128^3 by default) without and with distances to each class, nothing else",
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.one:
         return measure_one(args.one, args.classes)
+    if args.class_distances:
+        with tempfile.TemporaryDirectory() as folder:
+            class_distances(Path(folder), 3, args.sizes[0])
+        return 0
     print("| heart | box, million voxels | CPU s | clock s | peak MB | CPU s per million |\n|---|---|---|---|---|---|")
     if args.input:
         row(Path(args.input).name, args.input, args.classes)
