@@ -4,14 +4,14 @@
     python benchmarks/networks.py --set small --output_dir OUT
     python benchmarks/networks.py --set large --networks A C --output_dir OUT
     python benchmarks/networks.py --report --output_dir OUT       docs/networks.md: verdict, tables, picture
-    python benchmarks/networks.py --tiny --output_dir OUT         toy sizes, two minutes; its figures mean nothing
+    python benchmarks/networks.py --tiny --output_dir OUT         toy sizes, three minutes; its figures mean nothing
 
-A row is a network and a seed. It measures the CPU seconds of a training step (a short run), derives from them the
-epochs that fill the budget, so that the learning rate reaches the end of its schedule, trains by vecset/main_ae.py,
-tunes decisions by vecset/calibrate.py, and scores the unseen hearts by reconstruct.py without and with that tuning. A
-row that is done is one line in OUT/rows.jsonl, and OUT/table.md is written anew. It can be stopped at any moment: the
-same command skips the rows that are done and goes on with the one that is half trained. With --report, rows that
-benchmarks/networks.jsonl has from elsewhere count too, and it gets those of OUT.
+First the CPU seconds of a training step of each network are measured, in short runs in turn. From them follow the
+epochs that fill the budget, so that the learning rate reaches the end of its schedule. A row is a network and a seed:
+trained by vecset/main_ae.py, its decisions tuned by vecset/calibrate.py, the unseen hearts scored by reconstruct.py
+without and with that tuning. A row that is done is one line in OUT/rows.jsonl, and OUT/table.md is written anew. It can
+be stopped at any moment: the same command skips the rows that are done and goes on with the one that is half trained.
+With --report, rows that benchmarks/networks.jsonl has from elsewhere count too, and it gets those of OUT.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import hashlib
 import json
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -63,7 +64,8 @@ class Comparison:
     seeds           of training; the hearts and their split are the same for all
     budget_s        CPU seconds of the training steps of a row
     recipe          sizes and options; epochs follow from the budget
-    settle, steps   training steps before the measurement of their cost, and in it
+    rounds          how often the cost of a training step is measured
+    settle, steps   training steps before such a measurement, and in it
     decoded         number of unseen hearts on which decoding is measured
     """
 
@@ -74,6 +76,7 @@ class Comparison:
     seeds: tuple
     budget_s: float
     recipe: Recipe
+    rounds: int = 3
     settle: int = 4
     steps: int = 12
     decoded: int = 4
@@ -134,7 +137,7 @@ _TINY = Recipe(
 SETS = {
     "small": Comparison("small", 64, 16, tuple(NETWORKS), (0, 1), 720.0, _CPU),
     "large": Comparison("large", 200, 40, (), (0, 1, 2), 3600.0, _CPU),
-    "tiny": Comparison("tiny", 3, 2, tuple(NETWORKS), (0,), 2.0, _TINY, settle=1, steps=3, decoded=1),
+    "tiny": Comparison("tiny", 3, 2, tuple(NETWORKS), (0,), 2.0, _TINY, rounds=1, settle=1, steps=3, decoded=1),
 }
 
 
@@ -216,6 +219,12 @@ def training_options(comparison: Comparison, network: str, seed: int, epochs: in
     }
 
 
+def training_words(run_of_rows, network: str, seed: int, epochs: int, output_dir: Path, more: dict) -> list:
+    """The command of main_ae.py; `more`: further options of it, which change nothing of what is learned."""
+    options = training_options(run_of_rows.comparison, network, seed, epochs)
+    return [MAIN_AE, *flags({"data_path": run_of_rows.cases, "output_dir": output_dir, **options, **more})]
+
+
 def settings_of(comparison: Comparison, network: str) -> str:
     """What a row's figures depend on, as 16 hex digits: rows with others do not count."""
     recipe = comparison.recipe
@@ -248,13 +257,17 @@ class Run:
         """Makes what is missing; returns a line for each row that failed."""
         failed = []
         self.make_hearts()
+        wanted = [row for row in self.rows if not self.is_done(*row)]
+        costs = self.costs(list(dict.fromkeys(network for network, _ in wanted)))
         for number, (network, seed) in enumerate(self.rows, 1):
             where = f"[{number}/{len(self.rows)}] {self.comparison.name} {network} seed {seed}"
-            if self.is_done(network, seed):
+            if (network, seed) not in wanted:
                 say(f"{where}: done before")
                 continue
             try:
-                row = Row(self, network, seed, where).make()
+                if isinstance(costs[network], InputError):
+                    raise costs[network]
+                row = Row(self, network, seed, where, costs[network]).make()
             except InputError as error:
                 failed.append(f"{where}: {error}")
                 say(failed[-1])
@@ -262,6 +275,72 @@ class Run:
             append_text(self.rows_file, json.dumps(row) + "\n")
             self.tell(where, row)
         return failed
+
+    def costs(self, networks: list[str]) -> dict:
+        """{network: CPU seconds of its training step and the epochs that fill the budget, or the InputError}.
+
+        Other work on the machine makes a step dearer by some per cent. So the networks are measured in turn, in several
+        rounds, and of a network's rounds the cheapest counts. Kept in files: seeds share a cost, and a run that goes on
+        keeps its number of epochs."""
+        found, files = {}, {n: self.folder / f"cost-{self.folder_name(n)}.json" for n in networks}
+        for number in range(1, self.comparison.rounds + 1):
+            for network, path in files.items():
+                try:
+                    rounds = read_json_file(path, [])
+                    if len(rounds) < number and network not in found:
+                        say(f"{self.comparison.name} {network}: cost of a training step, round {number}")
+                        write_text(path, json.dumps([*rounds, self.measure_steps(network)]) + "\n")
+                except InputError as error:
+                    found[network] = error
+        for network in networks:
+            if network not in found:
+                rounds = read_json_file(files[network], [])
+                per_step, per_epoch = min(r["cpu_s_per_step"] for r in rounds), rounds[0]["steps_per_epoch"]
+                epochs = max(2, round(self.comparison.budget_s / per_step / per_epoch))
+                found[network] = {
+                    "cpu_s_per_step": per_step,
+                    "steps_per_epoch": per_epoch,
+                    "epochs": epochs,
+                    "rounds": rounds,
+                }
+        return found
+
+    def measure_steps(self, network: str) -> dict:
+        """One round: the first training steps of a network. cpu_s_per_step: the median of `samples`, CPU seconds of one
+        step each; cpu_s: all that the round used. Raises InputError where training failed."""
+        settle, wanted = self.comparison.settle, self.comparison.steps
+        scratch, log = self.folder / "cost", self.folder / f"cost-{self.folder_name(network)}.txt"
+        if scratch.exists():  # of a run that was stopped
+            shutil.rmtree(scratch)
+        seen, sizes = [], []
+
+        def on_line(line, child):
+            if step := STEP.search(line):
+                sizes.append(int(step[3]))
+                seen.append(child.cpu_s())
+                if len(seen) == settle + wanted + 1:
+                    child.ask_to_stop()  # it saves and leaves, without a validation
+
+        words = training_words(self, network, 0, 10_000, scratch, {"print_every": 1})
+        ended = run(words, log, on_line, (0, EXIT_STOPPED, NOT_FINITE))
+        if len(seen) <= settle + 1:
+            raise InputError.because(log, f"training ended after {len(seen)} steps", "see its last lines")
+        samples = np.diff(seen[settle : settle + wanted + 1])
+        per_step = float(np.median(samples))
+        if per_step <= 0:
+            raise InputError.because(log, "a training step took no measurable CPU time", "see its last lines")
+        shutil.rmtree(scratch)
+        return {
+            "cpu_s_per_step": round(per_step, 4),
+            "samples": [round(float(s), 3) for s in samples],
+            "steps_per_epoch": sizes[0],
+            "cpu_s": round(ended.cpu_s, 2),
+        }
+
+    def folder_name(self, network: str, seed: int | None = None) -> str:
+        """Of what belongs to a network, or to a row, with the settings that it is made with."""
+        of_seed = "" if seed is None else f"-seed{seed}"
+        return f"{NETWORKS[network].folder}{of_seed}-{settings_of(self.comparison, network)[:8]}"
 
     def tell(self, where, row):
         write_text(self.output_dir / "table.md", "\n".join(table_lines(read_rows(self.rows_file), SETS)) + "\n")
@@ -295,20 +374,20 @@ class Run:
 
 
 class Row:
-    """One network with one seed: from its cost to its figures. Everything it makes lies in one folder."""
+    """One network with one seed: from its training to its figures. Everything it makes lies in one folder."""
 
-    def __init__(self, run_of_rows: Run, network: str, seed: int, where: str):
+    def __init__(self, run_of_rows: Run, network: str, seed: int, where: str, cost: dict):
+        self.run_of_rows, self.cost = run_of_rows, cost
         self.comparison, self.cases = run_of_rows.comparison, run_of_rows.cases
         self.network, self.seed, self.where = network, seed, where
         self.settings = settings_of(self.comparison, network)
-        self.folder = run_of_rows.folder / f"{folder_name(network, seed)}-{self.settings[:8]}"
+        self.folder = run_of_rows.folder / run_of_rows.folder_name(network, seed)
         self.train_dir, self.log = self.folder / "train", self.folder / "log.txt"
 
     def make(self) -> dict:
         """The row. Raises InputError where a command failed, KeyboardInterrupt where this process was stopped."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        cost = self.cost_of_a_step()
-        usage = self.train(cost)
+        usage, cost = self.train(), self.cost
         row = {
             "set": self.comparison.name,
             "network": self.network,
@@ -340,48 +419,10 @@ class Row:
 
     # --- training
 
-    def words(self, epochs: int, output_dir: Path, more: dict) -> list:
-        options = training_options(self.comparison, self.network, self.seed, epochs)
-        return [MAIN_AE, *flags({"data_path": self.cases, "output_dir": output_dir, **options, **more})]
-
-    def cost_of_a_step(self) -> dict:
-        """CPU seconds of each of a few training steps, and the epochs that fill the budget at their median. Kept in
-        cost.json: a run that goes on must keep its number of epochs."""
-        path = self.folder / "cost.json"
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
-        settle, wanted = self.comparison.settle, self.comparison.steps
-        seen, sizes = [], []
-
-        def on_line(line, child):
-            if step := STEP.search(line):
-                sizes.append(int(step[3]))
-                seen.append(child.cpu_s())
-                if len(seen) == settle + wanted + 1:
-                    child.ask_to_stop()  # it saves and leaves, without a validation
-
-        more = {"print_every": 1, "max_steps": None}
-        ended = run(self.words(10_000, self.folder / "cost", more), self.log, on_line, (0, EXIT_STOPPED, NOT_FINITE))
-        if len(seen) <= settle + 1:
-            raise InputError.because(self.log, f"training ended after {len(seen)} steps", "see its last lines")
-        samples = np.diff(seen[settle : settle + wanted + 1])
-        per_step, per_epoch = float(np.median(samples)), sizes[0]
-        if per_step <= 0:
-            raise InputError.because(self.log, "a training step took no measurable CPU time", "see its last lines")
-        cost = {
-            "cpu_s_per_step": round(per_step, 4),
-            "samples": [round(float(s), 3) for s in samples],
-            "steps_per_epoch": per_epoch,
-            "epochs": max(2, round(self.comparison.budget_s / per_step / per_epoch)),
-            "cpu_s": round(ended.cpu_s, 2),
-        }
-        write_text(path, json.dumps(cost) + "\n")
-        return cost
-
-    def train(self, cost: dict) -> list[dict]:
+    def train(self) -> list[dict]:
         """Trains to the end, or goes on with what is there; returns what every start used, the last one finished."""
-        path = self.folder / "usage.json"
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        path, cost = self.folder / "usage.json", self.cost
+        before = read_json_file(path, [])
         if before and before[-1]["code"] in (0, NOT_FINITE):
             return before
         total = cost["epochs"] * cost["steps_per_epoch"]
@@ -409,7 +450,8 @@ class Row:
                 say(f"{self.where}: step {done} of {total}, {spent(before) + cpu_s:.0f} CPU s; {line.strip()}")
 
         often = max(1, min(10, total // 4))
-        words = self.words(cost["epochs"], self.train_dir, {"print_every": often, "save_every_minutes": 2})
+        more = {"print_every": often, "save_every_minutes": 2}
+        words = training_words(self.run_of_rows, self.network, self.seed, cost["epochs"], self.train_dir, more)
         ended = Child([sys.executable, *words], self.log, ENVIRONMENT).wait(on_line)
         now.update(wall_s=round(ended.wall_s, 2), cpu_s=round(ended.cpu_s, 2), code=ended.code)
         write_text(path, json.dumps([*before, now]) + "\n")
@@ -440,10 +482,6 @@ class Row:
         words = {"checkpoint": checkpoint, "input": self.cases / "val.csv", "output_dir": out, "device": "cpu"}
         ended = run([ROOT / "reconstruct.py", *flags({**words, "no_meshes": True, **options})], self.log)
         return {**figures_of(out), "cpu_s": round(ended.cpu_s, 1)}
-
-
-def folder_name(network: str, seed: int) -> str:
-    return f"{network.replace(chr(39), 'prime')}-seed{seed}"
 
 
 def spent(segments: list[dict]) -> float:
@@ -576,6 +614,10 @@ def must_end_well(ended: Ended, words: list, log: Path, well: tuple) -> None:
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         last = f": {lines[-1][:300]}" if lines else ""
         raise InputError.because(log, f"{name} ended with exit code {ended.code}{last}", "see its last lines")
+
+
+def read_json_file(path: Path, default):
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
 
 
 def read_csv(path: Path) -> list[dict]:

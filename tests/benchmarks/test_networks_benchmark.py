@@ -239,6 +239,31 @@ def test_what_all_starts_used_is_added_up():
     assert networks.told_of([early, whole], 96)["cpu_s"] == 112.0
 
 
+def test_costs_are_measured_in_turn_and_the_cheapest_round_counts(tmp_path, monkeypatch):
+    comparison = replace(networks.SETS["small"], rounds=3, budget_s=100.0)
+    run, asked = networks.Run(comparison, tmp_path), []
+    run.folder.mkdir()
+    prices = {"A": iter((1.2, 1.0, 1.1)), "C": iter((2.0, 2.0, 2.5))}
+
+    def measure(network):
+        asked.append(network)
+        if network == "B":
+            raise InputError.because("log", "it broke")
+        if asked == ["A", "B", "C", "A"]:
+            raise KeyboardInterrupt
+        return {"cpu_s_per_step": next(prices[network]), "steps_per_epoch": 8}
+
+    monkeypatch.setattr(run, "measure_steps", measure)
+    with pytest.raises(KeyboardInterrupt):
+        run.costs(["A", "B", "C"])
+    found = run.costs(["A", "B", "C"])  # goes on with what is there
+    assert asked == ["A", "B", "C", "A", "B", "A", "C", "A", "C"]
+    assert {n: found[n]["cpu_s_per_step"] for n in "AC"} == {"A": 1.0, "C": 2.0}
+    assert {n: found[n]["epochs"] for n in "AC"} == {"A": 12, "C": 6}  # of 8 steps: 96 and 96 CPU seconds
+    assert "it broke" in str(found["B"])
+    assert run.costs(["A"])["A"] == found["A"] and len(asked) == 9
+
+
 def test_cpu_seconds_are_those_of_the_whole_family(tmp_path):
     """Parent and child burn known CPU times; both are counted, while they run and at the end."""
     burn = "import time\nwhile time.process_time() < {s}: pass\nprint('burnt', flush=True)\n"
