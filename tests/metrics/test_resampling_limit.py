@@ -5,6 +5,7 @@ import pytest
 
 from vecset.data.preparation import Options, build_case
 from vecset.imaging.label_map import LabelMap
+from vecset.metrics.cldice import thin_classes
 from vecset.metrics.overlap import score
 from vecset.metrics.resampling_limit import labels_of_own_field
 from vecset.phantom.phantom import PhantomOptions, make_phantom
@@ -27,6 +28,7 @@ def test_large_structures_lose_little_and_thin_ones_more(heart, tmp_path):
     dice = [row["dice"] for row in rows]
     assert min(dice[:8]) > 0.99 and dice[-1] > 0.99 and 0.75 < dice[8] < 0.99  # class 9: the coronaries
     assert max(row["hd95_mm"] for row in rows[:8]) == 0
+    assert thin_classes(rows) == [9] and rows[8]["topology_precision"] > 0.97 and rows[8]["cldice"] > 0.85
 
 
 def test_equals_asking_every_voxel(heart, tmp_path):

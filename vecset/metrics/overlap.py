@@ -1,4 +1,5 @@
-"""How well two label maps agree, per class and for the union of all: overlap, surfaces, volume, topology. No torch.
+"""How well two label maps agree, per class and for the union of all: overlap, surfaces, volume, topology, and centre
+lines of thin classes. No torch.
 
 The rule for classes that are not in both maps (docs/metrics.md), as `status`:
     ok             in truth and prediction
@@ -7,7 +8,8 @@ The rule for classes that are not in both maps (docs/metrics.md), as `status`:
     absent         in neither: undefined (None), left out of averages, counted
     not annotated  nobody looked for it: undefined, masked, and its voxels in the prediction are taken as background
 
-Missed and spurious structures enter every average, so that no average improves by missing one. Overlaps count as 0.
+Missed and spurious structures enter every average, so that no average improves by missing one. Overlaps count as 0,
+and so do clDice, its precision and its sensitivity (vecset/metrics/cldice.py), of classes that are thin.
 Distances are undefined (None in the row) and count as `missing_distance_mm`: the diagonal of the box around the true
 heart (around the prediction where the truth is empty), which no distance within that box exceeds. The volume error of a
 missed structure is -1; that of a spurious one is undefined and counts as 1.
@@ -19,8 +21,10 @@ import numpy as np
 from scipy import ndimage
 
 from vecset.common.draws import random_stream
+from vecset.data.thickness import class_thickness_mm
 from vecset.imaging.class_names import distinct_names
 from vecset.imaging.components import components
+from vecset.metrics.cldice import CENTRE_LINES, MEASURED_MM, THICKNESS, centre_line_metrics, only_thin
 from vecset.metrics.surfaces import TOLERANCES_MM, block_codes, euler_number, surface_metrics
 
 STATUSES = ("ok", "missed", "invented", "absent", "not annotated")
@@ -38,6 +42,8 @@ BODY = (
     "truth_euler_number",
 )
 METRICS = OVERLAPS + DISTANCES + NSDS + BODY  # the columns of numbers, in the order of the table
+AFTER_THE_REST = (*CENTRE_LINES, THICKNESS)  # those that end the table
+SUMMARISED = METRICS + AFTER_THE_REST
 PENALTY = "missing_distance_mm"
 LIMIT = "floor_"  # prefix of the columns of the resampling limit (vecset/metrics/resampling_limit.py)
 RESAMPLES = 2000  # of the bootstrap
@@ -70,8 +76,9 @@ def score(
     spacing_mm: np.ndarray | None = None,
 ) -> list[dict]:
     """One dict per class and a last one for the union: class_id (1..C; empty for the union), class_name, status, and
-    `METRICS` (number or None) and `PENALTY`. `annotated`: (C,) bool, all where None. spacing_mm (3,) along the axes of
-    the maps (X, Y, Z); without it only what needs no mm: Dice and IoU."""
+    `METRICS`, `AFTER_THE_REST` (numbers or None) and `PENALTY`. `annotated`: (C,) bool, all where None. spacing_mm (3,)
+    along the axes of the maps (X, Y, Z); without it only what needs no mm: Dice and IoU. Centre lines are measured
+    where the truth is thinner than `MEASURED_MM`; whether a class is thin, many hearts say (`only_thin`)."""
     names = distinct_names(class_names)
     annotated = np.ones(len(names), bool) if annotated is None else np.asarray(annotated, bool)
     counts = joint_histogram(truth, prediction, len(names))
@@ -117,7 +124,8 @@ def _overlap(in_truth, in_prediction, in_both, annotated):
 def _measure(rows, truth, prediction, counts, spacing_mm):
     """Adds what is measured in mm, and the topology, to `rows` (classes, then the union)."""
     for row in rows:
-        row.update(dict.fromkeys((*DISTANCES, *NSDS, *BODY, PENALTY)))
+        row.update(dict.fromkeys((*DISTANCES, *NSDS, *BODY, *AFTER_THE_REST, PENALTY)))
+    thickness_mm = _thickness_mm(truth, spacing_mm, len(rows) - 1)
     box = _box(truth > 0, prediction > 0)
     truth, prediction = (np.ascontiguousarray(labels[box]) for labels in (truth, prediction))
     if not truth.size:
@@ -151,6 +159,22 @@ def _measure(rows, truth, prediction, counts, spacing_mm):
         if voxels[0]:
             row["relative_volume_error"] = (voxels[1] - voxels[0]) / voxels[0]
         row.update(surface_metrics(*codes, spacing_mm) if all(voxels) else dict.fromkeys(NSDS, 0.0))
+        if not union:
+            row[THICKNESS] = float(thickness_mm[n]) if voxels[0] else None
+            row.update(_centre_lines(masks, voxels, row[THICKNESS], spacing_mm))
+
+
+def _centre_lines(masks, voxels, truth_thickness_mm, spacing_mm):
+    """What a row gets of `CENTRE_LINES`: nothing where the truth is thick."""
+    if not all(voxels):
+        return dict.fromkeys(CENTRE_LINES, 0.0)
+    return centre_line_metrics(*masks, spacing_mm) if truth_thickness_mm < MEASURED_MM else {}
+
+
+def _thickness_mm(labels, spacing_mm, num_classes):
+    """(C,) `class_thickness_mm` of `labels` (X, Y, Z) u8, from a box with the background around them."""
+    box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in _box(labels > 0))
+    return class_thickness_mm(labels[box], spacing_mm, num_classes)
 
 
 def _box(*masks):
@@ -204,14 +228,16 @@ def mean_over_classes(rows: Sequence[dict], metric: str = "dice") -> float | Non
     return mean_defined(row[metric] for row in rows if not is_union(row))
 
 
-def summarise(rows: Sequence[dict], metrics: Sequence[str] = METRICS, seed: int = 0) -> dict[str, dict]:
+def summarise(rows: Sequence[dict], metrics: Sequence[str] = SUMMARISED, seed: int = 0) -> dict[str, dict]:
     """Rows of many hearts -> {class_name: entry}, classes by their ids (`distinct_names` of them where two have one
     name), and the entry `mean of classes`, the mean over the classes of their
     means. An entry: {metric: mean or None, metric + "_ci95": [low, high] or None, absolute_volume_error: mean of the
-    relative ones without sign, n: hearts in the mean, and how many hearts have each status}.
+    relative ones without sign, true_components: the share of hearts with as many components as the truth, n: hearts in
+    the mean, and how many hearts have each status}. Centre lines are those of thin classes alone (`only_thin`).
 
     The interval is the middle 95 % of the means of `RESAMPLES` draws of as many hearts with replacement (percentile
     bootstrap over hearts, Efron 1979); None for fewer than two hearts."""
+    rows = only_thin(rows, ("", LIMIT))
     classes = list(dict.fromkeys(map(_class_of_row, rows)))
     names = _names_of(classes, rows)
     hearts = {case: k for k, case in enumerate(dict.fromkeys(row.get("case_id") for row in rows))}
@@ -243,6 +269,12 @@ def summarise(rows: Sequence[dict], metrics: Sequence[str] = METRICS, seed: int 
         _enter(summary, names, classes, key, table, None if prefix else draws)
         if key == "relative_volume_error":
             _enter(summary, names, classes, "absolute_volume_error", np.abs(table), draws)
+        if metric == "components":
+            true = np.full((size, len(names)), np.nan)
+            for row in rows:
+                if row["status"] in COUNTED and row.get(key) is not None and row.get("truth_components") is not None:
+                    true[place[id(row)]] = row[key] == row["truth_components"]
+            _enter(summary, names, classes, f"{prefix}true_components", true, None if prefix else draws)
     return summary
 
 

@@ -19,6 +19,7 @@ MEAN, UNION = "mean of classes", "union"
 _NOT_FIGURES = ("case_id", "class_id", "class_name", "status", "missing_distance_mm")
 _WORDS = {
     "dice": "Dice",
+    "cldice": "clDice",
     "iou": "IoU",
     "hd95": "HD95",
     "assd": "ASSD",
@@ -30,7 +31,15 @@ _WORDS = {
     "floor": "resampling limit:",
     "euler": "Euler",
 }
-_ASIDE = ("relative_volume_error", "components", "euler_number")  # shown when asked for; with them all `truth_...`
+_WHOLE_WORDS = {"cldice": "clDice", "true_components": "Hearts with the true number of components (share)"}
+_ASIDE = (  # shown when asked for; with them all `truth_...`
+    "relative_volume_error",
+    "components",
+    "euler_number",
+    "topology_precision",
+    "topology_sensitivity",
+)
+_BESIDE = {"cldice": "dice"}  # a mean of few classes, and the one it is read with
 _MAX_POINTS = 600  # of one training curve
 
 
@@ -100,6 +109,8 @@ def _are_numbers(cells):
 
 def metric_words(name: str) -> str:
     """'hd95_mm' -> 'HD95 (mm)': a column's name for the reader."""
+    if name in _WHOLE_WORDS:
+        return _WHOLE_WORDS[name]
     words = " ".join(_WORDS.get(part, part) for part in name.split("_"))
     return words if words[0].isupper() or words[1:2].isupper() else words[0].upper() + words[1:]
 
@@ -112,15 +123,20 @@ def status_words(status: str) -> str:
 def better(name: str) -> int:
     """1 where a larger figure is better, -1 where a smaller one is, 0 where neither holds."""
     parts = set(name.split("_"))
-    if parts & {"dice", "iou", "nsd"}:
+    if parts & {"dice", "iou", "nsd", "cldice", "topology"} or name.endswith("true_components"):
         return 1
     return -1 if parts & {"hd95", "assd"} or name == "absolute_volume_error" else 0
 
 
 def table_columns(summary: dict) -> list[str]:
-    """The names of the means in metrics.json: what every class has, but for counts, intervals and resampling limits."""
-    names = dict.fromkeys(key for entry in summary.values() for key in entry)
-    return [n for n in names if n not in COUNTS and not n.endswith("_ci95") and not n.startswith("floor_")]
+    """The names of the means in metrics.json that a class has: no counts, intervals and resampling limits."""
+    names = dict.fromkeys(key for entry in summary.values() for key, value in entry.items() if value is not None)
+    names = [n for n in names if n not in COUNTS and not n.endswith("_ci95") and not n.startswith("floor_")]
+    for name, other in _BESIDE.items():
+        if name in names and other in names:
+            names.remove(name)
+            names.insert(names.index(other) + 1, name)
+    return names
 
 
 def table(figures: dict) -> dict:

@@ -2,7 +2,8 @@
 
 metrics.csv has one row per heart and class and one per heart for the union; an undefined value is empty. The columns
 are COLUMNS: the metrics (vecset/metrics/overlap.py), what a missed structure's distances count as in averages, and the
-same metrics of the resampling limit (vecset/metrics/resampling_limit.py); the Dice of baselines, if any, comes last.
+same metrics of the resampling limit (vecset/metrics/resampling_limit.py); then the Dice of baselines, if any; then
+LAST_COLUMNS: the centre lines of thin classes, and those of the limit.
 """
 
 import csv
@@ -13,13 +14,17 @@ from pathlib import Path
 from vecset.common.atomic import write_text
 from vecset.common.errors import one_line
 from vecset.imaging.class_names import distinct_names
-from vecset.metrics.overlap import METRICS, PENALTY, is_union, mean_defined, summarise
+from vecset.metrics.cldice import CENTRE_LINES, THIN_MM, only_thin, thin_classes
+from vecset.metrics.overlap import AFTER_THE_REST, LIMIT, METRICS, PENALTY, is_union, mean_defined, summarise
 
-LIMIT_COLUMNS = {f"floor_{metric}": metric for metric in METRICS if not metric.startswith("truth_")}
+LIMIT_COLUMNS = {f"{LIMIT}{metric}": metric for metric in METRICS if not metric.startswith("truth_")}
 COLUMNS = ("case_id", "class_id", "class_name", "status", *METRICS, PENALTY, *LIMIT_COLUMNS)
+LAST_LIMIT_COLUMNS = {f"{LIMIT}{metric}": metric for metric in CENTRE_LINES}
+LAST_COLUMNS = (*AFTER_THE_REST, *LAST_LIMIT_COLUMNS)
 # what the terminal shows of the means: (metric, its name there, digits); metrics.json has all
 SHOWN = (
     ("dice", "Dice", 3),
+    ("cldice", "clDice", 3),
     ("iou", "IoU", 3),
     ("hd95_mm", "HD95 mm", 2),
     ("assd_mm", "ASSD mm", 2),
@@ -27,8 +32,10 @@ SHOWN = (
     ("nsd_2mm", "NSD 2 mm", 3),
     ("volume_ml", "ml", 1),
     ("absolute_volume_error", "|vol. err.|", 3),
+    ("true_components", "true comp.", 2),
 )
 WITH_INTERVAL = ("dice", "hd95_mm")
+WITH_LIMIT = ("dice", "cldice")
 BASELINES = {"mean_shape": "mean_shape_dice", "nearest_heart": "nearest_heart_dice"}  # rows' name -> column
 
 
@@ -42,7 +49,7 @@ def table_rows(
     for row, name in zip((row for row in rows if not is_union(row)), names, strict=True):
         row["class_name"] = name
     for row, other in zip(rows, floor or (), strict=bool(floor)):
-        row.update({column: other.get(metric) for column, metric in LIMIT_COLUMNS.items()})
+        row.update({column: other.get(metric) for column, metric in (LIMIT_COLUMNS | LAST_LIMIT_COLUMNS).items()})
     for name, column in BASELINES.items():
         if baselines:
             for row, other in zip(rows, baselines[name], strict=True):
@@ -51,8 +58,10 @@ def table_rows(
 
 
 def write_csv(path: str | Path, rows: list[dict]) -> None:
-    """metrics.csv, atomically. None becomes empty, numbers get six digits."""
-    columns = list(COLUMNS) + [c for c in BASELINES.values() if rows and c in rows[0]]
+    """metrics.csv, atomically, of the rows of all hearts. None becomes empty, numbers get six digits. Centre lines are
+    those of thin classes alone."""
+    columns = list(COLUMNS) + [c for c in BASELINES.values() if rows and c in rows[0]] + list(LAST_COLUMNS)
+    rows = only_thin(rows, ("", LIMIT))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -66,10 +75,12 @@ def _cell(value):
 
 
 def report(rows: list[dict], hearts: dict[str, dict], settings: dict) -> dict:
-    """The content of metrics.json: settings, per class the means and counts, per heart its mean and how it was decoded.
+    """The content of metrics.json: settings, per class the means and counts, which classes are thin, per heart its mean
+    and how it was decoded.
 
     `rows`: of all hearts; `hearts`: {case_id: dict of what is known of it}; `settings`: dict, checkpoint included."""
     classes = summarise(rows)
+    name_of = {row["class_id"]: row["class_name"] for row in rows}
     for column in BASELINES.values():
         if rows and column in rows[0]:
             for class_name, entry in classes.items():
@@ -84,6 +95,8 @@ def report(rows: list[dict], hearts: dict[str, dict], settings: dict) -> dict:
             "invented": "in the prediction only: Dice 0, IoU 0, counted",
             "distances": "undefined where missed or spurious; count in the means as the diagonal of the box "
             "round the heart (missing_distance_mm)",
+            "cldice": f"of thin classes: median of truth_thickness_mm below {THIN_MM:g}; 0 where missed or spurious",
+            "true_components": "the part of the hearts with as many components as the truth",
             "volume": "relative error -1 where missed; where invented undefined, counts as 1 in the means",
             "intervals": "95 %, bootstrap over hearts",
             "floor": "the truth against what its own surface points say, on its own voxels",
@@ -92,6 +105,7 @@ def report(rows: list[dict], hearts: dict[str, dict], settings: dict) -> dict:
         },
         "settings": settings,
         "classes": classes,
+        "thin_classes": [name_of[c] for c in thin_classes(rows)],
         "hearts": hearts,
     }
 
@@ -111,8 +125,8 @@ def table_lines(content: dict) -> list[str]:
             shown.append((title, {n: _number(classes[n].get(key), digits) for n in names}))
             if key in WITH_INTERVAL and any(classes[n].get(f"{key}_ci95") for n in names):
                 shown.append(("95 % of mean", {n: _interval(classes[n].get(f"{key}_ci95"), digits) for n in names}))
-            if key == "dice" and any(classes[n].get("floor_dice") is not None for n in names):
-                shown.append(("limit", {n: _number(classes[n].get("floor_dice")) for n in names}))
+            if key in WITH_LIMIT and any(classes[n].get(f"{LIMIT}{key}") is not None for n in names):
+                shown.append(("limit", {n: _number(classes[n].get(f"{LIMIT}{key}")) for n in names}))
     for name, column in BASELINES.items():
         if column in classes.get("mean of classes", {}):
             title = {"mean_shape": "mean shape Dice", "nearest_heart": "nearest training heart Dice"}[name]
