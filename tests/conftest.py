@@ -1,4 +1,5 @@
-"""Shared by all tests: one thread, no network, where the real heart lies when it is there; which tests run together.
+"""Shared by all tests: one thread, no network, where the real heart lies when it is there; which tests run together;
+and that those marked `gpu` are left out where there is none.
 
 One thread, because these models and hearts are small and `run_tests.sh` starts a process per core.
 """
@@ -18,6 +19,17 @@ REAL_HEART = ROOT.parent / "shared" / "data" / "whole_heart_7class.nii.gz"
 
 
 def pytest_collection_modifyitems(items):
+    of_a_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if of_a_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in of_a_gpu:
+                item.add_marker(pytest.mark.skip(reason="no GPU"))
+    group_by_file(items)
+
+
+def group_by_file(items):
     """With several processes (--dist loadgroup) a file's tests share one, since they share its fixtures; so do all
     files that start a Slurm, whose namespaces are the machine's."""
     for item in items:

@@ -15,13 +15,14 @@ from helpers.processes import torchrun
 from helpers.variant_models import CLASS_DISTANCE_VARIANTS, VARIANTS, batch, randomised, with_class_distances
 
 from vecset.data.epoch_plan import MicroBatch
+from vecset.engines.compiling import GraphedPass
 from vecset.engines.distributed import Ranks
-from vecset.engines.loop import Monitor, StepOptions, forward_losses, train_one_epoch
+from vecset.engines.loop import Monitor, StepOptions, forward_backward, forward_losses, train_one_epoch
 from vecset.engines.losses import DEFAULT_WEIGHTS, losses_of
 from vecset.engines.optimizer import build_optimizer
 from vecset.models.double_backward import check_double_backward
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.5, "class": 1.0, "kl": 0.1}
 WEIGHTS |= {"class_distance": 10.0, "class_near": 10.0, "class_far": 1.0}
@@ -96,6 +97,25 @@ def test_the_slope_of_attention_and_its_gradients():
     check_double_backward("cuda")
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name, options", VARIANTS)
+def test_a_recorded_pass_has_the_numbers_of_one_that_is_not(name, options, bf16):
+    model = randomised(name, options).cuda().train()
+    step = StepOptions(WEIGHTS, bf16=bf16)
+    recorded, one = GraphedPass(), step_batch(device="cuda")
+    other = {**one, "query_sdf": one["query_sdf"] * 0.9, "query_points": one["query_points"] * 0.9}
+    for items in (one, other, one):  # recorded with the first, replayed with the others
+        found = []
+        for way in (recorded, forward_backward):
+            model.zero_grad(set_to_none=True)
+            values = way(model, items, step, 10, None, 0.5)
+            gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).clone()
+            found.append((values["loss"][0].item(), gradient))
+        (loss, gradient), (expected_loss, expected) = found
+        assert loss == pytest.approx(expected_loss, rel=1e-3 if bf16 else 1e-5)
+        assert (gradient - expected).norm() <= (1e-2 if bf16 else 1e-4) * expected.norm()
+
+
 class Steps:
     steps_per_epoch = 4
 
@@ -153,7 +173,11 @@ def train(data, output, *more, launcher=()):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--precision", "fp32"), ("--precision", "tf32"), ("--checkpoint_activations",)])
+@pytest.mark.parametrize(
+    "more",
+    [(), ("--precision", "fp32"), ("--precision", "tf32"), ("--checkpoint_activations",), ("--compile",)],
+    ids=lambda words: "_".join(words).replace("--", "") or "defaults",
+)
 def test_a_run_and_its_reconstruction(data, tmp_path, more):
     out = train(data, tmp_path / "train", *POINT_RUN, *more)
     assert "cuda" in out

@@ -143,6 +143,16 @@ def forward_losses(model, batch: dict, options: StepOptions, num_classes: int, n
     return total, {**values, **point_metrics(outputs, targets, batch["annotated"])}, surface_BNF
 
 
+def forward_backward(
+    model, batch: dict, options: StepOptions, num_classes: int, num_latents: int | None, weight: float
+) -> dict:
+    """One pass and its gradient, times `weight`, which is added to that of the parameters. -> values as of
+    `forward_losses`."""
+    loss, values, _ = forward_losses(model, batch, options, num_classes, num_latents)
+    (loss * weight).backward()
+    return values
+
+
 def slope_points(batch: dict) -> torch.Tensor | None:
     """Where the gradient of the distance is wanted: Eikonal points, then normal points (B, E, 3), or None."""
     parts = [batch[name] for name in ("eikonal_points", "normal_points") if name in batch]
@@ -162,6 +172,7 @@ def train_one_epoch(
     monitor: Monitor,
     after_step: Callable[[int, int, float], bool],
     num_latents: int | None = None,
+    one_pass: Callable[..., dict] = forward_backward,
 ) -> int:
     """Optimizer steps `first_step`.. of `epoch`. -> number of steps done (all, unless `after_step` asked to stop).
 
@@ -170,6 +181,7 @@ def train_one_epoch(
     rate_at      real epoch -> learning rate
     after_step   called with (epoch, steps done, learning rate); true: stop here
     num_latents  as in `model.forward`
+    one_pass     `forward_backward`, or what does the same in another way (compiling.GraphedPass)
     """
     sums, guard = monitor.sums, monitor.guard
     model.train()
@@ -184,8 +196,7 @@ def train_one_epoch(
             batch = to_device(next(batches), sums.ranks.device)
             last = number == len(micro_batches) - 1
             with contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
-                loss, values, _ = forward_losses(model, batch, options, num_classes, num_latents)
-                (loss * micro.weight).backward()
+                values = one_pass(model, batch, options, num_classes, num_latents, micro.weight)
             for name, (total, _) in values.items():
                 step_loss[name] = step_loss.get(name, 0) + total
             real = 1 if micro.count else 0  # a stand-in case is computed, but counts nowhere
