@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 import torch  # noqa: E402
-from step_parts import CLASSES, human, random_batch, randomise_output, reference_losses, step_flop  # noqa: E402
+from step_parts import CLASSES, Rows, human, random_batch, randomise_output, reference_losses, step_flop  # noqa: E402
 
 from vecset.data.epoch_plan import MicroBatch  # noqa: E402
 from vecset.engines.distributed import Ranks  # noqa: E402
@@ -194,25 +194,24 @@ def synchronizing_calls(bench):
     return len(found)
 
 
-def planned_rows(sizes, compiled):
-    """(words, batch, Eikonal term, compiled, recompute, reference) in the order of the table, most wanted first."""
+def planned_rows(sizes, compiled, reference=True):
+    """(words, batch, Eikonal term, compiled, recompute, reference) in the order of the table, most wanted first: with
+    the Eikonal term as it is, recomputed and compiled (the largest batch first), the reference, without the term."""
     largest = sizes["batches"][-1]
-    for cases in sizes["batches"]:
-        for eikonal in (True, False):
-            yield "ours", cases, eikonal, False, False, False
-        if cases == largest:
-            for eikonal in (True, False):
-                yield "ours", cases, eikonal, False, True, False
-    for cases in sizes["reference_batches"]:
-        yield "reference", cases, True, False, False, True
-    if compiled:
+    for eikonal in (True, False):
         for cases in sizes["batches"]:
-            for eikonal in (True, False):
+            yield "ours", cases, eikonal, False, False, False
+        yield "ours", largest, eikonal, False, True, False
+        if compiled:
+            for cases in reversed(sizes["batches"]):
                 yield "ours", cases, eikonal, True, cases == largest, False
+        if reference and eikonal:
+            for cases in sizes["reference_batches"]:
+                yield "reference", cases, True, False, False, True
 
 
-def run_table(bench, rows, deadline):
-    """Prints the table; returns the results by row."""
+def run_table(bench, rows, record):
+    """Prints the table and writes its rows to `record` (Rows); returns the results by row."""
     sizes, results, compiled_for = bench.sizes, {}, None
     print("| step | batch | Eikonal | compiled | activations | s/step | cases/s | MFU | peak GB |\n" + "|---" * 9 + "|")
     for row in rows:
@@ -221,7 +220,9 @@ def run_table(bench, rows, deadline):
             f"| {words} | {cases} | {'yes' if eikonal else 'no'} | {'yes' if compiled else 'no'} | "
             f"{'recomputed' if recompute else 'kept'} |"
         )
-        if time.monotonic() > deadline:
+        told = dict(zip(("step", "cases", "eikonal", "compiled", "recompute", "reference"), row))
+        if record.late():
+            record.write(**told, note="left out: the time is up")
             print(f"{head} left out: the time is up | | | |", flush=True)
             continue
         bench.weights = DEFAULT_WEIGHTS if eikonal else {**DEFAULT_WEIGHTS, "eikonal": 0.0}
@@ -230,13 +231,22 @@ def run_table(bench, rows, deadline):
             torch._dynamo.reset()  # a graph of its own for every batch size, as a run has it
             bench.model.compile_blocks()
             compiled_for = cases
-        result = bench.row(bench.reference if reference else bench.ours, cases, eikonal)
+        try:
+            result = bench.row(bench.reference if reference else bench.ours, cases, eikonal)
+        except Exception as error:  # whatever a compiler can say: the rows behind it still count
+            said = f"failed: {' '.join(str(error).split())[:200]}".replace("|", "/")
+            record.write(**told, note=said)
+            print(f"{head} {said} | | | |", flush=True)
+            continue
         results[row] = result
         if result is None:
+            record.write(**told, note="out of memory")
             print(f"{head} out of memory | | | |", flush=True)
             continue
         flop = step_flop(sizes["name"], sizes["surface"], sizes["queries"], sizes["eikonal"] if eikonal else 0)
         speed = cases / result["seconds"]
+        figures = {"cases_per_second": speed, "mfu": flop * speed / bench.peak, "matrix_flop_per_second": bench.peak}
+        record.write(**told, **result, **figures, note="")
         peak = "-" if result["peak_gb"] is None else f"{result['peak_gb']:.2f}"
         print(f"{head} {result['seconds']:.4f} | {speed:.2f} | {flop * speed / bench.peak:.1%} | {peak} |", flush=True)
     return results
@@ -290,12 +300,14 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=5, help="steps that count in every row (default: 5)")
     parser.add_argument("--minutes", type=float, default=7.0, help="no row begins after this time (default: 7)")
     parser.add_argument("--no_compile", action="store_true", help="leave the compiled rows out")
+    parser.add_argument("--no_reference", action="store_true", help="leave the rows of the reference out")
+    parser.add_argument("--json", metavar="FILE", help="the rows, one JSON object a line, too")
     args = parser.parse_args(argv)
-    deadline = time.monotonic() + 60 * args.minutes
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cpu" and not args.tiny:
         print("error: no GPU found; --tiny runs on a CPU", file=sys.stderr)
         return 2
+    record = Rows(args.json, args.minutes)
     sizes = SIZES["tiny" if args.tiny else "full"]
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{where}, torch {torch.__version__}, Python {sys.version.split()[0]}")
@@ -318,12 +330,14 @@ def main(argv=None):
     if device.type == "cuda":
         with contextlib.suppress(torch.OutOfMemoryError):
             print(f"calls inside three steps that made the host wait: {synchronizing_calls(bench)} (goal 0)")
-    results = run_table(bench, planned_rows(sizes, not args.no_compile), deadline)
+    results = run_table(bench, planned_rows(sizes, not args.no_compile, not args.no_reference), record)
     for line in verdict(sizes, results) if device.type == "cuda" and not args.tiny else ():
         print(line)
     if device.type == "cpu":
         print("NOT A GPU FIGURE.")
-    return 0
+    if record.failed:
+        print("error: rows failed, see the table", file=sys.stderr)
+    return 1 if record.failed else 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ points. torch and numpy only.
 """
 
 import contextlib
+import json
 import math
+import time
 
 import torch
 
@@ -19,9 +21,29 @@ from vecset.models.operations import pass_operations
 CLASSES = 10
 
 
-def random_batch(cases, surface, queries, eikonal, device="cpu", seed=0):
+class Rows:
+    """The rows of a benchmark's table as JSON: one object a line in `path` (None: nowhere), written as each ends, so
+    that a run that is stopped leaves those before. No row begins after `minutes`. failed: rows whose note says so."""
+
+    def __init__(self, path=None, minutes=math.inf):
+        self.path, self.failed, self._deadline = path, 0, time.monotonic() + 60 * minutes
+        if path:
+            open(path, "w", encoding="utf-8").close()
+
+    def late(self):
+        return time.monotonic() > self._deadline
+
+    def write(self, **row):
+        self.failed += row.get("note", "").startswith("failed")
+        if self.path:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def random_batch(cases, surface, queries, eikonal, device="cpu", seed=0, decoded=0):
     """A batch with the keys of docs/design.md: points in a ball of radius 0.8 cut into slabs. The numbers of `queries`
-    are near, inside and outside points in equal parts; eikonal 0: no Eikonal points."""
+    are near, inside and outside points in equal parts; eikonal 0: no Eikonal points; decoded: how many of the surface
+    points are decoded (0: all)."""
     generator = torch.Generator().manual_seed(seed)
     radius = 0.8
     direction = torch.randn(cases, surface, 3, generator=generator)
@@ -43,6 +65,8 @@ def random_batch(cases, surface, queries, eikonal, device="cpu", seed=0):
         "annotated": torch.ones(cases, CLASSES, dtype=torch.bool),
         "case_index": torch.arange(cases),
     }
+    if decoded:
+        batch["surface_decoded"] = torch.rand(cases, surface, generator=generator).argsort(1)[:, :decoded]
     if eikonal:
         batch["eikonal_points"] = points[:, :eikonal]
     return {name: value.to(device) for name, value in batch.items()}

@@ -12,7 +12,12 @@ from helpers.ball_cases import write_ball_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(
-    [*ROOT.glob("*.sh"), ROOT / ".ci" / "run", *(ROOT / "tests" / "integration" / "slurm_lab").glob("*.sh")]
+    [
+        *ROOT.glob("*.sh"),
+        *ROOT.glob("benchmarks/*.sh"),
+        ROOT / ".ci" / "run",
+        *(ROOT / "tests" / "integration" / "slurm_lab").glob("*.sh"),
+    ]
 )
 SBATCH = ("run_data_sbatch.sh", "run_phase1_sbatch.sh")
 COMMANDS = {
