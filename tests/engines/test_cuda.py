@@ -98,11 +98,11 @@ def test_the_slope_of_attention_and_its_gradients():
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("name, options", VARIANTS)
+@pytest.mark.parametrize("name, options", NETWORKS)
 def test_a_recorded_pass_has_the_numbers_of_one_that_is_not(name, options, bf16):
     model = randomised(name, options).cuda().train()
-    step = StepOptions(WEIGHTS, bf16=bf16)
-    recorded, one = GraphedPass(), step_batch(device="cuda")
+    step = StepOptions(weights_of(options), bf16=bf16)
+    recorded, one = GraphedPass(), step_batch(options, device="cuda")
     other = {**one, "query_sdf": one["query_sdf"] * 0.9, "query_points": one["query_points"] * 0.9}
     for items in (one, other, one):  # recorded with the first, replayed with the others
         found = []
