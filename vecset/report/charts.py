@@ -24,6 +24,9 @@ LOSS_PARTS = (
     "normal",
     "balanced",
     "truncated",
+    "class_distance",
+    "class_near",
+    "class_far",
 )  # engines/losses.py LOSSES, which needs torch
 _ROW, _GAP = 24, 14  # pixels: of a box, between structures
 _MOST_IN_ONE_TIP = 15  # curves
