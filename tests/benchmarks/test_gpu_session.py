@@ -51,12 +51,14 @@ def test_every_part_runs_in_tiny_sizes(tmp_path):
 
 @pytest.mark.slow
 def test_a_part_whose_time_is_up_is_ended_with_all_that_it_started(tmp_path):
-    run = session("--cpu", "--parts", "recipe", "--seconds", 35, *folders(tmp_path))
-    assert run.returncode == 1
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["recipe"]["state"] in (
-        "cut off",
-        "left out: the time is up",
+    python = tmp_path / "python"  # with it the hearts are never made
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *"gpu_session.py data"*) sleep 600 ;; esac\nexec {sys.executable} "$@"\n'
     )
+    python.chmod(0o755)
+    run = session("--cpu", "--parts", "2", "--seconds", 40, *folders(tmp_path), python=python)
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert run.returncode == 1 and found["recipe"]["state"] == "cut off", run.stdout + run.stderr
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = entry.read_bytes()
