@@ -33,4 +33,4 @@ if [ -n "$lint" ]; then
 fi
 cores=$("$PYTHON" -P "$ROOT/vecset/common/cores.py")
 # the last -n counts, so one among the arguments goes before this one
-exec "$PYTHON" -m pytest -n "$((cores > 8 ? 8 : cores))" --dist loadgroup "${arguments[@]+"${arguments[@]}"}"
+exec "$PYTHON" -m pytest -n "$((cores > 8 ? 8 : cores))" "${arguments[@]+"${arguments[@]}"}"

@@ -17,7 +17,14 @@ def open_results(repository):
     return module
 
 
-@pytest.mark.parametrize("options", [(), ("--lps", "--mesh_format", "stl"), ("--mesh_format", "obj")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        ("--lps", "--mesh_format", "stl"),
+        pytest.param(("--mesh_format", "obj"), marks=pytest.mark.slow),
+    ],
+)
 def test_passes_what_comes_out(workdir, open_results, capsys, options):
     make_case(workdir / "data" / "a.npz", **OBLIQUE)
     assert run(workdir, *options, "--spacing", 0.4, cells=64) == 0

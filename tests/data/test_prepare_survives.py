@@ -121,6 +121,7 @@ def test_files_that_cannot_be_read(tmp_path, capsys, monkeypatch):
     assert "not made: 1.nii.gz, 2.nii.gz, 3.nii.gz, 4.mha, 5.nrrd" in told.err
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_counted(tmp_path, capsys):
     """Killer kills the process that has a 2 in hand, each time."""
     paths = [tmp_path / f"{n}.nii.gz" for n in (1, 2, 3)]
