@@ -57,7 +57,8 @@ def test_a_name_costs_its_own_file_at_most(prepared, capsys):
     assert code == 1 and {p.stem for p in (folder / "cases").glob("*.npz")} == set(SOUND)
     assert run(folder / "in", folder / "cases") == 1  # again, for its words
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == len(REFUSED) and all(line.endswith("; rename it") for line in errors)
+    assert len(errors) == len(REFUSED) and all("the name of this file " in line for line in errors)
+    assert sum(line.endswith("; rename it") for line in errors) == 2  # once for each reason
     for shown in (r"new\nline.nii.gz: ", r"\x1b[31mred.nii.gz: ", r"latin-\xe9.nii.gz: "):
         assert sum(shown in line for line in errors) == 1
     for name in SOUND:

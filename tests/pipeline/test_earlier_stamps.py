@@ -71,9 +71,11 @@ def test_every_stage_of_version_0_1_0_still_counts_as_done(name, job):
         assert differences(stage, stamp_of(name, stage.name)) == ({}, True), stage.name
 
 
-def test_the_methods_of_then_are_those_of_now(job):
-    """Where a method changes, its earlier results are rightly made again: then this line goes."""
-    assert {stage.name: stage.method for stage in job("tiny").stages()} == METHODS
+def test_the_methods_of_then_are_those_of_now_but_for_what_changed(job):
+    """Where a method changes, its earlier results are rightly made again: then it is named here."""
+    changed = {"reconstruct"}  # its tables have more columns
+    now = {stage.name: stage.method for stage in job("tiny").stages()}
+    assert {name for name in METHODS if now[name] != METHODS[name]} == changed
     assert METHODS.keys() == PRESENT_METHODS.keys()
 
 
