@@ -551,7 +551,7 @@ def claims_of(case_ids: list[str], folder: Path) -> dict:
     scale = [count["heart_voxels"] / max(count["looked_at"], 1) for count in counts]
     return {
         f"{ours}_voxels": round(statistics.fmean(s * count[theirs] for s, count in zip(scale, counts)), 1)
-        for ours, theirs in (("overlap", "overlaps"), ("unclaimed", "gaps"))
+        for ours, theirs in (("overlap", "overlaps"), ("unclaimed", "unclaimed"))
     }
 
 

@@ -58,7 +58,7 @@ def test_counts_are_those_of_a_loop_over_the_voxels(grown):
         "heart_voxels": np.count_nonzero(labels),
         "looked_at": np.count_nonzero(labels),
         "overlaps": overlaps,
-        "gaps": gaps,
+        "unclaimed": gaps,
     }
     assert overlaps > 20 and (gaps > 20) == (grown > 0)
     some = count_claims(field, frame, labels, most=300)
@@ -75,7 +75,7 @@ def test_of_an_empty_label_map_and_of_a_field_without_class_distances():
 
 
 def test_one_line_about_all_hearts():
-    counts = [{"looked_at": 300, "overlaps": 3, "gaps": 0}, {"looked_at": 100, "overlaps": 1, "gaps": 2}]
+    counts = [{"looked_at": 300, "overlaps": 3, "unclaimed": 0}, {"looked_at": 100, "overlaps": 1, "unclaimed": 2}]
     assert claims_line(counts) == (
         "class distances: several classes claim 1.00% of the hearts' voxels, none 0.50% (400 voxels looked at)"
     )
@@ -112,7 +112,7 @@ def test_a_trained_network_from_end_to_end(tmp_path, flags, capsys):
     claims = result["decoding"]["claims"]
     assert claims["looked_at"] == claims["heart_voxels"] > 1000
     if "--network" in flags:
-        assert claims["gaps"] == 0
+        assert claims["unclaimed"] == 0
     dice = {row["class_id"]: row["dice"] for row in result["scores"]}
     assert all(dice[c] > 0.75 for c in (1, 2, 3)), dice
     assert sorted(p.stem for p in (out / "ball04" / "meshes").glob("*.ply")) == ["c1", "c2", "c3"]

@@ -127,7 +127,8 @@ class Case:
             raise InputError.because(
                 self.path,
                 f"the case file has no distances to each class (*_class_sdf), which {purpose} needs",
-                "make it again with prepare_data.py --class_distances --overwrite",
+                "make it again with prepare_data.py --class_distances --overwrite; the main job takes "
+                "--prepare_options=--class_distances",
             )
         return self
 

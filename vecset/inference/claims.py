@@ -1,8 +1,8 @@
 """How often the class distances of a network disagree about a voxel of the heart.
 
 A network with a signed distance per class may claim a voxel for several classes (overlap), or for none where the
-union's distance is negative (gap). The label map has one label there all the same: the class of the smallest distance,
-or of the largest logit where the network has logits beside its distances.
+union's distance is negative (unclaimed). The label map has one label there all the same: the class of the smallest
+distance, or of the largest logit where the network has logits beside its distances.
 """
 
 import numpy as np
@@ -18,7 +18,8 @@ def count_claims(
 ) -> dict[str, int] | None:
     """Counts over the voxels of the heart, those with a label in `labels` (X, Y, Z), on the grid of `frame`:
     heart_voxels: how many there are; looked_at: how many were decoded, all or `most`, drawn at random by `seed`;
-    overlaps and gaps among these. None for a field without class distances. A decision tuning changes none of them."""
+    overlaps and unclaimed ones among these. None for a field without class distances. A decision tuning changes none of
+    them."""
     if not field.has_class_distances:
         return None
     flat = np.flatnonzero(labels)
@@ -33,15 +34,15 @@ def count_claims(
         "heart_voxels": len(flat),
         "looked_at": len(chosen),
         "overlaps": int((claims > 1).sum()),
-        "gaps": int((claims == 0).sum()),
+        "unclaimed": int((claims == 0).sum()),
     }
 
 
 def claims_line(counts: list[dict[str, int]]) -> str:
     """One line about the counts of several hearts."""
     voxels = sum(count["looked_at"] for count in counts)
-    overlaps, gaps = (sum(count[name] for count in counts) / max(voxels, 1) for name in ("overlaps", "gaps"))
+    overlaps, unclaimed = (sum(count[name] for count in counts) / max(voxels, 1) for name in ("overlaps", "unclaimed"))
     return (
-        f"class distances: several classes claim {overlaps:.2%} of the hearts' voxels, none {gaps:.2%} "
+        f"class distances: several classes claim {overlaps:.2%} of the hearts' voxels, none {unclaimed:.2%} "
         f"({voxels} voxels looked at)"
     )
