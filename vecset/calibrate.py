@@ -19,6 +19,7 @@ if not __package__:  # run as a file: the repository's root in place of this fol
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.cores import limit_threads  # noqa: E402
 from vecset.common.errors import InputError, run_command, shown  # noqa: E402
+from vecset.common.memory import keep_freed_memory  # noqa: E402
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise InputError(f"--{flag}", "at least 1", getattr(args, flag))
     limit_threads()  # before torch is imported
+    keep_freed_memory()
     from tqdm import tqdm
 
     from vecset.common.atomic import require_writable

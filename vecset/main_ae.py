@@ -16,8 +16,10 @@ elif ROOT not in sys.path:
 
 from vecset.common.cores import limit_threads  # noqa: E402
 from vecset.common.errors import run_command  # noqa: E402
+from vecset.common.memory import keep_freed_memory  # noqa: E402
 
 limit_threads()  # before torch is imported
+keep_freed_memory()
 
 from vecset.data.dataset import worker_death  # noqa: E402
 from vecset.engines.arguments import check_arguments, parse_arguments  # noqa: E402

@@ -1,4 +1,10 @@
-"""What memory is left: of the machine, of a container, of the process; and the line that says what was too large."""
+"""What memory is left: of the machine, of a container, of the process; and the line that says what was too large.
+
+And that freed memory stays with the process."""
+
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -77,3 +83,24 @@ def test_in_words():
 
 def test_here():
     assert available_bytes() is None or available_bytes() > 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_used_again():
+    """Pages that the system hands over, counted in a process of its own: 20 buffers of 100 MB, one after the other."""
+    program = """
+import resource, sys
+from vecset.common.memory import keep_freed_memory
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+for _ in range(20):
+    buffer = bytearray(100_000_000)
+    buffer[:] = bytes(1) * 100_000_000
+    del buffer
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt * resource.getpagesize() / 100_000_000)
+"""
+    kept, handed_back = (
+        float(subprocess.run([sys.executable, "-c", program, how], capture_output=True, check=True).stdout)
+        for how in ("kept", "as it is")
+    )
+    assert kept < 5 and handed_back > 15

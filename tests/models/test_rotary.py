@@ -31,9 +31,9 @@ def test_directions_and_wavelengths_cover_what_they_should():
 
 def test_turning_back_undoes_turning_and_keeps_lengths():
     x, at, frequencies = uniform(2, 3, 5, 8), uniform(2, 5, 3, seed=1), rotary_frequencies(3, 4).double()
-    cos, sin = turns(at, frequencies)
-    turned = rotate(x, cos, sin)
-    torch.testing.assert_close(rotate(turned, cos, -sin), x)
+    turn = turns(at, frequencies)
+    turned = rotate(x, turn)
+    torch.testing.assert_close(rotate(turned, turn.back()), x)
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     assert (turned - x).abs().max() > 0.1
 
@@ -41,9 +41,9 @@ def test_turning_back_undoes_turning_and_keeps_lengths():
 def test_in_16_bit_it_is_the_same_but_for_rounding():
     x, at, frequencies = uniform(2, 3, 5, 8).float(), uniform(2, 5, 3, seed=1).float(), rotary_frequencies(3, 4)
     turn = turns(at, frequencies)
-    half = rotate(x.bfloat16(), *turn)
+    half = rotate(x.bfloat16(), turn)
     assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), rotate(x, *turn), atol=0.02, rtol=0.02)
+    torch.testing.assert_close(half.float(), rotate(x, turn), atol=0.02, rtol=0.02)
 
 
 def test_attention_is_that_of_complex_numbers_pair_by_pair():

@@ -26,6 +26,7 @@ from vecset.common.arguments import CommandParser, user_path, user_path_text
 from vecset.common.atomic import remove_leftovers, require_writable
 from vecset.common.cores import limit_threads
 from vecset.common.errors import InputError, describe_failure, require_package, run_command, shown
+from vecset.common.memory import keep_freed_memory
 
 LEAST = {"chunk": 1, "mesh_cells": 8, "num_surface_points": 1, "num_latents": 1}
 SPACING_MM = (0.05, 50)
@@ -185,6 +186,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {fault}", file=sys.stderr)
         return 1 if faults else 0
     limit_threads()  # before torch is imported
+    keep_freed_memory()
     from vecset.imaging.label_mapping import LabelMapping
     from vecset.inference.claims import claims_line
     from vecset.inference.inputs import find_hearts, find_stored_latents

@@ -1,9 +1,10 @@
-"""How much memory this process may still use, asked before much of it is allocated.
+"""How much memory this process may still use, asked before much of it is allocated; and how its allocator keeps it.
 
 Linux gives memory that it does not have and ends the process once it is written to, so no error would say what was too
 large. Standard library only.
 """
 
+import ctypes
 import os
 import resource
 from pathlib import Path
@@ -12,6 +13,8 @@ from vecset.common.cores import CGROUP, MEMBERSHIP, group_folders
 from vecset.common.errors import InputError
 
 MEMINFO, STATM = Path("/proc/meminfo"), Path("/proc/self/statm")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_KEPT_BYTES = 1 << 28  # allocations up to here stay with the process
 
 
 def available_bytes(
@@ -31,6 +34,18 @@ def require_memory(where: object, needed: int, purpose: str, to_do: str) -> None
         raise InputError.because(
             where, f"{purpose} takes about {in_words(needed)} of memory, {in_words(available)} are free", to_do
         )
+
+
+def keep_freed_memory() -> bool:
+    """Lets glibc keep the memory that is freed for the next allocations, in place of handing blocks of 32 MB and more
+    back to the system each time. Every step of a training allocates the same buffers again; the system would clear
+    their pages each time, which took up to a third of a step (docs/log.md). The most memory in use grows by up to
+    a quarter. -> whether it was set: another C library has no such setting, or no need of it."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another C library
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def in_words(num_bytes: float) -> str:

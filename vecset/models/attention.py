@@ -67,13 +67,38 @@ def _two_parts(x, dtype):
     return high, (x - high.to(x.dtype)).to(dtype)
 
 
+class Turn(NamedTuple):
+    """The angles by which `rotate` turns the tokens at some places: cosines and sines (B, H, T, P), and the two as
+    complex numbers where `rotate` can use those, else None."""
+
+    cos_BHTP: torch.Tensor
+    sin_BHTP: torch.Tensor
+    complex_BHTP: torch.Tensor | None = None
+
+    def back(self) -> "Turn":
+        """The same angles the other way round."""
+        whole = None if self.complex_BHTP is None else self.complex_BHTP.conj()
+        return Turn(self.cos_BHTP, -self.sin_BHTP, whole)
+
+    def unsqueeze(self, axis: int) -> "Turn":
+        return Turn(*(part if part is None else part.unsqueeze(axis) for part in self))
+
+
 class Places(NamedTuple):
     """Where the queries and the keys of an attention are (unit). gain_H: -gain_h |at - to|^2 is added to the logits of
-    head h; None: nothing is added."""
+    head h; None: nothing is added. The turns are those of a rotary layer; None: it makes them."""
 
     at_BQ3: torch.Tensor
     to_BK3: torch.Tensor
     gain_H: torch.Tensor | None = None
+    at_turn: Turn | None = None
+    to_turn: Turn | None = None
+
+    def turned(self, frequencies_H3P: torch.Tensor) -> "Places":
+        """With the turns of both places: those of one set of places are made once."""
+        at = turns(self.at_BQ3, frequencies_H3P)
+        to = at if self.to_BK3 is self.at_BQ3 else turns(self.to_BK3, frequencies_H3P)
+        return self._replace(at_turn=at, to_turn=to)
 
 
 def rotary_frequencies(heads: int, pairs: int) -> torch.Tensor:
@@ -92,22 +117,26 @@ def rotary_frequencies(heads: int, pairs: int) -> torch.Tensor:
     return (direction * size).view(3, pairs, heads).permute(2, 0, 1).float().contiguous()
 
 
-def turns(at_BT3: torch.Tensor, frequencies_H3P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(cos, sin) of the angles f_hp . at, each (B, H, T, P) and at least float32, for `rotate`."""
-    with torch.autocast(at_BT3.device.type, enabled=False):
+def turns(at_BT3: torch.Tensor, frequencies_H3P: torch.Tensor) -> Turn:
+    """The angles f_hp . at, at least float32, for `rotate`."""
+    kind = at_BT3.device.type
+    with_complex = not (torch.is_autocast_enabled(kind) or torch.compiler.is_compiling())
+    with torch.autocast(kind, enabled=False):
         angle_BHTP = at_BT3.to(frequencies_H3P.dtype).unsqueeze(1) @ frequencies_H3P
-        return angle_BHTP.cos(), angle_BHTP.sin()
+        cos_BHTP, sin_BHTP = angle_BHTP.cos(), angle_BHTP.sin()
+    return Turn(cos_BHTP, sin_BHTP, torch.complex(cos_BHTP, sin_BHTP) if with_complex else None)
 
 
-def rotate(x_BHTd: torch.Tensor, cos_BHTP: torch.Tensor, sin_BHTP: torch.Tensor) -> torch.Tensor:
+def rotate(x_BHTd: torch.Tensor, turn: Turn) -> torch.Tensor:
     """Rotates the channel pairs (2p, 2p + 1) of each head: rotary embedding (Su et al., RoFormer, 2021) of a place in
-    space. The negative of the sine rotates back."""
-    if x_BHTd.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
+    space."""
+    wide = x_BHTd.dtype in (torch.float32, torch.float64)
+    if wide and turn.complex_BHTP is not None and not torch.compiler.is_compiling():
         # as complex numbers: half the time of the formula below. Compiled they had wrong gradients (torch 2.13)
-        turn_BHTP = torch.complex(cos_BHTP, sin_BHTP)
-        return torch.view_as_real(torch.view_as_complex(x_BHTd.unflatten(-1, (-1, 2))) * turn_BHTP).flatten(-2)
+        turned = torch.view_as_complex(x_BHTd.unflatten(-1, (-1, 2))) * turn.complex_BHTP
+        return torch.view_as_real(turned).flatten(-2)
     real, imaginary = x_BHTd.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos_BHTP.to(x_BHTd.dtype), sin_BHTP.to(x_BHTd.dtype)
+    cos, sin = turn.cos_BHTP.to(x_BHTd.dtype), turn.sin_BHTP.to(x_BHTd.dtype)
     return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], -1).flatten(-2)
 
 
@@ -134,15 +163,16 @@ class Attention(nn.Module):
     def _heads(self, x_BTD):
         return x_BTD.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
-    def keys_values(
-        self, context_BKD: torch.Tensor, to_BK3: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(k_BHKd, v_BHKd): all that queries need of the context, computed once for any number of them. to_BK3: its
-        places, needed by a rotary layer."""
+    def turn(self, at_BT3: torch.Tensor | None) -> Turn | None:
+        """By how much a rotary layer turns what is at these places; None for another layer."""
+        return turns(at_BT3, self.frequencies) if self.rotary else None
+
+    def keys_values(self, context_BKD: torch.Tensor, turn: Turn | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(k_BHKd, v_BHKd): all that queries need of the context, computed once for any number of them. turn: that of
+        the context's places, needed by a rotary layer."""
         k, v = (self._heads(half) for half in self.to_kv(context_BKD).chunk(2, dim=-1))
         if self.rotary:
-            turn = turns(to_BK3, self.frequencies)
-            k, v = rotate(k, *turn), rotate(v, *turn)
+            k, v = rotate(k, turn), rotate(v, turn)
         return k, v
 
     def parts(
@@ -151,26 +181,26 @@ class Attention(nn.Module):
         """(q, k, v) per head, from queries (the output of `to_q`) and precomputed keys and values."""
         q, (k, v) = self._heads(q_BQD), keys_values
         if self.rotary:
-            q = rotate(q, *turns(places.at_BQ3, self.frequencies))
+            q = rotate(q, self.turn(places.at_BQ3) if places.at_turn is None else places.at_turn)
         if places is None or places.gain_H is None:
             return q, k, v
-        return append_distance_term(q, k, v, *places, self.scale)
+        return append_distance_term(q, k, v, places.at_BQ3, places.to_BK3, places.gain_H, self.scale)
 
-    def out(self, attended_BHQd: torch.Tensor, at_BQ3: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, Q, D): the result of attention through the last linear layer. at_BQ3: places of the queries, needed by a
-        rotary layer. Of several attentions with the same queries, (B, C, H, Q, d), it is (B, C, Q, D)."""
+    def out(self, attended_BHQd: torch.Tensor, turn: Turn | None = None) -> torch.Tensor:
+        """(B, Q, D): the result of attention through the last linear layer. turn: that of the queries' places, needed
+        by a rotary layer. Of several attentions with the same queries, (B, C, H, Q, d), it is (B, C, Q, D)."""
         attended_BHQd = attended_BHQd[..., : self.head_dim]
         if self.rotary:
-            cos, sin = turns(at_BQ3, self.frequencies)
-            if attended_BHQd.ndim == 5:
-                cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-            attended_BHQd = rotate(attended_BHQd, cos, -sin)
+            turn = turn.unsqueeze(1) if attended_BHQd.ndim == 5 else turn
+            attended_BHQd = rotate(attended_BHQd, turn.back())
         return self.to_out(attended_BHQd.transpose(-3, -2).flatten(-2))
 
     def forward(self, x_BQD, context=None, places=None):
-        at, to, _ = places or (None, None, None)
-        keys_values = self.keys_values(x_BQD if context is None else context, to)
-        return self.out(fused_attention(*self.parts(self.to_q(x_BQD), keys_values, places), self.scale), at)
+        if self.rotary and places.at_turn is None:
+            places = places.turned(self.frequencies)
+        at_turn, to_turn = (places.at_turn, places.to_turn) if self.rotary else (None, None)
+        keys_values = self.keys_values(x_BQD if context is None else context, to_turn)
+        return self.out(fused_attention(*self.parts(self.to_q(x_BQD), keys_values, places), self.scale), at_turn)
 
 
 class GEGLU(nn.Module):

@@ -99,15 +99,27 @@ def _kernel(device):
 
 
 def _one_after_the_other(points_BN3, stretch_BN, labels_BN, fps_class_gap, first_B, num_samples):
+    """The loop that chooses. Axis after axis in buffers that stay, which takes a third of the time of whole points."""
     rows = torch.arange(len(points_BN3), device=points_BN3.device)
-    chosen_BM = torch.empty(len(points_BN3), num_samples, dtype=torch.long, device=points_BN3.device)
-    nearest_BN = torch.full_like(points_BN3[..., 0], torch.inf)
-    stretch_BN = 1.0 if stretch_BN is None else stretch_BN
+    chosen_MB = torch.empty(num_samples, len(points_BN3), dtype=torch.long, device=points_BN3.device)
+    values_KBN = points_BN3.movedim(-1, 0).contiguous()
+    if fps_class_gap:
+        values_KBN = torch.cat([values_KBN, labels_BN.to(points_BN3.dtype).unsqueeze(0)])
+    nearest_BN = torch.full_like(values_KBN[0], torch.inf)
+    square_BN, apart_BN = torch.empty_like(nearest_BN), torch.empty_like(nearest_BN)
     for m in range(num_samples):
         index_B = first_B if m == 0 else nearest_BN.argmax(1)
-        chosen_BM[:, m] = index_B
-        square_BN = (points_BN3 - points_BN3[rows, index_B].unsqueeze(1)).square().sum(-1) * stretch_BN
+        chosen_MB[m] = index_B
+        of_KB1 = values_KBN[:, rows, index_B].unsqueeze(-1)
+        torch.sub(values_KBN[0], of_KB1[0], out=square_BN)
+        square_BN.square_()
+        for axis in (1, 2):
+            torch.sub(values_KBN[axis], of_KB1[axis], out=apart_BN)
+            square_BN.addcmul_(apart_BN, apart_BN)
+        if stretch_BN is not None:
+            square_BN.mul_(stretch_BN)
         if fps_class_gap:
-            square_BN += fps_class_gap**2 * (labels_BN != labels_BN[rows, index_B].unsqueeze(1))
-        nearest_BN = torch.minimum(nearest_BN, square_BN)
-    return chosen_BM
+            torch.ne(values_KBN[3], of_KB1[3], out=apart_BN)
+            square_BN.add_(apart_BN, alpha=fps_class_gap**2)
+        torch.minimum(nearest_BN, square_BN, out=nearest_BN)
+    return chosen_MB.T.contiguous()

@@ -143,7 +143,7 @@ class VecSetAutoencoder(nn.Module):
                 self.anchors = nn.Parameter(0.9 * spread_in_ball(self._queries_per_field(num_latents)))
         self.recompute = False
         self.fold = True  # False: a token for every point, the reference of folding.py
-        self._read, self._layer = _read_and_feed, _attend_and_feed
+        self._read, self._layer, self.compiled = _read_and_feed, _attend_and_feed, False
 
     def _queries_per_field(self, num_latents):
         """How many latents a field is made of, where the network has `num_latents` in all."""
@@ -176,6 +176,7 @@ class VecSetAutoencoder(nn.Module):
         """Compiles the encoder's attention and the layers of the latent stack. Not the decoder, whose slope is taken by
         autograd inside the forward pass."""
         self._read, self._layer = torch.compile(_read_and_feed), torch.compile(_attend_and_feed)
+        self.compiled = True
 
     def use_latents(self, num_latents: int) -> None:
         """From now on another number of latents than the name says: no weight of a model with point queries depends on
@@ -240,10 +241,19 @@ class VecSetAutoencoder(nn.Module):
         """The latent stack, and the decoder's keys and values: everything that is the same for all queries of a case.
         Returns a context for `decode`."""
         x, anchors_BM3 = self._tokens_of(latents_BML)
-        places = Places(anchors_BM3, anchors_BM3) if self.rotary else None
+        places = self._places_of_layers(anchors_BM3)
         for layer in self.layers:
             x = self._run(self._layer, layer, x, places)
         return self._context_of(x, anchors_BM3)
+
+    def _places_of_layers(self, anchors_BM3):
+        """Places for layers of the stack in which tokens at these places see each other. All rotary layers of a network
+        have the same frequencies (they follow from its width), so the turns are made once for all; compiled layers make
+        their own, without complex numbers."""
+        if not self.rotary:
+            return None
+        places = Places(anchors_BM3, anchors_BM3)
+        return places if self.compiled or not self.layers else places.turned(self.layers[0][0].fn.frequencies)
 
     def _tokens_of(self, latents_BML):
         """(tokens (B, M, D), their places (B, M, 3) or None) of latents."""
@@ -262,9 +272,14 @@ class VecSetAutoencoder(nn.Module):
     def _context_of(self, x_BMD, anchors_BM3):
         return {
             "latents_BMD": x_BMD,
-            "keys_values": self.decoder_cross_attn.fn.keys_values(x_BMD, anchors_BM3),
+            "keys_values": self._keys_values(x_BMD, anchors_BM3),
             "anchors_BM3": anchors_BM3,
         }
+
+    def _keys_values(self, x_BMD, anchors_BM3):
+        """The decoder's keys and values of the latents."""
+        layer = self.decoder_cross_attn.fn
+        return layer.keys_values(x_BMD, layer.turn(anchors_BM3))
 
     def decode(self, context: dict, queries_BQ3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """-> (sdf_BQ, logits_BQC) in the parameters' float32."""
@@ -291,7 +306,8 @@ class VecSetAutoencoder(nn.Module):
 
     def _outputs(self, attended_BHQd, queries_BQ3):
         """Distance, logits and class distances or None, of what the queries have read."""
-        x = self.decoder_cross_attn.fn.out(attended_BHQd, queries_BQ3)
+        layer = self.decoder_cross_attn.fn
+        x = layer.out(attended_BHQd, layer.turn(queries_BQ3))
         if self._residual:
             embedded_BQD = self.query_embed(queries_BQ3)
             x = x + (embedded_BQD if x.ndim == 3 else embedded_BQD.unsqueeze(1))
@@ -333,10 +349,7 @@ class VecSetAutoencoder(nn.Module):
             exact, dtype = context, self.to_outputs[1].weight.dtype
             if context["keys_values"][0].dtype != dtype:  # of an autocast
                 latents_BMD = context["latents_BMD"].to(dtype)
-                exact = {
-                    **context,
-                    "keys_values": self.decoder_cross_attn.fn.keys_values(latents_BMD, context["anchors_BM3"]),
-                }
+                exact = {**context, "keys_values": self._keys_values(latents_BMD, context["anchors_BM3"])}
             return self._run(gradient, points_BE3) if create_graph else gradient(points_BE3)
 
     def forward(

@@ -84,6 +84,7 @@ def pass_operations(
     over_all = depth // 2 if network == "parts" else 0
     per_case = fields * (net.encoder(m, n) + net.tokens(m) + (depth - over_all) * net.layer(m, 1))
     per_case += over_all * net.layer(m, fields)
+    per_case += (2 if over_all else 1) * net.turns(fields * m, 2) if depth else 0  # of all layers
     per_case += fields * net.linear(m, net.D, 2 * net.D) + net.turns(fields * m, 2)  # the decoder's keys and values
     per_case += net.queries(decoded) + net.beside(decoded) + fields * net.decoded(decoded, m)
     per_case += fields * net.slope(slope, m)
@@ -129,7 +130,7 @@ class _Network:
         asked = self.embed(m, self.F) if self.point_queries else self.embed(m, _POINT, True) if self.anchors else 0
         if self.anchors:  # a token for every point
             read = self.embed(n, self.F) + self.linear(n, D, 2 * D) + self.attention(m, n, True)
-            read += self.turns(n) + self.turns(2 * m, 1 if self.point_queries else 2)
+            read += self.turns(n) + self.turns(m, 1 if self.point_queries else 2)
         else:  # folded: the points' own numbers, which need no gradient, are the keys and the values of every head
             padded = -(-self.F // 8) * 8
             read = self.basis(n) + 2 * self.linear(m, D, self.F)
@@ -145,7 +146,7 @@ class _Network:
         """A layer of the latent stack on `fields` x m latents that see each other."""
         m *= fields
         linears = self.linear(m, self.D, 4 * self.D)
-        return linears + self.attention(m, m, False) + 3 * self.turns(m, 2) + self.feed_forward(m)
+        return linears + self.attention(m, m, False) + self.feed_forward(m)
 
     def queries(self, tokens):
         """A query's own side of the decoder's attention, by the folded map of its numbers and a constant."""

@@ -27,7 +27,6 @@ from torch import nn
 from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError
 from vecset.models import attention
-from vecset.models.attention import Places
 from vecset.models.joint_network import VecSetAutoencoder
 from vecset.models.labels import UNKNOWN_LOGIT, logits_of_distances
 
@@ -165,10 +164,9 @@ class PartAutoencoder(VecSetAutoencoder):
         if self.parts:
             x = torch.where(present_BC.flatten()[:, None, None], x, self.absent.to(x.dtype))
         x = x + self._class_tokens(len(x)).to(x.dtype)
-        own, all_of_them = None, None
-        if self.rotary:
-            anchors_BM3 = anchors_Xm3.unflatten(0, (B, C)).flatten(1, 2)
-            own, all_of_them = Places(anchors_Xm3, anchors_Xm3), Places(anchors_BM3, anchors_BM3)
+        own, all_of_them = self._places_of_layers(anchors_Xm3), None
+        if self.parts and self.rotary:
+            all_of_them = self._places_of_layers(anchors_Xm3.unflatten(0, (B, C)).flatten(1, 2))
         for number, layer in enumerate(self.layers):
             if self.parts and number % 2:
                 x_BMD = x.unflatten(0, (B, C)).flatten(1, 2)
