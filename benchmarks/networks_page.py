@@ -399,8 +399,8 @@ def draw_comparison(
 def _box_of_slice(volumes, plane, index, spacing_mm, margin_mm=4):
     """(3, 2) first and last voxel of what any of the volumes has in a slice, with a margin; all of the volume along the
     third axis."""
-    from vecset.imaging.pictures import foreground_box
     from vecset.imaging.slice_picture import PLANES
+    from vecset.report.pictures import foreground_box
 
     axis = PLANES[plane]
     slices = [np.expand_dims(np.take(volume, index, axis), axis) for volume in volumes]

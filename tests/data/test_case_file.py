@@ -8,6 +8,7 @@ import pytest
 from vecset.common.errors import InputError
 from vecset.data.case_file import CLASS_DISTANCES, GROUPS, POINT_MEMBERS, Case, read_case, read_meta, write_case
 from vecset.imaging.frame import Frame
+from vecset.imaging.structure_state import State
 
 
 def tiny_case(rng, classes=3):
@@ -217,3 +218,17 @@ def test_a_wrong_case_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="surface_labels holds class 0"):
         write_case(tmp_path / "a.npz", case)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_states_of_its_classes():
+    """Given, absent, unknown and cut; what is there is what `meta` says, else what the surface points say."""
+    case = tiny_case(np.random.default_rng(0), classes=4)
+    case.meta |= {"class_names": list("abcd"), "annotated_classes": [1, 2, 4], "border_classes": [2]}
+    for labels, present, states in (
+        ([1, 2, 1, 1, 2], None, [State.GIVEN, State.CUT, State.UNKNOWN, State.ABSENT]),
+        ([1, 4, 1, 1, 1], None, [State.GIVEN, State.ABSENT, State.UNKNOWN, State.GIVEN]),
+        ([1, 1, 1, 1, 1], [1, 3], [State.GIVEN, State.ABSENT, State.GIVEN, State.ABSENT]),
+    ):
+        case.arrays["surface_labels"] = np.array(labels, np.uint8)
+        case.meta["present_classes"] = present
+        assert case.states.tolist() == states

@@ -11,9 +11,9 @@ from helpers.analytic_case import NAMES, analytic_case
 from vecset.commands import check_data_quality
 from vecset.common.errors import run_command
 from vecset.data.case_file import write_case
-from vecset.imaging.pictures import to_ras
 from vecset.quality import case_checks as quality
 from vecset.quality import check_folder, summary, thresholds
+from vecset.report.pictures import to_ras
 from vecset.report.quality_pictures import contradicts, source_slice
 
 

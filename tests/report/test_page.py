@@ -18,7 +18,6 @@ import reconstruct
 from vecset.common.errors import InputError, run_command
 from vecset.imaging.classes import BACKGROUND_COLOUR, class_colours, rgb
 from vecset.imaging.label_map import write_label_map
-from vecset.imaging.pictures import to_ras
 from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 from vecset.metrics.overlap import score
 from vecset.report import hearts as hearts_module
@@ -39,6 +38,7 @@ from vecset.report.hearts import (
     typed,
 )
 from vecset.report.page import REPORT, best_median_worst, read_reconstruction, write_html_report
+from vecset.report.pictures import to_ras
 from vecset.report.render import ASSETS, number
 
 RNG = np.random.default_rng(0)

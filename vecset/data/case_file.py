@@ -22,6 +22,7 @@ from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, open_npz, re
 from vecset.imaging.class_names import distinct_names
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import Frame
+from vecset.imaging.structure_state import states_of
 
 SCHEMA = "vecsetx-heart/1"
 
@@ -108,6 +109,19 @@ class Case:
         mask = np.zeros(self.num_classes, bool)
         mask[np.asarray(self.meta["annotated_classes"], int) - 1] = True
         return mask
+
+    @property
+    def states(self) -> np.ndarray:
+        """(C,) i8 of `vecset.imaging.structure_state.State`: what is known of each class. What is there, and what the
+        field of view truncates, says `meta`; files of earlier forms lack the first, and the surface points say it."""
+        present = self.meta.get("present_classes")
+        if present is None:
+            self.require("surface_labels", purpose="the states of its classes")
+            present = np.unique(self.surface_labels)
+        masks = np.zeros((2, self.num_classes), bool)
+        for mask, classes in zip(masks, (present, self.meta.get("border_classes", ()))):
+            mask[np.asarray(classes, int) - 1] = True
+        return states_of(masks[0], self.annotated, masks[1])
 
     def require(self, *members: str, purpose: str) -> "Case":
         """Refuses a case without one of `members` (names of attributes), saying what it is needed for."""

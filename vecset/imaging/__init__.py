@@ -1,1 +1,1 @@
-"""Images and label maps: files, coordinate frames, classes with names and colours, pictures. No case files or torch."""
+"""Images and label maps: files, coordinate frames, classes with names, colours and states. No case files or torch."""

@@ -1,7 +1,7 @@
 """Label slices as pixels, numpy only: which way round a plane is shown, the colours, the kinds of difference.
 
 One convention for every picture (quality check, overview, reports, training log): the patient's right, or front, is on
-the left, and up is up. `vecset/imaging/pictures.py` draws with it on axes in mm."""
+the left, and up is up. `vecset/report/pictures.py` draws with it on axes in mm."""
 
 from collections.abc import Iterable
 

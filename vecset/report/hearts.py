@@ -21,8 +21,8 @@ from skimage.measure import label
 from vecset.geometry.mesh_distance import MeshDistance
 from vecset.geometry.surface import class_boxes, crop_foreground, mask_mesh
 from vecset.geometry.surface_smoothing import taubin
-from vecset.imaging.pictures import LEFT_UP, foreground_box, fullest_index, spacing_of, to_ras
 from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
+from vecset.report.pictures import LEFT_UP, foreground_box, fullest_index, spacing_of, to_ras
 
 MAX_TRIANGLES = 24_000  # of one label map's surfaces together
 MAX_SLICES = 24  # of one plane

@@ -4,7 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vecset.imaging.classes import class_colours
-from vecset.imaging.pictures import (
+from vecset.imaging.slice_picture import BAD, GOOD
+from vecset.quality.thresholds import BINS, CHECKS
+from vecset.report.pictures import (
     PLANES,
     draw_slices,
     foreground_box,
@@ -16,8 +18,6 @@ from vecset.imaging.pictures import (
     spacing_of,
     to_ras,
 )
-from vecset.imaging.slice_picture import BAD, GOOD
-from vecset.quality.thresholds import BINS, CHECKS
 
 _OUTSIDE = "#FFFFFF"
 _CROSS = "#E00000"

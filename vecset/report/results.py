@@ -5,10 +5,10 @@ from pathlib import Path
 
 from vecset.common.errors import describe_failure
 from vecset.imaging.classes import class_colours
-from vecset.imaging.pictures import write_overview
 from vecset.metrics.overlap import mean_over_classes
 from vecset.report import tables
 from vecset.report.page import REPORT, best_median_worst, read_reconstruction, write_html_report
+from vecset.report.pictures import write_overview
 
 
 def write_results(

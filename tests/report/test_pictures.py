@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from vecset.imaging.classes import class_colours
-from vecset.imaging.pictures import (
+from vecset.report.pictures import (
     DIFFERENCE,
     PLANES,
     draw_difference,
