@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from vecset.common.errors import InputError
+from vecset.common.structure_state import State
 from vecset.data.case_file import CLASS_DISTANCES, GROUPS, POINT_MEMBERS, Case, read_case, read_meta, write_case
 from vecset.imaging.frame import Frame
-from vecset.imaging.structure_state import State
 
 
 def tiny_case(rng, classes=3):

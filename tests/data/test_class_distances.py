@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vecset.common.class_distances import ABSENT_DISTANCE
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.data.case_file import CLASS_DISTANCES
 from vecset.data.class_distances import SMALLEST, signed_float16
 from vecset.data.preparation import Options, build_case

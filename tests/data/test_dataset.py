@@ -5,8 +5,8 @@ import pytest
 import torch
 from helpers.ball_cases import RADIUS, ball_case, ball_class_sdf, ball_labels, write_ball_cases, write_csv
 
-from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.data.case_file import write_case
 from vecset.data.dataset import (
     QUERY_GROUPS,

@@ -13,8 +13,8 @@ import SimpleITK as sitk
 from helpers.prepare_runs import SMALL, Killer, contents, make_maps, run
 
 from vecset.commands import prepare_data
-from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError, run_command
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.data import preparation
 from vecset.data.case_file import CLASS_DISTANCES, read_case, read_meta
 from vecset.data.preparation import ISLAND_SHARE, warnings_of

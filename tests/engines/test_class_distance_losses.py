@@ -5,8 +5,8 @@ import torch
 from helpers.ball_cases import tiny_arguments
 from helpers.ball_hearts import ball_heart_batch
 
-from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.engines.arguments import check_arguments, parse_arguments, without_effect
 from vecset.engines.losses import (
     DEFAULT_WEIGHTS,

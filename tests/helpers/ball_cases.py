@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vecset.common.class_distances import ABSENT_DISTANCE
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.data.case_file import Case, write_case
 from vecset.imaging.frame import Frame
 

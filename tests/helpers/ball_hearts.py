@@ -2,7 +2,7 @@
 
 import torch
 
-from vecset.common.class_distances import ABSENT_DISTANCE
+from vecset.common.structure_state import ABSENT_DISTANCE
 
 
 def ball_heart_batch(B=2, C=3, N=60, near=20, vol=40, absent=(), seed=0, dtype=torch.float32):

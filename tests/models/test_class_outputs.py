@@ -4,8 +4,8 @@ import pytest
 import torch
 from helpers.ball_hearts import ball_heart_batch
 
-from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.models.autoencoder import EXTENSIONS, build_model, option_words
 from vecset.models.embedding import surface_features
 from vecset.models.labels import UNKNOWN_LOGIT, labels_of

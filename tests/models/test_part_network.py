@@ -4,8 +4,8 @@ import pytest
 import torch
 from helpers.ball_hearts import ball_heart_batch
 
-from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.engines.losses import safe_norm
 from vecset.models import attention
 from vecset.models.attention import Places

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from vecset.common.class_distances import ABSENT_DISTANCE
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.data.case_file import CLASS_DISTANCES, GROUPS, write_case
 from vecset.data.preparation import Options, build_case
 from vecset.imaging.label_map import read_label_map, write_label_map

@@ -19,10 +19,10 @@ from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
 from vecset.common.memory import require_memory
 from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, open_npz, require_members_fit
+from vecset.common.structure_state import states_of
 from vecset.imaging.class_names import distinct_names
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import Frame
-from vecset.imaging.structure_state import states_of
 
 SCHEMA = "vecsetx-heart/1"
 
@@ -112,7 +112,7 @@ class Case:
 
     @property
     def states(self) -> np.ndarray:
-        """(C,) i8 of `vecset.imaging.structure_state.State`: what is known of each class. What is there, and what the
+        """(C,) i8 of `vecset.common.structure_state.State`: what is known of each class. What is there, and what the
         field of view truncates, says `meta`; files of earlier forms lack the first, and the surface points say it."""
         present = self.meta.get("present_classes")
         if present is None:

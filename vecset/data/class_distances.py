@@ -10,7 +10,7 @@ unknown: the true structure may be larger, never smaller, so that the stored dis
 
 import numpy as np
 
-from vecset.common.class_distances import ABSENT_DISTANCE
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.geometry.class_distances import ClassDistances
 from vecset.geometry.surface import Crop, UnionMesh, Walls
 from vecset.imaging.frame import Frame

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.data.case_file import CLASS_DISTANCES, read_case
 
 QUERY_GROUPS = ("near", "inside", "outside")  # the groups of query points, in the order of an item

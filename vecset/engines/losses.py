@@ -21,7 +21,7 @@ class_distance  L1 of the class distances at query and surface points, compared 
 class_near      L1 of a class's distance at the points that are closer to it than class_distance_clip, and
 class_far       at the others; mean over annotated classes: in place of the union's distance
 
-A class that is annotated and absent has the distance ABSENT_DISTANCE everywhere (vecset/common/class_distances.py).
+A class that is annotated and absent has the distance ABSENT_DISTANCE everywhere (vecset/common/structure_state.py).
 """
 
 from collections.abc import Iterable

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.models import attention, attention_slope
 from vecset.models.attention import Attention, FeedForward, Places, PreNorm
 from vecset.models.bottleneck import BOTTLENECKS

@@ -24,8 +24,8 @@ Shapes as in joint_network.py; n = N // C points and m = M // C latents per clas
 import torch
 from torch import nn
 
-from vecset.common.class_distances import ABSENT_DISTANCE
 from vecset.common.errors import InputError
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.models import attention
 from vecset.models.joint_network import VecSetAutoencoder
 from vecset.models.labels import UNKNOWN_LOGIT, logits_of_distances

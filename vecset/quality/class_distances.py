@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from vecset.common.class_distances import ABSENT_DISTANCE
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.data.case_file import GROUPS, Case
 from vecset.quality.thresholds import FileReport
 

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# Unit. The signed distance to a class without voxels, at every point. The heart lies in a ball of radius 0.95, so that
+# a class which is there is nearer than this to every surface point. In a corner of the unit cube it may be farther.
+ABSENT_DISTANCE = 2.0
+
 
 class State(enum.IntEnum):
     """The state of one class in one heart. The numbers are stored in batches and files, and never change."""

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from vecset.imaging.structure_state import STATE_WORDS, State, is_seen, states_of
+from vecset.common.structure_state import STATE_WORDS, State, is_seen, states_of
 
 
 def by_words(present, annotated, cut):
