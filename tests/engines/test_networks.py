@@ -101,6 +101,7 @@ def test_a_run_from_before_these_options_goes_on(data, tmp_path, capsys):
     stored = load_checkpoint(tmp_path / "checkpoint-last.pth")
     for name in ("network", "class_outputs"):
         stored["model_config"].pop(name), stored["args"].pop(name)
+    stored["model_config"].pop("states"), stored["args"].pop("observe")
     for name in ("class_distance_weight", "class_near_weight", "class_far_weight", "class_distance_clip"):
         stored["args"].pop(name)
     for name in ("checkpoint-last.pth", "checkpoint-best.pth"):

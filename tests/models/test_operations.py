@@ -16,7 +16,7 @@ MODELS = [
     ("point_vec32_dim128_depth2", {"decoder_layers": 2}),
     ("point_vec32x8_dim128_depth2_kl", {"anchors": True, "fps_class_gap": 2.0, "fps_density": "2:3"}),
     ("point_vec32x16_dim192_depth3_nb", {**PLACES, "decoder_layers": 1, "network": "joint", "class_outputs": "both"}),
-    ("point_vec32x8_dim64_depth1_nb", {"class_outputs": "distances"}),
+    ("point_vec32x8_dim64_depth1_nb", {"class_outputs": "distances", "states": True}),
     *(("point_vec33x16_dim128_depth3_nb", {**PLACES, "network": name}) for name in NETWORKS if name != "joint"),
     *(("learnable_vec33x16_dim64_depth2_nb", {"network": name}) for name in NETWORKS if name != "joint"),
 ]
@@ -30,8 +30,9 @@ def counted(config, cases, surface, decoded, slope, num_latents):
     labels_BN = torch.arange(surface).remainder(C).expand(cases, -1)
     surface_BNF = torch.cat([points_BN3, torch.nn.functional.one_hot(labels_BN, C).float()], -1)
     queries_BQ3, slope_BE3 = (torch.rand(cases, count, 3, generator=generator) - 0.5 for count in (decoded, slope))
+    states_BC = torch.zeros(cases, C, dtype=torch.long) if config.get("states") else None
     with OperationCounter() as counter:
-        outputs = model(surface_BNF, queries_BQ3, slope_BE3 if slope else None, None, num_latents)
+        outputs = model(surface_BNF, queries_BQ3, slope_BE3 if slope else None, None, num_latents, states_BC)
         sum(value.square().sum() for value in outputs.values() if value.is_floating_point()).backward()
     return counter.total
 

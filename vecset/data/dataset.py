@@ -21,6 +21,7 @@ from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
 from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.data.case_file import CLASS_DISTANCES, read_case
+from vecset.data.observation import Observation, ObservationDraws, frame_of_seen
 
 QUERY_GROUPS = ("near", "inside", "outside")  # the groups of query points, in the order of an item
 _MEMBERS = (
@@ -84,16 +85,32 @@ class Augmentation:
         angle = np.deg2rad(rng.uniform(-self.rotation_deg, self.rotation_deg))
         turn = rotation_matrix(axis, angle).astype(np.float32)
         factor = np.float32(rng.uniform(1 - self.scaling, 1 + self.scaling))
-        for name in ("surface_points", "query_points"):
-            item[name] = (item[name] @ turn.T) * factor
+        for name in _PLACES:
+            if name in item:
+                item[name] = (item[name] @ turn.T) * factor
         item["surface_normals"] = item["surface_normals"] @ turn.T
-        for name in ("surface_sdf", "query_sdf"):
-            item[name] = item[name] * factor
-        if "surface_class_sdf" in item:
-            absent = (item["surface_class_sdf"] == ABSENT_DISTANCE).all(0)
-            scales = np.where(absent, np.float32(1), factor)
-            for name in ("surface_class_sdf", "query_class_sdf"):
-                item[name] = item[name] * scales
+        _scale_distances(item, factor)
+
+
+_PLACES = ("surface_points", "query_points", "seen_points")
+
+
+def _scale_distances(item, factor):
+    """Scales the distances of an item, in place, but for ABSENT_DISTANCE."""
+    for name in ("surface_sdf", "query_sdf"):
+        item[name] = item[name] * factor
+    if "surface_class_sdf" in item:
+        absent = (item["surface_class_sdf"] == ABSENT_DISTANCE).all(0)
+        scales = np.where(absent, np.float32(1), factor)
+        for name in ("surface_class_sdf", "query_class_sdf"):
+            item[name] = item[name] * scales
+
+
+def _into_frame_of_seen(item, centre, factor):
+    """Moves an item, in place, into the frame of what is seen (`frame_of_seen`)."""
+    for name in _PLACES:
+        item[name] = (item[name] - centre) * factor
+    _scale_distances(item, factor)
 
 
 class CaseDataset(torch.utils.data.Dataset):
@@ -106,6 +123,8 @@ class CaseDataset(torch.utils.data.Dataset):
     eikonal_points (E, 3)                   where the counts ask for them, as `normal_points`, `normal_vectors` (S, 3)
     surface_class_sdf (N, C), query_class_sdf (Q, C)    with `class_distances`: signed distances to each class
     code_noise (M, L) = noise_shape         unit normal numbers for the KL bottleneck, in training only
+    states (C,) i64 `State`, seen_points (N, 3), seen_labels (N,)       with `with_states`: what the encoder is given in
+                                            place of the surface points, and what it is told of every structure
 
     Points and distances are in unit, distances negative inside, normals outward. Real numbers are f32;
     labels, groups and indices i64. Eikonal points are some of the query points, normal points lie on the outer surface.
@@ -114,6 +133,9 @@ class CaseDataset(torch.utils.data.Dataset):
                     a stream of their own, without augmentation.
     balance         0: points are drawn uniformly from the file; 1: every class present has the same share of surface
                     points, of near points (by the surface they were offset from) and of inside points; mixed between.
+    with_states     True: items say the states of the structures, and what is seen of the heart: all of it, or with
+                    `observations` what is drawn for the item. The whole item is then in the frame of what is seen.
+                    All other draws are the same as without.
     class_distances    True: items have the distances to each class, which case files have that were made with
                     `prepare_data.py --class_distances`. A class without voxels has ABSENT_DISTANCE everywhere. The
                     draws are the same as without.
@@ -134,6 +156,8 @@ class CaseDataset(torch.utils.data.Dataset):
         noise_shape: tuple[int, int] | None = None,
         cache: str = "memory",
         class_distances: bool = False,
+        with_states: bool = False,
+        observations: ObservationDraws | None = None,
     ):
         if cache not in ("memory", "none"):
             raise ValueError(f"cache {cache!r}: want 'memory' or 'none'")
@@ -141,6 +165,7 @@ class CaseDataset(torch.utils.data.Dataset):
         self.balance, self.cache, self.class_distances = balance, cache, class_distances
         self.augmentation = augmentation if training else None
         self.noise_shape = noise_shape if training else None
+        self.with_states, self.observations = with_states, observations if training else None
         self._arrays = {}
 
     def __len__(self) -> int:
@@ -173,11 +198,15 @@ class CaseDataset(torch.utils.data.Dataset):
         group, or for balanced draws one per class."""
         members = _MEMBERS + (("near_source",) if self.balance else ())
         distances = CLASS_DISTANCES if self.class_distances else ()
-        case = read_case(self.cases[index].path, members + distances).require(*members, purpose="training")
+        frame = ("frame",) if self.observations else ()
+        case = read_case(self.cases[index].path, members + distances + frame)
+        case.require(*members, *frame, purpose="training")
         if distances:
             case.require_class_distances("this training")
             members += distances
         arrays = {name: getattr(case, name) for name in members}
+        if frame:
+            arrays["unit_per_mm"] = case.frame.scale
         rows = {
             "surface": np.arange(len(case.surface_sdf)),
             "near": np.arange(len(case.near_sdf)),
@@ -217,6 +246,8 @@ class CaseDataset(torch.utils.data.Dataset):
             rng = stream(f"{kind} decoded surface")
             item["surface_decoded"] = draw_rows(rng, counts.surface, counts.decoded_surface)
         item |= _query_part(arrays, {group: rows(group, wanted) for group, wanted in counts.queries.items() if wanted})
+        if self.with_states:
+            self._observe(item, arrays, self.cases[index], stream)
         if self.augmentation:
             self.augmentation.apply(item, stream("augmentation"))
         if counts.eikonal:
@@ -229,6 +260,29 @@ class CaseDataset(torch.utils.data.Dataset):
         item["annotated"] = np.array(self.cases[index].annotated)
         item["case_index"] = np.int64(index)
         return item
+
+    def _observe(self, item, arrays, listed, stream):
+        """Adds what is seen to an item, and moves it all into the frame of that. stream(purpose): seeded draws."""
+        labels, annotated = arrays["surface_labels"], np.array(listed.annotated)
+        cut = np.isin(np.arange(1, len(annotated) + 1), listed.border_classes)
+        seen = Observation(np.ones(len(annotated), bool))
+        if self.observations:
+            inside = arrays["vol_points"][arrays["vol_sdf"] < 0]
+            seen = self.observations.draw(stream("observation"), labels, annotated, inside, arrays["unit_per_mm"])
+        if seen.whole:
+            item["states"] = seen.states(labels, annotated, cut, np.arange(len(labels))).astype(np.int64)
+            item["seen_points"], item["seen_labels"] = item["surface_points"], item["surface_labels"]
+            return
+        rows, places = seen.see(arrays["surface_points"], labels)
+        item["states"] = seen.states(labels, annotated, cut, rows).astype(np.int64)
+        of_seen, rng, wanted = labels[rows], stream("seen surface"), self.counts.surface
+        if self.balance:
+            by_class = [np.flatnonzero(of_seen == c) for c in np.unique(of_seen)]
+            drawn = draw_balanced_rows(rng, by_class, wanted, self.balance)
+        else:
+            drawn = draw_rows(rng, len(rows), wanted)
+        item["seen_points"], item["seen_labels"] = places[drawn], of_seen[drawn].astype(np.int64)
+        _into_frame_of_seen(item, *frame_of_seen(places))
 
 
 def _surface_part(arrays, rows):

@@ -5,13 +5,14 @@ import argparse
 from vecset.common.arguments import CommandParser, user_path_text
 from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
+from vecset.data.observation import CUT_SHARE, GROUPS, MOST_CLASSES, parse_observe
 from vecset.engines.distributed import WAIT_MINUTES
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS, losses_of
 from vecset.models.autoencoder import EXTENSIONS, NETWORKS, parse_model_name
 from vecset.models.joint_network import CLASS_OUTPUTS
 
 # flags that are handed on by name
-MODEL_OPTIONS = tuple(EXTENSIONS)
+MODEL_OPTIONS = tuple(name for name in EXTENSIONS if name != "states")  # which follows from --observe
 LOSS_OPTIONS = ("class_loss", "truncation", "class_distance_clip")
 # flags that decide the figures of a validation
 EVALUATION_OPTIONS = (
@@ -29,6 +30,7 @@ EVALUATION_OPTIONS = (
     "grid_size",
     "seed",
     "batch_size",
+    "observe",
     *LOSS_OPTIONS,
     *(f"{name}_weight" for name in DEFAULT_WEIGHTS),
 )
@@ -74,6 +76,12 @@ def check_arguments(args: argparse.Namespace) -> None:
             )
     _check_latents(args)
     _check_network(args)
+    if args.observe:
+        parse_observe(args.observe)
+        if args.network != "joint":
+            raise InputError.because(
+                "--observe", f"only --network joint is told what is seen, not {args.network}", "leave one of them out"
+            )
     most = max(64, 8 * usable_cores())
     if args.num_workers > most:  # thousands of processes take all memory before anything can be said
         raise InputError(
@@ -192,6 +200,15 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.0,
         metavar="FRACTION",
         help="random scaling by 1 +- this fraction",
+    )
+    add(
+        "--observe",
+        default="",
+        metavar="KIND=PROBABILITY,...",
+        help="completion: the encoder sees a part of the heart with these probabilities, else all of it; targets are "
+        f"always whole. classes: all but 1 to {MOST_CLASSES} structures; {', '.join(GROUPS)}: all but these; cut: one "
+        f"side of a plane, with {CUT_SHARE[0]:.0%} to {CUT_SHARE[1]:.0%} of the heart beyond it; slices: planes alone "
+        "(default: all is seen)".replace("%", "%%"),
     )
     add(
         "--cache",

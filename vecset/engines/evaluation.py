@@ -22,10 +22,12 @@ _LOSS_NAMES = ("loss",) + LOSSES
 
 
 @torch.no_grad()
-def decode_grid(model: torch.nn.Module, surface_BNF: torch.Tensor, grid_size: int) -> torch.Tensor:
-    """(B, grid_size^3) u8 labels (`labels_of`) at the points of `grid_points_unit`."""
+def decode_grid(
+    model: torch.nn.Module, surface_BNF: torch.Tensor, grid_size: int, states_BC: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(B, grid_size^3) u8 labels (`labels_of`) at the points of `grid_points_unit`. states_BC: as in `model.encode`."""
     points_G3 = torch.from_numpy(grid_points_unit(grid_size)).to(surface_BNF.device)
-    context = model.process_latents(model.encode(surface_BNF))
+    context = model.process_latents(model.encode(surface_BNF, states_BC=states_BC))
     cases = len(surface_BNF)
     labels = []
     at_once = _QUERIES_AT_ONCE // (cases * getattr(model, "decoder_passes", 1))
@@ -120,7 +122,7 @@ class Evaluator:
             sums.add(values)
             guard.check({n: values[n][0] / values[n][1] for n in _LOSS_NAMES if n in values}, number)
             with torch.autocast(surface_BNF.device.type, dtype=torch.bfloat16, enabled=self.options.bf16):
-                predicted_BG = decode_grid(model, surface_BNF, self.grid_size)
+                predicted_BG = decode_grid(model, surface_BNF, self.grid_size, batch.get("states"))
             truth_BG = torch.stack([self.truth(int(i)) for i in batch["case_index"]]).to(self.ranks.device)
             dice.add(predicted_BG, truth_BG, batch["annotated"])
             if slices is None and self.ranks.main:

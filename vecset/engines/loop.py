@@ -119,10 +119,13 @@ def forward_losses(model, batch: dict, options: StepOptions, num_classes: int, n
     """One pass. -> (total loss, name -> (sum over cases, cases) of every raw loss and point metric, surface_BNF). The
     network runs under autocast; distances, losses and metrics are float32. The batch has Eikonal points, normal points
     and noise for the KL bottleneck where these are needed. num_latents: as in `model.forward`."""
-    surface_BNF = surface_features(batch["surface_points"], batch["surface_labels"], num_classes)
+    kind = "seen" if "states" in batch else "surface"
+    surface_BNF = surface_features(batch[f"{kind}_points"], batch[f"{kind}_labels"], num_classes)
     points_BT3, *targets = decoded_points(batch)
     with torch.autocast(points_BT3.device.type, dtype=torch.bfloat16, enabled=options.bf16):
-        outputs = model(surface_BNF, points_BT3, slope_points(batch), batch.get("code_noise"), num_latents)
+        outputs = model(
+            surface_BNF, points_BT3, slope_points(batch), batch.get("code_noise"), num_latents, batch.get("states")
+        )
     if "normal_points" in batch:  # the last of the points at which the slope was taken
         count = batch["normal_points"].shape[1]
         slopes_BE3 = outputs.pop("gradient_BE3")

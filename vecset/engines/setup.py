@@ -12,6 +12,7 @@ from vecset.common.user_files import read_json
 from vecset.data.dataset import Augmentation, CaseDataset, PointCounts
 from vecset.data.epoch_plan import EpochPlan
 from vecset.data.listed_case import ListedCase, check_disjoint, read_split
+from vecset.data.observation import observation_draws
 from vecset.data.thickness import fps_density
 from vecset.engines.arguments import LOSS_OPTIONS, MODEL_OPTIONS, network_words, without_effect
 from vecset.engines.compiling import require_compiler
@@ -159,7 +160,7 @@ def _model(args, ranks, model_config, training):
 def model_options(args: Namespace, training: list[ListedCase]) -> dict:
     """The network's options by name, with `auto` replaced by what it means for these training cases. A run that goes on
     keeps the value that it began with, also where cases were added since."""
-    options = {name: getattr(args, name) for name in MODEL_OPTIONS}
+    options = {name: getattr(args, name) for name in MODEL_OPTIONS} | {"states": bool(args.observe)}
     if args.network != "joint":  # latents are chosen within each class
         options |= {name: EXTENSIONS[name] for name in ("fps_class_gap", "fps_density")}
     if options["fps_density"] == "auto":
@@ -221,6 +222,8 @@ def make_dataset(args: Namespace, cases: list[ListedCase], training: bool) -> Ca
         noise_shape=(sizes["num_latents"], sizes["code_dim"]) if sizes["bottleneck"] == "kl" else None,
         cache=args.cache,
         **({"class_distances": True} if has_class_distances(args) else {}),
+        with_states=bool(args.observe),
+        observations=observation_draws(args.observe, list(cases[0].class_names)),
     )
 
 

@@ -132,6 +132,9 @@ def evaluate_checkpoint(args: Namespace, ranks: Ranks, stop: StopRequest) -> int
         for name in ("network", "class_outputs"):
             if getattr(args, name) != checkpoint["model_config"][name]:
                 raise InputError(f"--{name}", checkpoint["model_config"][name], getattr(args, name), "leave it out")
+        if bool(args.observe) != checkpoint["model_config"]["states"]:
+            how = "without" if args.observe else "with"
+            raise InputError.because("--observe", f"{path} was trained {how} it", "leave it out")
     evaluator = Evaluator(
         make_dataset(args, validation, training=False),
         ranks,

@@ -21,7 +21,9 @@ EXTENSIONS = {
     "decoder_layers": 0,
     "network": "joint",
     "class_outputs": "logits",
+    "states": False,
 }
+_FLAGS = {"states": "observe"}  # where the flag of main_ae.py has another name
 NETWORKS = ("joint", "per_class", "parts")
 GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
@@ -67,4 +69,4 @@ def option_words(config: dict) -> str:
         return "" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}"
 
     changed = [name for name, off in EXTENSIONS.items() if config.get(name, off) != off]
-    return " ".join(f"--{name}{told(config[name])}" for name in changed)
+    return " ".join(f"--{_FLAGS.get(name, name)}{told(config[name])}" for name in changed)

@@ -4,7 +4,7 @@ The architecture is that of the public VecSetX release (Zhang et al., https://gi
 3DShape2VecSet, Zhang, Tang, Niessner, Wonka, SIGGRAPH 2023), with 3 + C numbers per surface point in, a query embedding
 of its own, and 1 + C numbers per query out: the signed distance to the union (unit, negative inside) and C class
 logits. Named extensions, off by default: `anchors`, `rotary`, `fps_class_gap`, `fps_density`, `decoder_layers`,
-`class_outputs` (see `VecSetAutoencoder`).
+`class_outputs`, `states` (see `VecSetAutoencoder`).
 
 Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M latents of L numbers, D width.
 """
@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vecset.common.errors import InputError
-from vecset.common.structure_state import ABSENT_DISTANCE
+from vecset.common.structure_state import ABSENT_DISTANCE, State
 from vecset.models import attention, attention_slope
 from vecset.models.attention import Attention, FeedForward, Places, PreNorm
 from vecset.models.bottleneck import BOTTLENECKS
@@ -70,6 +70,9 @@ class VecSetAutoencoder(nn.Module):
                     C signed distances to the classes, 1 + C numbers out; the logits are made from them, so the label is
                     the class of the smallest. 'both': C logits, which give the label, then C class distances, which
                     are trained beside them, 1 + 2 C numbers out.
+    states          the encoder is told the state of every class (vecset/imaging/structure_state.py: given, absent,
+                    unknown or cut): a learned vector per class and state, the sum of which is added to every query that
+                    reads the surface.
     """
 
     decoder_passes = 1  # how often a query goes through the decoder
@@ -90,6 +93,7 @@ class VecSetAutoencoder(nn.Module):
         fps_density: str = "",
         decoder_layers: int = 0,
         class_outputs: str = "logits",
+        states: bool = False,
     ):
         super().__init__()
         if rotary and not anchors:
@@ -114,6 +118,9 @@ class VecSetAutoencoder(nn.Module):
         self.query_embed = PointEmbed(dim)
         if query_type == "learnable":
             self.latents = nn.Embedding(self._queries_per_field(num_latents), dim)
+        self.told_states = states
+        if states:  # of zeros: a network that was trained without them stays the same function
+            self.state_embed = nn.Parameter(torch.zeros(num_classes, len(State), dim))
         self.cross_attend_blocks = nn.ModuleList(
             [PreNorm(dim, Attention(dim, dim, rotary)), PreNorm(dim, FeedForward(dim))]
         )
@@ -202,20 +209,32 @@ class VecSetAutoencoder(nn.Module):
 
     # --- surface -> latents
 
-    def encode(self, surface_BNF: torch.Tensor, num_latents: int | None = None) -> torch.Tensor:
+    def encode(
+        self, surface_BNF: torch.Tensor, num_latents: int | None = None, states_BC: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """-> latents_BML; with anchors and point queries the last three numbers of each latent are its place (unit).
-        num_latents: for point queries, another number of latents than the model's own, in this pass."""
-        return self._encode(surface_BNF, num_latents=num_latents)[0]
+        num_latents: for point queries, another number of latents than the model's own, in this pass. states_BC: `State`
+        of every class, i64, of a network that is told them."""
+        return self._encode(surface_BNF, None, num_latents, states_BC)[0]
 
-    def _encode(self, surface_BNF, noise_BML=None, num_latents=None):
+    def _encode(self, surface_BNF, noise_BML=None, num_latents=None, states_BC=None):
         """-> latents_BML, and kl_B or None."""
+        if self.told_states != (states_BC is not None):
+            raise ValueError(f"states of the classes {'are missing' if self.told_states else 'for a network without'}")
         x, anchors_BM3 = self._queries_of_surface(surface_BNF, num_latents)
+        if self.told_states:
+            x = x + self._told(states_BC).to(x.dtype)
         places = Places(anchors_BM3, surface_BNF[..., :3], self.encoder_gain.exp()) if self.anchored else None
         x = self._run(self._read, self.cross_attend_blocks, self.point_embed, x, surface_BNF, places, self.fold)
         latents_BML, kl_B = self.bottleneck.pre(x, None if noise_BML is None else noise_BML[:, : x.shape[1]])
         if self.anchored and self.query_type == "point":
             latents_BML = torch.cat([latents_BML, anchors_BM3.to(latents_BML.dtype)], dim=-1)
         return latents_BML, kl_B
+
+    def _told(self, states_BC):
+        """(B, 1, D): what the encoder is told of the classes' states."""
+        classes_C = torch.arange(self.num_classes, device=states_BC.device)
+        return self.state_embed[classes_C, states_BC].sum(1, keepdim=True)
 
     def _queries_of_surface(self, surface_BNF, num_latents=None):
         """The tokens that read the surface (B, M, D), and with anchors their places (B, M, 3), else None."""
@@ -359,11 +378,13 @@ class VecSetAutoencoder(nn.Module):
         eikonal_BE3: torch.Tensor | None = None,
         noise_BML: torch.Tensor | None = None,
         num_latents: int | None = None,
+        states_BC: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Encodes and decodes, in one call so that DDP sees all of it: a dict with sdf_BQ, logits_BQC, and where they
         apply class_sdf_BQC, kl_B (of a KL bottleneck), gradient_BE3 (Eikonal points are given). noise_BML: the KL
-        bottleneck's unit normal draw, of which the first `num_latents` rows are used. num_latents: as in `encode`."""
-        context, kl_B = self._context(surface_BNF, noise_BML, num_latents)
+        bottleneck's unit normal draw, of which the first `num_latents` rows are used. num_latents, states_BC: as in
+        `encode`."""
+        context, kl_B = self._context(surface_BNF, noise_BML, num_latents, states_BC)
         sdf_BQ, logits_BQC, class_sdf_BQC = self._run(self.decode_fields, context, queries_BQ3)
         outputs = {"sdf_BQ": sdf_BQ, "logits_BQC": logits_BQC}
         if class_sdf_BQC is not None:
@@ -374,9 +395,9 @@ class VecSetAutoencoder(nn.Module):
             outputs |= self._slopes(context, eikonal_BE3)
         return outputs
 
-    def _context(self, surface_BNF, noise_BML, num_latents):
+    def _context(self, surface_BNF, noise_BML, num_latents, states_BC):
         """(context, kl_B or None) of surfaces."""
-        latents_BML, kl_B = self._encode(surface_BNF, noise_BML, num_latents)
+        latents_BML, kl_B = self._encode(surface_BNF, noise_BML, num_latents, states_BC)
         return self.process_latents(latents_BML), kl_B
 
     def _slopes(self, context, points_BE3):

@@ -37,8 +37,8 @@ _NOTHING = 0.1
 
 class PartAutoencoder(VecSetAutoencoder):
     """parts: whether every second layer sees all classes. The other arguments are those of `VecSetAutoencoder`, but for
-    `fps_class_gap`, `fps_density` and `class_outputs`, which have no meaning here. num_latents: of all classes
-    together; what is left over where C does not divide it is not used.
+    `fps_class_gap`, `fps_density`, `class_outputs` and `states`, which have no meaning here. num_latents: of all
+    classes together; what is left over where C does not divide it is not used.
 
     Latents stay one tensor (B, C m, L), class after class; those of a class without points are zeros."""
 
@@ -53,6 +53,7 @@ class PartAutoencoder(VecSetAutoencoder):
         fps_class_gap: float = 0.0,
         fps_density: str = "",
         class_outputs: str = "logits",
+        states: bool = False,
         **options,
     ):
         name = "parts" if parts else "per_class"
@@ -60,6 +61,7 @@ class PartAutoencoder(VecSetAutoencoder):
             ("fps_class_gap", fps_class_gap, 0.0),
             ("fps_density", fps_density, ""),
             ("class_outputs", class_outputs, "logits"),
+            ("observe", states, False),
         ):
             if value != off:
                 raise InputError.because(f"--{flag}", f"it has no meaning with --network {name}", "leave it out")
@@ -101,14 +103,14 @@ class PartAutoencoder(VecSetAutoencoder):
 
     # --- surface -> latents
 
-    def _encode(self, surface_BNF, noise_BML=None, num_latents=None):
+    def _encode(self, surface_BNF, noise_BML=None, num_latents=None, states_BC=None):
         """-> latents (B, C m, L), kl_B or None, and present_BC: which classes have points."""
         B, C = len(surface_BNF), self.num_classes
         m = self._queries_per_field(num_latents or self.num_latents)
         surface_XnF, present_BC = self.split_surface(surface_BNF)
         if noise_BML is not None:
             noise_BML = noise_BML[:, : C * m].reshape(B * C, m, -1)
-        latents_XmL, kl_X = super()._encode(surface_XnF, noise_BML, m)
+        latents_XmL, kl_X = super()._encode(surface_XnF, noise_BML, m, states_BC)
         latents_BCmL = latents_XmL.unflatten(0, (B, C))
         latents_BCmL = torch.where(present_BC[..., None, None], latents_BCmL, 0.0)
         kl_B = None
@@ -214,8 +216,8 @@ class PartAutoencoder(VecSetAutoencoder):
 
     # --- both
 
-    def _context(self, surface_BNF, noise_BML, num_latents):
-        latents_BML, kl_B, present_BC = self._encode(surface_BNF, noise_BML, num_latents)
+    def _context(self, surface_BNF, noise_BML, num_latents, states_BC):
+        latents_BML, kl_B, present_BC = self._encode(surface_BNF, noise_BML, num_latents, states_BC)
         return self.process_latents(latents_BML, present_BC), kl_B
 
     def _slopes(self, context, points_BE3):

@@ -1,6 +1,7 @@
 """`--init_from`: a new run that starts from trained weights.
 
-Two kinds of files are taken. A checkpoint of this software gives its weights, and nothing else of it. A checkpoint of
+Two kinds of files are taken. A checkpoint of this software gives its weights, and nothing else of it; a network that is
+told the states of classes (--observe) may start from one that was not. A checkpoint of
 the public VecSetX release (Zhang et al., https://github.com/1zb/VecSetX), {"model": state} or the state itself, has one
 embedding for 3 coordinates and one number per query. It is widened: the embedding serves both the surface points,
 whose class columns start at zero, and the queries; the distance keeps its output row, and the rows of the classes
@@ -28,6 +29,9 @@ def load_initial_weights(model, model_config: dict, path, class_names: Sequence[
     if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
         _check_own(as_named(loaded)["model_config"], model_config, path)
         state, said = loaded["model"], f"weights of {path}, after {loaded['epoch']} epochs"
+        if model_config.get("states") and "state_embed" not in state:
+            state = {**state, "state_embed": torch.zeros_like(model.state_embed)}
+            said += ", which were not told the states of classes"
         theirs = loaded.get("class_names")
         if class_names and theirs and list(theirs) != list(class_names):
             said += f"; its classes have other names ({', '.join(map(str, theirs))}), each is taken by its number"
@@ -71,6 +75,8 @@ def widen(state: dict, model: torch.nn.Module) -> dict:
 
 def _check_own(theirs, ours, path):
     for name in sorted(set(theirs) | set(ours)):
+        if name == "states" and ours.get(name):
+            continue  # vectors of zeros are the same function
         if theirs.get(name) != ours.get(name) and not (name == "name" and _same_network(theirs, ours)):
             raise InputError(
                 path,

@@ -1,0 +1,257 @@
+"""What of a heart is seen: structures, half-space, slices; draws of it, and training items made of it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers.ball_cases import ball_case, write_ball_cases
+
+from vecset.common.errors import InputError
+from vecset.common.structure_state import State
+from vecset.data.case_file import write_case
+from vecset.data.dataset import Augmentation, CaseDataset, PointCounts
+from vecset.data.listed_case import read_split
+from vecset.data.observation import (
+    CUT_SHARE,
+    GROUPS,
+    KINDS,
+    LONGEST_SHIFT_MM,
+    SLICE_SPACING_MM,
+    SLICE_THICKNESS_MM,
+    Observation,
+    Slices,
+    frame_of_seen,
+    observation_draws,
+    parse_observe,
+)
+from vecset.imaging.classes import default_class_names
+from vecset.imaging.frame import Frame
+
+GIVEN, ABSENT, UNKNOWN, CUT = State
+UNIT_PER_MM = 1 / 60
+
+
+def points_on_a_ball(count, seed=0):
+    points = np.random.default_rng(seed).normal(size=(count, 3))
+    return (0.8 * points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def points_in_a_ball(count, seed=0):
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(-0.8, 0.8, (4 * count, 3))
+    return points[np.linalg.norm(points, axis=1) < 0.8][:count]
+
+
+# --- what is seen
+
+
+def test_structures_that_are_not_given_are_not_seen():
+    points, labels = points_on_a_ball(60), np.repeat(np.array([1, 2, 4], np.uint8), 20)
+    seen = Observation(np.array([True, False, True, False]))
+    rows, places = seen.see(points, labels)
+    assert rows.tolist() == list(range(20)) and np.array_equal(places, points[:20]) and not seen.whole
+    # 2 and 4 are left out, 3 was looked for and is not there
+    annotated, cut = np.ones(4, bool), np.zeros(4, bool)
+    assert seen.states(labels, annotated, cut, rows).tolist() == [GIVEN, UNKNOWN, ABSENT, UNKNOWN]
+    assert seen.states(labels, annotated, ~cut, rows).tolist() == [CUT, UNKNOWN, ABSENT, UNKNOWN]
+    not_3 = np.array([True, True, False, True])
+    assert seen.states(labels, not_3, cut, rows).tolist() == [GIVEN, UNKNOWN, UNKNOWN, UNKNOWN]
+    everything = Observation(np.ones(4, bool))
+    assert everything.whole
+    assert everything.states(labels, not_3, cut, np.arange(60)).tolist() == [GIVEN, GIVEN, UNKNOWN, GIVEN]
+
+
+def test_a_half_space_cuts_some_structures_and_hides_others():
+    points = np.array([[x, 0, 0] for x in (-0.5, -0.1, 0.1, 0.5, 0.7)], np.float32)
+    labels = np.array([1, 2, 2, 3, 3], np.uint8)
+    seen = Observation(np.ones(4, bool), half_space=(np.array([1.0, 0, 0]), 0.0))
+    rows, places = seen.see(points, labels)
+    assert rows.tolist() == [0, 1] and np.array_equal(places, points[:2])
+    states = seen.states(labels, np.ones(4, bool), np.zeros(4, bool), rows)
+    assert states.tolist() == [GIVEN, CUT, UNKNOWN, ABSENT]  # 3 lies beyond: not known to be there
+
+
+def test_slices_show_the_feet_of_near_points_displaced_in_the_plane():
+    points, labels = points_on_a_ball(5000), np.ones(5000, np.uint8)
+    normals = np.array([[0, 0, 1.0], [0, 0, 1.0], [1.0, 0, 0]])
+    shifts = np.array([[0.1, 0, 0], [0, 0, 0], [0, 0.02, 0.03]])
+    planes = Slices(normals, np.array([0.2, -0.4, 0.0]), 0.02, shifts)
+    rows, places = Observation(np.ones(1, bool), slices=planes).see(points, labels)
+    expected = {}
+    for row, point in enumerate(points.astype(float)):  # the reference: one point and one plane at a time
+        away = [float(n @ point - d) for n, d in zip(normals, planes.offsets)]
+        k = int(np.argmin(np.abs(away)))
+        if abs(away[k]) <= 0.02:
+            expected[row] = point - away[k] * normals[k] + shifts[k]
+    assert rows.tolist() == sorted(expected) and 100 < len(rows) < 1000
+    np.testing.assert_allclose(places, [expected[r] for r in rows], atol=1e-6)
+    states = Observation(np.ones(2, bool), slices=planes).states(labels, np.ones(2, bool), np.zeros(2, bool), rows)
+    assert states.tolist() == [CUT, ABSENT]
+
+
+def test_the_frame_of_what_is_seen_is_that_of_a_surface():
+    points = points_on_a_ball(400)[:200] * [0.5, 0.3, 0.9] + [0.2, 0.1, -0.3]
+    centre, factor = frame_of_seen(points)
+    frame = Frame.from_surface(np.eye(4), (9, 9, 9), points)
+    np.testing.assert_allclose((points - centre) * factor, frame.mm_to_unit(points), atol=1e-6)
+
+
+# --- draws
+
+
+def test_what_is_drawn_has_the_probabilities_asked_for():
+    labels = np.repeat(np.arange(1, 11, dtype=np.uint8), 5)
+    draws = observation_draws("classes=0.3,right=0.1,cut=0.2,slices=0.1", default_class_names(10))
+    rng, inside = np.random.default_rng(0), points_in_a_ball(500)
+    found = [draws.draw(rng, labels, np.ones(10, bool), inside, UNIT_PER_MM) for _ in range(2000)]
+    left_out = [tuple(np.flatnonzero(~o.given) + 1) for o in found]
+    shares = {
+        "whole": np.mean([o.whole for o in found]),
+        "cut": np.mean([o.half_space is not None for o in found]),
+        "slices": np.mean([o.slices is not None for o in found]),
+        "right": np.mean([ids == (4, 5, 7) for ids in left_out]),
+        "classes": np.mean([bool(ids) and ids != (4, 5, 7) for ids in left_out]),
+    }
+    expected = {"whole": 0.3, "cut": 0.2, "slices": 0.1, "right": 0.1, "classes": 0.3}
+    assert shares == pytest.approx(expected, abs=0.035)
+    numbers = [len(ids) for ids in left_out if ids and ids != (4, 5, 7)]
+    assert set(numbers) == {1, 2, 3, 4, 5} and np.bincount(numbers).max() < 0.3 * len(numbers)
+
+
+def test_cuts_leave_70_to_90_per_cent_of_the_volume():
+    draws = observation_draws("cut=1", ["a"])
+    rng, inside = np.random.default_rng(1), points_in_a_ball(2000)
+    shares, normals = [], []
+    for _ in range(200):
+        normal, offset = draws.draw(rng, np.ones(9, np.uint8), np.ones(1, bool), inside, UNIT_PER_MM).half_space
+        shares.append((inside @ normal > offset).mean())
+        normals.append(normal)
+    assert CUT_SHARE[0] - 0.01 < min(shares) < 0.12 and 0.28 < max(shares) < CUT_SHARE[1] + 0.01
+    assert np.abs(np.mean(normals, 0)).max() < 0.2  # of any direction
+
+
+def test_slices_are_as_far_apart_and_displaced_as_they_say():
+    draws = observation_draws("slices=1", ["a"])
+    rng, inside = np.random.default_rng(2), points_in_a_ball(500)
+    along, shifted = [], 0
+    for _ in range(100):
+        s = draws.draw(rng, np.ones(9, np.uint8), np.ones(1, bool), inside, UNIT_PER_MM).slices
+        stack = np.abs(s.normals @ s.normals[0]) > 1 - 1e-9
+        steps = np.diff(s.offsets[stack]) / UNIT_PER_MM
+        assert SLICE_SPACING_MM[0] - 1e-6 <= steps.min() <= steps.max() <= SLICE_SPACING_MM[1] + 1e-6
+        assert np.abs(s.normals[~stack] @ s.normals[0]).max(initial=0) < 1e-9
+        along.append(int((~stack).sum()))
+        assert s.half_thickness == pytest.approx(SLICE_THICKNESS_MM / 2 * UNIT_PER_MM)
+        assert np.abs((s.shifts * s.normals).sum(1)).max() < 1e-12
+        assert np.linalg.norm(s.shifts, axis=1).max() <= LONGEST_SHIFT_MM * UNIT_PER_MM
+        shifted += bool(s.shifts.any())
+    assert set(along) == {0, 1, 2} and 30 < shifted < 70
+
+
+@pytest.mark.parametrize("kind", ["classes", "right"])
+def test_where_nothing_would_be_left_the_whole_heart_is_seen(kind):
+    names = ["RA", "RV", "PA"]
+    draws, rng = observation_draws(f"{kind}=1", names), np.random.default_rng(0)
+    labels = np.full(9, 2, np.uint8)  # one structure alone
+    for _ in range(50):
+        seen = draws.draw(rng, labels, np.ones(3, bool), points_in_a_ball(9), UNIT_PER_MM)
+        assert seen.whole or (kind == "classes" and seen.given[1])
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("classes", "'classes'"),
+        ("chairs=0.1", "'chairs=0.1'"),
+        ("cut=a", "'cut=a'"),
+        ("cut=-0.1", "'cut=-0.1'"),
+        ("cut=nan", "'cut=nan'"),
+        ("cut=0.1,cut=0.2", "'cut=0.2'"),
+        ("cut=0.7,slices=0.4", "1.1"),
+    ],
+)
+def test_other_text_is_one_clear_line(text, words):
+    with pytest.raises(InputError) as caught:
+        parse_observe(text)
+    assert words in str(caught.value) and "--observe" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_groups_go_by_names():
+    assert set(GROUPS) < set(KINDS) and observation_draws("", ["a"]) is None
+    turned = ["PA", "other", "RV", "RA"]
+    assert observation_draws("right=0.5", turned).groups == {"right": (4, 3, 1)}
+    assert observation_draws("right=0", ["other"]).groups == {}
+    with pytest.raises(InputError, match="--observe right: the cases have no class PA"):
+        observation_draws("right=0.5", ["RA", "RV"])
+
+
+# --- items
+
+NAMES = ["RA", "RV", "PA", "LV"]
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory):
+    folder = write_ball_cases(tmp_path_factory.mktemp("seen"), num_classes=4, class_names=NAMES, class_distances=True)
+    return read_split(folder / "train.csv", folder, None)
+
+
+def dataset(entries, text="", training=True, **options):
+    counts = PointCounts(100, 20, 30, 40, decoded_surface=30, eikonal=8)
+    draws = observation_draws(text, NAMES)
+    return CaseDataset(entries, counts, 7, training, balance=0.5, with_states=True, observations=draws, **options)
+
+
+def test_an_item_that_sees_all_is_the_item_without_states(entries):
+    plain = CaseDataset(entries, PointCounts(100, 20, 30, 40, decoded_surface=30, eikonal=8), 7, True, balance=0.5)
+    item, without = dataset(entries)[2, 1], plain[2, 1]
+    assert item["states"].tolist() == [GIVEN] * 4 and item["states"].dtype == np.int64
+    assert np.array_equal(item["seen_points"], without["surface_points"])
+    assert all(np.array_equal(item[name], value) for name, value in without.items())
+    validation = dataset(entries, "cut=1", training=False)[2, 1]
+    assert validation["states"].tolist() == [GIVEN] * 4
+
+
+@pytest.mark.parametrize("text", ["classes=1", "right=1", "cut=1", "slices=1"])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(20, 0.1)])
+def test_targets_are_the_whole_heart_in_the_frame_of_what_is_seen(entries, text, augmentation):
+    options = dict(class_distances=True, augmentation=augmentation)
+    item, whole = dataset(entries, text, **options)[3, 0], dataset(entries, "", **options)[3, 0]
+    for name in ("query_labels", "query_group", "surface_labels", "surface_decoded", "surface_normals"):
+        assert np.array_equal(item[name], whole[name]), name
+    factor = np.ptp(item["query_points"]) / np.ptp(whole["query_points"])
+    queries, surface = (np.linalg.norm(np.diff(i["query_points"], axis=0), axis=1) for i in (item, whole))
+    factor = float(np.median(queries / surface))
+    np.testing.assert_allclose(queries, surface * factor, rtol=1e-4)
+    np.testing.assert_allclose(item["query_sdf"], whole["query_sdf"] * factor, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(item["surface_class_sdf"], whole["surface_class_sdf"] * factor, rtol=1e-3, atol=1e-6)
+    move = item["query_points"][0] - whole["query_points"][0] * factor
+    np.testing.assert_allclose(item["surface_points"], whole["surface_points"] * factor + move, atol=1e-4)
+    assert item["seen_points"].shape == (100, 3) and item["seen_points"].dtype == np.float32
+    assert set(item["seen_labels"]) <= set(np.flatnonzero(item["states"] != UNKNOWN) + 1)
+    if augmentation is None:  # the points drawn are some of those that the frame is of
+        assert np.linalg.norm(item["seen_points"], axis=1).max() < 0.9501
+    if text == "right=1":
+        assert item["states"].tolist() == [UNKNOWN] * 3 + [GIVEN] and set(item["seen_labels"]) == {4}
+
+
+def test_what_is_hidden_does_not_reach_the_encoder(tmp_path, entries):
+    """The truth of hidden structures is changed; what is seen, its frame and the states stay the same to the bit."""
+    case = ball_case(0, 4, class_names=NAMES, class_distances=True)
+    hidden = np.isin(case.arrays["surface_labels"], (1, 2, 3))
+    case.arrays["surface_points"] = np.where(hidden[:, None], 0.5, 1) * case.arrays["surface_points"]
+    case.arrays["surface_points"] = case.arrays["surface_points"].astype(np.float32)
+    path = tmp_path / entries[0].path.name
+    write_case(path, case)
+    changed = dataset([dataclasses.replace(entries[0], path=path)], "right=1")[3, 0]
+    item = dataset(entries, "right=1")[3, 0]
+    for name in ("seen_points", "seen_labels", "states", "query_points"):
+        assert np.array_equal(item[name], changed[name]), name
+    assert not np.array_equal(item["surface_points"], changed["surface_points"])
+
+
+def test_draws_differ_by_epoch_and_are_the_same_again(entries):
+    text = "classes=0.4,cut=0.3,slices=0.3"
+    one, other = dataset(entries, text), dataset(entries, text, cache="none")
+    states = [tuple(one[epoch, 0]["states"]) for epoch in range(12)]
+    assert len(set(states)) > 2 and states == [tuple(other[epoch, 0]["states"]) for epoch in reversed(range(12))][::-1]
