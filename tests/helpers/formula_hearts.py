@@ -69,11 +69,14 @@ def make_heart(spacing_mm=1.0, turn_deg=0.0, flip=(1, 1, 1), radius_mm=RADIUS_MM
     return labels.numpy().astype(np.uint8).reshape(frame.shape), frame
 
 
-def make_case(path, annotated=range(1, CLASSES + 1), names=NAMES, **grid):
+def make_case(path, annotated=range(1, CLASSES + 1), names=NAMES, order=range(1, CLASSES + 1), **grid):
+    """A case file of the ball; order: the class ids that its octants get."""
     labels, frame = make_heart(**grid)
+    ids_of = np.array([0, *order], np.uint8)
+    labels = ids_of[labels]
     axis = torch.nn.functional.normalize(torch.randn(300, 3, generator=torch.Generator().manual_seed(0)), dim=1).numpy()
     points = np.concatenate([axis, -axis]).astype(np.float32) * np.float32(0.7)
-    ids = np.tile(np.arange(1, 9, dtype=np.uint8), 75)
+    ids = np.tile(ids_of[1:9], 75)
     meta = {"classes": len(names), "class_names": list(names), "annotated_classes": list(annotated)}
     write_case(
         path,

@@ -263,13 +263,13 @@ def test_the_reasons_are_kept(workdir):
 
 def test_hearts_that_fail_for_one_reason_are_told_it_once(workdir, capsys):
     for name in "abcde":
-        make_case(workdir / "data" / f"{name}.npz", names=NAMES if name == "e" else [n.upper() for n in NAMES])
+        make_case(workdir / "data" / f"{name}.npz", names=NAMES if name == "e" else [f"organ {n}" for n in NAMES])
     (workdir / "data" / "f.npz").write_bytes(b"no case")
     assert run(workdir, "--no_meshes") == 1
     several, one = told(capsys)
     assert (
         several.startswith("a, b, c and 1 more: ")
-        and "CLASS_1" in several
+        and "organ class_1 is none of them" in several
         and one.startswith("f: ")
         and "f.npz: " in one
     )

@@ -104,14 +104,14 @@ def test_a_heart_that_fails_is_one_line_and_the_others_go_on(workdir, capsys):
     make_case(workdir / "data" / "a.npz")
     whole = make_case(workdir / "data" / "b.npz").read_bytes()
     (workdir / "data" / "b.npz").write_bytes(whole[: len(whole) // 2])
-    make_case(workdir / "data" / "c.npz", names=[n.upper() for n in NAMES])
+    make_case(workdir / "data" / "c.npz", names=[f"organ {n}" for n in range(CLASSES)])
     np.savez(workdir / "data" / "d.npz", surface_points=np.zeros((9, 3), np.float32), surface_labels=np.eye(9))
     make_case(workdir / "data" / "e.npz")
     assert run(workdir) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line and "it/s" not in line]
     errors = [line for line in errors if line.strip().startswith("error:")]
     assert [line.split(":")[1].strip() for line in errors] == ["b", "c", "d"]
-    assert "whole case file" in errors[0] and "CLASS_1" in errors[1] and "frame" in errors[2]
+    assert "whole case file" in errors[0] and "organ 1" in errors[1] and "frame" in errors[2]
     assert {r["case_id"] for r in metrics(workdir)} == {"a", "e"}
     assert sorted(p.name for p in (workdir / "out").iterdir() if p.is_dir()) == ["a", "e"]
 

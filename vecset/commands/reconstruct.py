@@ -153,6 +153,14 @@ def get_parser() -> argparse.ArgumentParser:
         type=user_path_text,
         metavar="FILE",
     )
+    add(
+        "--annotated",
+        None,
+        "which classes of label maps and point clouds were looked for: ids of the input's own table, as for "
+        "prepare_data.py, or names, as 1,2,3 or LA,LV; the others are unknown, not absent. Case files say it "
+        "themselves (default: those that --label_mapping or the names in the file have, else all)",
+        metavar="CLASSES",
+    )
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument("--overwrite", action="store_true", help="make finished hearts again (default: skip them)")
@@ -187,6 +195,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1 if faults else 0
     limit_threads()  # before torch is imported
     keep_freed_memory()
+    from vecset.data.case_classes import check_chosen
     from vecset.imaging.label_mapping import LabelMapping
     from vecset.inference.claims import claims_line
     from vecset.inference.inputs import find_hearts, find_stored_latents
@@ -208,6 +217,8 @@ def main(argv: list[str] | None = None) -> int:
     mapping = LabelMapping.load(args.label_mapping, len(model.class_names)) if args.label_mapping else None
     if mapping:
         mapping.for_classes(model.class_names)  # refused here, not per heart
+    if args.annotated:
+        check_chosen("--annotated", args.annotated, model.class_names)
     settings = OutputSettings(
         meshes=not args.no_meshes,
         mesh_cells=args.mesh_cells,
@@ -219,6 +230,7 @@ def main(argv: list[str] | None = None) -> int:
         latents=args.latents is True,
         latent_bits=args.latent_bits or LATENT_BITS[0],
         label_mapping=mapping,
+        annotated=args.annotated,
     )
     if args.latents not in (None, True):
         hearts = find_stored_latents(args.input)
@@ -311,10 +323,23 @@ def parse_arguments(argv):
             raise InputError(f"--{flag}", f"at least {least}", value)
     if args.spacing is not None and not SPACING_MM[0] <= args.spacing <= SPACING_MM[1]:
         raise InputError("--spacing", "mm, 0.05 to 50", args.spacing)
+    args.annotated = _classes("--annotated", args.annotated)
+    if args.annotated and stored_latents:
+        raise InputError.because("--annotated", "stored latents say themselves what was annotated", "leave it out")
     from vecset.models.checkpoint import require_checkpoint
 
     require_checkpoint(args.checkpoint)
     return args
+
+
+def _classes(flag, text):
+    """The ids and names in '1,3,LV', each once, sorted; None for None. InputError where there is none, or a gap."""
+    if text is None:
+        return None
+    words = [" ".join(word.split()) for word in text.split(",")]
+    if not all(words):
+        raise InputError(flag, "ids or names of classes with commas between, as 1,3,5 or LA,LV", repr(text))
+    return tuple(sorted(set(words)))
 
 
 def read_baselines(args, hearts, class_names):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from vecset.common.errors import InputError
+from vecset.data.case_classes import require_annotated
 from vecset.data.case_file import Case
 from vecset.data.class_distances import class_distance_members
 from vecset.data.sampling import NEAR_SCALES_UNIT, Sampler, Triangles
@@ -70,14 +71,7 @@ def build_case(label_map: LabelMap, options: Options = Options(), annotated: lis
     crop = crop_foreground(label_map.labels, label_map.spacing_mm)
     affine, shape = label_map.affine, label_map.labels.shape
     meta = describe(crop, num_classes, affine[:3, :3])
-    unexpected = [c for c in meta["present_classes"] if c not in annotated]
-    if unexpected:
-        names = ", ".join(f"{c} ({label_map.class_names[c - 1]})" for c in unexpected)
-        raise InputError.because(
-            label_map.path,
-            f"class {names} is present but not annotated (annotated: {', '.join(map(str, annotated))})",
-            'add it to --annotated, or to "annotated" in --label_mapping',
-        )
+    require_annotated(meta["present_classes"], annotated, label_map.class_names, label_map.path)
     mesh = union_mesh(crop)
     if mesh.face_cap.all() and not options.sample_caps:
         raise InputError.because(

@@ -83,6 +83,13 @@ def classes_by_name(
     )
 
 
+def classes_told(names: Mapping[int, str], class_names: Sequence[str]) -> dict[int, int]:
+    """{value: class id} of all the `names` {value: name} of a file that name one of `class_names` (C,), with voxels or
+    without; {} where they name none."""
+    told = {v: class_named(name, class_names) for v, name in names.items() if not _says_nothing(v, names, class_names)}
+    return {value: c for value, c in sorted(told.items()) if c is not None}
+
+
 def names_apart_from_mapping(
     found: Iterable[int], names: Mapping[int, str], value_to_class: Mapping[int, int], class_names: Sequence[str]
 ) -> dict[int, str]:

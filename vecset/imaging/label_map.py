@@ -20,6 +20,7 @@ from vecset.imaging.frame import check_affine
 from vecset.imaging.header_geometry import check_plausible, nifti_header, settle_geometry
 from vecset.imaging.header_names import (
     classes_by_name,
+    classes_told,
     names_apart_from_mapping,
     names_in_file,
     refuse_other_numbers,
@@ -48,7 +49,8 @@ class LabelMap:
     voxels]}; as_background: {value: voxels} of values that the label mapping does not list and counts as background;
     by_name: {value: (name, class id)} where names in the file decided; other_names: {value: name} of values that the
     file names otherwise than the label mapping, which decided; notes:
-    lines for the user about what was read otherwise than the file has it. structures: of a
+    lines for the user about what was read otherwise than the file has it; own_ids: {id in the table that its user
+    knows, the mapping's or that of the names in the file: class id}, {} where these are the class ids. structures: of a
     scan with a file per structure (vecset/data/structure_files.py): {"files": {name: class id}, "overlaps": [[class id,
     class id that has the voxels, voxels], ...]}; source_name: its path relative to the folder that was given (default:
     its last part)."""
@@ -66,6 +68,7 @@ class LabelMap:
     by_name: dict = field(default_factory=dict)
     other_names: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
+    own_ids: dict = field(default_factory=dict)
     structures: dict = field(default_factory=dict)
     source_name: str = ""
 
@@ -91,7 +94,8 @@ def read_label_map(
     """Reads a label map (.nii.gz, .nii, .nrrd, .mha) of `num_classes` classes.
 
     `label_mapping`: a LabelMapping, the name of a preset or a JSON file (see vecset/imaging/label_mapping.py).
-    `class_names` (C,): of a checkpoint, in place of the default ones; a label mapping then goes by these names. Without
+    `class_names` (C,): of a checkpoint, in place of the default ones; a label mapping then goes by these names, and
+    classes that neither the mapping nor the names in the file have are not annotated. Without
     a mapping, names of the values in the file decide which class each is (vecset/imaging/header_names.py).
     `spacing_from` ('affine' or 'pixdim') and `geometry_from` ('sform' or 'qform') decide where a header contradicts
     itself (`settle_geometry`).
@@ -124,7 +128,14 @@ def read_label_map(
     check_thickness(path, labels)
     check_plausible(path, labels, affine)
     names = mapping.class_names if mapping else class_names or default_class_names(num_classes)
-    annotated = mapping.annotated if mapping else list(range(1, num_classes + 1))
+    annotated, own_ids = mapping.annotated if mapping else list(range(1, num_classes + 1)), {}
+    if mapping:
+        own_ids = mapping.own_ids
+    elif class_names is not None:
+        told = classes_told(named, names)
+        own_ids = told if by_name else {}
+        present = [int(c) for c in np.unique(labels) if c]
+        annotated = sorted({*told.values(), *present}) if told else annotated
     return LabelMap(
         labels,
         affine,
@@ -137,6 +148,7 @@ def read_label_map(
         as_background=as_background,
         by_name={value: (named[value], c) for value, c in (by_name or {}).items()},
         other_names=other_names,
+        own_ids=own_ids,
         notes=[*notes, *_name_notes(named, by_name, other_names, mapping), *_united(named, by_name, names)],
     )
 

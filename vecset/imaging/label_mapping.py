@@ -17,7 +17,7 @@ taken as `values` itself: {"1": "LV", "2": "Myocardium"}.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,8 @@ def preset_names() -> list[str]:
 class LabelMapping:
     """value_to_class: {image value: class id 1..C}; others: one of OTHERS; class_names (C,); annotated: class ids;
     text: the content in a canonical form, equal for equal mappings (stored in case files); preset: whether it ships
-    with the software, and so stands for one data set."""
+    with the software, and so stands for one data set; own_ids: {class id of the mapping as it was written: class id},
+    where `for_classes` renumbered it."""
 
     value_to_class: dict
     others: str
@@ -52,6 +53,7 @@ class LabelMapping:
     annotated: list
     text: str
     preset: bool = False
+    own_ids: dict = field(default_factory=dict)
 
     @classmethod
     def load(cls, source: "str | Path | LabelMapping", num_classes: int) -> "LabelMapping":
@@ -122,6 +124,7 @@ class LabelMapping:
             value_to_class={value: ids[c] for value, c in self.value_to_class.items()},
             class_names=list(class_names),
             annotated=sorted({ids[c] for c in self.annotated}),
+            own_ids=ids,
         )
 
     def apply(self, values: np.ndarray, path: Path | str) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
+from vecset.data.case_classes import chosen_classes, classes_by_names, require_annotated
 from vecset.data.case_file import Case, read_case
 from vecset.data.label_folder import ALL, NoLabelMaps, Selection, relative_name
 from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_listed
@@ -16,7 +17,7 @@ from vecset.data.structure_files import find_sources
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import UNIT_RADIUS, check_affine
 from vecset.imaging.header_geometry import require_heart_size
-from vecset.imaging.header_names import names_apart_from_numbers
+from vecset.imaging.header_names import classes_told, names_apart_from_numbers, names_in_file
 from vecset.imaging.image_file import SUFFIX_WORDS, case_id, case_name, has_suffix
 from vecset.imaging.label_map import (
     LabelOutOfRange,
@@ -136,11 +137,15 @@ def load_heart(
     spacing_mm: float | None = None,
     geometry_from: str | None = None,
     label_mapping: LabelMapping | None = None,
+    annotated: Sequence[str] | None = None,
 ) -> Case:
     """The `Case` of a heart, with at least surface points, their labels and the frame. A label map goes through the
     data preparation, as `prepare_data.py` would do it (`spacing_from`, `geometry_from` and `label_mapping` as there,
-    the classes of the mapping and names in the file matched to `class_names`). `spacing_mm`: of the grid that a point
-    cloud is given (1 mm where None). InputError where its classes are not `class_names`."""
+    the classes of the mapping and names in the file matched to `class_names`). A case file is read to `class_names` by
+    name. `spacing_mm`: of the grid that a point cloud is given (1 mm where None). `annotated`: ids of the heart's own
+    table, or names, of the classes that were looked for; None: what the file, the mapping or the names in the file say.
+    Classes of `class_names` that the heart's own table does not have are not annotated. InputError where it has others,
+    and for a case file with `annotated`, which it says itself."""
     if heart.kind == LABEL_MAP:
         from vecset.data.preparation import Options, build_case
 
@@ -148,12 +153,24 @@ def load_heart(
         options = Options(seed=seed)
         if num_surface_points:  # the other points are not used here
             options = Options(max(options.num_surface_points, num_surface_points), 2, 2, seed)
+        if annotated:
+            table = label_map.own_ids or _own_numbers(class_names)
+            label_map.annotated = chosen_classes("--annotated", annotated, table, class_names, heart.path)
         case = build_case(label_map, options)
         case.path, case.notes = heart.path, label_map.notes
         case.meta["class_names"] = list(class_names)
         return case
     if heart.kind == POINT_CLOUD:
-        return read_point_cloud(heart.path, class_names, spacing_mm or 1.0)
+        case = read_point_cloud(heart.path, class_names, spacing_mm or 1.0)
+        if annotated:
+            known = chosen_classes("--annotated", annotated, _own_numbers(class_names), class_names, heart.path)
+            require_annotated(np.unique(case.surface_labels).tolist(), known, class_names, heart.path)
+            case.meta["annotated_classes"] = known
+        return case
+    if annotated:
+        raise InputError.because(
+            heart.path, "a case file says itself which classes were annotated", "leave out --annotated"
+        )
     case = read_case(heart.path, CASE_MEMBERS).require(
         "surface_points", "surface_labels", "frame", purpose="reconstruction on the source grid"
     )
@@ -167,21 +184,12 @@ def load_heart(
         2 * UNIT_RADIUS / case.frame.scale,
         "make it again with prepare_data.py from a label map whose header has its unit of length",
     )
-    if case.num_classes != len(class_names):
-        raise InputError(
-            heart.path,
-            f"{len(class_names)} classes, as the checkpoint has",
-            f"{case.num_classes}",
-            "take a checkpoint that was trained on such cases",
-        )
-    if case.class_names != list(class_names):
-        raise InputError(
-            heart.path,
-            f"the checkpoint's classes {', '.join(class_names)}",
-            ", ".join(case.class_names),
-            "take a checkpoint that was trained on such cases",
-        )
-    return case
+    return classes_by_names(case, class_names)[0]
+
+
+def _own_numbers(class_names):
+    """The table of a heart whose ids are those of the classes."""
+    return {c: c for c in range(1, len(class_names) + 1)}
 
 
 def _read_labels(path, class_names, spacing_from, geometry_from, label_mapping):
@@ -217,14 +225,20 @@ def draw_surface(
 
 
 def names_that_decide(heart: ListedCase, class_names: Sequence[str]) -> dict:
-    """What decides beside the numbers which class a label map's values are, {} for other files and where nothing does:
-    `value_names`, those names in its header that are not those of the numbers among `class_names`; `class_names`,
-    where they are not the default ones."""
+    """What decides beside the numbers which class a label map's values are, and which were annotated; {} for other
+    files and where nothing does: `value_names`, those names in its header that are not those of the numbers among
+    `class_names`; `named_classes`, where fewer classes than these are named; `class_names`, where they are not the
+    default ones."""
     if heart.kind != LABEL_MAP:
         return {}
     named = names_apart_from_numbers(heart.path, class_names)
+    told = sorted(set(classes_told(names_in_file(heart.path), class_names).values()))
     own = list(class_names) != default_class_names(len(class_names))
-    return ({"value_names": named} if named else {}) | ({"class_names": list(class_names)} if own else {})
+    return (
+        ({"value_names": named} if named else {})
+        | ({"named_classes": told} if 0 < len(told) < len(class_names) else {})
+        | ({"class_names": list(class_names)} if own else {})
+    )
 
 
 def load_truth(
@@ -240,5 +254,5 @@ def load_truth(
             heart.path, len(class_names), label_mapping, spacing_from, class_names, geometry_from
         )
         return label_map.labels, label_map.affine
-    case = read_case(heart.path, ("frame", "truth"))
+    case, _ = classes_by_names(read_case(heart.path, ("frame", "truth")), class_names)
     return case.truth_labels(), case.frame.affine

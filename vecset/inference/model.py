@@ -8,6 +8,7 @@ labels = decode_label_map(field, case.frame).labels       # on the patient's gri
 meshes = class_meshes(field, case.frame)                  # in the patient's mm (vecset/inference/meshes.py)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,14 +63,15 @@ class LoadedModel:
         spacing_mm: float | None = None,
         geometry_from: str | None = None,
         label_mapping: LabelMapping | None = None,
+        annotated: Sequence[str] | None = None,
     ) -> Case:
         """The `Case` of a case file, a label map or a point cloud with labels: surface points, frame, and the truth
         where there is one. A label map goes through the data preparation. `spacing_from` ('affine' or 'pixdim') and
         `geometry_from` ('sform' or 'qform'): what holds where a label map's header contradicts itself; `spacing_mm`: of
         the grid that a point cloud gets (1 mm); `label_mapping`: which values of a label map are which class, by
-        names."""
+        names; `annotated`: ids or names of the classes that were looked for."""
         heart = heart if isinstance(heart, ListedCase) else find_hearts(heart)[0]
-        how = spacing_from, spacing_mm, geometry_from, label_mapping
+        how = spacing_from, spacing_mm, geometry_from, label_mapping, annotated
         return load_heart(heart, self.class_names, self.seed, self.num_surface_points, *how)
 
     def encode(self, case: Case, case_id: str | None = None) -> torch.Tensor:

@@ -101,7 +101,8 @@ class Reconstruction:
             latents, case = self.model.stored_latents(heart.path)
         else:
             how = self.settings
-            case = self.model.read(heart, how.spacing_from, how.spacing_mm, how.geometry_from, how.label_mapping)
+            placed = how.spacing_from, how.spacing_mm, how.geometry_from, how.label_mapping
+            case = self.model.read(heart, *placed, how.annotated)
             for note in case.notes:
                 say(f"note: {heart.case_id}: {note}")
         if result is None:

@@ -20,7 +20,8 @@ class OutputSettings:
     'stl' or 'obj'; in LPS mm instead of RAS. spacing_mm: of the label map that is written, None for the source's grid.
     spacing_from, geometry_from: what of a contradictory header holds. latents: whether they are saved; latent_bits: in
     how many bits per number (latent_codes.BITS): then the heart is decoded from what is saved. label_mapping: which
-    values of a label map are which class."""
+    values of a label map are which class; annotated: ids of the input's own table, or names, of the classes that were
+    looked for, None: as the input says."""
 
     meshes: bool = True
     mesh_cells: int = MESH_CELLS
@@ -32,6 +33,7 @@ class OutputSettings:
     latent_bits: int = DEFAULT_BITS
     geometry_from: str | None = None
     label_mapping: LabelMapping | None = None
+    annotated: tuple[str, ...] | None = None
 
 
 def made_from(model: LoadedModel, output: OutputSettings) -> dict:
@@ -57,6 +59,7 @@ def made_from(model: LoadedModel, output: OutputSettings) -> dict:
         **tuned,
         **placed,
         **({"label_map": output.label_mapping.text} if output.label_mapping else {}),
+        **({"annotated": list(output.annotated)} if output.annotated else {}),
         "num_latents": model.num_latents,
     }
 
