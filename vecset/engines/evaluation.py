@@ -27,7 +27,8 @@ def decode_grid(
 ) -> torch.Tensor:
     """(B, grid_size^3) u8 labels (`labels_of`) at the points of `grid_points_unit`. states_BC: as in `model.encode`."""
     points_G3 = torch.from_numpy(grid_points_unit(grid_size)).to(surface_BNF.device)
-    context = model.process_latents(model.encode(surface_BNF, states_BC=states_BC))
+    told = {} if states_BC is None else {"states_BC": states_BC}
+    context = model.process_latents(model.encode(surface_BNF, **told))
     cases = len(surface_BNF)
     labels = []
     at_once = _QUERIES_AT_ONCE // (cases * getattr(model, "decoder_passes", 1))

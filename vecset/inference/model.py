@@ -83,11 +83,11 @@ class LoadedModel:
         surface_BNF = surface_features(
             torch.from_numpy(points_unit)[None], torch.from_numpy(labels)[None], len(self.class_names)
         )
-        states_BC = None
-        if self.network.told_states:
-            states_BC = torch.from_numpy(case.states.astype(np.int64))[None].to(self.device)
+        told = {}
+        if getattr(self.network, "told_states", False):
+            told["states_BC"] = torch.from_numpy(case.states.astype(np.int64))[None].to(self.device)
         with torch.inference_mode():
-            return self.network.encode(surface_BNF.to(self.device), states_BC=states_BC)
+            return self.network.encode(surface_BNF.to(self.device), **told)
 
     def stored_latents(self, path: Path | str) -> tuple[torch.Tensor, Case]:
         """(latents (1, M, L), `Case` with the frame alone) of a file of `reconstruct.py --latents`. InputError where
