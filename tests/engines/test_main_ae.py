@@ -245,7 +245,7 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
             "--vol_weight: there are no points for this loss (--inside_points or --outside_points)",
         ),
         (("--warmup_epochs", "400"), "--warmup_epochs: expected fewer than --epochs"),
-        (("--precision", "bf16"), "--precision: expected auto or fp32 on a CPU"),
+        (("--precision", "tf32"), "--precision: expected auto, fp32 or bf16 on a CPU"),
         (("--normal_weight", "1", "--normal_points", "65"), "expected at most --point_cloud_size, found 65 of 64"),
         (("--surface_loss_points", "65"), "expected at most --point_cloud_size, found 65 of 64"),
         (("--model", "point_vec65x4_dim32_depth1_nb"), "--point_cloud_size: expected at least the 65 latents"),

@@ -8,10 +8,12 @@ from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.engine_parts import make_run
 from helpers.variant_models import VARIANTS, batch, randomised
 
+from vecset.common.errors import InputError
 from vecset.data.dataset import collate
+from vecset.engines import setup
 from vecset.engines.arguments import parse_arguments
 from vecset.engines.loop import StepOptions, forward_losses
-from vecset.engines.setup import step_options
+from vecset.engines.setup import cpu_has_bf16, step_options
 from vecset.main_ae import main
 from vecset.models import attention_slope
 from vecset.models.checkpoint import load_checkpoint
@@ -147,9 +149,11 @@ def test_under_bf16_the_eikonal_decode_and_the_losses_are_float32(name, options)
         ("cuda", "fp32", False, False),
         ("cpu", "auto", False, False),
         ("cpu", "fp32", False, False),
+        ("cpu", "bf16", True, False),
     ],
 )
-def test_precision_sets_autocast_and_tf32(device, wanted, bf16, tf32):
+def test_precision_sets_autocast_and_tf32(device, wanted, bf16, tf32, monkeypatch):
+    monkeypatch.setattr(setup, "cpu_has_bf16", lambda: True)
     args = parse_arguments(["--data_path", "x", "--output_dir", "y", "--precision", wanted])
     before = torch.backends.cuda.matmul.allow_tf32
     try:
@@ -157,6 +161,14 @@ def test_precision_sets_autocast_and_tf32(device, wanted, bf16, tf32):
         assert torch.backends.cuda.matmul.allow_tf32 == tf32
     finally:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = before
+
+
+def test_16_bit_on_a_cpu_that_would_only_imitate_it_is_refused(monkeypatch):
+    monkeypatch.setattr(setup, "cpu_has_bf16", lambda: False)
+    args = parse_arguments(["--data_path", "x", "--output_dir", "y", "--precision", "bf16"])
+    with pytest.raises(InputError, match="this CPU has no products of 16-bit numbers"):
+        step_options(args, torch.device("cpu"))
+    assert isinstance(cpu_has_bf16(), bool)
 
 
 def test_bf16_gradients_point_where_float32_ones_do(data, tmp_path):

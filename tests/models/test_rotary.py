@@ -44,6 +44,8 @@ def test_in_16_bit_it_is_the_same_but_for_rounding():
     half = rotate(x.bfloat16(), turn)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), rotate(x, turn), atol=0.02, rtol=0.02)
+    by_formula = rotate(x.bfloat16(), turn._replace(complex_BHTP=None))
+    torch.testing.assert_close(half, by_formula, atol=0.02, rtol=0.02)
 
 
 def test_attention_is_that_of_complex_numbers_pair_by_pair():

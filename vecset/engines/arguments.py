@@ -359,8 +359,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("auto", "bf16", "tf32", "fp32"),
         default="auto",
-        help="of the network on CUDA (auto: bf16; a CPU computes in float32); losses and the Eikonal decode are always "
-        "float32 (with tf32 the decode's products are rounded as the network's are)",
+        help="of the network (auto: bf16 on CUDA, float32 on a CPU, where bf16 is faster if the CPU has avx512_bf16 or "
+        "amx_bf16); losses and the Eikonal decode are always float32 (with tf32 the decode's products are rounded as "
+        "the network's are)",
     )
     add(
         "--compile",

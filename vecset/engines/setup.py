@@ -232,13 +232,25 @@ def has_class_distances(args: Namespace) -> bool:
     return args.network != "joint" or args.class_outputs != "logits"
 
 
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 by itself, so that they are faster than float32."""
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
+
+
 def step_options(args: Namespace, device: torch.device) -> StepOptions:
     """StepOptions from the flags; sets torch's own precision switches too."""
     precision = args.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
-    if precision != "fp32" and device.type != "cuda":
-        raise InputError("--precision", "auto or fp32 on a CPU", precision, "leave it out")
+    if precision == "tf32" and device.type != "cuda":
+        raise InputError("--precision", "auto, fp32 or bf16 on a CPU", precision, "leave it out")
+    if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+        raise InputError.because(
+            "--precision bf16",
+            "this CPU has no products of 16-bit numbers (avx512_bf16, amx_bf16), so it would be slower",
+            "leave it out",
+        )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return StepOptions(
         {name: getattr(args, f"{name}_weight") for name in losses_of(args.network, args.class_outputs)},
