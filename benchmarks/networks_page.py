@@ -347,7 +347,7 @@ def draw_comparison(
     cut alike, what differs from the truth outlined. Returns the planes."""
     from matplotlib.figure import Figure
 
-    from vecset.imaging import pictures
+    from vecset.report import pictures
 
     truth_ras, affine_ras = pictures.to_ras(truth, affine)
     volumes = {name: pictures.to_ras(volume, affine)[0] for name, volume in maps.items()}

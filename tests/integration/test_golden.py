@@ -127,7 +127,7 @@ def test_metrics(trained, repository):
     for row, golden in zip(found, wanted):
         for name, value in golden.items():
             of_model = not name.startswith(("floor_", "truth_", "mean_shape", "nearest_heart"))
-            if name in ("case_id", "class_id", "class_name"):
+            if name in ("case_id", "class_id", "class_name", "observed"):
                 assert row[name] == value
             elif of_model and not same_losses:
                 continue

@@ -517,8 +517,7 @@ def test_the_quality_check_draws_with_the_same_code_and_colours():
     """A slice of its pictures, of the overview and of the page: pixel for pixel the same."""
     from matplotlib.figure import Figure
 
-    from vecset.imaging import pictures
-    from vecset.report import quality_pictures
+    from vecset.report import pictures, quality_pictures
 
     labels, affine = heart_labels(10)
     colours = class_colours(10)

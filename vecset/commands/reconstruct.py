@@ -3,6 +3,7 @@
     OUT/CASE/labels.nii.gz       the label map, on the grid and with the header geometry of the source image (or with
                                  --spacing), class names and colours in the header
     OUT/CASE/labels.seg.nrrd     the same for 3D Slicer: a segment with name and colour per class
+    OUT/CASE/inferred.nii.gz     where --given or --complete infer something: 1 where a voxel's structure is inferred
     OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward;
                                  like the label map it ends where the image ends
     OUT/CASE/heart.glb           all meshes in one file, coloured
@@ -21,12 +22,14 @@ reported in one line; the others continue, and the exit code is 1.
 import argparse
 import functools
 import sys
+from collections import Counter
 
 from vecset.common.arguments import CommandParser, user_path, user_path_text
 from vecset.common.atomic import remove_leftovers, require_writable
 from vecset.common.cores import limit_threads
 from vecset.common.errors import InputError, describe_failure, require_package, run_command, shown
 from vecset.common.memory import keep_freed_memory
+from vecset.common.structure_state import STATE_WORDS, State
 
 LEAST = {"chunk": 1, "mesh_cells": 8, "num_surface_points": 1, "num_latents": 1}
 SPACING_MM = (0.05, 50)
@@ -161,6 +164,19 @@ def get_parser() -> argparse.ArgumentParser:
         "themselves (default: those that --label_mapping or the names in the file have, else all)",
         metavar="CLASSES",
     )
+    add(
+        "--given",
+        None,
+        "show the model these classes alone, by ids of the input's own table or names, as 1,3,5 or LA,LV; the rest of "
+        "the map is hidden from it, inferred, and the truth that its figures are about (default: all that is there)",
+        metavar="CLASSES",
+    )
+    parser.add_argument(
+        "--complete",
+        action="store_true",
+        help="infer and draw the classes that are unknown: those that were not annotated (default: what has no voxel "
+        "in the input is not drawn)",
+    )
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument("--overwrite", action="store_true", help="make finished hearts again (default: skip them)")
@@ -217,8 +233,8 @@ def main(argv: list[str] | None = None) -> int:
     mapping = LabelMapping.load(args.label_mapping, len(model.class_names)) if args.label_mapping else None
     if mapping:
         mapping.for_classes(model.class_names)  # refused here, not per heart
-    if args.annotated:
-        check_chosen("--annotated", args.annotated, model.class_names)
+    for flag in ("annotated", "given"):
+        check_chosen(f"--{flag}", getattr(args, flag) or (), model.class_names)
     settings = OutputSettings(
         meshes=not args.no_meshes,
         mesh_cells=args.mesh_cells,
@@ -231,6 +247,8 @@ def main(argv: list[str] | None = None) -> int:
         latent_bits=args.latent_bits or LATENT_BITS[0],
         label_mapping=mapping,
         annotated=args.annotated,
+        given=args.given,
+        complete=args.complete,
     )
     if args.latents not in (None, True):
         hearts = find_stored_latents(args.input)
@@ -259,12 +277,38 @@ def main(argv: list[str] | None = None) -> int:
     counts = [claims for result in outcome.results.values() if (claims := result["decoding"].get("claims"))]
     if counts:
         print(claims_line(counts))
+    print("".join(f"{line}\n" for line in unknown_lines(list(outcome.results.values()))), end="")
     faults = report(args, model, settings, hearts, outcome.results) if outcome.results else []
     if settings.latents and outcome.results:
         print("".join(f"{line}\n" for line in latents_lines(outcome.results.values(), settings.latent_bits)), end="")
     if outcome.failed:
         print("\n".join(failed_lines(outcome.failed, hearts)), file=sys.stderr)
     return 1 if outcome.failed or faults else 0
+
+
+def unknown_lines(results):
+    """What the last lines say about structures that are unknown: what was left out, and what was inferred."""
+    left, inferred = Counter(), Counter()
+    hearts = {"left": 0, "inferred": 0}
+    for result in results:
+        inferred.update(mine := result.get("inferred", ()))
+        unknown = [name for name, word in result.get("states", {}).items() if word == STATE_WORDS[State.UNKNOWN]]
+        left.update(gone := [name for name in unknown if name not in mine])
+        hearts["left"] += bool(gone)
+        hearts["inferred"] += bool(mine)
+    told = {
+        key: ", ".join(f"{name} in {n}" for name, n in counts.items())
+        for key, counts in (("left", left), ("inferred", inferred))
+    }
+    lines = []
+    if left:
+        lines.append(
+            f"{hearts['left']} of {len(results)} hearts have structures that are unknown and are not drawn "
+            f"({told['left']}); --complete infers them"
+        )
+    if inferred:
+        lines.append(f"{hearts['inferred']} of {len(results)} hearts have inferred structures ({told['inferred']})")
+    return lines
 
 
 def latents_lines(results, bits):
@@ -323,9 +367,15 @@ def parse_arguments(argv):
             raise InputError(f"--{flag}", f"at least {least}", value)
     if args.spacing is not None and not SPACING_MM[0] <= args.spacing <= SPACING_MM[1]:
         raise InputError("--spacing", "mm, 0.05 to 50", args.spacing)
-    args.annotated = _classes("--annotated", args.annotated)
+    args.annotated, args.given = _classes("--annotated", args.annotated), _classes("--given", args.given)
     if args.annotated and stored_latents:
         raise InputError.because("--annotated", "stored latents say themselves what was annotated", "leave it out")
+    if args.given and stored_latents:
+        raise InputError.because(
+            "--given",
+            "stored latents hold a heart that was encoded before",
+            "give the label map or case file to --input",
+        )
     from vecset.models.checkpoint import require_checkpoint
 
     require_checkpoint(args.checkpoint)

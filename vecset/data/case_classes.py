@@ -94,6 +94,15 @@ def chosen_classes(
     return sorted(ids)
 
 
+def require_there(given: Sequence[int], present: Sequence[int], class_names: Sequence[str], where: object) -> None:
+    """Raises InputError, naming `where`, where a class that is to be `given` (ids) is not `present` (ids)."""
+    lacking = [f"{c} ({class_names[c - 1]})" for c in given if c not in present]
+    if lacking:
+        raise InputError.because(
+            where, f"--given: class {', '.join(lacking)} is not there, it has no voxel", "give classes that are there"
+        )
+
+
 def require_annotated(present: Sequence[int], annotated: Sequence[int], class_names: Sequence[str], where: object):
     """Raises InputError, naming `where`, where a class that is there (`present`, ids) is not `annotated` (ids)."""
     unexpected = [c for c in present if c not in annotated]

@@ -64,7 +64,9 @@ class Case:
     """One heart. Arrays as in docs/data.md (points in unit, distances in unit, negative inside); a member that the
     file does not have is None, and `require` turns that into a clear error where it is needed.
 
-    `truth_crop` (X, Y, Z) u8 and `truth_origin` (3,) are `label_crop` and `label_origin` of the file."""
+    `truth_crop` (X, Y, Z) u8 and `truth_origin` (3,) are `label_crop` and `label_origin` of the file. `whole`: where
+    structures of a heart are hidden from this case, the case with all of them, whose truth is for scoring alone; it is
+    not stored."""
 
     path: Path | None = None
     arrays: dict = field(default_factory=dict)  # POINT_MEMBERS, those that were read
@@ -73,6 +75,7 @@ class Case:
     truth_origin: np.ndarray | None = None
     meta: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)  # for the user, from reading its label map; not stored
+    whole: "Case | None" = None
 
     surface_points = _member("surface_points")
     surface_normals = _member("surface_normals")
@@ -109,6 +112,11 @@ class Case:
         mask = np.zeros(self.num_classes, bool)
         mask[np.asarray(self.meta["annotated_classes"], int) - 1] = True
         return mask
+
+    @property
+    def has_states(self) -> bool:
+        """Whether it is known which of its classes are there: latents of earlier versions do not say it."""
+        return self.meta.get("present_classes") is not None or self.surface_labels is not None
 
     @property
     def states(self) -> np.ndarray:

@@ -69,6 +69,14 @@ class Frame:
         affine[:3, 3] = self.voxel_to_mm(0.5 * ratio - 0.5)  # the outer corners of both first voxels meet
         return Frame(affine, shape, self.centre_mm, self.scale)
 
+    def extended(self, margin_mm: float) -> "Frame":
+        """The frame of the grid with whole voxels more on every side, `margin_mm` or a little more; axes and spacing
+        stay, so that its voxels are those of this grid and others round them."""
+        more = np.ceil(margin_mm / self.spacing_mm - 1e-6).astype(int)
+        affine = np.array(self.affine)
+        affine[:3, 3] = self.voxel_to_mm(-more)
+        return Frame(affine, np.array(self.shape) + 2 * more, self.centre_mm, self.scale)
+
     def voxel_to_mm(self, points_voxel: np.ndarray) -> np.ndarray:
         return np.asarray(points_voxel, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
 

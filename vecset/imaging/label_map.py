@@ -303,7 +303,7 @@ def write_label_map(
     path: Path | str,
     labels: np.ndarray,
     affine: np.ndarray,
-    class_names: list[str] | None = None,
+    class_names: list[str | None] | None = None,
     geometry: dict | None = None,
 ) -> None:
     """Writes labels (X, Y, Z) u8 as NIfTI, atomically; the same arguments give the same bytes.
@@ -331,7 +331,9 @@ def write_label_map(
         image.set_sform(affine, code=1)
         image.set_qform(affine, code=1)
     if class_names:
-        image.header["descrip"] = ",".join(class_names).encode("ascii", "replace")[:79]
+        image.header["descrip"] = ",".join(name for name in class_names if name is not None).encode("ascii", "replace")[
+            :79
+        ]
         image.header.extensions.append(name_extension(class_names))
     data = image.to_bytes()
     with atomic_path(path) as temporary:

@@ -1,4 +1,5 @@
-"""The voxels of an image that lie round the unit cube, and the coarse cells they are grouped into for decoding."""
+"""The voxels of an image that are decoded, those round the unit cube or all, and the coarse cells they are grouped
+into."""
 
 from collections.abc import Iterator
 
@@ -10,14 +11,18 @@ _CUBE_CORNERS_UNIT = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z
 
 
 class CellGrid:
-    """The voxels of `frame` in the box that holds the unit cube: `box` (slices of the whole grid) and `shape`.
+    """The voxels of `frame` in the box that holds the unit cube, or all where `beyond_cube`: `box` (slices of the whole
+    grid) and `shape`.
 
     A level groups them into cells: `strides` (3,) voxels along each axis, whose centre is decoded for all of them."""
 
-    def __init__(self, frame: Frame):
+    def __init__(self, frame: Frame, beyond_cube: bool = False):
+        self.beyond_cube = beyond_cube
         corners_voxel = frame.unit_to_voxel(_CUBE_CORNERS_UNIT)
         first = np.maximum(np.ceil(corners_voxel.min(0) - 1e-6), 0).astype(int)
         last = np.minimum(np.floor(corners_voxel.max(0) + 1e-6), np.array(frame.shape) - 1).astype(int)
+        if beyond_cube:
+            first, last = np.zeros(3, int), np.array(frame.shape) - 1
         self.shape = tuple(int(n) for n in np.maximum(last - first + 1, 0))
         self.box = tuple(slice(a, a + n) for a, n in zip(first, self.shape))
         self.axes_unit = frame.affine[:3, :3] * frame.scale  # column a: one voxel along axis a
@@ -49,13 +54,16 @@ class CellGrid:
         return self.centres_unit(flat, self.shape, (1, 1, 1))
 
     def slabs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Slab by slab along the first axis: flat indices, and for each whether the voxel is in the unit cube."""
+        """Slab by slab along the first axis: flat indices, and for each whether the voxel is decoded."""
         size = self.shape[1] * self.shape[2]
         for start in range(self.shape[0]):
             flat = np.arange(start * size, (start + 1) * size)
-            yield flat, in_cube(self.voxels_unit(flat))
+            yield flat, self.inside(flat)
 
-
-def in_cube(points_unit: np.ndarray, margin: float = 0.0) -> np.ndarray:
-    """(...,) bool: within the unit cube [-1, 1]^3, or no more than `margin` beyond it."""
-    return (np.abs(points_unit) <= 1 + margin).all(-1)
+    def inside(self, flat: np.ndarray, cells: tuple = (), strides: tuple = (1, 1, 1)) -> np.ndarray:
+        """(Q,) bool: whether the voxels with flat index `flat` (Q,), or the cells of a level with `cells` and
+        `strides`, reach into the unit cube [-1, 1]^3; all where the grid goes beyond it."""
+        if self.beyond_cube:
+            return np.ones(len(flat), bool)
+        points_unit = self.centres_unit(flat, cells or self.shape, strides)
+        return (np.abs(points_unit) <= 1 + self.half_diagonal_unit(strides)).all(-1)

@@ -14,12 +14,13 @@ from scipy import ndimage
 
 from vecset.common.draws import random_stream
 from vecset.common.errors import InputError, describe_failure
+from vecset.common.structure_state import is_seen
 from vecset.data.listed_case import ListedCase
 from vecset.inference.decision_tuning import DecisionTuning, margin
 from vecset.inference.model import LoadedModel
 from vecset.models.labels import labels_of
 
-VERSION = 1  # of the method: higher when the same hearts and options give another file
+VERSION = 2  # of the method: higher when the same hearts and options give another file
 OFFSETS = sorted(np.arange(-2.0, 1.01, 0.25).tolist(), key=abs)  # of two that are as good, the smaller
 NEAR_VOXELS = 3  # of a class: there its mistakes are looked for more closely
 LEAST_GAIN = 2e-4  # in the mean Dice; less is chance
@@ -79,7 +80,7 @@ def _sample_of(model, listed):
     case = model.read(listed)
     if case.truth_crop is None:
         raise InputError.because(listed.path, "it holds no true label map", "make it again with prepare_data.py")
-    field = model.field(model.encode(case, listed.case_id))
+    field = model.field(model.encode(case, listed.case_id), drawn_C=is_seen(case.states))  # as it is reconstructed
     truth = np.asarray(case.truth_crop)
     flat, weight = draw_voxels(truth, random_stream(model.seed, 0, listed.case_id, "calibrate"))
     index = np.stack(np.unravel_index(flat, truth.shape), -1) + np.asarray(case.truth_origin)

@@ -25,7 +25,7 @@ from scipy import ndimage
 
 from vecset.common.memory import require_memory
 from vecset.imaging.frame import Frame
-from vecset.inference.cell_grid import CellGrid, in_cube
+from vecset.inference.cell_grid import CellGrid
 from vecset.inference.heart_field import HeartField
 
 COARSE_VOXELS = 8  # edge of the first cells, in voxels of the smallest spacing
@@ -41,9 +41,9 @@ LEAST_SKIPPED = 0.1  # of the voxels; where coarse to fine leaves fewer alone, t
 @dataclass
 class Decoded:
     """labels (X, Y, Z) u8 on the grid; queries: points asked of the model; voxels: those of the grid inside the unit
-    cube, what dense decoding would ask; skipped: those of them that coarse to fine left alone; checked, missed: how
-    many of the skipped were decoded as a check, and how many of these differed; dense: whether the whole heart was
-    decoded voxel by voxel in the end."""
+    cube (all for a field beyond it), what dense decoding would ask; skipped: those of them that coarse to fine left
+    alone; checked, missed: how many of the skipped were decoded as a check, and how many of these differed; dense:
+    whether the whole heart was decoded voxel by voxel in the end."""
 
     labels: np.ndarray
     queries: int
@@ -55,13 +55,14 @@ class Decoded:
 
 
 def decode_label_map(field: HeartField, frame: Frame, coarse: int = COARSE_VOXELS, seed: int = 0) -> Decoded:
-    """The label map of `field` on the grid of `frame`. Voxels outside the unit cube are background.
+    """The label map of `field` on the grid of `frame`. Voxels outside the unit cube are background, unless the field
+    holds there (`beyond_cube`).
 
     coarse: edge of the first cells in voxels, a power of two; 1 decodes every voxel. seed: of the check (safeguard
     4)."""
     before = field.queries
-    require_grid_memory(frame)
-    grid = CellGrid(frame)
+    require_grid_memory(frame, field.beyond_cube)
+    grid = CellGrid(frame, field.beyond_cube)
     box_labels = np.zeros(grid.shape, np.uint8)
     decoded = Decoded(np.zeros(frame.shape, np.uint8), 0, 0)
     if box_labels.size:
@@ -85,10 +86,10 @@ def decode_label_map(field: HeartField, frame: Frame, coarse: int = COARSE_VOXEL
     return decoded
 
 
-def require_grid_memory(frame: Frame) -> None:
+def require_grid_memory(frame: Frame, beyond_cube: bool = False) -> None:
     """Raises InputError, with the size, where decoding and writing a label map on the grid of `frame` takes more memory
-    than there is. Nothing is allocated."""
-    box, whole = math.prod(CellGrid(frame).shape), math.prod(frame.shape)
+    than there is; beyond_cube: as of the field. Nothing is allocated."""
+    box, whole = math.prod(CellGrid(frame, beyond_cube).shape), math.prod(frame.shape)
     require_memory(
         "",
         BOX_BYTES * box + GRID_BYTES * whole,
@@ -106,10 +107,9 @@ def _coarse_to_fine(field, grid, coarse, labels):
     level = coarse
     strides = grid.strides(level)
     cells = grid.cells(strides)
-    half_unit = grid.half_diagonal_unit(strides)
     everything = np.arange(int(np.prod(cells)))
     parts = np.array_split(everything, max(1, len(everything) // (1 << 20)))
-    active = np.concatenate([in_cube(grid.centres_unit(p, cells, strides), half_unit) for p in parts])
+    active = np.concatenate([grid.inside(p, cells, strides) for p in parts])
     sdf = np.full(cells, np.inf, np.float32)
     cell_labels = np.zeros(cells, np.uint8)
     lead = np.full(cells, np.inf, np.float32)
@@ -197,7 +197,7 @@ def _follow_borders(field, grid, decoded_flat, labels, decoded):
                     there = here + sign * step
                     found.append(there[~flat_decoded[there] & (flat_labels[there] != flat_labels[here])])
         front = np.unique(np.concatenate(found))
-        front = front[in_cube(grid.voxels_unit(front))]
+        front = front[grid.inside(front)]
         _decode_voxels(field, grid, front, labels)
         flat_decoded[front] = True
 

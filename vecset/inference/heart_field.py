@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from vecset.common.errors import InputError
+from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.inference.decision_tuning import DecisionTuning
-from vecset.models.labels import labels_of
+from vecset.models.labels import LOGIT_UNIT, UNKNOWN_LOGIT, labels_of
 
 CHUNK = 8192  # activations that stay in the cache: a quarter less time than 32768 on a CPU of two cores
 
@@ -19,7 +20,10 @@ class HeartField:
 
     model: `process_latents(latents_BML)` and `decode(context, queries_BQ3)`, as in docs/design.md; one that decodes a
     query several times (`decoder_passes`) gets that many times fewer at once. latents_ML: (M, L) or (1, M, L);
-    decision_tuning: applied to all values, or None."""
+    decision_tuning: applied to all values, or None. drawn_C: (C,) bool, the classes that may be drawn, all where None.
+    Another class has UNKNOWN_LOGIT everywhere, and where its logit is the largest, tuned ones compared, there is
+    background: the place is that class's, not that of the next best. beyond_cube: whether the field holds beyond the
+    unit cube, as that of a heart of which the cube's frame has a part."""
 
     def __init__(
         self,
@@ -28,11 +32,17 @@ class HeartField:
         chunk: int = CHUNK,
         device: torch.device | str | None = None,
         decision_tuning: DecisionTuning | None = None,
+        drawn_C: np.ndarray | None = None,
+        beyond_cube: bool = False,
     ):
-        self.decision_tuning = decision_tuning
+        self.decision_tuning, self.beyond_cube = decision_tuning, beyond_cube
         self.model, self.device = model, torch.device(device or latents_ML.device)
         self.chunk = max(1, int(chunk) // getattr(model, "decoder_passes", 1))
         self.queries = self.fallbacks = 0
+        self._drawn = self._barred = None  # numbers of classes, from 0
+        if drawn_C is not None and not np.all(drawn_C):
+            drawn = torch.from_numpy(np.asarray(drawn_C, bool)).to(self.device)
+            self._drawn, self._barred = torch.nonzero(drawn).squeeze(1), torch.nonzero(~drawn).squeeze(1)
         latents_ML = latents_ML.to(self.device)
         with torch.inference_mode():
             self._context = model.process_latents(latents_ML if latents_ML.ndim == 3 else latents_ML.unsqueeze(0))
@@ -44,14 +54,18 @@ class HeartField:
 
     def class_distances(self, points_unit: np.ndarray) -> np.ndarray:
         """(Q, 3) points in unit -> signed distances to the classes (Q, C) f32 in unit, as the model gives them, without
-        the decision tuning. For a model that `has_class_distances`."""
+        the decision tuning; ABSENT_DISTANCE for classes that may not be drawn. For a model that
+        `has_class_distances`."""
         parts = [
             self._on_device(points_unit[start : start + self.chunk]) for start in range(0, len(points_unit), self.chunk)
         ]
         self.queries += len(points_unit)
         with torch.inference_mode():
             distances = [self.model.decode_fields(self._context, points_BQ3)[2][0] for points_BQ3 in parts]
-        return torch.cat(distances).float().cpu().numpy()
+        distances_QC = torch.cat(distances).float()
+        if self._barred is not None:
+            distances_QC[:, self._barred] = ABSENT_DISTANCE
+        return distances_QC.cpu().numpy()
 
     def _on_device(self, points_unit):
         """(1, Q, 3)"""
@@ -67,8 +81,18 @@ class HeartField:
                 "the model gives distances or logits that are not finite",
                 "train again, or take an earlier checkpoint",
             )
-        sdf_Q, logits_QC = sdf_BQ[0].float(), logits_BQC[0].float()
-        return self.decision_tuning.apply(sdf_Q, logits_QC) if self.decision_tuning else (sdf_Q, logits_QC)
+        values = sdf_BQ[0].float(), logits_BQC[0].float()
+        if self.decision_tuning:
+            values = self.decision_tuning.apply(*values)
+        return values if self._barred is None else self._without_barred(*values)
+
+    def _without_barred(self, sdf_Q, logits_QC):
+        """Distances and logits with background where a class that may not be drawn leads. The lead, as a distance, is
+        what the distance cannot be below, so that it is zero on that border, too."""
+        lead_Q = logits_QC[:, self._barred].amax(1)
+        if len(self._drawn):
+            lead_Q = lead_Q - logits_QC[:, self._drawn].amax(1)
+        return torch.maximum(sdf_Q, LOGIT_UNIT * lead_Q), logits_QC.index_fill(1, self._barred, UNKNOWN_LOGIT)
 
     def values(self, points_unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(Q, 3) points in unit -> distance (Q,) f32 in unit, logits (Q, C) f32."""

@@ -21,17 +21,35 @@ from vecset.inference.meshes import as_lps, class_meshes, scene_of, write_mesh
 from vecset.inference.settings import OutputSettings
 
 LABELS, SEGMENTATION, SCENE, MESHES = "labels.nii.gz", "labels.seg.nrrd", "heart.glb", "meshes"
+INFERRED = "inferred.nii.gz"
 MESH_FORMATS = ("ply", "stl", "obj")
 
 
+def shown_names(class_names: Sequence[str], left_out: np.ndarray, inferred: np.ndarray) -> list[str | None]:
+    """What the files of a heart call its classes (C,): "RA", "RA (inferred)" where it is `inferred` (C,) bool, None
+    where it is `left_out` (C,) bool, neither known to be there nor to be absent."""
+    told = [f"{name} (inferred)" if mine else name for name, mine in zip(class_names, inferred)]
+    return [None if gone else name for name, gone in zip(told, left_out)]
+
+
 def write_labels(
-    folder: Path, labels: np.ndarray, frame: Frame, class_names: Sequence[str], geometry: dict | None
+    folder: Path,
+    labels: np.ndarray,
+    frame: Frame,
+    class_names: Sequence[str | None],
+    geometry: dict | None,
+    inferred: np.ndarray | None = None,
 ) -> list[str]:
-    """Writes the label map (X, Y, Z) u8 as NIfTI and for 3D Slicer; returns the files' names. geometry: of the source's
-    header, None on another grid."""
+    """Writes the label map (X, Y, Z) u8 as NIfTI and for 3D Slicer, and where something is inferred a mask of that;
+    returns the files' names. Removes the mask of an earlier run. class_names: `shown_names`; geometry: of the source's
+    header, None on another grid; inferred: (X, Y, Z) bool, the voxels whose structure is, or None."""
     write_label_map(folder / LABELS, labels, frame.affine, class_names, geometry)
     write_segmentation_nrrd(folder / SEGMENTATION, labels, frame.affine, class_names)
-    return [LABELS, SEGMENTATION]
+    if inferred is None or not inferred.any():
+        (folder / INFERRED).unlink(missing_ok=True)
+        return [LABELS, SEGMENTATION]
+    write_label_map(folder / INFERRED, inferred.astype(np.uint8), frame.affine, ["inferred"], geometry)
+    return [LABELS, SEGMENTATION, INFERRED]
 
 
 def is_placed(folder: Path) -> bool:
@@ -44,29 +62,36 @@ def is_placed(folder: Path) -> bool:
 
 
 def write_meshes(
-    folder: Path, field: HeartField, frame: Frame, class_names: Sequence[str], settings: OutputSettings
+    folder: Path,
+    field: HeartField,
+    frame: Frame,
+    class_names: Sequence[str | None],
+    settings: OutputSettings,
+    cube_mm: tuple[np.ndarray, float] | None = None,
 ) -> list[str]:
     """Writes a mesh per class and the scene of all; returns the files' names. Removes what an earlier run left
-    there."""
+    there. class_names: `shown_names`; cube_mm: that they lie in, None for the unit cube."""
     if (folder / MESHES).is_dir():
         shutil.rmtree(folder / MESHES)
     (folder / SCENE).unlink(missing_ok=True)
     if not settings.meshes:
         return []
     (folder / MESHES).mkdir()
-    meshes, files, names = class_meshes(field, frame, settings.mesh_cells), [], file_names(class_names)
+    meshes, files = class_meshes(field, frame, settings.mesh_cells, cube_mm), []
+    told = [name or f"class_{c}" for c, name in enumerate(class_names, 1)]
+    names = file_names([name.replace(" (inferred)", "_inferred") for name in told])
     for c, mesh in meshes.items():
         files.append(f"{MESHES}/{names[c - 1]}.{settings.mesh_format}")
         write_mesh(folder / files[-1], as_lps(mesh) if settings.lps else mesh)
     if meshes:
         files.append(SCENE)
-        write_mesh(folder / SCENE, scene_of(meshes, class_names, class_colours(len(class_names))))
+        write_mesh(folder / SCENE, scene_of(meshes, told, class_colours(len(class_names))))
     return files
 
 
 def discard(folder: Path) -> None:
     """Removes the files of the names that are written here, and the folder where nothing else is in it."""
-    made = [folder / name for name in (LABELS, SEGMENTATION, SCENE, LATENTS)]
+    made = [folder / name for name in (LABELS, SEGMENTATION, INFERRED, SCENE, LATENTS)]
     for path in (*made, *(p for suffix in MESH_FORMATS for p in (folder / MESHES).glob(f"*.{suffix}"))):
         path.unlink(missing_ok=True)
     for emptied in (folder / MESHES, folder):

@@ -1,7 +1,7 @@
 """One heart to its result: encoded, decoded, written as files, scored."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,31 +9,78 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vecset.common.structure_state import STATE_WORDS, State, is_seen
 from vecset.data.case_file import Case
+from vecset.imaging.frame import Frame
 from vecset.inference.claims import count_claims
 from vecset.inference.decoding import Decoded, decode_label_map, require_grid_memory
 from vecset.inference.heart_field import HeartField
-from vecset.inference.heart_files import write_labels, write_meshes
+from vecset.inference.heart_files import shown_names, write_labels, write_meshes
 from vecset.inference.latent_codes import PackedLatents, pack_latents
 from vecset.inference.latents import FILE, write_latents
-from vecset.inference.meshes import require_mesh_memory
+from vecset.inference.meshes import cube_round, require_mesh_memory
 from vecset.inference.model import LoadedModel
 from vecset.inference.settings import OutputSettings
-from vecset.metrics.overlap import score
+from vecset.metrics.overlap import is_union, score
 from vecset.metrics.resampling_limit import labels_of_own_field
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn of a heart. states (C,) i8 of `State`; drawn, inferred (C,) bool: inferred ones are unknown, and
+    were asked for. What is absent is never drawn, nor what is unknown and was not asked for."""
+
+    states: np.ndarray
+    drawn: np.ndarray
+    inferred: np.ndarray
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """(C,) bool: unknown, and not asked for."""
+        return (self.states == State.UNKNOWN) & ~self.inferred
+
+    def words(self, class_names: Sequence[str]) -> dict:
+        """What result.json says: states {class name: word}, and the names of inferred classes."""
+        words = [STATE_WORDS[State(state)] for state in self.states]
+        return {
+            "states": dict(zip(class_names, words)),
+            "inferred": [name for name, mine in zip(class_names, self.inferred) if mine],
+        }
+
+
+def drawing_of(case: Case, complete: bool) -> Drawing:
+    """What is drawn of a heart: what is seen, what its user has hidden (of `case.whole`, what was annotated), and where
+    `complete` all that is unknown. Of latents of an earlier version, which do not say what was seen, everything."""
+    if not case.has_states:
+        every = np.ones(case.num_classes, bool)
+        return Drawing(np.full(case.num_classes, State.GIVEN, np.int8), every, ~every)
+    asked = np.full(case.num_classes, complete)
+    if case.whole is not None:
+        asked |= case.whole.annotated
+    inferred = (case.states == State.UNKNOWN) & asked
+    return Drawing(case.states, is_seen(case.states) | inferred, inferred)
+
+
+def grid_of(frame: Frame, settings: OutputSettings) -> Frame:
+    """The frame of the grid that is written, for the image of `frame`."""
+    frame = frame.extended(settings.extend_mm) if settings.extend_mm else frame
+    return frame.with_spacing(settings.spacing_mm) if settings.spacing_mm else frame
 
 
 @dataclass(frozen=True)
 class DecodedHeart:
     """latents: (1, M, L), what was decoded; packed: the same in fewer bits, where they are saved so; output: the label
-    map on the grid that is written; on_source: on the truth's grid, None where there is no truth."""
+    map on the grid that is written, that of `frame`; on_source: labels on the truth's grid, None where there is no
+    truth."""
 
     case_id: str
     case: Case
+    drawing: Drawing
+    frame: Frame
     latents: torch.Tensor
     field: HeartField
     output: Decoded
-    on_source: Decoded | None
+    on_source: np.ndarray | None
     packed: PackedLatents | None = None
 
 
@@ -53,12 +100,13 @@ def make_result(
     coarse to fine was not safe. Returns files (names), scores and floor (rows of vecset/metrics/overlap.py, none
     without a truth; floor: the resampling limit), decoding (counts and seconds; claims: `count_claims` on the grid that
     is written, of networks with class distances), and latents_file where they are saved: latents, numbers of each,
-    bits_per_number (with all that is needed to have them back) and bytes of the file."""
-    start = time.time()
+    bits_per_number (with all that is needed to have them back) and bytes of the file; and what `Drawing.words` says.
+    Rows of scores have `observed`: given or inferred, None for a class that is neither, and for the union."""
+    start, judged = time.time(), case.whole or case
     with ThreadPoolExecutor(1) as beside:  # the limit needs no model: it is found while the heart is decoded
         limit = None
-        if case.truth_crop is not None:
-            limit = beside.submit(lambda: score_against(case, case.truth_crop, labels_of_own_field(case)))
+        if judged.truth_crop is not None:
+            limit = beside.submit(lambda: score_against(judged, judged.truth_crop, labels_of_own_field(judged)))
         heart = decode_heart(model, settings, case_id, case, latents, chunk, say)
         folder = open_folder()
         files = write_heart(folder, model, settings, heart)
@@ -67,10 +115,12 @@ def make_result(
                 f"{case_id}: the grid of its meshes or figures was decoded point by point, too: coarse to fine "
                 "was not safe, or no gain"
             )
-        scores = score_against(case, case.truth_labels(), heart.on_source.labels) if heart.on_source else []
+        scores = []
+        if heart.on_source is not None:
+            scores = score_against(judged, judged.truth_labels(), heart.on_source)
+            _tell_observed(scores, heart.drawing)
         decoded = heart.output
-        frame = case.frame.with_spacing(settings.spacing_mm) if settings.spacing_mm else case.frame
-        claims = count_claims(heart.field, frame, decoded.labels, seed=model.seed)
+        claims = count_claims(heart.field, heart.frame, decoded.labels, seed=model.seed)
         return {
             "files": files,
             "scores": scores,
@@ -86,8 +136,19 @@ def make_result(
                 **({"claims": claims} if claims else {}),
                 "seconds": round(time.time() - start, 2),
             },
+            **heart.drawing.words(model.class_names),
             **({"latents_file": _told_of_latents(heart, folder / FILE)} if settings.latents else {}),
         }
+
+
+def _tell_observed(rows, drawing):
+    """Gives each row of scores its `observed`."""
+    seen = is_seen(drawing.states)
+    for row in rows:
+        row["observed"] = None
+        if not is_union(row):
+            c = row["class_id"] - 1
+            row["observed"] = "given" if seen[c] else "inferred" if drawing.inferred[c] else None
 
 
 def _told_of_latents(heart, path):
@@ -111,8 +172,10 @@ def decode_heart(
 ) -> DecodedHeart:
     """Encodes where needed, and decodes the label maps on the grids that are written and scored; as `make_result`.
     InputError where those grids, or that of the meshes, are too large for the memory that is free."""
-    frame = case.frame.with_spacing(settings.spacing_mm) if settings.spacing_mm else case.frame
-    require_grid_memory(frame)
+    drawing, frame = drawing_of(case, settings.complete), grid_of(case.frame, settings)
+    # the frame is that of what is seen: the rest may lie anywhere
+    beyond_cube = bool(drawing.inferred.any() or settings.extend_mm)
+    require_grid_memory(frame, beyond_cube)
     if settings.meshes:
         require_mesh_memory(settings.mesh_cells)
     latents = model.encode(case, case_id) if latents is None else latents
@@ -120,7 +183,7 @@ def decode_heart(
     if settings.latents and settings.latent_bits < 32:  # the figures of this run are to be those of the file
         packed = pack_latents(latents[0].float().cpu().numpy(), settings.latent_bits, model.latents_have_places)
         latents = torch.from_numpy(packed.latents_ML)[None].to(latents.device)
-    field = model.field(latents, chunk)
+    field = model.field(latents, chunk, drawing.drawn, beyond_cube)
     output, on_source = decode_label_map(field, frame, seed=model.seed), None
     if output.dense:
         why = (
@@ -129,22 +192,43 @@ def decode_heart(
             else f"coarse to fine leaves only {output.skipped} of {output.voxels} voxels alone"
         )
         say(f"{case_id}: {why}; decoded voxel by voxel instead")
-    if case.truth_crop is not None:
-        on_source = decode_label_map(field, case.frame, seed=model.seed) if settings.spacing_mm else output
-    return DecodedHeart(case_id, case, latents, field, output, on_source, packed)
+    if (case.whole or case).truth_crop is not None:
+        if settings.spacing_mm:
+            on_source = decode_label_map(field, case.frame, seed=model.seed).labels
+        else:
+            more = (np.array(frame.shape) - case.frame.shape) // 2
+            on_source = output.labels[tuple(slice(n, n + length) for n, length in zip(more, case.frame.shape))]
+    return DecodedHeart(case_id, case, drawing, frame, latents, field, output, on_source, packed)
 
 
 def write_heart(folder: Path, model: LoadedModel, settings: OutputSettings, heart: DecodedHeart) -> list[str]:
     """Writes label map, latents where `settings` says so, and meshes into `folder`; returns the files' names."""
-    frame, geometry = heart.case.frame, heart.case.meta.get("source_geometry")
-    if settings.spacing_mm:
-        frame, geometry = frame.with_spacing(settings.spacing_mm), None
-    files = write_labels(folder, heart.output.labels, frame, model.class_names, geometry)
+    labels, on_own_grid = heart.output.labels, bool(settings.spacing_mm or settings.extend_mm)
+    geometry = None if on_own_grid else heart.case.meta.get("source_geometry")
+    names = shown_names(model.class_names, heart.drawing.left_out, heart.drawing.inferred)
+    files = write_labels(folder, labels, heart.frame, names, geometry, inferred_voxels(heart))
     if settings.latents:
         latents = heart.packed or heart.latents[0].float().cpu().numpy()
         write_latents(folder / FILE, latents, heart.case, heart.case_id, model.class_names, model.checkpoint_sha256)
         files.append(FILE)
-    return files + write_meshes(folder, heart.field, heart.case.frame, model.class_names, settings)
+    image = heart.case.frame.extended(settings.extend_mm) if settings.extend_mm else heart.case.frame
+    cube_mm = cube_round(labels, heart.frame) if heart.field.beyond_cube else None
+    return files + write_meshes(folder, heart.field, image, names, settings, cube_mm)
+
+
+def inferred_voxels(heart: DecodedHeart) -> np.ndarray:
+    """(X, Y, Z) bool on the grid that is written: the voxels of inferred classes, and of all classes beyond the
+    image."""
+    labels, frame, image = heart.output.labels, heart.frame, heart.case.frame
+    inferred = np.concatenate([[False], heart.drawing.inferred])[labels]
+    first = image.mm_to_voxel(frame.affine[:3, 3])  # where the first voxel lies; the axes are the same
+    ratio = frame.spacing_mm / image.spacing_mm
+    for axis in range(3):
+        at = first[axis] + ratio[axis] * np.arange(labels.shape[axis])
+        beyond = (at < -0.5 - 1e-6) | (at > image.shape[axis] - 0.5 + 1e-6)
+        beside = tuple(beyond if a == axis else slice(None) for a in range(3))
+        inferred[beside] = labels[beside] > 0
+    return inferred
 
 
 def score_against(case: Case, truth: np.ndarray, prediction: np.ndarray) -> list[dict]:

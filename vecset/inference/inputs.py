@@ -2,6 +2,7 @@
 latents."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,19 @@ import numpy as np
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
-from vecset.data.case_classes import chosen_classes, classes_by_names, require_annotated
+from vecset.data.case_classes import chosen_classes, classes_by_names, require_annotated, require_there
 from vecset.data.case_file import Case, read_case
 from vecset.data.label_folder import ALL, NoLabelMaps, Selection, relative_name
 from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_listed
 from vecset.data.structure_files import find_sources
+from vecset.imaging.channels import check_thickness
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import UNIT_RADIUS, check_affine
 from vecset.imaging.header_geometry import require_heart_size
 from vecset.imaging.header_names import classes_told, names_apart_from_numbers, names_in_file
 from vecset.imaging.image_file import SUFFIX_WORDS, case_id, case_name, has_suffix
 from vecset.imaging.label_map import (
+    LabelMap,
     LabelOutOfRange,
     file_sha256,
     read_label_map,
@@ -27,8 +30,9 @@ from vecset.imaging.label_map import (
 from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.latents import FILE as LATENTS_FILE
 from vecset.inference.latents import find_latents, read_latents
-from vecset.inference.point_cloud import is_point_cloud, read_point_cloud
+from vecset.inference.point_cloud import is_point_cloud, read_point_cloud, with_given_points
 
+LEAST_POINTS = 500  # of a case that is not encoded, but scored
 CASE_MEMBERS = ("surface_points", "surface_labels", "frame", "truth")
 
 
@@ -138,14 +142,19 @@ def load_heart(
     geometry_from: str | None = None,
     label_mapping: LabelMapping | None = None,
     annotated: Sequence[str] | None = None,
+    given: Sequence[str] | None = None,
 ) -> Case:
     """The `Case` of a heart, with at least surface points, their labels and the frame. A label map goes through the
     data preparation, as `prepare_data.py` would do it (`spacing_from`, `geometry_from` and `label_mapping` as there,
     the classes of the mapping and names in the file matched to `class_names`). A case file is read to `class_names` by
     name. `spacing_mm`: of the grid that a point cloud is given (1 mm where None). `annotated`: ids of the heart's own
     table, or names, of the classes that were looked for; None: what the file, the mapping or the names in the file say.
-    Classes of `class_names` that the heart's own table does not have are not annotated. InputError where it has others,
-    and for a case file with `annotated`, which it says itself."""
+    Classes of `class_names` that the heart's own table does not have are not annotated. `given`: ids or names of the
+    classes that are shown: the others are taken out of the label map (of a case file: its truth) before anything is
+    made of it, so that surface, frame and points are those of what is given; the heart with all is `Case.whole`.
+    InputError where the heart has other classes, where a class of `given` is not there, for a case file with
+    `annotated`, which it says itself, and for one with `given` that holds no label map."""
+    path = heart.path
     if heart.kind == LABEL_MAP:
         from vecset.data.preparation import Options, build_case
 
@@ -156,16 +165,25 @@ def load_heart(
         if annotated:
             table = label_map.own_ids or _own_numbers(class_names)
             label_map.annotated = chosen_classes("--annotated", annotated, table, class_names, heart.path)
-        case = build_case(label_map, options)
-        case.path, case.notes = heart.path, label_map.notes
+        if given:
+            chosen = chosen_classes("--given", given, label_map.own_ids or _own_numbers(class_names), class_names, path)
+            whole = build_case(label_map, replace(options, num_surface_points=LEAST_POINTS))
+            case = _of_what_is_given(label_map, chosen, options, whole)
+        else:
+            case = build_case(label_map, options)
+        case.path, case.notes = path, label_map.notes
         case.meta["class_names"] = list(class_names)
         return case
     if heart.kind == POINT_CLOUD:
-        case = read_point_cloud(heart.path, class_names, spacing_mm or 1.0)
+        case = read_point_cloud(path, class_names, spacing_mm or 1.0)
         if annotated:
-            known = chosen_classes("--annotated", annotated, _own_numbers(class_names), class_names, heart.path)
-            require_annotated(np.unique(case.surface_labels).tolist(), known, class_names, heart.path)
+            known = chosen_classes("--annotated", annotated, _own_numbers(class_names), class_names, path)
+            require_annotated(np.unique(case.surface_labels).tolist(), known, class_names, path)
             case.meta["annotated_classes"] = known
+        if given:
+            return with_given_points(
+                case, chosen_classes("--given", given, _own_numbers(class_names), class_names, path)
+            )
         return case
     if annotated:
         raise InputError.because(
@@ -184,7 +202,47 @@ def load_heart(
         2 * UNIT_RADIUS / case.frame.scale,
         "make it again with prepare_data.py from a label map whose header has its unit of length",
     )
-    return classes_by_names(case, class_names)[0]
+    case, own_ids = classes_by_names(case, class_names)
+    if not given:
+        return case
+    if case.truth_crop is None:
+        raise InputError.because(
+            path,
+            "this case file holds no label map, from which classes could be hidden",
+            "make it again with prepare_data.py --overwrite, or give the label map to --input",
+        )
+    from vecset.data.preparation import Options
+
+    label_map = LabelMap(
+        case.truth_labels(),
+        np.array(case.frame.affine),
+        path,
+        str(case.meta.get("source_sha256", "")),
+        list(class_names),
+        list(case.meta["annotated_classes"]),
+        np.array(case.frame.affine),
+        case.meta.get("source_geometry"),
+        source_name=str(case.meta.get("source_name") or path.name),
+    )
+    made = case.meta.get("sampling", {})
+    kept = ("num_surface_points", "seed", "sdf", "class_floor", "sample_caps")
+    options = Options(num_vol_points=2, num_near_points=2, **{key: made[key] for key in kept if key in made})
+    chosen = chosen_classes("--given", given, own_ids, class_names, path)
+    hidden = _of_what_is_given(label_map, chosen, options, case)
+    hidden.path = path
+    return hidden
+
+
+def _of_what_is_given(label_map, given, options, whole):
+    """The `Case` of a label map from which all classes but `given` (ids) are taken out first; `whole`: that of all."""
+    from vecset.data.preparation import build_case
+
+    require_there(given, np.unique(label_map.labels), label_map.class_names, label_map.path)
+    labels = np.where(np.isin(label_map.labels, given), label_map.labels, 0).astype(np.uint8)
+    check_thickness(label_map.path, labels)
+    case = build_case(replace(label_map, labels=labels, annotated=given), options)
+    case.whole = whole
+    return case
 
 
 def _own_numbers(class_names):

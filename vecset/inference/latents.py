@@ -2,7 +2,8 @@
 
 `latents.npz`: latents (M, L) f32, or in fewer bits latent_codes (M, R) u8 and latent_columns (3, L) f32
 (latent_codes.py); class_names (C,) text; frame_affine, frame_shape, frame_centre, frame_scale as in a case file; meta,
-JSON text: case_id, checkpoint_sha256 (another checkpoint cannot decode them), source_geometry.
+JSON text: case_id, checkpoint_sha256 (another checkpoint cannot decode them), source_geometry, states (C,) of the
+classes (vecset/common/structure_state.py; files of earlier versions lack them).
 """
 
 import json
@@ -15,6 +16,7 @@ from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
 from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, open_npz, require_members_fit
+from vecset.common.structure_state import State, is_seen
 from vecset.data.case_file import Case
 from vecset.imaging.frame import Frame
 from vecset.inference.latent_codes import PackedLatents, require_whole
@@ -39,6 +41,7 @@ def write_latents(
         "case_id": case_id,
         "checkpoint_sha256": checkpoint_sha256,
         "source_geometry": case.meta.get("source_geometry"),
+        "states": case.states.tolist() if case.has_states else None,
     }
     if isinstance(latents, PackedLatents):
         members = dict(zip(PACKED, (latents.codes_MR, latents.columns_3L), strict=True))
@@ -94,9 +97,21 @@ def read_stored(path: Path | str) -> tuple[np.ndarray, PackedLatents | None, Cas
     except NPZ_ERRORS as error:
         raise InputError.because(path, f"not a file of latents ({in_one_line(error)})", "check --latents") from None
     names = [str(name) for name in stored["class_names"]]
-    annotated = list(range(1, len(names) + 1))
-    meta = {**meta, "classes": len(names), "class_names": names, "annotated_classes": annotated}
+    meta = {**meta, "classes": len(names), "class_names": names, **_classes_of(meta.get("states"), len(names))}
     return latents_ML, packed, Case(path=path, frame=frame, meta=meta)
+
+
+def _classes_of(states, num_classes):
+    """The lists of class ids in `meta` that stand for the states of a file, which an earlier version lacks: then it is
+    not known which classes were there."""
+    if not isinstance(states, list) or len(states) != num_classes:
+        return {"annotated_classes": list(range(1, num_classes + 1))}
+    seen = is_seen(np.array(states))
+    return {
+        "annotated_classes": [c for c, state in enumerate(states, 1) if state != State.UNKNOWN],
+        "present_classes": [int(c) for c in np.flatnonzero(seen) + 1],
+        "border_classes": [c for c, state in enumerate(states, 1) if state == State.CUT],
+    }
 
 
 def find_latents(source: Path | str) -> list[Path]:

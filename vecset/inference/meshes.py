@@ -38,21 +38,41 @@ MESH_CELLS = 144  # over the unit cube: 1 mm in an adult heart
 _LEAST_SHARE = 1e-3  # of an edge: no vertex comes closer to a grid point, so that no triangle degenerates
 
 
-def mesh_grid(frame: Frame, cells: int = MESH_CELLS) -> Frame:
-    """A `Frame` whose voxels are a regular grid over the unit cube of `frame`, along the patient's axes, in mm."""
-    step_mm = 2 / frame.scale / cells
+def mesh_grid(frame: Frame, cells: int = MESH_CELLS, cube_mm: tuple[np.ndarray, float] | None = None) -> Frame:
+    """A `Frame` whose voxels are a regular grid over the unit cube of `frame`, or over the cube `cube_mm` (its middle
+    (3,) and half its edge), along the patient's axes, in mm. Unit is that of `frame`."""
+    middle_mm, half_mm = cube_mm or (frame.centre_mm, 1 / frame.scale)
+    step_mm = 2 * half_mm / cells
     affine = np.diag([step_mm] * 3 + [1.0])
-    affine[:3, 3] = frame.centre_mm - 1 / frame.scale + step_mm / 2
+    affine[:3, 3] = middle_mm - half_mm + step_mm / 2
     return Frame(affine, (cells,) * 3, frame.centre_mm, frame.scale)
 
 
-def class_meshes(field: HeartField, frame: Frame, cells: int = MESH_CELLS) -> dict[int, trimesh.Trimesh]:
-    """{class id: trimesh.Trimesh} of the classes that are there. `field`: a HeartField; vertices in mm.
+def cube_round(labels: np.ndarray, frame: Frame) -> tuple[np.ndarray, float] | None:
+    """The cube (middle (3,), half its edge, in mm, along the patient's axes) that holds the labels (X, Y, Z) on the
+    grid of `frame`, and two voxels more on every side; None where there are none."""
+    found = ndimage.find_objects((labels > 0).astype(np.uint8))
+    if not found:
+        return None
+    ends = np.array([[s.start - 2.5, s.stop + 1.5] for s in found[0]])  # (3, 2)
+    corners_mm = frame.voxel_to_mm(np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3))
+    low_mm, high_mm = corners_mm.min(0), corners_mm.max(0)
+    return (low_mm + high_mm) / 2, float((high_mm - low_mm).max() / 2)
 
-    Watertight and outward. At the side of the image or of the unit cube, where the field ends, a structure is closed by
+
+def class_meshes(
+    field: HeartField,
+    frame: Frame,
+    cells: int = MESH_CELLS,
+    cube_mm: tuple[np.ndarray, float] | None = None,
+) -> dict[int, trimesh.Trimesh]:
+    """{class id: trimesh.Trimesh} of the classes that are there. `field`: a HeartField; `cube_mm`: as of `mesh_grid`;
+    vertices in mm.
+
+    Watertight and outward. At the side of the image or of the cube, where the field ends, a structure is closed by
     a flat cap."""
     require_mesh_memory(cells)
-    grid = mesh_grid(frame, cells)
+    grid = mesh_grid(frame, cells, cube_mm)
     labels = decode_label_map(field, grid).labels
     index = np.flatnonzero(labels)
     beyond = _beyond_image(frame, _points_mm(grid, index)).max(1) > 0
@@ -70,7 +90,7 @@ def class_meshes(field: HeartField, frame: Frame, cells: int = MESH_CELLS) -> di
     for c in present[present > 0]:
         mesh = _mesh(labels == c, lambda rows, c=c: _fields_of(sdf[rows], logits[rows], sides[rows], c), row_of, grid)
         if len(mesh.faces) and 2 * mesh.volume / mesh.area < THIN_CELLS * grid.spacing_mm[0]:
-            finer = _finer_mesh(field, frame, labels == c, c, cells)
+            finer = _finer_mesh(field, frame, labels == c, c, mesh_grid(frame, cells * FINER, cube_mm))
             mesh = mesh if finer is None else finer
         if len(mesh.faces):
             meshes[int(c)] = mesh
@@ -88,12 +108,11 @@ def require_mesh_memory(cells: int, bytes_per_cell: int = 0) -> None:
     )
 
 
-def _finer_mesh(field, frame, mine, c, cells):
+def _finer_mesh(field, frame, mine, c, grid):
     """The mesh of class c on a grid FINER times as fine, decoded only where the coarse one, `mine` (cells^3) bool, has
     it, and round about until all of its surface is found. None where that is more than MOST_FINE points, as for the
     noise of an untrained model: it would take minutes and gigabytes."""
-    require_mesh_memory(cells * FINER, FINER_BYTES)
-    grid = mesh_grid(frame, cells * FINER)
+    require_mesh_memory(grid.shape[0], FINER_BYTES)
     zone = (
         ndimage.binary_dilation(mine, ndimage.generate_binary_structure(3, 3))
         .repeat(FINER, 0)

@@ -3,7 +3,7 @@
 model = load_model("checkpoint-best.pth")
 case = model.read("heart.nii.gz")                         # label map, case file or point cloud
 latents = model.encode(case)
-field = model.field(latents)
+field = model.field(latents, drawn_C=is_seen(case.states))  # no structure that is not in the input
 labels = decode_label_map(field, case.frame).labels       # on the patient's grid (vecset/inference/decoding.py)
 meshes = class_meshes(field, case.frame)                  # in the patient's mm (vecset/inference/meshes.py)
 """
@@ -64,14 +64,15 @@ class LoadedModel:
         geometry_from: str | None = None,
         label_mapping: LabelMapping | None = None,
         annotated: Sequence[str] | None = None,
+        given: Sequence[str] | None = None,
     ) -> Case:
         """The `Case` of a case file, a label map or a point cloud with labels: surface points, frame, and the truth
         where there is one. A label map goes through the data preparation. `spacing_from` ('affine' or 'pixdim') and
         `geometry_from` ('sform' or 'qform'): what holds where a label map's header contradicts itself; `spacing_mm`: of
         the grid that a point cloud gets (1 mm); `label_mapping`: which values of a label map are which class, by
-        names; `annotated`: ids or names of the classes that were looked for."""
+        names; `annotated`, `given`: ids or names of the classes that were looked for, and of those that are shown."""
         heart = heart if isinstance(heart, ListedCase) else find_hearts(heart)[0]
-        how = spacing_from, spacing_mm, geometry_from, label_mapping, annotated
+        how = spacing_from, spacing_mm, geometry_from, label_mapping, annotated, given
         return load_heart(heart, self.class_names, self.seed, self.num_surface_points, *how)
 
     def encode(self, case: Case, case_id: str | None = None) -> torch.Tensor:
@@ -104,10 +105,18 @@ class LoadedModel:
         """Whether the last three numbers of each latent are its place (unit)."""
         return getattr(self.network, "anchored", False) and self.network.query_type == "point"
 
-    def field(self, latents: torch.Tensor | np.ndarray, chunk: int = CHUNK) -> HeartField:
-        """The decoded field of a heart's latents, (1, M, L) or (M, L); `chunk`: points decoded at once."""
+    def field(
+        self,
+        latents: torch.Tensor | np.ndarray,
+        chunk: int = CHUNK,
+        drawn_C: np.ndarray | None = None,
+        beyond_cube: bool = False,
+    ) -> HeartField:
+        """The decoded field of a heart's latents, (1, M, L) or (M, L); `chunk`: points decoded at once. `drawn_C`: (C,)
+        bool, the classes that may be drawn (None: all), `is_seen(case.states)` for those that `reconstruct.py` draws
+        without an option; `beyond_cube`: where parts of the heart may lie outside the unit cube."""
         latents = torch.as_tensor(latents)
-        return HeartField(self.network, latents, chunk, self.device, self.decision_tuning)
+        return HeartField(self.network, latents, chunk, self.device, self.decision_tuning, drawn_C, beyond_cube)
 
 
 def load_model(

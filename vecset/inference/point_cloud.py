@@ -13,6 +13,7 @@ import numpy as np
 
 from vecset.common.errors import InputError
 from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, open_npz, require_members_fit
+from vecset.data.case_classes import require_there
 from vecset.data.case_file import Case
 from vecset.imaging.frame import Frame
 from vecset.imaging.header_geometry import FARTHEST_MM, HEART_MM, require_heart_size
@@ -75,6 +76,22 @@ def read_point_cloud(path: Path | str, class_names: Sequence[str], spacing_mm: f
         frame=frame,
         meta={"classes": len(names), "class_names": names, "annotated_classes": list(range(1, len(names) + 1))},
     )
+
+
+def with_given_points(case: Case, given: Sequence[int]) -> Case:
+    """The `Case` of a point cloud of which only the classes `given` (ids) are shown, with the frame of these; its
+    output grid stays that of all points. InputError where one of them has no point, or all of them fewer than 4."""
+    require_there(given, np.unique(case.surface_labels), case.class_names, case.path)
+    mine = np.isin(case.surface_labels, given)
+    points_mm = case.frame.unit_to_mm(case.surface_points[mine])
+    if len(points_mm) < 4 or not np.ptp(points_mm, axis=0).max() > 0:
+        raise InputError(case.path, "at least 4 points that are given", len(points_mm), "give more classes")
+    frame = Frame.from_surface(case.frame.affine, case.frame.shape, points_mm)
+    arrays = {
+        "surface_points": frame.mm_to_unit(points_mm).astype(np.float32),
+        "surface_labels": case.surface_labels[mine],
+    }
+    return Case(case.path, arrays, frame, meta={**case.meta, "annotated_classes": list(given)}, whole=case)
 
 
 def _check_extent(path, points_mm):

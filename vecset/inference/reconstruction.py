@@ -102,7 +102,7 @@ class Reconstruction:
         else:
             how = self.settings
             placed = how.spacing_from, how.spacing_mm, how.geometry_from, how.label_mapping
-            case = self.model.read(heart, *placed, how.annotated)
+            case = self.model.read(heart, *placed, how.annotated, how.given)
             for note in case.notes:
                 say(f"note: {heart.case_id}: {note}")
         if result is None:
@@ -116,7 +116,7 @@ class Reconstruction:
                 **content,
             }
         if self.baselines and result["scores"]:
-            scores = self.baselines.scores(case, self.model.class_names)
+            scores = self.baselines.scores(case.whole or case, self.model.class_names)
             result["baselines"] = {"fingerprint": self.baselines.fingerprint, **scores}
         write_text(self.folder(heart) / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")
         return result

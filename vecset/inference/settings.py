@@ -9,7 +9,7 @@ from vecset.inference.latent_codes import DEFAULT_BITS
 from vecset.inference.meshes import MESH_CELLS
 from vecset.inference.model import LoadedModel
 
-VERSION = 6  # of the method: hearts that another version made are made again
+VERSION = 7  # of the method: hearts that another version made are made again
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class OutputSettings:
     spacing_from, geometry_from: what of a contradictory header holds. latents: whether they are saved; latent_bits: in
     how many bits per number (latent_codes.BITS): then the heart is decoded from what is saved. label_mapping: which
     values of a label map are which class; annotated: ids of the input's own table, or names, of the classes that were
-    looked for, None: as the input says."""
+    looked for, None: as the input says; given: those that are shown to the model, the rest of the map is hidden from it
+    and drawn all the same, None: all; complete: structures that are unknown are inferred and drawn; extend_mm: how far
+    the grid goes beyond the image, on every side."""
 
     meshes: bool = True
     mesh_cells: int = MESH_CELLS
@@ -34,6 +36,9 @@ class OutputSettings:
     geometry_from: str | None = None
     label_mapping: LabelMapping | None = None
     annotated: tuple[str, ...] | None = None
+    given: tuple[str, ...] | None = None
+    complete: bool = False
+    extend_mm: float = 0.0
 
 
 def made_from(model: LoadedModel, output: OutputSettings) -> dict:
@@ -60,6 +65,9 @@ def made_from(model: LoadedModel, output: OutputSettings) -> dict:
         **placed,
         **({"label_map": output.label_mapping.text} if output.label_mapping else {}),
         **({"annotated": list(output.annotated)} if output.annotated else {}),
+        **({"given": list(output.given)} if output.given else {}),
+        **({"complete": True} if output.complete else {}),
+        **({"extend_mm": output.extend_mm} if output.extend_mm else {}),
         "num_latents": model.num_latents,
     }
 

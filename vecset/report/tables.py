@@ -3,7 +3,7 @@
 metrics.csv has one row per heart and class and one per heart for the union; an undefined value is empty. The columns
 are COLUMNS: the metrics (vecset/metrics/overlap.py), what a missed structure's distances count as in averages, and the
 same metrics of the resampling limit (vecset/metrics/resampling_limit.py); then the Dice of baselines, if any; then
-LAST_COLUMNS: the centre lines of thin classes, and those of the limit.
+LAST_COLUMNS: the centre lines of thin classes, those of the limit, and what of the heart the model was given.
 """
 
 import csv
@@ -20,7 +20,8 @@ from vecset.metrics.overlap import AFTER_THE_REST, LIMIT, METRICS, PENALTY, is_u
 LIMIT_COLUMNS = {f"{LIMIT}{metric}": metric for metric in METRICS if not metric.startswith("truth_")}
 COLUMNS = ("case_id", "class_id", "class_name", "status", *METRICS, PENALTY, *LIMIT_COLUMNS)
 LAST_LIMIT_COLUMNS = {f"{LIMIT}{metric}": metric for metric in CENTRE_LINES}
-LAST_COLUMNS = (*AFTER_THE_REST, *LAST_LIMIT_COLUMNS)
+OBSERVED = "observed"  # of a class in a heart: given, inferred, or empty where it is neither
+LAST_COLUMNS = (*AFTER_THE_REST, *LAST_LIMIT_COLUMNS, OBSERVED)
 # what the terminal shows of the means: (metric, its name there, digits); metrics.json has all
 SHOWN = (
     ("dice", "Dice", 3),

@@ -1,0 +1,363 @@
+"""What is given, absent, unknown and cut, from the input to every output of reconstruct.py: the formula's ball, whose
+octants the model always knows."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import trimesh
+from helpers.fake_model import FormulaModel
+from helpers.formula_hearts import (
+    CLASSES,
+    NAMES,
+    centred_ball,
+    make_case,
+    make_heart,
+    metrics,
+    run,
+    sphere_points,
+    write_ply,
+)
+
+from vecset.common.errors import InputError
+from vecset.common.structure_state import State, is_seen
+from vecset.data.case_file import read_case, write_case
+from vecset.imaging.frame import Frame
+from vecset.imaging.label_map import LabelMap, write_label_map
+from vecset.inference.decision_tuning import DecisionTuning
+from vecset.inference.decoding import decode_label_map
+from vecset.inference.heart_field import HeartField
+from vecset.inference.inputs import find_hearts, load_heart
+from vecset.inference.latents import read_latents
+from vecset.inference.meshes import class_meshes
+from vecset.models import checkpoint as checkpoint_file
+from vecset.models.labels import UNKNOWN_LOGIT
+
+
+def result(workdir, case_id="a"):
+    return json.loads((workdir / "out" / case_id / "result.json").read_text())
+
+
+def drawn(workdir, case_id="a", name="labels"):
+    return np.asanyarray(nib.load(workdir / "out" / case_id / f"{name}.nii.gz").dataobj)
+
+
+def errors(capsys):
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    return [line.strip() for line in lines if line.strip().startswith("error:")]
+
+
+def hide(path, classes):
+    """The label map at `path` without `classes`; the octants stay where they are."""
+    truth, frame = make_heart()
+    write_label_map(path, np.where(np.isin(truth, classes), 0, truth).astype(np.uint8), frame.affine)
+    return truth
+
+
+# --- the field
+
+
+def dense(field, frame):
+    index = np.stack(np.unravel_index(np.arange(np.prod(frame.shape)), frame.shape), -1)
+    return field.values(frame.voxel_to_unit(index))
+
+
+@pytest.mark.parametrize("barred", [[3], [1, 6], [9]])
+def test_a_class_that_may_not_be_drawn_leaves_background(barred):
+    """Against the rule written out: background where it leads, every other voxel as it was. Coarse to fine agrees with
+    every voxel, and the meshes with the label map."""
+    _, frame = make_heart()
+    drawn_C = ~np.isin(np.arange(1, CLASSES + 1), barred)
+    model, latents = centred_ball(), torch.zeros(1, 3)
+    free, field = HeartField(model, latents), HeartField(model, latents, drawn_C=drawn_C)
+    sdf, logits = dense(free, frame)
+    expected = np.where(sdf < 0, logits.argmax(1) + 1, 0)
+    expected[np.isin(expected, barred)] = 0
+    found = decode_label_map(field, frame)
+    np.testing.assert_array_equal(found.labels.ravel(), expected)
+    np.testing.assert_array_equal(decode_label_map(field, frame, coarse=1).labels.ravel(), expected)
+    assert (dense(field, frame)[1][:, ~drawn_C] == np.float32(UNKNOWN_LOGIT)).all()
+    meshes = class_meshes(field, frame, cells=40)
+    assert set(meshes) == set(range(1, 9)) - set(barred)
+    for c, mesh in class_meshes(free, frame, cells=40).items():
+        if c not in barred:
+            assert meshes[c].is_watertight and meshes[c].volume == pytest.approx(mesh.volume, rel=0.01)
+
+
+def test_with_all_classes_drawn_the_field_is_the_same_to_the_bit():
+    _, frame = make_heart()
+    model, latents = centred_ball(), torch.zeros(1, 3)
+    every = HeartField(model, latents, drawn_C=np.ones(CLASSES, bool))
+    for found, expected in zip(dense(every, frame), dense(HeartField(model, latents), frame)):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_tuned_logits_decide_which_class_leads():
+    """An offset that takes the lead from the class that may not be drawn gives its place to the other one."""
+    model = FormulaModel(lambda p: p.norm(dim=1) - 0.5, lambda p: torch.stack([0 * p[:, 0], 1 + 0 * p[:, 0]], 1), 2)
+    point, only = np.zeros((1, 3)), np.array([True, False])
+    tuning = DecisionTuning(np.array([0.0, -2.0], np.float32), np.zeros(2, np.float32))
+    for how, inside in ((None, False), (tuning, True)):
+        sdf, _ = HeartField(model, torch.zeros(1, 3), decision_tuning=how, drawn_C=only).values(point)
+        assert (sdf[0] < 0) == inside
+
+
+def test_beyond_the_unit_cube_only_where_asked_for():
+    """A ball of radius 1.5 in a frame of a part of it: label map and meshes are cut at the cube, or whole."""
+    model = FormulaModel(lambda p: p.norm(dim=1) - 1.5, lambda p: torch.zeros(len(p), 1), 1)
+    affine = np.diag([1.0, 1.5, 1.0, 1.0])
+    frame = Frame(affine, (44, 30, 44), (21.0, 21.0, 21.0), 0.1)
+    index = np.stack(np.unravel_index(np.arange(np.prod(frame.shape)), frame.shape), -1)
+    ball = np.linalg.norm(frame.voxel_to_unit(index), axis=1) < 1.5
+    cube = (np.abs(frame.voxel_to_unit(index)) <= 1).all(1)
+    inner, whole = (HeartField(model, torch.zeros(1, 3), beyond_cube=beyond) for beyond in (False, True))
+    np.testing.assert_array_equal(decode_label_map(inner, frame).labels.ravel() > 0, ball & cube)
+    labels = decode_label_map(whole, frame)
+    np.testing.assert_array_equal(labels.labels.ravel() > 0, ball)
+    assert not labels.dense and labels.voxels == index.shape[0]
+    from vecset.inference.meshes import cube_round
+
+    mesh = class_meshes(whole, frame, 40, cube_round(labels.labels, frame))[1]
+    assert mesh.is_watertight and mesh.volume == pytest.approx(4 / 3 * np.pi * 15**3, rel=0.02)
+    np.testing.assert_allclose(mesh.center_mass, 21, atol=0.1)
+
+
+# --- what is drawn
+
+
+def test_nothing_without_a_voxel_is_drawn_unless_it_is_unknown_and_asked_for(workdir, capsys):
+    """Octant 3 is not annotated, octant 5 is absent, octant 9 of the checkpoint is absent, too."""
+    truth = hide(workdir / "data" / "a.nii.gz", [3, 5])
+    looked_for = ["--annotated", "1,2,4,5,6,7,8,9"]
+    assert run(workdir, *looked_for) == 0
+    said = capsys.readouterr().out
+    assert said.count("--complete infers them") == 1 and "1 of 1 hearts have structures that are unknown" in said
+    assert "(class_3 in 1)" in said and "class_5 in" not in said
+    assert set(np.unique(drawn(workdir))) == {0, 1, 2, 4, 6, 7, 8}
+    names = [path.stem for path in sorted((workdir / "out" / "a" / "meshes").iterdir())]
+    assert names == [f"class_{c}" for c in (1, 2, 4, 6, 7, 8)]
+    content = result(workdir)
+    assert content["states"] == {
+        **dict.fromkeys(NAMES, "given"),
+        "class_3": "unknown",
+        "class_5": "absent",
+        "class_9": "absent",
+    }
+    assert content["inferred"] == [] and not (workdir / "out" / "a" / "inferred.nii.gz").exists()
+
+    assert run(workdir, *looked_for, "--complete") == 0
+    said = capsys.readouterr().out
+    assert "--complete" not in said and "1 of 1 hearts have inferred structures (class_3 in 1)" in said
+    labels = drawn(workdir)
+    assert set(np.unique(labels)) == {0, 1, 2, 3, 4, 6, 7, 8}
+    np.testing.assert_array_equal(drawn(workdir, name="inferred"), labels == 3)
+    assert "inferred.nii.gz" in result(workdir)["files"] and result(workdir)["inferred"] == ["class_3"]
+    assert (workdir / "out" / "a" / "meshes" / "class_3_inferred.ply").is_file()
+    assert not (workdir / "out" / "a" / "meshes" / "class_3.ply").exists()
+    scene = trimesh.load(workdir / "out" / "a" / "heart.glb")
+    assert "class_3 (inferred)" in scene.geometry and "class_1" in scene.geometry
+    import SimpleITK as sitk
+
+    header = sitk.ReadImage(str(workdir / "out" / "a" / "labels.seg.nrrd"))
+    segments = {header.GetMetaData(key) for key in header.GetMetaDataKeys() if key.endswith("_Name")}
+    assert segments == {*NAMES, "class_3 (inferred)"} - {"class_3"}
+    rows = {row["class_name"]: row for row in metrics(workdir)}
+    assert list(rows["class_1"])[-1] == "observed"
+    assert {name: row["observed"] for name, row in rows.items()} == {
+        **dict.fromkeys(NAMES, "given"),
+        **{"class_3": "inferred", "class_5": "", "class_9": "", "union": ""},
+    }
+    assert rows["class_3"]["status"] == "not annotated" and rows["class_5"]["status"] == "absent"
+
+    assert run(workdir, *looked_for) == 0  # what was inferred is gone again
+    assert not (workdir / "out" / "a" / "inferred.nii.gz").exists() and 3 not in drawn(workdir)
+    assert (truth == 3).any()
+
+
+def test_a_hole_is_background_and_not_its_neighbours(workdir):
+    """Octant 3 is unknown: the others do not grow into its place."""
+    truth, _ = make_heart()
+    make_case(workdir / "data" / "a.npz", annotated=[1, 2, 4, 5, 6, 7, 8, 9])
+    case = read_case(workdir / "data" / "a.npz")
+    keep = case.surface_labels != 3
+    case.arrays = {name: array[keep] for name, array in case.arrays.items()}
+    case.truth_crop = np.where(case.truth_crop == 3, 0, case.truth_crop).astype(np.uint8)
+    write_case(workdir / "data" / "a.npz", case)
+    assert run(workdir, "--no_meshes") == 0
+    np.testing.assert_array_equal(drawn(workdir), np.where(truth == 3, 0, truth))
+    assert run(workdir, "--no_meshes", "--complete") == 0
+    np.testing.assert_array_equal(drawn(workdir), truth)
+
+
+# --- what is given
+
+
+@pytest.mark.parametrize("kind", ["map", "case"])
+def test_given_hides_the_rest_from_encoder_and_frame(tmp_path, kind):
+    """Two hearts that differ in what is hidden alone: surface points, frame and states are equal to the bit."""
+    truth, frame = make_heart()
+    other = np.where(truth > 4, 9 - (truth % 4), truth).astype(np.uint8)
+    other[2:5, 3:9, 2:4] = 7  # an island far away
+    cases = []
+    for labels in (truth, other):
+        path = tmp_path / ("x.nii.gz" if kind == "map" else "x.npz")
+        write_label_map(tmp_path / "x.nii.gz", labels, frame.affine)
+        if kind == "case":
+            from vecset.data.preparation import Options, build_case
+
+            source = LabelMap(labels, frame.affine, path, "0", NAMES, list(range(1, 10)), frame.affine)
+            write_case(path, build_case(source, Options(800, 20, 20)))
+        cases.append(load_heart(find_hearts(path)[0], NAMES, 0, 64, given=["1", "2", "class_3"]))
+    first, second = cases
+    assert first.states.tolist() == [State.GIVEN] * 3 + [State.UNKNOWN] * 6
+    np.testing.assert_array_equal(first.states, second.states)
+    for name, array in first.arrays.items():
+        np.testing.assert_array_equal(array, second.arrays[name])
+    for name in ("affine", "centre_mm", "scale", "shape"):
+        np.testing.assert_array_equal(getattr(first.frame, name), getattr(second.frame, name))
+    assert set(np.unique(first.surface_labels)) == {1, 2, 3} == set(np.unique(first.truth_crop)) - {0}
+    np.testing.assert_array_equal(first.whole.truth_labels(), truth)
+    np.testing.assert_array_equal(second.whole.truth_labels(), other)
+    assert first.frame.centre_mm[2] == pytest.approx(54.3, abs=0.2)  # that of what is seen: the lower half
+    assert first.whole.frame.centre_mm[2] == pytest.approx(59.9, abs=0.2)
+
+
+def test_given_all_of_a_case_file_is_the_case_file(tmp_path):
+    from vecset.data.preparation import Options, build_case
+
+    truth, frame = make_heart()
+    source = LabelMap(truth, frame.affine, tmp_path / "h.nii.gz", "0", NAMES, list(range(1, 10)), frame.affine)
+    case = build_case(source, Options(700, 20, 20, seed=3, class_floor=0.02))
+    write_case(tmp_path / "h.npz", case)
+    found = load_heart(find_hearts(tmp_path / "h.npz")[0], NAMES, given=[str(c) for c in range(1, 9)])
+    for name in ("surface_points", "surface_labels", "surface_normals"):
+        np.testing.assert_array_equal(found.arrays[name], case.arrays[name])
+    assert found.frame.scale == case.frame.scale and found.states[8] == State.UNKNOWN
+
+
+def test_given_from_the_command_line(workdir, capsys):
+    """The hidden octants are drawn, and scored against the whole map; latents do not change with what is hidden."""
+    truth = hide(workdir / "data" / "a.nii.gz", [])
+    stored = []
+    for hidden in ([], [7, 8]):
+        hide(workdir / "data" / "a.nii.gz", hidden)
+        assert run(workdir, "--given", "1,2,3,4,class_5,6", "--latents") == 0
+        stored.append(read_latents(workdir / "out" / "a" / "latents.npz"))
+        labels = drawn(workdir)
+        assert {7, 8} <= set(np.unique(labels)) and 9 not in labels
+    np.testing.assert_array_equal(stored[0][0], stored[1][0])
+    np.testing.assert_array_equal(stored[0][1].frame.centre_mm, stored[1][1].frame.centre_mm)
+    rows = {row["class_name"]: row for row in metrics(workdir)}
+    assert rows["class_7"]["status"] == "invented" and rows["class_1"]["status"] == "ok"
+    assert [rows[f"class_{c}"]["observed"] for c in range(1, 10)] == ["given"] * 6 + ["inferred"] * 3
+    assert "3 in 1" not in capsys.readouterr().out
+    np.testing.assert_array_equal(drawn(workdir, name="inferred") > 0, labels > 6)
+    made_from = result(workdir)["made_from"]
+    assert made_from["given"] == ["1", "2", "3", "4", "6", "class_5"] and "complete" not in made_from
+    assert (truth > 6).any()
+    # the latents alone: what is unknown is drawn where it is asked for
+    file = workdir / "out" / "a" / "latents.npz"
+    words = ["--checkpoint", workdir / "checkpoint.pth", "--latents", file, "--no_meshes"]
+    for how, classes in (([], {*range(7)}), (["--complete"], {*range(9)})):
+        assert decoded_latents(workdir, words, how) == classes
+
+
+def decoded_latents(workdir, words, how):
+    import reconstruct
+    from vecset.common.errors import run_command
+
+    out = ["--output_dir", workdir / "again", "--device", "cpu"]
+    assert run_command(reconstruct.main, [str(word) for word in (*words, *out, *how)]) == 0
+    return set(np.unique(np.asanyarray(nib.load(workdir / "again" / "a" / "labels.nii.gz").dataobj)).tolist())
+
+
+def test_latents_of_an_earlier_version_draw_every_class(workdir):
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir, "--latents", "--no_meshes") == 0
+    file = workdir / "out" / "a" / "latents.npz"
+    with np.load(file) as archive:
+        members = {name: archive[name] for name in archive.files}
+    meta = json.loads(str(members["meta"]))
+    assert meta.pop("states") == [State.GIVEN] * 8 + [State.ABSENT]
+    np.savez(file, **{**members, "meta": np.array(json.dumps(meta))})
+    assert not read_latents(file)[1].has_states
+    words = ["--checkpoint", workdir / "checkpoint.pth", "--latents", file, "--no_meshes"]
+    assert decoded_latents(workdir, words, []) == {*range(9)}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("", "--given: expected ids or names"),
+        ("liver", "--given: liver is no class of the checkpoint"),
+        ("1,44", "--given 44 is none of its classes (1 class_1"),
+        ("1,class_9", "--given: class 9 (class_9) is not there, it has no voxel"),
+    ],
+)
+def test_a_wrong_list_is_one_line(workdir, capsys, given, words):
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir, "--no_meshes", "--given", given) in (1, 2)
+    assert words in errors(capsys)[0] and not (workdir / "out" / "a").exists()
+
+
+def test_a_case_file_without_a_label_map_and_stored_latents(workdir, capsys):
+    path = make_case(workdir / "data" / "a.npz")
+    with np.load(path) as archive:
+        np.savez(path, **{name: archive[name] for name in archive.files if not name.startswith("label_")})
+    assert run(workdir, "--no_meshes", "--given", "1") == 1
+    assert "a.npz: this case file holds no label map" in errors(capsys)[0]
+    assert run(workdir, "--no_meshes") == 0
+    from vecset.commands.reconstruct import parse_arguments
+
+    words = ["--checkpoint", "c.pth", "--output_dir", "out", "--latents", "x.npz", "--given", "1"]
+    with pytest.raises(InputError, match="--given: stored latents hold a heart"):
+        parse_arguments(words)
+
+
+def test_given_points_of_a_cloud(workdir, capsys):
+    points, labels = sphere_points()
+    write_ply(workdir / "cloud.ply", points, labels)
+    heart = find_hearts(workdir / "cloud.ply")[0]
+    whole, case = load_heart(heart, NAMES), load_heart(heart, NAMES, given=["1", "2"])
+    mine = np.isin(labels, [1, 2])
+    own = Frame.from_surface(whole.frame.affine, whole.frame.shape, points[mine])
+    assert case.frame.shape == whole.frame.shape and case.frame.scale == pytest.approx(own.scale)
+    np.testing.assert_allclose(case.frame.unit_to_mm(case.surface_points), points[mine], atol=1e-4)
+    assert is_seen(case.states).tolist() == [True] * 2 + [False] * 7
+    assert run(workdir, "--given", "1,9", "--no_meshes", source="cloud.ply") == 1
+    assert "class 9 (class_9) is not there" in errors(capsys)[0]
+    assert run(workdir, "--given", "1,2", "--no_meshes", source="cloud.ply") == 0
+    assert result(workdir, "cloud")["inferred"] == NAMES[2:] and drawn(workdir, "cloud").max() == 8
+
+
+def test_results_of_an_earlier_version_are_made_again(workdir, capsys):
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir, "--no_meshes") == 0
+    stored = result(workdir)
+    assert stored["made_from"]["version"] == 7
+    import vecset.inference.settings as settings
+
+    stored["made_from"]["version"] = 6
+    stored["fingerprint"] = settings.fingerprint(stored["made_from"])
+    del stored["states"], stored["inferred"]
+    (workdir / "out" / "a" / "result.json").write_text(json.dumps(stored))
+    capsys.readouterr()
+    assert run(workdir, "--no_meshes") == 0
+    assert "done before" not in capsys.readouterr().out and result(workdir)["states"]["class_1"] == "given"
+
+
+def test_a_real_network_takes_both(tmp_path, monkeypatch):
+    """An untrained network, through the command line: any checkpoint can be asked."""
+    from helpers.formula_hearts import write_checkpoint
+
+    (tmp_path / "data").mkdir()
+    write_checkpoint(tmp_path / "checkpoint.pth")
+    hide(tmp_path / "data" / "a.nii.gz", [])
+    assert run(tmp_path, "--given", "1,2", "--num_surface_points", 64, cells=16) == 0
+    assert result(tmp_path)["inferred"] == NAMES[2:]
+    hide(tmp_path / "data" / "a.nii.gz", [3])
+    assert run(tmp_path, "--annotated", "1,2,4,5,6,7,8", "--complete", "--no_meshes") == 0
+    assert result(tmp_path)["inferred"] == ["class_3", "class_9"]
+    assert checkpoint_file.load_checkpoint(tmp_path / "checkpoint.pth")["epoch"] == 3
