@@ -277,7 +277,7 @@ class CaseDataset(torch.utils.data.Dataset):
         item["states"] = seen.states(labels, annotated, cut, rows).astype(np.int64)
         of_seen, rng, wanted = labels[rows], stream("seen surface"), self.counts.surface
         if self.balance:
-            by_class = [np.flatnonzero(of_seen == c) for c in np.unique(of_seen)]
+            by_class = [np.flatnonzero(of_seen == c) for c in np.flatnonzero(np.bincount(of_seen))]
             drawn = draw_balanced_rows(rng, by_class, wanted, self.balance)
         else:
             drawn = draw_rows(rng, len(rows), wanted)

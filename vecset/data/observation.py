@@ -62,17 +62,17 @@ class Observation:
         seen = self.given[labels.astype(np.int64) - 1]
         if self.half_space is not None:
             normal, offset = self.half_space
-            seen &= points @ normal.astype(points.dtype) <= offset
-        if self.slices is None:
-            rows = np.flatnonzero(seen)
-            return rows, points[rows].astype(np.float32, copy=False)
+            seen &= _along(points, normal[None])[:, 0] <= offset
         rows = np.flatnonzero(seen)
-        away = points[rows] @ self.slices.normals.T - self.slices.offsets  # (R, K)
-        nearest = np.abs(away).argmin(1)
-        away = away[np.arange(len(rows)), nearest]
-        within = np.abs(away) <= self.slices.half_thickness
-        rows, nearest, away = rows[within], nearest[within], away[within]
-        places = points[rows] - away[:, None] * self.slices.normals[nearest] + self.slices.shifts[nearest]
+        if self.slices is None:
+            return rows, points[rows].astype(np.float32, copy=False)
+        away = _along(points[rows], self.slices.normals) - self.slices.offsets.astype(points.dtype)  # (R, K)
+        near, plane = np.nonzero(np.abs(away) <= self.slices.half_thickness)
+        away = away[near, plane]
+        order = np.lexsort((np.abs(away), near))  # where planes cross, the nearest first
+        first = order[np.flatnonzero(np.diff(near[order], prepend=-1))]
+        rows, plane, away = rows[near[first]], plane[first], away[first]
+        places = points[rows] - away[:, None] * self.slices.normals[plane] + self.slices.shifts[plane]
         return rows, places.astype(np.float32)
 
     def states(self, labels: np.ndarray, annotated: np.ndarray, cut: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -85,11 +85,19 @@ class Observation:
         return states_of(seen > 0, annotated & self.given & (count == 0), in_part)
 
 
+def _along(points, directions):
+    """(N, K) products of points (N, 3) and directions (K, 3). No matrix product: the threads of one would get in the
+    way of training, beside which loader processes work."""
+    axes, parts = points.T, directions.T.astype(points.dtype)
+    return sum(axes[i][:, None] * parts[i] for i in range(3))
+
+
 def frame_of_seen(points: np.ndarray) -> tuple[np.ndarray, np.float32]:
     """(centre (3,) f32, factor) of the frame of what is seen at `points` (R, 3): x goes to (x - centre) * factor. The
     rule of `Frame.from_surface`, on points of the surface in place of its vertices."""
-    centre = (points.min(0) + points.max(0)) / 2
-    radius = np.sqrt(((points - centre) ** 2).sum(1).max())
+    axes = np.ascontiguousarray(points.T)  # numpy is ten times faster along these
+    centre = (axes.min(1) + axes.max(1)) / 2
+    radius = np.sqrt(((axes - centre[:, None]) ** 2).sum(0).max())
     return centre.astype(np.float32), np.float32(UNIT_RADIUS / max(radius, 1e-6))
 
 
