@@ -20,6 +20,7 @@ from helpers.formula_hearts import (
     sphere_points,
     write_ply,
 )
+from helpers.report_run import page_tables
 
 from vecset.common.errors import InputError
 from vecset.common.structure_state import State, is_seen
@@ -252,8 +253,20 @@ def test_given_from_the_command_line(workdir, capsys):
     rows = {row["class_name"]: row for row in metrics(workdir)}
     assert rows["class_7"]["status"] == "invented" and rows["class_1"]["status"] == "ok"
     assert [rows[f"class_{c}"]["observed"] for c in range(1, 10)] == ["given"] * 6 + ["inferred"] * 3
-    assert "3 in 1" not in capsys.readouterr().out
     np.testing.assert_array_equal(drawn(workdir, name="inferred") > 0, labels > 6)
+    said = capsys.readouterr().out
+    content = json.loads((workdir / "out" / "metrics.json").read_text())
+    table = page_tables(workdir / "out" / "report.html")["means"]
+    page = {row[0][-1]: row[1][0] for row in table}
+    for kind, classes in (("given", range(1, 7)), ("inferred", (7, 8))):
+        mean = np.mean([float(rows[f"class_{c}"]["dice"]) for c in classes])
+        assert content["observed"][kind]["mean of classes"]["dice"] == pytest.approx(mean, abs=1e-6)
+        line = next(line for line in said.splitlines()[::-1] if line.startswith(f"mean of {kind}"))
+        assert line.split()[3] == f"{mean:.3f}" and float(page[f"mean of {kind}"]) == pytest.approx(mean, abs=6e-4)
+    assert content["classes"]["class_7"]["inferred"] == 1 and "inferred" not in content["classes"]["class_1"]
+    assert table[0][-1] == ["inferred"] and next(row for row in table if row[0][-1] == "class_7")[-1] == ["1"]
+    text = (workdir / "out" / "report.html").read_text(encoding="utf-8")
+    assert "inferred: class_7, class_8, class_9)" in text
     made_from = result(workdir)["made_from"]
     assert made_from["given"] == ["1", "2", "3", "4", "6", "class_5"] and "complete" not in made_from
     assert (truth > 6).any()

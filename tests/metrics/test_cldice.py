@@ -281,8 +281,8 @@ def test_columns_table_and_page(tmp_path):
     tables.write_json(tmp_path / "metrics.json", content)
     assert content["thin_classes"] == ["a", "c"] and content["classes"]["a"]["true_components"] == 0.5
     header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert header[-9:-7] == ["mean_shape_dice", "nearest_heart_dice"]
-    assert header[-7:] == [*CENTRE_LINES, THICKNESS, *(f"floor_{name}" for name in CENTRE_LINES)]
+    assert header[-10:-8] == ["mean_shape_dice", "nearest_heart_dice"]
+    assert header[-8:] == [*CENTRE_LINES, THICKNESS, *(f"floor_{name}" for name in CENTRE_LINES), "observed"]
     figures = read_figures(tmp_path)
     assert figures["rows"]["0", 2]["cldice"] is None and figures["rows"]["0", 1]["floor_cldice"] == 1
     shown = table(figures)

@@ -11,7 +11,8 @@ from vecset.common.errors import InputError
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.structure_names import class_of, name_key
 
-RESERVED = ("background", "mean", "mean of classes", "outside", "union")  # what tables and pages call rows of their own
+# what tables and pages call rows of their own
+RESERVED = ("background", "mean", "mean of classes", "mean of given", "mean of inferred", "outside", "union")
 MOST_BYTES = 120  # of a name in UTF-8: it becomes a file name
 # Names that Windows keeps for devices, with any suffix.
 _DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))])

@@ -59,7 +59,8 @@ def box_chart(boxes: dict, run_names: list[str], colours: list[str]) -> dict:
     for k, row in enumerate(rows):
         colour = SOFT if row["id"] is None else colours[row["id"] - 1]
         for run in range(runs):
-            said = [_point_words(case, s) for case, s in zip(boxes["cases"], row["status"][run])]
+            told = zip(boxes["cases"], row["status"][run], row["observed"][run])
+            said = [_point_words(case, status, observed) for case, status, observed in told]
             run_line = f"<br>{escape(run_names[run])}" if runs > 1 else ""
             traces.append(
                 go.Box(
@@ -121,7 +122,7 @@ def box_chart(boxes: dict, run_names: list[str], colours: list[str]) -> dict:
 
 
 def _row_label(row, runs):
-    """Number, name and, in small print, how many hearts are missed, spurious, absent or not annotated."""
+    """Number, name and, in small print, how many hearts are missed, spurious, absent, not annotated or inferred."""
     name = row["name"] if len(row["name"]) < 24 else row["name"][:22] + "…"
     text = escape(name if row["id"] is None else f"{row['id']}  {name}")
     said = []
@@ -130,14 +131,18 @@ def _row_label(row, runs):
         for status in row["status"][run]:
             if status not in ("ok", None):
                 counts[status] = counts.get(status, 0) + 1
+        if "inferred" in row["observed"][run]:
+            counts["inferred"] = row["observed"][run].count("inferred")
         words = ", ".join(f"{n} {status_words(status)}" for status, n in counts.items())
         if words:
             said.append(words if runs == 1 else f"{letter}: {words}")
     return f"{text}<br><span style='font-size:10px;color:{SOFT}'>{'; '.join(said)}</span>" if said else text
 
 
-def _point_words(case, status):
-    return escape(case if status in ("ok", None) else f"{case} ({status_words(status)})")
+def _point_words(case, status, observed):
+    words = [status_words(status)] if status not in ("ok", None) else []
+    words += ["inferred"] if observed == "inferred" else []
+    return escape(f"{case} ({', '.join(words)})" if words else case)
 
 
 def _faded(colour):

@@ -13,8 +13,9 @@ import numpy as np
 
 from vecset.common.errors import InputError
 from vecset.imaging.class_names import distinct_names
+from vecset.report.tables import observed_means
 
-COUNTS = ("n", "ok", "missed", "invented", "absent", "not_annotated")
+COUNTS = ("n", "ok", "missed", "invented", "absent", "not_annotated", "inferred")
 MEAN, UNION = "mean of classes", "union"
 _NOT_FIGURES = ("case_id", "class_id", "class_name", "status", "missing_distance_mm")
 _WORDS = {
@@ -46,8 +47,8 @@ _MAX_POINTS = 600  # of one training curve
 def read_figures(output_dir: str | Path) -> dict:
     """What a run's results say, as a dict: `metrics` (columns of numbers in metrics.csv); `rows` {(case_id, class id
     or None for the union): row, its numbers as float or None}; `classes` [(id, name)]; `cases` [ids]; and of
-    metrics.json
-    `summary` {class_name: entry}, `hearts` {case_id: entry}, `settings`. InputError where the folder has none."""
+    metrics.json `summary` {class_name: entry}, `observed_means` {name of a row: entry}, `hearts` {case_id: entry},
+    `settings`. InputError where the folder has none."""
     output_dir = Path(output_dir)
     try:
         with open(output_dir / "metrics.csv", newline="", encoding="utf-8") as handle:
@@ -70,6 +71,7 @@ def read_figures(output_dir: str | Path) -> dict:
             "cases": list(dict.fromkeys(row["case_id"] for row in table)),
             "settings": stored["settings"],
             "summary": stored["classes"],
+            "observed_means": observed_means(stored),
             "hearts": stored["hearts"],
         }
     except FileNotFoundError as error:
@@ -141,13 +143,15 @@ def table_columns(summary: dict) -> list[str]:
 
 def table(figures: dict) -> dict:
     """{columns: [{name, words, better, aside}], counts: [names], rows: [{name, id, cells: [{mean, interval, floor}],
-    counts}]}: a row per class, then the mean of classes and the union."""
-    summary = figures["summary"]
-    columns = table_columns(summary)
-    names = [(c, name) for c, name in figures["classes"]] + [(None, n) for n in (MEAN, UNION) if n in summary]
-    counts = [k for k in COUNTS if k not in ("ok", "not_annotated")]
-    if any(entry.get("not_annotated") for entry in summary.values()):
-        counts.append("not_annotated")
+    counts}]}: a row per class, then the mean of classes, those of what was given and of what was inferred, and the
+    union."""
+    means = figures.get("observed_means", {})
+    summary = figures["summary"] | means
+    columns = table_columns(figures["summary"])
+    whole = [n for n in (MEAN, *means, UNION) if n in summary]
+    names = [(c, name) for c, name in figures["classes"]] + [(None, n) for n in whole]
+    counts = [k for k in COUNTS if k not in ("ok", "not_annotated", "inferred")]
+    counts += [k for k in ("not_annotated", "inferred") if any(entry.get(k) for entry in summary.values())]
     return {
         "columns": [{**column(n), "aside": n.startswith("truth_") or n in _ASIDE} for n in columns],
         "counts": [status_words(k) for k in counts],
@@ -175,8 +179,8 @@ def column(name: str) -> dict:
 
 
 def boxes(figures_of_runs: list[dict], cases: list[str]) -> dict:
-    """For the box plots: {metrics: [{name, words, better}], cases: [ids], rows: [{name, id, status: [per run [per
-    case]], values: {metric: [per run [per case: number or None]]}}]}, of the metrics that all runs have."""
+    """For the box plots: {metrics: [{name, words, better}], cases: [ids], rows: [{name, id, status and observed: [per
+    run [per case]], values: {metric: [per run [per case: number or None]]}}]}, of the metrics that all runs have."""
     first = figures_of_runs[0]
     metrics = [m for m in first["metrics"] if all(m in f["metrics"] for f in figures_of_runs)]
     rows = []
@@ -187,6 +191,7 @@ def boxes(figures_of_runs: list[dict], cases: list[str]) -> dict:
                 "id": c,
                 "name": name,
                 "status": [[row.get("status") for row in run] for run in mine],
+                "observed": [[row.get("observed") for row in run] for run in mine],
                 "values": {m: [[_rounded(row.get(m)) for row in run] for run in mine] for m in metrics},
             }
         )

@@ -32,6 +32,10 @@ _SETTINGS = {  # that the page shows, and the words for those whose key does not
     "latent_bits": "bits per number of the latents",
     "calibration": "decision tuning",
     "balance": None,
+    "annotated": None,
+    "given": None,
+    "complete": None,
+    "extend_mm": "decoded beyond the image (mm)",
     "seed": None,
     "spacing_from": None,
     "geometry_from": None,
@@ -56,7 +60,9 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None, faul
             truth, affine = truth_of(case_id) if truth_of else (None, None)
             labels, affine = read_reconstruction(output_dir, case_id, truth, affine)
             dice = figures["hearts"].get(case_id, {}).get("mean_dice")
-            title = {"what": what, "case_id": case_id, "mean_dice": [dice]}
+            rows = [row for (case, c), row in figures["rows"].items() if case == case_id and c is not None]
+            inferred = [row["class_name"] for row in rows if row.get("observed") == "inferred"]
+            title = {"what": what, "case_id": case_id, "mean_dice": [dice], "inferred": inferred}
             hearts.append(heart_content(title, truth, {"reconstruction": labels}, affine, colours))
         except Exception as error:
             missed.append(describe_failure(f"{REPORT}: {case_id}", error))
@@ -124,7 +130,8 @@ def shown_settings(figures: dict) -> dict:
     """{words: value} of the settings of a run that the page shows."""
     stored = figures["settings"]
     words = {name: word or name.replace("_", " ") for name, word in _SETTINGS.items()}
-    return {words[name]: stored[name] for name in _SETTINGS if stored.get(name) is not None}
+    shown = {words[name]: stored[name] for name in _SETTINGS if stored.get(name) is not None}
+    return {name: ", ".join(value) if isinstance(value, list) else value for name, value in shown.items()}
 
 
 def write_results_page(

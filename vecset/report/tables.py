@@ -20,6 +20,7 @@ from vecset.metrics.overlap import AFTER_THE_REST, LIMIT, METRICS, PENALTY, is_u
 LIMIT_COLUMNS = {f"{LIMIT}{metric}": metric for metric in METRICS if not metric.startswith("truth_")}
 COLUMNS = ("case_id", "class_id", "class_name", "status", *METRICS, PENALTY, *LIMIT_COLUMNS)
 LAST_LIMIT_COLUMNS = {f"{LIMIT}{metric}": metric for metric in CENTRE_LINES}
+OBSERVED_KINDS = ("given", "inferred")
 OBSERVED = "observed"  # of a class in a heart: given, inferred, or empty where it is neither
 LAST_COLUMNS = (*AFTER_THE_REST, *LAST_LIMIT_COLUMNS, OBSERVED)
 # what the terminal shows of the means: (metric, its name there, digits); metrics.json has all
@@ -77,18 +78,20 @@ def _cell(value):
 
 def report(rows: list[dict], hearts: dict[str, dict], settings: dict) -> dict:
     """The content of metrics.json: settings, per class the means and counts, which classes are thin, per heart its mean
-    and how it was decoded.
+    and how it was decoded; where something is inferred, `observed`: the means of the rows that are given, and of those
+    that are inferred.
 
     `rows`: of all hearts; `hearts`: {case_id: dict of what is known of it}; `settings`: dict, checkpoint included."""
-    classes = summarise(rows)
+    classes = _with_baselines(summarise(rows), rows)
+    observed = {kind: [row for row in rows if row.get(OBSERVED) == kind] for kind in OBSERVED_KINDS}
+    for name, entry in classes.items():
+        count = sum(row["class_name"] == name for row in observed["inferred"] if not is_union(row))
+        if count:
+            entry["inferred"] = count
     name_of = {row["class_id"]: row["class_name"] for row in rows}
-    for column in BASELINES.values():
-        if rows and column in rows[0]:
-            for class_name, entry in classes.items():
-                entry[column] = mean_defined(r[column] for r in rows if r["class_name"] == class_name)
-            classes["mean of classes"][column] = mean_defined(
-                e[column] for n, e in classes.items() if n not in ("union", "mean of classes")
-            )
+    parts = {}
+    if observed["inferred"]:
+        parts[OBSERVED] = {kind: _with_baselines(summarise(mine), mine) for kind, mine in observed.items()}
     return {
         "rule": {
             "ok": "in truth and prediction",
@@ -103,12 +106,32 @@ def report(rows: list[dict], hearts: dict[str, dict], settings: dict) -> dict:
             "floor": "the truth against what its own surface points say, on its own voxels",
             "absent": "in neither: left out of the means, counted",
             "not annotated": "masked, left out of the means",
+            "observed": "given: the model saw something of it; inferred: unknown to the model, and drawn",
         },
         "settings": settings,
         "classes": classes,
+        **parts,
         "thin_classes": [name_of[c] for c in thin_classes(rows)],
         "hearts": hearts,
     }
+
+
+def _with_baselines(summary, rows):
+    """`summarise` of rows, with the means of the baselines, if they have any."""
+    for column in BASELINES.values():
+        if rows and column in rows[0]:
+            for class_name, entry in summary.items():
+                entry[column] = mean_defined(r[column] for r in rows if r["class_name"] == class_name)
+            summary["mean of classes"][column] = mean_defined(
+                e[column] for n, e in summary.items() if n not in ("union", "mean of classes")
+            )
+    return summary
+
+
+def observed_means(content: dict) -> dict[str, dict]:
+    """{"mean of given": entry, "mean of inferred": entry}, the means over the classes that were given and over those
+    that were inferred, from the content of metrics.json; {} where nothing was inferred."""
+    return {f"mean of {kind}": classes["mean of classes"] for kind, classes in content.get(OBSERVED, {}).items()}
 
 
 def write_json(path: str | Path, content: dict) -> None:
@@ -118,8 +141,10 @@ def write_json(path: str | Path, content: dict) -> None:
 def table_lines(content: dict) -> list[str]:
     """The table for the terminal, from the content of metrics.json: a line per class, their mean, the union; before it
     the remark in the settings, if there is one."""
-    classes = content["classes"]
-    names = [n for n in classes if n not in ("union", "mean of classes")] + ["mean of classes", "union"]
+    means = observed_means(content)
+    names = [n for n in content["classes"] if n not in ("union", "mean of classes")]
+    classes = content["classes"] | means
+    names += ["mean of classes", *means, "union"]
     shown = []  # (title, {class name: text})
     for key, title, digits in SHOWN:
         if any(classes[n].get(key) is not None for n in names):
@@ -135,6 +160,8 @@ def table_lines(content: dict) -> list[str]:
     counts = {"n": "hearts", "missed": "missed", "invented": "spurious", "absent": "absent"}
     if any(classes[n].get("not_annotated") for n in names):
         counts["not_annotated"] = "not annotated"
+    if means:
+        counts["inferred"] = "inferred"
     shown += [(title, {n: str(classes[n].get(key, "")) for n in names}) for key, title in counts.items()]
     width = max(len(n) for n in names)
     widths = [max(len(title), *(len(text) for text in column.values())) for title, column in shown]

@@ -30,7 +30,7 @@ function fillEveryHeart(metric) {
   const whole = rows.every((row) => row.values[metric].flat().every((v) => v === null || v % 1 === 0));
   const text = (value) => (whole && value !== null ? String(value) : number(value));
   const cell = (row, k) => {
-    const words = new Set(row.status.map((run) => run[k]).filter((s) => s && s !== "ok"));
+    const words = new Set([...row.status, ...row.observed].map((of) => of[k]).filter((s) => s && !/ok|given/.test(s)));
     const said = [...words].map((s) => (s === "invented" ? "spurious" : s)).join(" | ");
     return el("td", { text: row.values[metric].map((run) => text(run[k])).join(" | ") }, el("small", { text: said }));
   };
