@@ -115,7 +115,13 @@ for module in {modules!r}:
 def test_models_engines_and_main_ae_need_torch_and_numpy_alone():
     requirements = (ROOT / "requirements.txt").read_text().splitlines()
     packages = {line.split("==")[0].lower() for line in requirements if "==" in line}
-    named = {"scikit-image": "skimage", "simpleitk": "SimpleITK", "pillow": "PIL", "tensorboardx": "tensorboardX"}
+    named = {
+        "scikit-image": "skimage",
+        "scikit-learn": "sklearn",
+        "simpleitk": "SimpleITK",
+        "pillow": "PIL",
+        "tensorboardx": "tensorboardX",
+    }
     named["fast-simplification"] = "fast_simplification"
     missing = {named.get(package, package) for package in packages - {"torch", "numpy"}}
     modules = [m for m in MODULES if folder_of(m) in ("models", "engines", "main_ae")]

@@ -19,7 +19,11 @@ from pathlib import Path
 from vecset.common.signals import drop_lost_outputs, ending_as_interrupt, print_line
 from vecset.common.streams import standard_streams
 
-_IMPORTED_AS = {"skimage": "scikit-image", "vtkmodules": "vtk"}  # name of a module: name of its package
+_IMPORTED_AS = {
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "vtkmodules": "vtk",
+}  # name of a module: name of its package
 EXIT_BAD_INPUT = 2
 MODE = "VECSET_STARTED_AS_UTF8"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)

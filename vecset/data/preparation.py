@@ -14,7 +14,7 @@ from vecset.data.case_file import Case
 from vecset.data.class_distances import class_distance_members
 from vecset.data.sampling import NEAR_SCALES_UNIT, Sampler, Triangles
 from vecset.geometry.distance_field import METHODS, UnionField
-from vecset.geometry.surface import CROP_PAD, Crop, crop_foreground, inner_walls, union_mesh
+from vecset.geometry.surface import CROP_PAD, Crop, UnionMesh, crop_foreground, inner_walls, union_mesh
 from vecset.imaging.classes import BACKGROUND
 from vecset.imaging.components import components, without_islands
 from vecset.imaging.frame import Frame
@@ -69,7 +69,7 @@ def build_case(label_map: LabelMap, options: Options = Options(), annotated: lis
     num_classes = len(label_map.class_names)
     annotated = sorted(label_map.annotated if annotated is None else annotated)
     crop = crop_foreground(label_map.labels, label_map.spacing_mm)
-    affine, shape = label_map.affine, label_map.labels.shape
+    affine = label_map.affine
     meta = describe(crop, num_classes, affine[:3, :3])
     require_annotated(meta["present_classes"], annotated, label_map.class_names, label_map.path)
     mesh = union_mesh(crop)
@@ -79,8 +79,7 @@ def build_case(label_map: LabelMap, options: Options = Options(), annotated: lis
             "structures fill the image to its borders, so that no surface lies inside",
             "use an image with a larger field of view",
         )
-    vertices_voxel = crop.local_mm_to_voxel(mesh.vertices_local_mm)
-    frame = Frame.from_surface(affine, shape, vertices_voxel @ affine[:3, :3].T + affine[:3, 3])
+    frame = frame_of_mesh(crop, mesh, affine)
     field = UnionField(crop, mesh, options.sdf)
     walls = inner_walls(crop)
     triangles = Triangles.of(mesh, walls, options.sample_caps, field.surface.vertex_normals)
@@ -110,6 +109,12 @@ def build_case(label_map: LabelMap, options: Options = Options(), annotated: lis
     if label_map.structures:
         meta["structures"] = label_map.structures
     return Case(arrays=arrays, frame=frame, truth_crop=truth, truth_origin=origin, meta=meta)
+
+
+def frame_of_mesh(crop: Crop, mesh: UnionMesh, affine: np.ndarray) -> Frame:
+    """The Frame of a heart, from the `UnionMesh` of its Crop; affine (4, 4) voxel of the image -> mm."""
+    vertices_voxel = crop.local_mm_to_voxel(mesh.vertices_local_mm)
+    return Frame.from_surface(affine, crop.image_shape, vertices_voxel @ affine[:3, :3].T + affine[:3, 3])
 
 
 def _truth(labels, crop):

@@ -117,12 +117,18 @@ def _grid_to_unit(size):
     return matrix
 
 
+def crop_affine(case: Case) -> np.ndarray:
+    """(4, 4): voxel of the truth crop -> mm."""
+    affine = np.array(case.frame.affine)
+    affine[:3, 3] = case.frame.voxel_to_mm(np.asarray(case.truth_origin, np.float64))
+    return affine
+
+
 def _crop_to_unit(case):
     """(4, 4): voxel of the truth crop -> unit."""
-    frame = case.frame
-    matrix = np.eye(4)
-    matrix[:3, :3] = frame.affine[:3, :3] * frame.scale
-    matrix[:3, 3] = frame.voxel_to_unit(np.asarray(case.truth_origin, np.float64))
+    matrix, frame = crop_affine(case), case.frame
+    matrix[:3, :3] *= frame.scale
+    matrix[:3, 3] = frame.mm_to_unit(matrix[:3, 3])
     return matrix
 
 
