@@ -1,11 +1,11 @@
 """A trained model and hearts in, reconstructed hearts out: label maps on their own grid, meshes in mm, figures.
 
     OUT/CASE/labels.nii.gz       the label map, on the grid and with the header geometry of the source image (or with
-                                 --spacing), class names and colours in the header
+                                 --spacing, --extend), class names and colours in the header
     OUT/CASE/labels.seg.nrrd     the same for 3D Slicer: a segment with name and colour per class
     OUT/CASE/inferred.nii.gz     where --given or --complete infer something: 1 where a voxel's structure is inferred
     OUT/CASE/meshes/NAME.ply     a mesh per class, in the patient's mm (RAS+), watertight and outward;
-                                 like the label map it ends where the image ends
+                                 like the label map it ends where the image ends (or --extend)
     OUT/CASE/heart.glb           all meshes in one file, coloured
     OUT/CASE/latents.npz         with --latents: the latents of the heart, which --latents FILE decodes again
     OUT/CASE/result.json         this heart's figures, and what they were made from
@@ -33,6 +33,7 @@ from vecset.common.structure_state import STATE_WORDS, State
 
 LEAST = {"chunk": 1, "mesh_cells": 8, "num_surface_points": 1, "num_latents": 1}
 SPACING_MM = (0.05, 50)
+EXTEND_MM = (0.1, 500)
 FAILED_SHOWN = 20
 LATENT_BITS = (8, 16, 32)
 
@@ -177,6 +178,14 @@ def get_parser() -> argparse.ArgumentParser:
         help="infer and draw the classes that are unknown: those that were not annotated (default: what has no voxel "
         "in the input is not drawn)",
     )
+    add(
+        "--extend",
+        None,
+        "decode so far beyond the image, on every side: label map and meshes go on there, with the same voxels inside; "
+        "figures are those of the image alone (default: they end where the image ends)",
+        type=float,
+        metavar="MM",
+    )
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument("--overwrite", action="store_true", help="make finished hearts again (default: skip them)")
@@ -249,6 +258,7 @@ def main(argv: list[str] | None = None) -> int:
         annotated=args.annotated,
         given=args.given,
         complete=args.complete,
+        extend_mm=args.extend or 0.0,
     )
     if args.latents not in (None, True):
         hearts = find_stored_latents(args.input)
@@ -376,6 +386,8 @@ def parse_arguments(argv):
             "stored latents hold a heart that was encoded before",
             "give the label map or case file to --input",
         )
+    if args.extend is not None and not EXTEND_MM[0] <= args.extend <= EXTEND_MM[1]:
+        raise InputError("--extend", f"mm, {EXTEND_MM[0]} to {EXTEND_MM[1]}", args.extend)
     from vecset.models.checkpoint import require_checkpoint
 
     require_checkpoint(args.checkpoint)

@@ -118,10 +118,11 @@ def read_reconstruction(
 
 
 def _on_own_grid(output_dir, case_id):
-    """Whether reconstruct.py --spacing made it: then the header is right, and the grid is not the source's."""
+    """Whether reconstruct.py --spacing or --extend made it: then the header is right, and the grid is not the
+    source's."""
     try:
         result = json.loads((Path(output_dir) / case_id / "result.json").read_text(encoding="utf-8"))
-        return bool(result["made_from"].get("spacing_mm"))
+        return any(result["made_from"].get(key) for key in ("spacing_mm", "extend_mm"))
     except (FileNotFoundError, KeyError):  # of an earlier version, which had no such option
         return False
 
