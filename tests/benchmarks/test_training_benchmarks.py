@@ -112,6 +112,16 @@ def test_recipe_steps_runs_on_a_bare_image(repository):
     assert "left out: CUDA graphs need a GPU" in run.stdout
 
 
+@pytest.mark.slow
+def test_the_floor_of_a_step_and_where_its_time_goes(repository):
+    run = run_benchmark(repository, "step_floor.py", "--tiny", "--steps", 1)
+    assert run.returncode == 0, run.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in run.stdout.splitlines() if "|" in line]
+    steps = [row for row in rows if row[0] in ("1", "2")]
+    assert [(row[0], row[2]) for row in steps[:3]] == [("1", "handed back"), ("1", "kept"), ("2", "kept")]
+    assert all(float(row[3]) > 0 and float(row[6]) > 0 for row in steps) and any("aten::mm" in row for row in rows)
+
+
 @pytest.mark.parametrize("name", ["gpu_train.py", "recipe_steps.py"])
 def test_without_a_gpu_it_says_what_to_do(repository, name):
     run = run_benchmark(repository, name, "--device", "cpu")
