@@ -69,8 +69,9 @@ def check_grids(folder, truth, complain):
     names = names_in_header(ours)
     if not names or names != names_of_segments(image):
         complain(f"names in the header {names}, in the segmentation {names_of_segments(image)}")
-    spacing_mm = json.loads((folder / "result.json").read_text())["made_from"].get("spacing_mm")
-    if truth is not None and not spacing_mm:  # with --spacing the grid is another one on purpose
+    made_from = json.loads((folder / "result.json").read_text())["made_from"]
+    other_grid = made_from.get("spacing_mm") or made_from.get("extend_mm")
+    if truth is not None and not other_grid:  # with --spacing or --extend the grid is another one on purpose
         if truth.shape != ours.shape:
             complain(f"grid {ours.shape}, the source has {truth.shape}")
         elif (off_mm := np.abs(nibabel.affines.apply_affine(truth.affine, voxels) - places).max()) > TOLERANCE_MM:
@@ -85,7 +86,7 @@ def check_meshes(folder, values, image, names, truth, tolerance, complain):
     scene = trimesh.load(folder / "heart.glb")
     present = {int(c) for c in np.unique(values)} - {0}
     for c in sorted(present):
-        found = [p for p in (folder / "meshes").iterdir() if p.stem == names[c]]
+        found = [p for p in (folder / "meshes").iterdir() if p.stem == names[c].replace(" (inferred)", "_inferred")]
         if not found or names[c] not in scene.geometry:
             complain(f"{names[c]}: in the label map, but without a mesh or a part of heart.glb")
             continue

@@ -374,3 +374,15 @@ def test_a_real_network_takes_both(tmp_path, monkeypatch):
     assert run(tmp_path, "--annotated", "1,2,4,5,6,7,8", "--complete", "--no_meshes") == 0
     assert result(tmp_path)["inferred"] == ["class_3", "class_9"]
     assert checkpoint_file.load_checkpoint(tmp_path / "checkpoint.pth")["epoch"] == 3
+
+
+def test_a_structure_that_the_image_ends_in_is_cut(workdir):
+    """Cut is seen: its rows are given ones, and all of them are drawn without an option."""
+    truth, frame = make_heart()
+    write_label_map(workdir / "data" / "a.nii.gz", np.ascontiguousarray(truth[:, :20]), frame.affine)
+    assert run(workdir, "--no_meshes") == 0
+    states = result(workdir)["states"]
+    border = {f"class_{c}" for c in np.unique(truth[:, 19]) if c}
+    assert {name for name, word in states.items() if word == "cut"} == border and len(border) == 4
+    assert {row["class_name"] for row in metrics(workdir) if row["observed"] == "given"} == set(NAMES[:8])
+    assert set(np.unique(drawn(workdir))) == {*range(9)}
