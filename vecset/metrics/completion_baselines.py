@@ -40,7 +40,7 @@ from vecset.metrics.seen_heart import (
 
 NAMES = ("mean_shape", "nearest_heart", "posterior_shape")
 GRID = 48  # points along the longest side of the box of all training hearts
-MOST = 0.2  # distances beyond it count as it: far from a structure, how far says little of its shape
+MOST = 0.1  # distances beyond it count as it: far from a structure, how far says little of its shape
 TEMPLATE_GRID, TEMPLATE_MOST = 32, 0.3
 MARGIN = 0.05  # round the box of all training hearts
 ROUNDS = 2  # of aligning the training hearts on their own mean
@@ -78,7 +78,8 @@ class CompletionBaselines:
             self._fitted = FittedBaselines(self._usable(*key), *key, self.progress)
         return self._fitted
 
-    def _read(self):
+    def read(self) -> list:
+        """The training hearts; read once. InputError where one has other classes, no frame or no truth."""
         if self._hearts is None:
             hearts = []
             for path in self.progress(self.paths):
@@ -100,7 +101,7 @@ class CompletionBaselines:
     def _usable(self, given, hidden):
         hearts = [
             heart
-            for heart in self._read()
+            for heart in self.read()
             if set(given) <= set(heart.structures.fields) and heart.annotated[np.array(hidden) - 1].all()
         ]
         if len(hearts) < LEAST_HEARTS:
@@ -118,7 +119,8 @@ class FittedBaselines:
     """The baselines for one choice of given and hidden classes.
 
     given, hidden: class ids; hearts: the training hearts used; grid: `Grid` in `aligned`; template: what hearts are
-    aligned on; thresholds_share, thresholds_distance: {class: cut}; model: the PosteriorShape."""
+    aligned on; thresholds_share, thresholds_distance: {class: cut}; model: the PosteriorShape; training_dice: {hidden
+    class: mean Dice of mean_shape and posterior_shape over training hearts that are left out in turn, on the grid}."""
 
     def __init__(self, hearts: list, given: tuple, hidden: tuple, progress: Callable = lambda hearts: hearts):
         self.hearts, self.given, self.hidden = hearts, given, hidden
@@ -196,15 +198,19 @@ class FittedBaselines:
         self.thresholds_share = dict.fromkeys(self.given, 0.5)
         self.thresholds_distance = dict.fromkeys(self.given, 0.0)
         self.sample_thresholds = dict.fromkeys(self.given, 0.0)
+        self.training_dice = {}
         for row, c in enumerate(self.hidden, first):
             truth = (distances[:, row] < 0) & ~known
             votes, total = occupied[:, row], occupied[:, row].sum(0)
             without = ((total - votes[i]) / (n - 1) for i in range(n))
             scores = [_dice_at(-field, truth[i], known[i], -_SHARES) for i, field in enumerate(without)]
-            self.thresholds_share[c] = float(_SHARES[_best(scores)])
+            cut, mean_shape_dice = _best(scores)
+            self.thresholds_share[c] = float(_SHARES[cut])
             fields = (held_out.mean[i].astype(np.float32) @ distances[:, row] for i in range(n))
             scores = [_dice_at(field, truth[i], known[i], _DISTANCES) for i, field in enumerate(fields)]
-            self.thresholds_distance[c] = float(_DISTANCES[_best(scores)])
+            cut, posterior_dice = _best(scores)
+            self.thresholds_distance[c] = float(_DISTANCES[cut])
+            self.training_dice[c] = mean_shape_dice, posterior_dice
             self.sample_thresholds[c] = self._unbiased_threshold(distances[:, row], truth, known, held_out)
 
     @staticmethod
@@ -228,10 +234,11 @@ def _dice_at(field, truth, known, cuts):
 
 
 def _best(scores):
-    """The number of the cut with the best mean over hearts."""
+    """The number of the cut with the best mean over hearts, and that mean."""
     table = np.array(scores)
     defined = ~np.isnan(table)
-    return int((np.where(defined, table, 0).sum(0) / np.maximum(defined.sum(0), 1)).argmax())
+    means = np.where(defined, table, 0).sum(0) / np.maximum(defined.sum(0), 1)
+    return int(means.argmax()), float(means.max())
 
 
 class Answer:
