@@ -200,7 +200,7 @@ class Structures:
     def of(cls, labels: np.ndarray, affine: np.ndarray, radius_mm: float) -> "Structures":
         """Of labels (X, Y, Z) u8. radius_mm: that of what is seen or more; it decides how fine and how far distances
         are kept (`STEP`, `REACH`)."""
-        surfaces = class_surfaces_mm(labels, affine)
+        surfaces = class_surfaces_mm(labels, affine) if labels.any() else {}
         fields = {
             c: DistanceField.of(labels == c, affine, mesh, STEP * radius_mm, REACH * radius_mm)
             for c, mesh in surfaces.items()
