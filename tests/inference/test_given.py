@@ -286,7 +286,7 @@ def decoded_latents(workdir, words, how):
     return set(np.unique(np.asanyarray(nib.load(workdir / "again" / "a" / "labels.nii.gz").dataobj)).tolist())
 
 
-def test_latents_of_an_earlier_version_draw_every_class(workdir):
+def test_latents_of_an_earlier_version_draw_every_class(workdir, capsys):
     make_case(workdir / "data" / "a.npz")
     assert run(workdir, "--latents", "--no_meshes") == 0
     file = workdir / "out" / "a" / "latents.npz"
@@ -297,7 +297,10 @@ def test_latents_of_an_earlier_version_draw_every_class(workdir):
     np.savez(file, **{**members, "meta": np.array(json.dumps(meta))})
     assert not read_latents(file)[1].has_states
     words = ["--checkpoint", workdir / "checkpoint.pth", "--latents", file, "--no_meshes"]
+    capsys.readouterr()
     assert decoded_latents(workdir, words, []) == {*range(9)}
+    assert "these latents do not say what was seen of the heart: every structure is drawn" in capsys.readouterr().out
+    assert json.loads((workdir / "again" / "a" / "result.json").read_text())["states"] == {}
 
 
 @pytest.mark.parametrize(
@@ -386,3 +389,20 @@ def test_a_structure_that_the_image_ends_in_is_cut(workdir):
     assert {name for name, word in states.items() if word == "cut"} == border and len(border) == 4
     assert {row["class_name"] for row in metrics(workdir) if row["observed"] == "given"} == set(NAMES[:8])
     assert set(np.unique(drawn(workdir))) == {*range(9)}
+
+
+def test_baselines_beside_what_is_inferred(workdir):
+    """They know the whole heart's frame and truth, as without --given; the means of both kinds have them, too."""
+    make_case(workdir / "data" / "a.npz")
+    make_case(workdir / "data" / "t.npz", radius_mm=9.0)
+    for split, name in (("train", "t"), ("val", "a")):
+        (workdir / "data" / f"{split}.csv").write_text(f"case_id,file\n{name},{name}.npz\n")
+    how = ["--train_csv", workdir / "data" / "train.csv", "--no_meshes", "--given", "1,2,3"]
+    assert run(workdir, *how, source="data/val.csv") == 0
+    rows = {row["class_name"]: row for row in metrics(workdir)}
+    assert min(float(rows[name]["mean_shape_dice"]) for name in NAMES[:8]) > 0.9
+    content = json.loads((workdir / "out" / "metrics.json").read_text())["observed"]
+    for kind, classes in (("given", range(1, 4)), ("inferred", range(4, 9))):
+        for column in ("mean_shape_dice", "nearest_heart_dice"):
+            mean = np.mean([float(rows[f"class_{c}"][column]) for c in classes])
+            assert content[kind]["mean of classes"][column] == pytest.approx(mean, abs=1e-6)

@@ -28,11 +28,13 @@ from vecset.metrics.resampling_limit import labels_of_own_field
 @dataclass(frozen=True)
 class Drawing:
     """What is drawn of a heart. states (C,) i8 of `State`; drawn, inferred (C,) bool: inferred ones are unknown, and
-    were asked for. What is absent is never drawn, nor what is unknown and was not asked for."""
+    were asked for. What is absent is never drawn, nor what is unknown and was not asked for. told: whether the states
+    are known; else all is drawn, as if it was given."""
 
     states: np.ndarray
     drawn: np.ndarray
     inferred: np.ndarray
+    told: bool = True
 
     @property
     def left_out(self) -> np.ndarray:
@@ -40,10 +42,11 @@ class Drawing:
         return (self.states == State.UNKNOWN) & ~self.inferred
 
     def words(self, class_names: Sequence[str]) -> dict:
-        """What result.json says: states {class name: word}, and the names of inferred classes."""
+        """What result.json says: states {class name: word}, and the names of inferred classes; both empty where the
+        states are not known."""
         words = [STATE_WORDS[State(state)] for state in self.states]
         return {
-            "states": dict(zip(class_names, words)),
+            "states": dict(zip(class_names, words)) if self.told else {},
             "inferred": [name for name, mine in zip(class_names, self.inferred) if mine],
         }
 
@@ -53,7 +56,7 @@ def drawing_of(case: Case, complete: bool) -> Drawing:
     `complete` all that is unknown. Of latents of an earlier version, which do not say what was seen, everything."""
     if not case.has_states:
         every = np.ones(case.num_classes, bool)
-        return Drawing(np.full(case.num_classes, State.GIVEN, np.int8), every, ~every)
+        return Drawing(np.full(case.num_classes, State.GIVEN, np.int8), every, ~every, told=False)
     asked = np.full(case.num_classes, complete)
     if case.whole is not None:
         asked |= case.whole.annotated
@@ -173,6 +176,8 @@ def decode_heart(
     """Encodes where needed, and decodes the label maps on the grids that are written and scored; as `make_result`.
     InputError where those grids, or that of the meshes, are too large for the memory that is free."""
     drawing, frame = drawing_of(case, settings.complete), grid_of(case.frame, settings)
+    if not drawing.told:
+        say(f"note: {case_id}: these latents do not say what was seen of the heart: every structure is drawn")
     # the frame is that of what is seen: the rest may lie anywhere
     beyond_cube = bool(drawing.inferred.any() or settings.extend_mm)
     require_grid_memory(frame, beyond_cube)
