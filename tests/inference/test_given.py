@@ -364,12 +364,13 @@ def test_results_of_an_earlier_version_are_made_again(workdir, capsys):
     assert "done before" not in capsys.readouterr().out and result(workdir)["states"]["class_1"] == "given"
 
 
-def test_a_real_network_takes_both(tmp_path, monkeypatch):
-    """An untrained network, through the command line: any checkpoint can be asked."""
+@pytest.mark.parametrize("options", [{}, {"states": True}])
+def test_a_real_network_takes_both(tmp_path, options):
+    """An untrained network, through the command line: any checkpoint can be asked, told the states or not."""
     from helpers.formula_hearts import write_checkpoint
 
     (tmp_path / "data").mkdir()
-    write_checkpoint(tmp_path / "checkpoint.pth")
+    write_checkpoint(tmp_path / "checkpoint.pth", **options)
     hide(tmp_path / "data" / "a.nii.gz", [])
     assert run(tmp_path, "--given", "1,2", "--num_surface_points", 64, cells=16) == 0
     assert result(tmp_path)["inferred"] == NAMES[2:]
