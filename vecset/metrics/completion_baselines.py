@@ -182,7 +182,7 @@ class FittedBaselines:
         self.grid = Grid.over(low - MARGIN, high + MARGIN, GRID)
         size = len(self.hearts) * len(self.classes) * self.grid_size * 4
         # besides: the share of each cell that is inside, for the mean shape
-        require_memory("baselines", 2.5 * size, "a posterior shape model", "give fewer training hearts")
+        require_memory("baselines", 3 * size, "a posterior shape model", "give fewer training hearts")
         points = self.grid.points()
         self.distances = np.empty((len(self.hearts), len(self.classes), len(points)), np.float32)
         for row, heart, place in zip(self.distances, progress(self.hearts), self.places):
