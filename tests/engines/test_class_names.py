@@ -41,7 +41,11 @@ def test_names_that_differ_are_one_line_in_every_command(tmp_path, capsys):
     assert "class_names" in one_line(capsys, tiny_arguments(folder, run, "--epochs", 3))  # goes on from the checkpoint
     where = {"checkpoint": run / "checkpoint-last.pth", "csv": folder / "train.csv", "output": tmp_path / "c.json"}
     words = [word for name, path in where.items() for word in (f"--{name}", str(path))]
-    assert "found c2, c1, c3" in one_line(capsys, [*words, "--device", "cpu"], calibrate)
+    assert calibrate([*words, "--device", "cpu"]) == 0  # reads hearts to the checkpoint's classes by name
+    rename(folder, ["c2", "c1", "c4"])
+    error = one_line(capsys, [*words, "--device", "cpu"], calibrate)
+    assert "found c2, c1, c4: c4 is none of them" in error
+    rename(folder, swapped)
     start = ["--init_from", run / "checkpoint-last.pth"]
     assert main(tiny_arguments(folder, tmp_path / "third", "--epochs", 2, *start)) == 0
     assert "its classes have other names (c1, c2, c3), each is taken by its number" in capsys.readouterr().out
