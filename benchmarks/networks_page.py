@@ -358,7 +358,9 @@ def draw_comparison(
         plane: _box_of_slice([truth_ras, *volumes.values()], plane, indices[plane], spacing_mm) for plane in planes
     }
     ratios = [_height_over_width(boxes[plane], plane, spacing_mm) for plane in planes]
-    width, columns, left, top, bottom = 2.3, 1 + len(volumes), 0.3, 0.5, 0.42  # inches
+    width, columns, left, top = 2.3, 1 + len(volumes), 0.3, 0.5  # inches
+    in_a_row = min(len(class_names), max(2, int((left + width * columns) / 1.15)))  # of the legend
+    bottom = 0.14 + 0.28 * -(-len(class_names) // in_a_row)
     size = left + width * columns, width * sum(ratios) + top + bottom
     figure = Figure(figsize=size, facecolor="white")
     grid = figure.add_gridspec(
@@ -385,7 +387,7 @@ def draw_comparison(
     figure.legend(
         handles=pictures.legend_patches(class_names, colours),
         loc="lower center",
-        ncols=len(class_names),
+        ncols=in_a_row,
         fontsize=11,
         frameon=False,
         handlelength=1.1,
