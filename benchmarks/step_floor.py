@@ -95,7 +95,7 @@ def measure(threads, precision, keep, tiny, steps, profile):
     return found
 
 
-def product_speed(threads, size=2048):
+def product_speed(threads, size):
     """Floating point operations per second of a float32 matrix product, the best of ten."""
     import torch
 
@@ -125,13 +125,13 @@ def main():
     args = parser.parse_args()
     if args.one:
         settings = json.loads(args.one)
-        speed = settings.pop("speed", None)
-        print(json.dumps(product_speed(speed, 256 if args.tiny else 2048) if speed else measure(**settings)))
+        print(json.dumps(product_speed(**settings) if "size" in settings else measure(**settings)))
         return
     from vecset.engines.setup import cpu_has_bf16
 
     common = {"tiny": args.tiny, "steps": args.steps}
-    speeds = {threads: in_a_process(speed=threads) for threads in (1, 2)}
+    size = 256 if args.tiny else 2048
+    speeds = {threads: in_a_process(threads=threads, size=size) for threads in (1, 2)}
     rows = [(1, "fp32", False), (1, "fp32", True), (2, "fp32", True)]
     if cpu_has_bf16():
         rows += [(1, "bf16", True), (2, "bf16", True)]
@@ -140,9 +140,9 @@ def main():
         for row in rows
     }
     for threads in speeds:
-        speeds[threads] = max(speeds[threads], in_a_process(speed=threads))
+        speeds[threads] = max(speeds[threads], in_a_process(threads=threads, size=size))
     operations = found[rows[0]]["operations"]
-    print(f"{operations / 1e9:.1f} GFLOP per step; a float32 product of 2048 x 2048 matrices:")
+    print(f"{operations / 1e9:.1f} GFLOP per step; a float32 product of {size} x {size} matrices:")
     for threads, speed in speeds.items():
         print(f"  {threads} thread(s): {speed / 1e9:.0f} GFLOP/s, so the floor is {operations / speed:.3f} s")
     print("\n| threads | precision | freed memory | s per step | CPU s | page faults | times the floor |")

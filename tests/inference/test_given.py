@@ -134,6 +134,7 @@ def test_nothing_without_a_voxel_is_drawn_unless_it_is_unknown_and_asked_for(wor
     looked_for = ["--annotated", "1,2,4,5,6,7,8,9"]
     assert run(workdir, *looked_for) == 0
     said = capsys.readouterr().out
+    assert "not trained to infer" not in said
     assert said.count("--complete infers them") == 1 and "1 of 1 hearts have structures that are unknown" in said
     assert "(class_3 in 1)" in said and "class_5 in" not in said
     assert set(np.unique(drawn(workdir))) == {0, 1, 2, 4, 6, 7, 8}
@@ -255,6 +256,7 @@ def test_given_from_the_command_line(workdir, capsys):
     assert [rows[f"class_{c}"]["observed"] for c in range(1, 10)] == ["given"] * 6 + ["inferred"] * 3
     np.testing.assert_array_equal(drawn(workdir, name="inferred") > 0, labels > 6)
     said = capsys.readouterr().out
+    assert said.count("note: this model was not trained to infer") == 2  # one for each run
     content = json.loads((workdir / "out" / "metrics.json").read_text())
     table = page_tables(workdir / "out" / "report.html")["means"]
     page = {row[0][-1]: row[1][0] for row in table}

@@ -244,6 +244,8 @@ def main(argv: list[str] | None = None) -> int:
         mapping.for_classes(model.class_names)  # refused here, not per heart
     for flag in ("annotated", "given"):
         check_chosen(f"--{flag}", getattr(args, flag) or (), model.class_names)
+    if (args.given or args.complete) and not model.told_states:
+        print("note: this model was not trained to infer what it does not see (main_ae.py --observe); it guesses")
     settings = OutputSettings(
         meshes=not args.no_meshes,
         mesh_cells=args.mesh_cells,

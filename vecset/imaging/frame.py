@@ -51,8 +51,7 @@ class Frame:
         """The frame of a union surface with `vertices_mm` (V, 3): its centre is the middle of their bounding box, its
         scale UNIT_RADIUS over the largest distance of a vertex from the centre."""
         vertices_mm = np.asarray(vertices_mm, dtype=np.float64)
-        centre_mm = (vertices_mm.min(0) + vertices_mm.max(0)) / 2
-        radius_mm = np.sqrt(((vertices_mm - centre_mm) ** 2).sum(1).max())
+        centre_mm, radius_mm = middle_and_radius(vertices_mm)
         return cls(affine, shape, centre_mm, UNIT_RADIUS / radius_mm)
 
     @property
@@ -100,6 +99,13 @@ class Frame:
         """(N, 3) i64 indices of the voxel centres nearest to (N, 3) points, and (N,) bool: inside the image."""
         index = np.rint(self.unit_to_voxel(points_unit)).astype(np.int64)
         return index, ((index >= 0) & (index < np.array(self.shape))).all(-1)
+
+
+def middle_and_radius(points: np.ndarray) -> tuple[np.ndarray, np.floating]:
+    """The middle (3,) of the bounding box of points (N, 3), and their largest distance from it, in their precision."""
+    axes = np.ascontiguousarray(points.T)  # numpy is ten times faster along these
+    middle = (axes.min(1) + axes.max(1)) / 2
+    return middle, np.sqrt(((axes - middle[:, None]) ** 2).sum(0).max())
 
 
 def check_affine(affine: np.ndarray, where: object) -> None:

@@ -331,9 +331,7 @@ def write_label_map(
         image.set_sform(affine, code=1)
         image.set_qform(affine, code=1)
     if class_names:
-        image.header["descrip"] = ",".join(name for name in class_names if name is not None).encode("ascii", "replace")[
-            :79
-        ]
+        image.header["descrip"] = ",".join(filter(None, class_names)).encode("ascii", "replace")[:79]
         image.header.extensions.append(name_extension(class_names))
     data = image.to_bytes()
     with atomic_path(path) as temporary:

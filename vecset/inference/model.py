@@ -85,7 +85,7 @@ class LoadedModel:
             torch.from_numpy(points_unit)[None], torch.from_numpy(labels)[None], len(self.class_names)
         )
         told = {}
-        if getattr(self.network, "told_states", False):
+        if self.told_states:
             told["states_BC"] = torch.from_numpy(case.states.astype(np.int64))[None].to(self.device)
         with torch.inference_mode():
             return self.network.encode(surface_BNF.to(self.device), **told)
@@ -99,6 +99,11 @@ class LoadedModel:
                 path, "another checkpoint made these latents", "give the checkpoint that they were made with"
             )
         return torch.from_numpy(latents_ML)[None].to(self.device), case
+
+    @property
+    def told_states(self) -> bool:
+        """Whether it was trained to infer what it does not see (main_ae.py --observe)."""
+        return getattr(self.network, "told_states", False)
 
     @property
     def latents_have_places(self) -> bool:
