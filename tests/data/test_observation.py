@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers.ball_cases import ball_case, write_ball_cases
+from helpers.ball_cases import RADIUS, ball_case, ball_class_sdf, write_ball_cases
 
 from vecset.common.errors import InputError
 from vecset.common.structure_state import State
@@ -13,13 +13,17 @@ from vecset.data.dataset import Augmentation, CaseDataset, PointCounts
 from vecset.data.listed_case import read_split
 from vecset.data.observation import (
     CUT_SHARE,
+    FAR_SHARE,
     GROUPS,
     KINDS,
     LONGEST_SHIFT_MM,
+    MOST_FEW,
+    REACH_UNIT,
     SLICE_SPACING_MM,
     SLICE_THICKNESS_MM,
     Observation,
     Slices,
+    far_queries,
     frame_of_seen,
     observation_draws,
     parse_observe,
@@ -116,6 +120,38 @@ def test_what_is_drawn_has_the_probabilities_asked_for():
     assert shares == pytest.approx(expected, abs=0.035)
     numbers = [len(ids) for ids in left_out if ids and ids != (4, 5, 7)]
     assert set(numbers) == {1, 2, 3, 4, 5} and np.bincount(numbers).max() < 0.3 * len(numbers)
+
+
+def test_few_shows_one_to_four_structures_that_are_there():
+    labels = np.repeat(np.array([1, 2, 4, 5, 7, 9], np.uint8), 5)
+    annotated = np.arange(1, 11) != 9
+    draws, rng = observation_draws("few=1", default_class_names(10)), np.random.default_rng(0)
+    given = [draws.draw(rng, labels, annotated, points_in_a_ball(9), UNIT_PER_MM).given for _ in range(300)]
+    numbers = [int(g.sum()) for g in given]
+    assert set(numbers) == set(range(1, MOST_FEW + 1)) and np.bincount(numbers).max() < 0.35 * len(numbers)
+    assert set(np.flatnonzero(np.any(given, 0)) + 1) == {1, 2, 4, 5, 7}
+
+
+# --- what is round about
+
+
+def test_places_round_about_are_as_far_from_a_ball_as_they_are():
+    """Against the formula, the regions a ball and its upper half; where no point lies on a surface, still not less."""
+    rng, points = np.random.default_rng(0), points_on_a_ball(4000)
+    half = np.where(points[:, 2] >= 0, 0, np.abs(points[:, 2]))  # to the half ball, at most
+    places, away = far_queries(points, np.stack([np.zeros(4000), half], 1).astype(np.float32), 400, rng)
+    assert places.shape == (400, 3) and away.shape == (400, 2) and places.dtype == away.dtype == np.float32
+    length = np.linalg.norm(places, axis=1)
+    assert length.max() <= REACH_UNIT and np.quantile(length, [0.25, 0.5, 0.75]) == pytest.approx(
+        np.array([0.25, 0.5, 0.75]) * REACH_UNIT, rel=0.15
+    )
+    outside = length > 0.8
+    np.testing.assert_allclose(away[outside, 0], length[outside] - 0.8, atol=0.01)
+    above = outside & (places[:, 2] > 0)
+    np.testing.assert_allclose(away[above, 1], length[above] - 0.8, atol=0.01)
+    assert (away[outside, 1] >= away[outside, 0] - 1e-6).all()
+    inner = far_queries(0.5 * points, np.full((4000, 1), -0.4, np.float32), 400, np.random.default_rng(0))[1][:, 0]
+    np.testing.assert_allclose(inner[outside], length[outside] - 0.8, atol=0.01)  # points inside do as well
 
 
 def test_cuts_leave_70_to_90_per_cent_of_the_volume():
@@ -219,11 +255,12 @@ def test_targets_are_the_whole_heart_in_the_frame_of_what_is_seen(entries, text,
     item, whole = dataset(entries, text, **options)[3, 0], dataset(entries, "", **options)[3, 0]
     for name in ("query_labels", "query_group", "surface_labels", "surface_decoded", "surface_normals"):
         assert np.array_equal(item[name], whole[name]), name
-    factor = np.ptp(item["query_points"]) / np.ptp(whole["query_points"])
-    queries, surface = (np.linalg.norm(np.diff(i["query_points"], axis=0), axis=1) for i in (item, whole))
+    kept = np.arange(90) >= 50 + 40 * FAR_SHARE  # some outside points lie round about instead
+    kept |= np.arange(90) < 50
+    queries, surface = (np.linalg.norm(np.diff(i["query_points"][kept], axis=0), axis=1) for i in (item, whole))
     factor = float(np.median(queries / surface))
     np.testing.assert_allclose(queries, surface * factor, rtol=1e-4)
-    np.testing.assert_allclose(item["query_sdf"], whole["query_sdf"] * factor, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(item["query_sdf"][kept], whole["query_sdf"][kept] * factor, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(item["surface_class_sdf"], whole["surface_class_sdf"] * factor, rtol=1e-3, atol=1e-6)
     move = item["query_points"][0] - whole["query_points"][0] * factor
     np.testing.assert_allclose(item["surface_points"], whole["surface_points"] * factor + move, atol=1e-4)
@@ -233,6 +270,30 @@ def test_targets_are_the_whole_heart_in_the_frame_of_what_is_seen(entries, text,
         assert np.linalg.norm(item["seen_points"], axis=1).max() < 0.9501
     if text == "right=1":
         assert item["states"].tolist() == [UNKNOWN] * 3 + [GIVEN] and set(item["seen_labels"]) == {4}
+
+
+@pytest.mark.parametrize("text", ["classes=1", "few=1", "classes=0"])
+def test_a_quarter_of_the_outside_points_lies_round_about(entries, text):
+    """Beyond the case's cube, at the distances of the ball and of its slabs, by formulas."""
+    found = []
+    for epoch in range(8):
+        item = dataset(entries, text, class_distances=True)[epoch, 0]
+        plain = dataset(entries, class_distances=True)[epoch, 0]
+        steps = [np.linalg.norm(np.diff(i["query_points"][:50], axis=0), axis=1) for i in (item, plain)]
+        factor = float(np.median(steps[0] / steps[1]))
+        move = item["query_points"][0] - plain["query_points"][0] * factor
+        places = (item["query_points"] - move) / factor  # in the frame of the whole heart
+        moved = np.linalg.norm(places - plain["query_points"], axis=1) > 1e-4
+        assert not moved[:50].any() and moved.sum() <= 10 and (np.abs(places[moved]) > 1).any(1).all()
+        assert (item["query_labels"][moved] == 0).all()
+        assert (np.linalg.norm(item["query_points"][moved], axis=1) <= REACH_UNIT).all()
+        true = np.linalg.norm(places[moved], axis=1) - RADIUS
+        np.testing.assert_allclose(item["query_sdf"][moved] / factor, true, atol=0.15)  # of 100 surface points,
+        assert (item["query_sdf"][moved] / factor > true - 1e-3).all()  # so rather farther than nearer
+        slabs = ball_class_sdf(places[moved], np.zeros(moved.sum()), 4).astype(float)
+        np.testing.assert_allclose(item["query_class_sdf"][moved] / factor, slabs, atol=0.2)
+        found.append(moved.sum())
+    assert np.mean(found) > 4
 
 
 def test_what_is_hidden_does_not_reach_the_encoder(tmp_path, entries):

@@ -27,6 +27,7 @@ from vecset.common.structure_state import State, is_seen
 from vecset.data.case_file import read_case, write_case
 from vecset.imaging.frame import Frame
 from vecset.imaging.label_map import LabelMap, write_label_map
+from vecset.inference import settings
 from vecset.inference.decision_tuning import DecisionTuning
 from vecset.inference.decoding import decode_label_map
 from vecset.inference.heart_field import HeartField
@@ -113,8 +114,12 @@ def test_beyond_the_unit_cube_only_where_asked_for():
     index = np.stack(np.unravel_index(np.arange(np.prod(frame.shape)), frame.shape), -1)
     ball = np.linalg.norm(frame.voxel_to_unit(index), axis=1) < 1.5
     cube = (np.abs(frame.voxel_to_unit(index)) <= 1).all(1)
-    inner, whole = (HeartField(model, torch.zeros(1, 3), beyond_cube=beyond) for beyond in (False, True))
+    inner, part, whole = (HeartField(model, torch.zeros(1, 3), radius_unit=radius) for radius in (None, 1.31, 4.0))
     np.testing.assert_array_equal(decode_label_map(inner, frame).labels.ravel() > 0, ball & cube)
+    within = np.linalg.norm(frame.voxel_to_unit(index), axis=1) <= 1.31
+    cut = decode_label_map(part, frame)
+    np.testing.assert_array_equal(cut.labels.ravel() > 0, within)
+    assert cut.voxels == within.sum()
     labels = decode_label_map(whole, frame)
     np.testing.assert_array_equal(labels.labels.ravel() > 0, ball)
     assert not labels.dense and labels.voxels == index.shape[0]
@@ -354,10 +359,8 @@ def test_results_of_an_earlier_version_are_made_again(workdir, capsys):
     make_case(workdir / "data" / "a.npz")
     assert run(workdir, "--no_meshes") == 0
     stored = result(workdir)
-    assert stored["made_from"]["version"] == 7
-    import vecset.inference.settings as settings
-
-    stored["made_from"]["version"] = 6
+    assert stored["made_from"]["version"] == settings.VERSION
+    stored["made_from"]["version"] = settings.VERSION - 1
     stored["fingerprint"] = settings.fingerprint(stored["made_from"])
     del stored["states"], stored["inferred"]
     (workdir / "out" / "a" / "result.json").write_text(json.dumps(stored))

@@ -21,7 +21,7 @@ from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
 from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.data.case_file import CLASS_DISTANCES, read_case
-from vecset.data.observation import Observation, ObservationDraws, frame_of_seen
+from vecset.data.observation import FAR_SHARE, Observation, ObservationDraws, far_queries, frame_of_seen
 
 QUERY_GROUPS = ("near", "inside", "outside")  # the groups of query points, in the order of an item
 _MEMBERS = (
@@ -111,6 +111,23 @@ def _into_frame_of_seen(item, centre, factor):
     for name in _PLACES:
         item[name] = (item[name] - centre) * factor
     _scale_distances(item, factor)
+
+
+def _ask_round_about(item, centre, factor, rng):
+    """Puts places round about (`far_queries`) where an item in the frame of what is seen has the first FAR_SHARE of its
+    outside points, in place; but for those in the case's own unit cube, of which its file knows the truth."""
+    rows = np.flatnonzero(item["query_group"] == QUERY_GROUPS.index("outside"))
+    rows = rows[: round(FAR_SHARE * len(rows))]
+    known = item["surface_sdf"][:, None]
+    if "surface_class_sdf" in item:
+        known = np.concatenate([known, item["surface_class_sdf"]], 1)
+    places, away = far_queries(item["surface_points"], known, len(rows), rng)
+    beyond = (np.abs(places / factor + centre) > 1).any(1)
+    rows, away = rows[beyond], away[beyond]
+    item["query_points"][rows], item["query_sdf"][rows], item["query_labels"][rows] = places[beyond], away[:, 0], 0
+    if "surface_class_sdf" in item:
+        absent = (item["surface_class_sdf"] == ABSENT_DISTANCE).all(0)
+        item["query_class_sdf"][rows] = np.where(absent, np.float32(ABSENT_DISTANCE), away[:, 1:])
 
 
 class CaseDataset(torch.utils.data.Dataset):
@@ -269,10 +286,18 @@ class CaseDataset(torch.utils.data.Dataset):
         if self.observations:
             inside = arrays["vol_points"][arrays["vol_sdf"] < 0]
             seen = self.observations.draw(stream("observation"), labels, annotated, inside, arrays["unit_per_mm"])
+        centre, factor = np.zeros(3, np.float32), np.float32(1)
         if seen.whole:
             item["states"] = seen.states(labels, annotated, cut, np.arange(len(labels))).astype(np.int64)
             item["seen_points"], item["seen_labels"] = item["surface_points"], item["surface_labels"]
-            return
+        else:
+            centre, factor = self._show(item, seen, arrays, annotated, cut, stream)
+        if self.observations:
+            _ask_round_about(item, centre, factor, stream("round about"))
+
+    def _show(self, item, seen, arrays, annotated, cut, stream):
+        """Adds a part of a heart to an item, and moves it into the frame of that: (centre, factor)."""
+        labels = arrays["surface_labels"]
         rows, places = seen.see(arrays["surface_points"], labels)
         item["states"] = seen.states(labels, annotated, cut, rows).astype(np.int64)
         of_seen, rng, wanted = labels[rows], stream("seen surface"), self.counts.surface
@@ -282,7 +307,9 @@ class CaseDataset(torch.utils.data.Dataset):
         else:
             drawn = draw_rows(rng, len(rows), wanted)
         item["seen_points"], item["seen_labels"] = places[drawn], of_seen[drawn].astype(np.int64)
-        _into_frame_of_seen(item, *frame_of_seen(places))
+        centre, factor = frame_of_seen(places)
+        _into_frame_of_seen(item, centre, factor)
+        return centre, factor
 
 
 def _surface_part(arrays, rows):

@@ -1,7 +1,9 @@
 """What of a heart the encoder may see: which structures, which half-space, which slices. And draws for training.
 
 What is seen has a frame of its own: the rule of `Frame.from_surface`, applied to it. So where the rest of the heart
-lies and how large it is cannot be read from the frame. What a network is asked for does not depend on what is seen.
+lies and how large it is cannot be read from the frame. The heart that a network is asked for does not depend on what is
+seen. It is also asked what is round about, up to REACH_UNIT in that frame, where there is nothing: a network says
+anything of places that it was never asked about, such as copies of the heart.
 """
 
 from dataclasses import dataclass
@@ -19,8 +21,11 @@ GROUPS = {
     "right": ("RA", "RV", "PA"),
     "vessels": ("Aorta", "PA", "Coronary"),
 }
-KINDS = ("classes", *GROUPS, "cut", "slices")
+KINDS = ("classes", *GROUPS, "cut", "slices", "few")
 MOST_CLASSES = 5  # that are left out at random
+MOST_FEW = 4  # structures of which `few` shows 1 to this many
+REACH_UNIT = 3.0  # from the middle of what is seen: hearts lie within it, but for a tip where one small part is given
+FAR_SHARE = 0.25  # of the outside points of an item that are drawn round about
 CUT_SHARE = 0.1, 0.3  # of the heart's volume, beyond the plane
 SLICE_SPACING_MM = 8.0, 12.0
 SLICE_THICKNESS_MM = 1.5  # points of the surface that are this close together count as in one plane
@@ -99,6 +104,22 @@ def frame_of_seen(points: np.ndarray) -> tuple[np.ndarray, np.float32]:
     return centre.astype(np.float32), np.float32(UNIT_RADIUS / max(radius, 1e-6))
 
 
+def far_queries(
+    surface_points: np.ndarray, surface_sdf: np.ndarray, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """`count` places (count, 3) f32 in the ball of REACH_UNIT, as many at each distance from the middle, and how far
+    they lie (count, K) f32 from the regions that points of a heart's surface (N, 3) have the signed distances
+    surface_sdf (N, K) to. Holds for places outside of the regions alone: |x - p| + sdf(p) is at least the distance of
+    x, whatever p is, and equals it for p on the surface where x sees it. All in the frame of what is seen."""
+    directions = rng.normal(size=(count, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    places = (directions * rng.uniform(0, REACH_UNIT, (count, 1))).astype(np.float32)
+    squares = sum(np.square(places[:, None, axis] - surface_points[None, :, axis]) for axis in range(3))
+    away = np.sqrt(squares)  # (count, N)
+    columns = [(away + column).min(1) for column in np.ascontiguousarray(surface_sdf.T)]
+    return places, np.stack(columns, 1).astype(np.float32, copy=False)
+
+
 @dataclass(frozen=True)
 class ObservationDraws:
     """Draws observations: one of KINDS with its probability, else the whole heart.
@@ -130,7 +151,11 @@ class ObservationDraws:
         if kind == "slices":
             return Observation(given, slices=_draw_slices(rng, inside, unit_per_mm))
         present = np.bincount(labels, minlength=len(annotated) + 1)[1:] > 0
-        if kind == "classes":
+        if kind == "few":
+            choice = np.flatnonzero(annotated & present)
+            shown = rng.choice(choice, min(1 + int(rng.integers(MOST_FEW)), len(choice)), replace=False)
+            given = np.isin(np.arange(len(given)), shown)
+        elif kind == "classes":
             choice = np.flatnonzero(annotated)
             number = 1 + int(rng.integers(min(MOST_CLASSES, len(choice))))
             given[rng.choice(choice, number, replace=False)] = False

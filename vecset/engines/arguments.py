@@ -5,7 +5,7 @@ import argparse
 from vecset.common.arguments import CommandParser, user_path_text
 from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
-from vecset.data.observation import CUT_SHARE, GROUPS, MOST_CLASSES, parse_observe
+from vecset.data.observation import CUT_SHARE, GROUPS, MOST_CLASSES, MOST_FEW, parse_observe
 from vecset.engines.distributed import WAIT_MINUTES
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS, losses_of
 from vecset.models.autoencoder import EXTENSIONS, NETWORKS, parse_model_name
@@ -207,8 +207,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="KIND=PROBABILITY,...",
         help="completion: the encoder sees a part of the heart with these probabilities, else all of it; targets are "
         f"always whole. classes: all but 1 to {MOST_CLASSES} structures; {', '.join(GROUPS)}: all but these; cut: one "
-        f"side of a plane, with {CUT_SHARE[0]:.0%} to {CUT_SHARE[1]:.0%} of the heart beyond it; slices: planes alone "
-        "(default: all is seen)".replace("%", "%%"),
+        f"side of a plane, with {CUT_SHARE[0]:.0%} to {CUT_SHARE[1]:.0%} of the heart beyond it; slices: planes alone; "
+        f"few: 1 to {MOST_FEW} structures alone (default: all is seen)".replace("%", "%%"),
     )
     add(
         "--cache",

@@ -11,18 +11,16 @@ _CUBE_CORNERS_UNIT = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z
 
 
 class CellGrid:
-    """The voxels of `frame` in the box that holds the unit cube, or all where `beyond_cube`: `box` (slices of the whole
-    grid) and `shape`.
+    """The voxels of `frame` in the box that holds the unit cube, or the ball of `radius_unit` round the frame's middle:
+    `box` (slices of the whole grid) and `shape`.
 
     A level groups them into cells: `strides` (3,) voxels along each axis, whose centre is decoded for all of them."""
 
-    def __init__(self, frame: Frame, beyond_cube: bool = False):
-        self.beyond_cube = beyond_cube
-        corners_voxel = frame.unit_to_voxel(_CUBE_CORNERS_UNIT)
+    def __init__(self, frame: Frame, radius_unit: float | None = None):
+        self.radius_unit = radius_unit
+        corners_voxel = frame.unit_to_voxel(_CUBE_CORNERS_UNIT * (radius_unit or 1))
         first = np.maximum(np.ceil(corners_voxel.min(0) - 1e-6), 0).astype(int)
         last = np.minimum(np.floor(corners_voxel.max(0) + 1e-6), np.array(frame.shape) - 1).astype(int)
-        if beyond_cube:
-            first, last = np.zeros(3, int), np.array(frame.shape) - 1
         self.shape = tuple(int(n) for n in np.maximum(last - first + 1, 0))
         self.box = tuple(slice(a, a + n) for a, n in zip(first, self.shape))
         self.axes_unit = frame.affine[:3, :3] * frame.scale  # column a: one voxel along axis a
@@ -62,8 +60,9 @@ class CellGrid:
 
     def inside(self, flat: np.ndarray, cells: tuple = (), strides: tuple = (1, 1, 1)) -> np.ndarray:
         """(Q,) bool: whether the voxels with flat index `flat` (Q,), or the cells of a level with `cells` and
-        `strides`, reach into the unit cube [-1, 1]^3; all where the grid goes beyond it."""
-        if self.beyond_cube:
-            return np.ones(len(flat), bool)
+        `strides`, reach into the unit cube [-1, 1]^3, or into the ball."""
         points_unit = self.centres_unit(flat, cells or self.shape, strides)
-        return (np.abs(points_unit) <= 1 + self.half_diagonal_unit(strides)).all(-1)
+        beyond = self.half_diagonal_unit(strides)
+        if self.radius_unit:
+            return np.square(points_unit).sum(-1) <= (self.radius_unit + beyond) ** 2
+        return (np.abs(points_unit) <= 1 + beyond).all(-1)

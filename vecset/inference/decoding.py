@@ -41,7 +41,7 @@ LEAST_SKIPPED = 0.1  # of the voxels; where coarse to fine leaves fewer alone, t
 @dataclass
 class Decoded:
     """labels (X, Y, Z) u8 on the grid; queries: points asked of the model; voxels: those of the grid inside the unit
-    cube (all for a field beyond it), what dense decoding would ask; skipped: those of them that coarse to fine left
+    cube, or the field's ball, what dense decoding would ask; skipped: those of them that coarse to fine left
     alone; checked, missed: how many of the skipped were decoded as a check, and how many of these differed; dense:
     whether the whole heart was decoded voxel by voxel in the end."""
 
@@ -55,14 +55,14 @@ class Decoded:
 
 
 def decode_label_map(field: HeartField, frame: Frame, coarse: int = COARSE_VOXELS, seed: int = 0) -> Decoded:
-    """The label map of `field` on the grid of `frame`. Voxels outside the unit cube are background, unless the field
-    holds there (`beyond_cube`).
+    """The label map of `field` on the grid of `frame`. Voxels outside the unit cube, or the ball in which the field
+    holds (`HeartField.radius_unit`), are background.
 
     coarse: edge of the first cells in voxels, a power of two; 1 decodes every voxel. seed: of the check (safeguard
     4)."""
     before = field.queries
-    require_grid_memory(frame, field.beyond_cube)
-    grid = CellGrid(frame, field.beyond_cube)
+    require_grid_memory(frame, field.radius_unit)
+    grid = CellGrid(frame, field.radius_unit)
     box_labels = np.zeros(grid.shape, np.uint8)
     decoded = Decoded(np.zeros(frame.shape, np.uint8), 0, 0)
     if box_labels.size:
@@ -86,10 +86,10 @@ def decode_label_map(field: HeartField, frame: Frame, coarse: int = COARSE_VOXEL
     return decoded
 
 
-def require_grid_memory(frame: Frame, beyond_cube: bool = False) -> None:
+def require_grid_memory(frame: Frame, radius_unit: float | None = None) -> None:
     """Raises InputError, with the size, where decoding and writing a label map on the grid of `frame` takes more memory
-    than there is; beyond_cube: as of the field. Nothing is allocated."""
-    box, whole = math.prod(CellGrid(frame, beyond_cube).shape), math.prod(frame.shape)
+    than there is; radius_unit: as of the field. Nothing is allocated."""
+    box, whole = math.prod(CellGrid(frame, radius_unit).shape), math.prod(frame.shape)
     require_memory(
         "",
         BOX_BYTES * box + GRID_BYTES * whole,

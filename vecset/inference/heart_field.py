@@ -22,8 +22,8 @@ class HeartField:
     query several times (`decoder_passes`) gets that many times fewer at once. latents_ML: (M, L) or (1, M, L);
     decision_tuning: applied to all values, or None. drawn_C: (C,) bool, the classes that may be drawn, all where None.
     Another class has UNKNOWN_LOGIT everywhere, and where its logit is the largest, tuned ones compared, there is
-    background: the place is that class's, not that of the next best. beyond_cube: whether the field holds beyond the
-    unit cube, as that of a heart of which the cube's frame has a part."""
+    background: the place is that class's, not that of the next best. radius_unit: of the ball round the middle of the
+    frame in which the field holds, as that of a heart of which the frame has a part; None: in the unit cube."""
 
     def __init__(
         self,
@@ -33,9 +33,9 @@ class HeartField:
         device: torch.device | str | None = None,
         decision_tuning: DecisionTuning | None = None,
         drawn_C: np.ndarray | None = None,
-        beyond_cube: bool = False,
+        radius_unit: float | None = None,
     ):
-        self.decision_tuning, self.beyond_cube = decision_tuning, beyond_cube
+        self.decision_tuning, self.radius_unit = decision_tuning, radius_unit
         self.model, self.device = model, torch.device(device or latents_ML.device)
         self.chunk = max(1, int(chunk) // getattr(model, "decoder_passes", 1))
         self.queries = self.fallbacks = 0

@@ -178,9 +178,9 @@ def decode_heart(
     drawing, frame = drawing_of(case, settings.complete), grid_of(case.frame, settings)
     if not drawing.told:
         say(f"note: {case_id}: these latents do not say what was seen of the heart: every structure is drawn")
-    # the frame is that of what is seen: the rest may lie anywhere
-    beyond_cube = bool(drawing.inferred.any() or settings.extend_mm)
-    require_grid_memory(frame, beyond_cube)
+    # the frame is that of what is seen: the rest may lie beyond its cube
+    radius_unit = model.inferred_radius_unit if drawing.inferred.any() or settings.extend_mm else None
+    require_grid_memory(frame, radius_unit)
     if settings.meshes:
         require_mesh_memory(settings.mesh_cells)
     latents = model.encode(case, case_id) if latents is None else latents
@@ -188,7 +188,7 @@ def decode_heart(
     if settings.latents and settings.latent_bits < 32:  # the figures of this run are to be those of the file
         packed = pack_latents(latents[0].float().cpu().numpy(), settings.latent_bits, model.latents_have_places)
         latents = torch.from_numpy(packed.latents_ML)[None].to(latents.device)
-    field = model.field(latents, chunk, drawing.drawn, beyond_cube)
+    field = model.field(latents, chunk, drawing.drawn, radius_unit)
     output, on_source = decode_label_map(field, frame, seed=model.seed), None
     if output.dense:
         why = (
@@ -197,6 +197,11 @@ def decode_heart(
             else f"coarse to fine leaves only {output.skipped} of {output.voxels} voxels alone"
         )
         say(f"{case_id}: {why}; decoded voxel by voxel instead")
+    if radius_unit and _reaches(output.labels, frame, radius_unit):
+        say(
+            f"note: {case_id}: what is drawn ends {radius_unit / frame.scale:.0f} mm from the middle of what is seen, "
+            "as far as the model was trained to infer; more of the heart may lie beyond: give it more structures"
+        )
     if (case.whole or case).truth_crop is not None:
         if settings.spacing_mm:
             on_source = decode_label_map(field, case.frame, seed=model.seed).labels
@@ -204,6 +209,13 @@ def decode_heart(
             more = (np.array(frame.shape) - case.frame.shape) // 2
             on_source = output.labels[tuple(slice(n, n + length) for n, length in zip(more, case.frame.shape))]
     return DecodedHeart(case_id, case, drawing, frame, latents, field, output, on_source, packed)
+
+
+def _reaches(labels, frame, radius_unit):
+    """Whether a drawn voxel has no neighbour farther out within the ball."""
+    places_unit = frame.voxel_to_unit(np.argwhere(labels))
+    last_unit = radius_unit - frame.spacing_mm.max() * frame.scale
+    return bool((np.square(places_unit).sum(1) > last_unit**2).any())
 
 
 def write_heart(folder: Path, model: LoadedModel, settings: OutputSettings, heart: DecodedHeart) -> list[str]:
@@ -217,7 +229,7 @@ def write_heart(folder: Path, model: LoadedModel, settings: OutputSettings, hear
         write_latents(folder / FILE, latents, heart.case, heart.case_id, model.class_names, model.checkpoint_sha256)
         files.append(FILE)
     image = heart.case.frame.extended(settings.extend_mm) if settings.extend_mm else heart.case.frame
-    cube_mm = cube_round(labels, heart.frame) if heart.field.beyond_cube else None
+    cube_mm = cube_round(labels, heart.frame) if heart.field.radius_unit else None
     return files + write_meshes(folder, heart.field, image, names, settings, cube_mm)
 
 

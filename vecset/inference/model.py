@@ -18,6 +18,7 @@ import torch
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case
 from vecset.data.listed_case import ListedCase
+from vecset.data.observation import REACH_UNIT
 from vecset.imaging.class_names import distinct_names
 from vecset.imaging.label_map import file_sha256
 from vecset.imaging.label_mapping import LabelMapping
@@ -106,6 +107,12 @@ class LoadedModel:
         return getattr(self.network, "told_states", False)
 
     @property
+    def inferred_radius_unit(self) -> float | None:
+        """Of the ball round the middle of what is seen in which it was trained to say what is there; None for a model
+        that was trained in the unit cube alone."""
+        return REACH_UNIT if self.told_states else None
+
+    @property
     def latents_have_places(self) -> bool:
         """Whether the last three numbers of each latent are its place (unit)."""
         return getattr(self.network, "anchored", False) and self.network.query_type == "point"
@@ -115,13 +122,14 @@ class LoadedModel:
         latents: torch.Tensor | np.ndarray,
         chunk: int = CHUNK,
         drawn_C: np.ndarray | None = None,
-        beyond_cube: bool = False,
+        radius_unit: float | None = None,
     ) -> HeartField:
         """The decoded field of a heart's latents, (1, M, L) or (M, L); `chunk`: points decoded at once. `drawn_C`: (C,)
         bool, the classes that may be drawn (None: all), `is_seen(case.states)` for those that `reconstruct.py` draws
-        without an option; `beyond_cube`: where parts of the heart may lie outside the unit cube."""
+        without an option; `radius_unit`: `inferred_radius_unit` where parts of the heart may lie beyond the unit
+        cube."""
         latents = torch.as_tensor(latents)
-        return HeartField(self.network, latents, chunk, self.device, self.decision_tuning, drawn_C, beyond_cube)
+        return HeartField(self.network, latents, chunk, self.device, self.decision_tuning, drawn_C, radius_unit)
 
 
 def load_model(

@@ -9,7 +9,7 @@ from vecset.inference.latent_codes import DEFAULT_BITS
 from vecset.inference.meshes import MESH_CELLS
 from vecset.inference.model import LoadedModel
 
-VERSION = 7  # of the method: hearts that another version made are made again
+VERSION = 8  # of the method: hearts that another version made are made again
 
 
 @dataclass(frozen=True)
