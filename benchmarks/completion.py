@@ -1,0 +1,327 @@
+#!/usr/bin/env python
+"""What a network infers of what it does not see, beside baselines that see the same: the whole table, row by row.
+
+    python benchmarks/completion.py --checkpoint CKPT --output_dir OUT    synthetic hearts: 200 to learn, 40 unseen
+    python benchmarks/completion.py --checkpoint CKPT --output_dir OUT --train_csv train.csv --val_csv val.csv
+    python benchmarks/completion.py --checkpoint CKPT --output_dir OUT --input MAPS --annotated 1,2,3 --no_baselines
+    python benchmarks/completion.py --checkpoint CKPT --output_dir OUT ... --picture hearts.png    eight of the hearts
+
+Rows: nothing left out; each structure alone; the groups of vecset/data/observation.py; what lies beyond a plane with
+10, 20 or 30 % of the heart. Each heart of each row is a line of OUT/rows.jsonl; OUT/table.md is written anew after each
+row. It can be stopped at any moment: the same command goes on. Without lists the hearts are made in OUT: a network that
+is to be compared with the baselines trains on OUT/cases/train.csv, as they do. Progress goes to stderr.
+docs/completion.md says what the columns are.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
+
+from completion_table import read_records, table_of  # noqa: E402
+
+from vecset.common.arguments import CommandParser, user_path  # noqa: E402
+from vecset.common.atomic import append_text, require_writable, write_text  # noqa: E402
+from vecset.common.cores import limit_threads  # noqa: E402
+from vecset.common.errors import InputError, run_command  # noqa: E402
+from vecset.common.memory import keep_freed_memory  # noqa: E402
+
+VERSION = 1  # of the comparison: rows of another one do not count
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    limit_threads()  # before torch is imported
+    keep_freed_memory()
+    require_writable(args.output_dir)
+    run = Run(args)
+    if args.picture:
+        return run.picture(args.picture)
+    run.all_rows()
+    return 0
+
+
+def parse_arguments(argv):
+    parser = CommandParser("completion.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--checkpoint", type=user_path, required=True, help="of a network trained with --observe")
+    add("--plain_checkpoint", type=user_path, help="of the same training without --observe: scored where all is given")
+    add("--output_dir", type=user_path, required=True, help="folder of rows and table, and of hearts that are made")
+    add("--rows", nargs="+", help="names of rows, or each, groups, cuts (default: all)")
+    add("--hearts", type=int, help="only the first N of the unseen hearts (default: all)")
+    add("--every", type=int, default=1, help="decode and score every N-th voxel along each axis (default: 1)")
+    add("--no_baselines", action="store_true", help="the network alone")
+    add("--calibration", type=user_path, help="as for reconstruct.py (default: without)")
+    add("--num_surface_points", type=int, help="as for reconstruct.py (default: as in training)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    add("--seed", type=int, default=0, help="of synthetic hearts, points and planes (default: 0)")
+    add("--picture", type=user_path, metavar="FILE", help="only a picture: eight hearts as seen, inferred, in truth")
+    own = parser.add_argument_group("hearts of your own")
+    own.add_argument("--train_csv", type=user_path, help="the training hearts, for the baselines")
+    own.add_argument("--val_csv", type=user_path, help="unseen hearts: a CSV of create_csv.py")
+    own.add_argument("--data_path", type=user_path, help="folder of the files in the CSVs (default: a CSV's own)")
+    own.add_argument("--input", type=user_path, help="unseen hearts, as for reconstruct.py (in place of --val_csv)")
+    own.add_argument("--annotated", help="as for reconstruct.py, for label maps of --input")
+    made = parser.add_argument_group("synthetic hearts")
+    made.add_argument("--num_train", type=int, default=200, help="that the baselines learn from (default: 200)")
+    made.add_argument("--num_val", type=int, default=40, help="that are scored (default: 40)")
+    made.add_argument("--size", type=int, default=128, help="voxels along an axis (default: 128)")
+    args = parser.parse_args(argv)
+    for name, least in (("hearts", 1), ("every", 1), ("num_train", 3), ("num_val", 1), ("size", 16)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            raise InputError(f"--{name}", f"at least {least}", getattr(args, name))
+    if args.input and args.val_csv:
+        raise InputError.because("--input", "the unseen hearts are those of --val_csv", "give one of them")
+    own_hearts = args.input or args.val_csv
+    if args.train_csv and not own_hearts:
+        raise InputError.because("--train_csv", "no unseen hearts of your own", "give --val_csv or --input")
+    if own_hearts and not (args.train_csv or args.no_baselines):
+        raise InputError.because("", "the baselines have no training hearts", "give --train_csv, or --no_baselines")
+    if args.annotated:
+        args.annotated = tuple(word.strip() for word in args.annotated.split(",") if word.strip())
+    return args
+
+
+def make_hearts(folder: Path, num_train: int, num_val: int, size: int, seed: int) -> tuple[Path, Path]:
+    """(train.csv, val.csv) of synthetic hearts in `folder`, made or found: each command skips what is done."""
+    from vecset.commands import create_csv, make_phantoms, prepare_data
+
+    num, labels, cases = num_train + num_val, folder / "phantoms", folder / "cases"
+    commands = (
+        (make_phantoms, ["--output_dir", labels, "--num", num, "--size", size, "--seed", seed]),
+        (prepare_data, ["--input_dir", labels, "--output_dir", cases]),
+        (create_csv, ["--data_dir", cases, "--output_dir", cases, "--val_ratio", num_val / num, "--seed", 0]),
+    )
+    for command, words in commands:
+        code = command.main([str(word) for word in words])
+        if code:
+            raise InputError.because(folder, "the synthetic hearts could not be made", "see the messages above")
+    return cases / "train.csv", cases / "val.csv"
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class Run:
+    """The rows of one command line."""
+
+    def __init__(self, args):
+        from vecset.data.listed_case import check_disjoint, read_listed
+        from vecset.inference.inputs import find_hearts
+        from vecset.inference.model import load_model
+        from vecset.report.completion import UnseenHeart, choices
+
+        self.args, self.rows_file = args, args.output_dir / "rows.jsonl"
+        how = {"device": args.device, "num_surface_points": args.num_surface_points, "seed": args.seed}
+        self.model = load_model(args.checkpoint, decision_tuning=args.calibration, **how)
+        self.plain = load_model(args.plain_checkpoint, **how) if args.plain_checkpoint else None
+        if self.plain and self.plain.class_names != self.model.class_names:
+            raise InputError.because(args.plain_checkpoint, "other classes than those of --checkpoint", "give its twin")
+        train_csv, source, data_path = args.train_csv, args.input or args.val_csv, args.data_path
+        if not source:
+            train_csv, source = make_hearts(args.output_dir, args.num_train, args.num_val, args.size, args.seed)
+        entries = find_hearts(source, data_path, say=say)
+        self.training = []
+        if train_csv and not args.no_baselines:
+            self.training = read_listed(train_csv, data_path or train_csv.parent)
+            check_disjoint(self.training, entries, source)
+        self.hearts = [
+            UnseenHeart(self.model, entry, args.annotated, args.every, args.seed) for entry in entries[: args.hearts]
+        ]
+        annotated = self.hearts[0].original.annotated
+        self.choices = self.chosen(choices(self.model.class_names, annotated))
+        self.baselines = None
+        self.settings = self.settings_now()
+
+    def chosen(self, every):
+        """Those of the choices that --rows names, in their order."""
+        if not self.args.rows:
+            return every
+        sets = {
+            "each": [choice.name for choice in every if len(choice.hidden) == 1],
+            "groups": [choice.name for choice in every if len(choice.hidden) > 1],
+            "cuts": [choice.name for choice in every if choice.cut],
+        }
+        names = {choice.name for choice in every}
+        for word in self.args.rows:
+            if word not in names and not sets.get(word):
+                raise InputError("--rows", f"some of {', '.join([*sets, *(c.name for c in every)])}", word)
+        wanted = {name for word in self.args.rows for name in sets.get(word, [word])}
+        return [choice for choice in every if choice.name in wanted]
+
+    def settings_now(self) -> str:
+        """All that figures depend on but the heart itself, as 16 hex digits."""
+        from vecset.imaging.label_map import file_sha256
+
+        content = {
+            "version": VERSION,
+            "checkpoint": self.model.checkpoint_sha256,
+            "plain": self.plain and self.plain.checkpoint_sha256,
+            "calibration": self.model.tuning_sha256,
+            "num_surface_points": self.model.num_surface_points,
+            "seed": self.args.seed,
+            "every": self.args.every,
+            "annotated": self.args.annotated,
+            "training": sorted(file_sha256(entry.path) for entry in self.training),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    # --- rows
+
+    def all_rows(self):
+        from networks import one_at_a_time
+
+        from vecset.inference.inputs import input_sha256
+
+        with one_at_a_time(self.args.output_dir):
+            shas = {heart.entry.case_id: input_sha256(heart.entry) for heart in self.hearts}
+            done = self.done_before(shas)
+            for number, left_out in enumerate(self.choices, 1):
+                for heart in self.hearts:
+                    case_id = heart.entry.case_id
+                    if (left_out.name, case_id) in done:
+                        continue
+                    where = f"[{number}/{len(self.choices)}] {left_out.name}, {case_id}"
+                    started = time.process_time()
+                    record = self.record(left_out, heart)
+                    record |= {"settings": self.settings, "heart_sha256": shas[case_id]}
+                    append_text(self.rows_file, json.dumps(record) + "\n")
+                    say(f"{where}: {told(record)} ({time.process_time() - started:.1f} s of CPU)")
+                self.write_table()
+            print(self.write_table())
+
+    def done_before(self, shas: dict) -> set:
+        """{(row, heart)} of the lines that are there. InputError where one is of other settings, or of another heart
+        of the same name. A last line that a kill has cut is taken away."""
+        records, whole = read_records(self.rows_file)
+        for record in records:
+            if record["settings"] != self.settings:
+                raise InputError.because(
+                    self.rows_file,
+                    "it has rows of another checkpoint, other training hearts or other options",
+                    "give another --output_dir, or move this file elsewhere",
+                )
+            if shas.get(record["heart"], record["heart_sha256"]) != record["heart_sha256"]:
+                raise InputError.because(
+                    self.rows_file,
+                    f"its rows of {record['heart']} are of another file of this name",
+                    "give another --output_dir, or move this file elsewhere",
+                )
+        if not whole:
+            write_text(self.rows_file, "".join(json.dumps(record) + "\n" for record in records))
+        return {(record["row"], record["heart"]) for record in records}
+
+    def record(self, left_out, heart) -> dict:
+        """The line of one heart in one row."""
+        from vecset.report.completion import dice_by_name, in_whole_frame, infer, pooled_dice, with_given
+
+        names, case_id = self.model.class_names, heart.entry.case_id
+        record = {"row": left_out.name, "heart": case_id, "hidden": [names[c - 1] for c in left_out.hidden]}
+        reason = heart.lacks(left_out)
+        if reason:
+            return {**record, "skipped": reason}
+        case, whole = heart.case(left_out), heart.whole
+        truth, given = whole.truth_labels(), heart.given(left_out)
+        record |= {"given": [names[c - 1] for c in given], "dice": {}, "pooled": {}}
+        region = heart.beyond(left_out) if left_out.cut else None
+        answers = {"network": infer(self.model, case, case_id, say=say)}
+        if not left_out.whole:
+            answers["network_whole_frame"] = infer(self.model, in_whole_frame(case), case_id, say=say)
+        elif self.plain:
+            answers["plain"] = infer(self.plain, case, case_id, say=say)
+        if left_out.hidden and self.training:
+            answers |= self.baseline_answers(left_out, heart, given)
+        for name, labels in answers.items():
+            record["dice"][name] = dice_by_name(whole, labels, region)
+            if left_out.cut:
+                record["pooled"][name] = pooled_dice(whole, labels, region)
+            if left_out.hidden and name.startswith("network"):
+                pasted = with_given(labels, truth, given, left_out.hidden)
+                record["dice"][f"{name}_pasted"] = dice_by_name(whole, pasted, classes=left_out.hidden)
+        if left_out.cut:  # of what is seen, on this side
+            record["seen"] = pooled_dice(whole, answers["network"], ~region)
+        return record
+
+    def baseline_answers(self, left_out, heart, given) -> dict:
+        """{name: labels on the grid that is scored} of the baselines, which see the heart on its own grid."""
+        from vecset.metrics.completion_baselines import NAMES, CompletionBaselines
+        from vecset.metrics.seen_heart import SeenHeart
+
+        if self.baselines is None:
+            say(f"reads {len(self.training)} training hearts for the baselines")
+            self.baselines = CompletionBaselines([e.path for e in self.training], len(self.model.class_names))
+        original, n = heart.original, self.args.every
+        fitted = self.baselines.fit(given, left_out.hidden)
+        seen = SeenHeart.of(original.truth_labels(), original.frame.affine, given, left_out.hidden, heart.entry.case_id)
+        answer = fitted.answer(seen)
+        return {name: answer.labels(name)[::n, ::n, ::n] for name in NAMES}
+
+    def write_table(self) -> str:
+        """Writes table.md; returns its text."""
+        mine = {heart.entry.case_id for heart in self.hearts}
+        records = [r for r in read_records(self.rows_file)[0] if r["heart"] in mine]
+        grid = " x ".join(map(str, self.hearts[0].whole.frame.shape))
+        trained = "trained with --observe" if self.model.told_states else "not trained to infer (no --observe)"
+        lines = [
+            f"`{self.args.checkpoint.name}` (SHA-256 {self.model.checkpoint_sha256[:12]}, epoch {self.model.epoch}): "
+            f"{self.model.description}; {trained}; {self.model.num_surface_points} surface points. "
+            f"{len(self.hearts)} unseen hearts on {grid} voxels, "
+            + (f"{len(self.training)} training hearts for the baselines." if self.training else "no baselines."),
+            "",
+            *table_of(records, [choice.name for choice in self.choices], self.model.class_names),
+        ]
+        text = "\n".join(lines) + "\n"
+        write_text(self.args.output_dir / "table.md", text)
+        return text
+
+    # --- picture
+
+    def picture(self, path: Path) -> int:
+        """Draws up to eight hearts, each with another part left out."""
+        from vecset.imaging.classes import class_colours
+        from vecset.report.completion import infer
+        from vecset.report.completion_picture import write_picture
+
+        names = self.model.class_names
+        order = ("RA", "PA", "Aorta", "LAA", "chambers", "right", "left", "vessels")
+        wanted = [choice for name in order for choice in self.choices if choice.name == name]
+        wanted += [choice for choice in self.choices if choice.hidden and choice not in wanted]
+        shown, hearts = [], list(self.hearts)
+        for left_out in wanted[:8]:
+            heart = next((h for h in hearts if not h.lacks(left_out) and set(left_out.hidden) <= set(h.present)), None)
+            if heart is None:
+                say(f"{left_out.name}: no heart is left that it could be shown on")
+                continue
+            hearts.remove(heart)
+            say(f"{left_out.name}: {heart.entry.case_id}")
+            labels = infer(self.model, heart.case(left_out), heart.entry.case_id, say=say)
+            shown.append((left_out, heart, labels))
+        if not shown:
+            raise InputError.because("--picture", "there is nothing to show", "give more hearts")
+        write_picture(path, shown, names, class_colours(len(names)))
+        print(f"written: {path}")
+        return 0
+
+
+def told(record: dict) -> str:
+    """One line on a record, for the terminal."""
+    if "skipped" in record:
+        return f"left out, {record['skipped']}"
+    if record["pooled"]:
+        return ", ".join(f"{name} {value:.3f}" for name, value in record["pooled"].items() if value is not None)
+    parts = []
+    for name, dice in record["dice"].items():
+        values = [d for c, d in dice.items() if d is not None and (not record["hidden"] or c in record["hidden"])]
+        if values and "pasted" not in name:
+            parts.append(f"{name.replace('_', ' ')} {sum(values) / len(values):.3f}")
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

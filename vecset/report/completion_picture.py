@@ -1,0 +1,116 @@
+"""Hearts with parts left out as a picture: what was seen, what the network drew, the truth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vecset.imaging.slice_picture import PLANES
+from vecset.metrics.overlap import mean_defined
+from vecset.report.completion import LeftOut, UnseenHeart, dice_by_name
+from vecset.report.pictures import (
+    draw_slices,
+    foreground_box,
+    legend_patches,
+    plain,
+    save_figure,
+    spacing_of,
+    to_ras,
+)
+
+PANELS = ("seen", "network", "truth")
+_BLOCKS = 2  # hearts side by side
+_OUTLINE = "#000000"
+
+
+def write_picture(
+    path: str | Path,
+    hearts: Sequence[tuple[LeftOut, UnseenHeart, np.ndarray]],
+    class_names: Sequence[str],
+    colours: Sequence[str],
+) -> None:
+    """Writes a PNG of hearts, two in a row. hearts: what is left out (structures), the heart, and the labels
+    (X, Y, Z) u8 that were inferred. The slice is the one that shows most of what is left out; a black line runs round
+    it. The title has the mean Dice of what is left out."""
+    lines = -(-len(hearts) // _BLOCKS)
+    blocks = min(_BLOCKS, len(hearts))
+    height = 0.75 + 2.35 * lines
+    figure = Figure(figsize=(6.6 * blocks + 0.2, height), facecolor="white")
+    grid = figure.add_gridspec(
+        lines,
+        4 * blocks - 1,
+        width_ratios=([1, 1, 1, 0.22] * blocks)[:-1],
+        left=0.005,
+        right=0.995,
+        top=1 - 0.42 / height,
+        bottom=0.4 / height,
+        wspace=0.04,
+        hspace=0.22,
+    )
+    for number, (left_out, heart, labels) in enumerate(hearts):
+        row, block = divmod(number, blocks)
+        axes = [figure.add_subplot(grid[row, 4 * block + k]) for k in range(3)]
+        _draw_heart(axes, left_out, heart, labels, colours)
+        missing = ", ".join(class_names[c - 1] for c in left_out.hidden)
+        dice = mean_defined(dice_by_name(heart.whole, labels, classes=left_out.hidden).values())
+        title = f"{heart.entry.case_id} without {missing}" + ("" if dice is None else f": Dice {dice:.2f}")
+        axes[0].annotate(
+            plain(title),
+            (0, 1),
+            (2, 14 if row == 0 else 3),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            va="bottom",
+            fontsize=9,
+            fontweight="bold",
+        )
+        if row == 0:
+            for axis, title in zip(axes, PANELS):
+                axis.set_title(title, fontsize=9, pad=2)
+    figure.legend(
+        handles=legend_patches(class_names, colours),
+        loc="lower center",
+        ncols=len(class_names),
+        fontsize=8,
+        frameon=False,
+        handlelength=1,
+        columnspacing=1.1,
+        borderaxespad=0.3,
+    )
+    save_figure(figure, path)
+
+
+def _draw_heart(axes: Sequence[Axes], left_out, heart, labels, colours):
+    affine = heart.whole.frame.affine
+    truth, affine_ras = to_ras(heart.whole.truth_labels(), affine)
+    network, _ = to_ras(labels, affine)
+    seen = np.where(np.isin(truth, heart.given(left_out)), truth, 0)
+    spacing_mm = spacing_of(affine_ras)
+    box = foreground_box(truth, network, margin_mm=4, spacing_mm=spacing_mm)
+    hidden = np.isin(truth, left_out.hidden)
+    plane, index = _fullest(hidden if hidden.any() else truth > 0)
+    for axis, volume in zip(axes, (seen, network, truth)):
+        draw_slices(axis, volume, plane, index, colours, spacing_mm, box)
+        if volume is not seen:
+            _outline(axis, np.isin(volume, left_out.hidden), plane, index, spacing_mm)
+
+
+def _fullest(mask):
+    """(plane, index) of the slice with most voxels of a RAS mask (X, Y, Z)."""
+    areas = {plane: mask.sum(tuple(a for a in range(3) if a != axis)) for plane, axis in PLANES.items()}
+    plane = max(areas, key=lambda p: areas[p].max())
+    return plane, int(areas[plane].argmax())
+
+
+def _outline(axis, mask, plane, index, spacing_mm):
+    """A line round the mask (X, Y, Z) in a slice."""
+    across = np.moveaxis(mask, PLANES[plane], 0)[index]
+    if not across.any():
+        return
+    horizontal, vertical = (a for a in range(3) if a != PLANES[plane])
+    padded = np.pad(across.astype(float), 1)
+    x = (np.arange(padded.shape[0]) - 1) * spacing_mm[horizontal]
+    y = (np.arange(padded.shape[1]) - 1) * spacing_mm[vertical]
+    axis.contour(x, y, padded.T, levels=[0.5], colors=[_OUTLINE], linewidths=0.9)
