@@ -17,7 +17,7 @@ FLOORS = [
     {"common"},
     {"imaging", "geometry", "models"},
     {"phantom", "data"},
-    {"quality", "metrics"},
+    {"quality", "metrics", "sparse"},
     {"engines"},
     {"inference"},
     {"report"},

@@ -135,7 +135,7 @@ def _latents(path):
 
 def _point_cloud(path):
     from vecset.imaging.classes import default_class_names
-    from vecset.inference.point_cloud import read_point_cloud
+    from vecset.sparse.point_cloud import read_point_cloud
 
     case = read_point_cloud(path, default_class_names(255))
     ids, counts = np.unique(case.surface_labels, return_counts=True)

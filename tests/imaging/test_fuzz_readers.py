@@ -29,7 +29,7 @@ from vecset.imaging.header_geometry import UNITS, farthest_shift
 from vecset.imaging.label_map import read_label_map, write_label_map
 from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.inputs import load_heart
-from vecset.inference.point_cloud import is_point_cloud, read_point_cloud
+from vecset.sparse.point_cloud import is_point_cloud, read_point_cloud
 
 SEED = 20261127
 COUNTS = {  # of files of each kind: 2,000

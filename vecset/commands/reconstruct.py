@@ -114,7 +114,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--spacing",
         None,
         "voxel size (mm, cubic) of the label map written, over the source's field of view; figures are always on the "
-        "source's grid (default: the source's own grid, 1 mm for point clouds)",
+        "source's grid (default: the source's own grid, 1 mm for point clouds and for folders of slices)",
         type=float,
     )
     parser.add_argument(
@@ -186,6 +186,15 @@ def get_parser() -> argparse.ArgumentParser:
         type=float,
         metavar="MM",
     )
+    add(
+        "--slices",
+        None,
+        "the label maps show planes, and between them all is unknown (cardiac MR): file, each file is the stack of one "
+        "heart, or its labelled points; folder, all label maps of a folder are slices or stacks of one heart, in any "
+        "direction, and --input is such a folder, a folder of them, or a CSV that names them (default: they show the "
+        "whole heart)",
+        choices=("file", "folder"),
+    )
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument("--overwrite", action="store_true", help="make finished hearts again (default: skip them)")
@@ -244,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
         mapping.for_classes(model.class_names)  # refused here, not per heart
     for flag in ("annotated", "given"):
         check_chosen(f"--{flag}", getattr(args, flag) or (), model.class_names)
-    if (args.given or args.complete) and not model.told_states:
+    if (args.given or args.complete or args.slices) and not model.told_states:
         print("note: this model was not trained to infer what it does not see (main_ae.py --observe); it guesses")
     settings = OutputSettings(
         meshes=not args.no_meshes,
@@ -261,6 +270,7 @@ def main(argv: list[str] | None = None) -> int:
         given=args.given,
         complete=args.complete,
         extend_mm=args.extend or 0.0,
+        slices=args.slices,
     )
     if args.latents not in (None, True):
         hearts = find_stored_latents(args.input)
@@ -274,6 +284,7 @@ def main(argv: list[str] | None = None) -> int:
             args.data_path,
             selection,
             lambda line: print(line, file=sys.stderr),
+            args.slices,
         )
     baselines = read_baselines(args, hearts, model.class_names) if args.train_csv else None
     require_writable(args.output_dir)
@@ -289,6 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     counts = [claims for result in outcome.results.values() if (claims := result["decoding"].get("claims"))]
     if counts:
         print(claims_line(counts))
+    print("".join(f"{line}\n" for line in slices_lines(list(outcome.results.values()))), end="")
     print("".join(f"{line}\n" for line in unknown_lines(list(outcome.results.values()))), end="")
     faults = report(args, model, settings, hearts, outcome.results) if outcome.results else []
     if settings.latents and outcome.results:
@@ -321,6 +333,18 @@ def unknown_lines(results):
     if inferred:
         lines.append(f"{hearts['inferred']} of {len(results)} hearts have inferred structures ({told['inferred']})")
     return lines
+
+
+def slices_lines(results):
+    """What the last lines say about hearts that were seen in slices: how well they agree with these."""
+    each = [list(result["slices"]["dice"].values()) for result in results if result.get("slices", {}).get("dice")]
+    if not each:
+        return []
+    mean = sum(sum(dice) / len(dice) for dice in each) / len(each)
+    return [
+        f"{len(each)} of {len(results)} hearts were compared with their slices: mean Dice in the slices {mean:.3f} "
+        "(it says nothing of the heart between them)"
+    ]
 
 
 def latents_lines(results, bits):
@@ -390,6 +414,20 @@ def parse_arguments(argv):
         )
     if args.extend is not None and not EXTEND_MM[0] <= args.extend <= EXTEND_MM[1]:
         raise InputError("--extend", f"mm, {EXTEND_MM[0]} to {EXTEND_MM[1]}", args.extend)
+    if args.slices and stored_latents:
+        raise InputError.because(
+            "--slices", "stored latents hold a heart that was encoded before", "give its slices to --input"
+        )
+    if args.slices and args.annotated:
+        raise InputError.because(
+            "--annotated",
+            "with --slices it changes nothing: what no slice shows may lie between them, whoever looked for it",
+            "leave it out",
+        )
+    if args.slices and args.train_csv:
+        raise InputError.because(
+            "--train_csv", "slices are no truth for the heart between them, so nothing is scored", "leave it out"
+        )
     from vecset.models.checkpoint import require_checkpoint
 
     require_checkpoint(args.checkpoint)

@@ -66,7 +66,7 @@ class Case:
 
     `truth_crop` (X, Y, Z) u8 and `truth_origin` (3,) are `label_crop` and `label_origin` of the file. `whole`: where
     structures of a heart are hidden from this case, the case with all of them, whose truth is for scoring alone; it is
-    not stored."""
+    not stored. `planes`: of a heart that is seen in slices, what they show, also of hidden structures; not stored."""
 
     path: Path | None = None
     arrays: dict = field(default_factory=dict)  # POINT_MEMBERS, those that were read
@@ -76,6 +76,7 @@ class Case:
     meta: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)  # for the user, from reading its label map; not stored
     whole: "Case | None" = None
+    planes: tuple = ()  # of vecset.geometry.contours.Plane
 
     surface_points = _member("surface_points")
     surface_normals = _member("surface_normals")
@@ -112,6 +113,12 @@ class Case:
         mask = np.zeros(self.num_classes, bool)
         mask[np.asarray(self.meta["annotated_classes"], int) - 1] = True
         return mask
+
+    @property
+    def in_slices(self) -> bool:
+        """Whether it is seen in slices alone (`meta["slices"]`: {"planes": their number, None for points}), so that
+        what lies between them, or beyond, is not known."""
+        return self.meta.get("slices") is not None
 
     @property
     def has_states(self) -> bool:

@@ -14,16 +14,17 @@ from vecset.data.case_file import read_meta
 from vecset.imaging.class_names import check_same_names, distinct_names
 
 CASE_FILE, LABEL_MAP, POINT_CLOUD, LATENTS = "case file", "label map", "point cloud", "latents"
+SLICES = "slices"  # a folder, whose label maps show one heart in planes
 
 
 @dataclass(frozen=True)
 class ListedCase:
     """A case, its file, and what is known of it without reading its points.
 
-    `kind`: what the file is, one of the four names above. Where they are read: `class_names` (C,) and `annotated`
-    (C bools); `group` (patient); `missing_classes` and `border_classes`, ids of classes that are absent, or
-    truncated by the field of view; `fingerprint` of the source, equal where two case files hold copies
-    of one label map."""
+    `kind`: what the file is, one of the names above. `files`: of SLICES, those of the folder `path`. Where they are
+    read: `class_names` (C,) and `annotated` (C bools); `group` (patient); `missing_classes` and `border_classes`, ids
+    of classes that are absent, or truncated by the field of view; `fingerprint` of the source, equal where two case
+    files hold copies of one label map."""
 
     case_id: str
     path: Path
@@ -34,6 +35,7 @@ class ListedCase:
     missing_classes: tuple = ()
     border_classes: tuple = ()
     fingerprint: str = ""
+    files: tuple[Path, ...] = ()
 
     @property
     def num_classes(self) -> int:

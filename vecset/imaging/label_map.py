@@ -90,6 +90,7 @@ def read_label_map(
     spacing_from: str | None = None,
     class_names: Sequence[str] | None = None,
     geometry_from: str | None = None,
+    as_slices: bool = False,
 ) -> LabelMap:
     """Reads a label map (.nii.gz, .nii, .nrrd, .mha) of `num_classes` classes.
 
@@ -98,14 +99,15 @@ def read_label_map(
     classes that neither the mapping nor the names in the file have are not annotated. Without
     a mapping, names of the values in the file decide which class each is (vecset/imaging/header_names.py).
     `spacing_from` ('affine' or 'pixdim') and `geometry_from` ('sform' or 'qform') decide where a header contradicts
-    itself (`settle_geometry`).
+    itself (`settle_geometry`). `as_slices`: it is one slice or a stack of them (vecset/sparse/slices.py): a 2D image is
+    one slice, and slices may be few, and empty.
     Raises InputError where the file is broken, not 3D, sheared or empty, holds values that are not whole numbers or no
     class, names them otherwise than the classes are named, contradicts itself about its spacing or its place
     and nothing decides, or is no heart in mm.
     """
     path = Path(path)
     mapping = LabelMapping.load(label_mapping, num_classes) if label_mapping is not None else None
-    values, affine, image, notes = read_volume(path, num_classes, spacing_from, geometry_from)
+    values, affine, image, notes = read_volume(path, num_classes, spacing_from, geometry_from, as_slices)
     if mapping and class_names is not None:
         mapping = mapping.for_classes(class_names)
     named, other_names, by_name = names_in_file(path), {}, None
@@ -117,7 +119,7 @@ def read_label_map(
         labels = apply_table(values, by_name) if by_name else _in_range(path, values, num_classes)
     unlisted = values[(labels == 0) & (values != 0)] if mapping else values[:0]
     as_background = {int(v): int(n) for v, n in zip(*np.unique(unlisted, return_counts=True))}
-    if not labels.any():
+    if not labels.any() and not as_slices:
         if as_background:
             raise InputError.because(
                 path,
@@ -125,8 +127,10 @@ def read_label_map(
                 "check the mapping, or remove the file from the folder",
             )
         raise InputError.because(path, "an empty mask (all background)", "remove it from the folder")
-    check_thickness(path, labels)
-    check_plausible(path, labels, affine)
+    if not as_slices:
+        check_thickness(path, labels)
+    if labels.any():
+        check_plausible(path, labels, affine)
     names = mapping.class_names if mapping else class_names or default_class_names(num_classes)
     annotated, own_ids = mapping.annotated if mapping else list(range(1, num_classes + 1)), {}
     if mapping:
@@ -155,11 +159,17 @@ def read_label_map(
 
 @np.errstate(all="ignore")  # as of read_image
 def read_volume(
-    path: Path | str, num_classes: int, spacing_from: str | None = None, geometry_from: str | None = None
+    path: Path | str,
+    num_classes: int,
+    spacing_from: str | None = None,
+    geometry_from: str | None = None,
+    as_slices: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, StoredImage, list[str]]:
     """(values (X, Y, Z) whole numbers, affine (4, 4) voxel -> mm, the image as stored, notes for the user) of a file.
     Options and errors as of `read_label_map`; what the values stand for is not asked."""
     image = read_image(path)
+    if as_slices and image.values.ndim == 2:
+        image = _as_one_slice(path, image)
     values, notes = as_volume(path, image.values, num_classes)
     values = _integral(path, values)
     check_affine(image.affine, path)
@@ -168,6 +178,27 @@ def read_volume(
     )
     check_affine(affine, path)
     return values, affine, image, [*image.notes, *notes]
+
+
+def _as_one_slice(path, image):
+    """The StoredImage of one slice (I, J) as a volume (I, J, 1). What its header says of the missing axis is nothing
+    but its direction: where that has no length, it is at right angles to the others, and 1 mm long."""
+    if image.geometry is None:
+        raise InputError.because(
+            path, "a 2D image in a format that has no place in 3D", "export each slice as NIfTI, with its own affine"
+        )
+
+    def placed(affine):
+        affine, length = np.array(affine), np.linalg.norm(affine[:3, 2])
+        if np.isfinite(affine).all() and not length > 0:
+            across = np.cross(affine[:3, 0], affine[:3, 1])
+            affine[:3, 2] = across / max(np.linalg.norm(across), 1e-30)
+        return affine
+
+    affine = placed(image.affine)
+    pixdim_mm = np.append(image.pixdim_mm[:2], np.linalg.norm(affine[:3, 2]))
+    forms = {name: placed(form) for name, form in image.forms.items()}
+    return replace(image, values=image.values[..., None], affine=affine, pixdim_mm=pixdim_mm, forms=forms)
 
 
 def _by_name(path, values, named, num_classes, class_names):

@@ -24,6 +24,8 @@ from vecset.inference.settings import OutputSettings
 from vecset.metrics.overlap import is_union, score
 from vecset.metrics.resampling_limit import labels_of_own_field
 
+SLICE_MARGIN_MM = 20.0  # round what slices show, where the reconstruction is compared with them
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -103,7 +105,8 @@ def make_result(
     coarse to fine was not safe. Returns files (names), scores and floor (rows of vecset/metrics/overlap.py, none
     without a truth; floor: the resampling limit), decoding (counts and seconds; claims: `count_claims` on the grid that
     is written, of networks with class distances), and latents_file where they are saved: latents, numbers of each,
-    bits_per_number (with all that is needed to have them back) and bytes of the file; and what `Drawing.words` says.
+    bits_per_number (with all that is needed to have them back) and bytes of the file; what `Drawing.words` says; and
+    of a heart that is seen in slices, slices: `slices_agreement`.
     Rows of scores have `observed`: given or inferred, None for a class that is neither, and for the union."""
     start, judged = time.time(), case.whole or case
     with ThreadPoolExecutor(1) as beside:  # the limit needs no model: it is found while the heart is decoded
@@ -140,6 +143,7 @@ def make_result(
                 "seconds": round(time.time() - start, 2),
             },
             **heart.drawing.words(model.class_names),
+            **({"slices": slices_agreement(heart)} if case.in_slices else {}),
             **({"latents_file": _told_of_latents(heart, folder / FILE)} if settings.latents else {}),
         }
 
@@ -152,6 +156,33 @@ def _tell_observed(rows, drawing):
         if not is_union(row):
             c = row["class_id"] - 1
             row["observed"] = "given" if seen[c] else "inferred" if drawing.inferred[c] else None
+
+
+def slices_agreement(heart: DecodedHeart) -> dict:
+    """How well a heart that is seen in slices agrees with what these show: planes, their number (None for points and
+    latents, which do not hold them); pixels, those of the slices within SLICE_MARGIN_MM of the box of all that is
+    labelled, at whose centres the field is decoded; dice: {class name: Dice of these pixels, all slices together} of
+    the structures that they show. It says nothing of the heart between the slices, which nobody knows."""
+    case = heart.case
+    told = {"planes": case.meta["slices"]["planes"], "pixels": 0, "dice": {}}
+    if not case.planes:
+        return told
+    places = [plane.pixel_centres_mm() for plane in case.planes]
+    labels = [plane.labels.ravel() for plane in case.planes]
+    shown_mm = np.concatenate([at[mine > 0] for at, mine in zip(places, labels)])
+    low, high = shown_mm.min(0) - SLICE_MARGIN_MM, shown_mm.max(0) + SLICE_MARGIN_MM
+    near = [((at >= low) & (at <= high)).all(1) for at in places]
+    places_unit = case.frame.mm_to_unit(np.concatenate([at[mine] for at, mine in zip(places, near)]))
+    truth = np.concatenate([mine[kept] for mine, kept in zip(labels, near)])
+    radius_unit, found = heart.field.radius_unit, np.zeros(len(truth), np.uint8)
+    size = np.linalg.norm(places_unit, axis=1) / radius_unit if radius_unit else np.abs(places_unit).max(1)
+    decoded = np.flatnonzero(size <= 1)  # elsewhere is background, as in the label map
+    found[decoded] = heart.field.at_positions(decoded, lambda flat: places_unit[flat])[1]
+    for c in np.unique(truth[truth > 0]):
+        both = np.count_nonzero((truth == c) & (found == c))
+        total = np.count_nonzero(truth == c) + np.count_nonzero(found == c)
+        told["dice"][case.class_names[c - 1]] = 2 * both / total
+    return {**told, "pixels": len(truth)}
 
 
 def _told_of_latents(heart, path):
@@ -179,7 +210,8 @@ def decode_heart(
     if not drawing.told:
         say(f"note: {case_id}: these latents do not say what was seen of the heart: every structure is drawn")
     # the frame is that of what is seen: the rest may lie beyond its cube
-    radius_unit = model.inferred_radius_unit if drawing.inferred.any() or settings.extend_mm else None
+    beyond = drawing.inferred.any() or settings.extend_mm or case.in_slices
+    radius_unit = model.inferred_radius_unit if beyond else None
     require_grid_memory(frame, radius_unit)
     if settings.meshes:
         require_mesh_memory(settings.mesh_cells)

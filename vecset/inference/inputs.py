@@ -1,6 +1,8 @@
-"""Files to hearts: case files, label maps, folders of them, the CSV of a split, point clouds with labels, stored
-latents."""
+"""Files to hearts: case files, label maps, folders of them, the CSV of a split, point clouds with labels, slices,
+stored latents."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from vecset.common.natural_order import natural_key
 from vecset.data.case_classes import chosen_classes, classes_by_names, require_annotated, require_there
 from vecset.data.case_file import Case, read_case
 from vecset.data.label_folder import ALL, NoLabelMaps, Selection, relative_name
-from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, ListedCase, read_listed
+from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, SLICES, ListedCase, read_listed
 from vecset.data.structure_files import find_sources
 from vecset.imaging.channels import check_thickness
 from vecset.imaging.classes import default_class_names
@@ -30,14 +32,18 @@ from vecset.imaging.label_map import (
 from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.latents import FILE as LATENTS_FILE
 from vecset.inference.latents import find_latents, read_latents
-from vecset.inference.point_cloud import is_point_cloud, read_point_cloud, with_given_points
+from vecset.sparse import slices as in_slices
+from vecset.sparse.point_cloud import MARGIN_MM, is_point_cloud, read_point_cloud, with_given_points
 
 LEAST_POINTS = 500  # of a case that is not encoded, but scored
 CASE_MEMBERS = ("surface_points", "surface_labels", "frame", "truth")
 
 
 def input_sha256(heart: ListedCase) -> str:
-    """Of the file's bytes; InputError where it cannot be read."""
+    """Of the file's bytes, or of the names and bytes of a folder's slices; InputError where it cannot be read."""
+    if heart.kind == SLICES:
+        parts = [(p.name, input_sha256(ListedCase("", p))) for p in heart.files]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     try:
         return file_sha256(heart.path)
     except FileNotFoundError:
@@ -55,13 +61,18 @@ def find_hearts(
     data_path: Path | None = None,
     selection: Selection = ALL,
     say: Callable = print,
+    slices: str | None = None,
 ) -> list[ListedCase]:
     """The hearts of `source`: a case file, a label map, a folder (its case files where it has any, else its label
     maps, chosen by `selection`), or a CSV with columns case_id and file, relative to `data_path` (the CSV's folder
-    where None). `say` gets a line for each kind of file in a folder that is left out. What is in the files is not
-    looked at: `load_heart` refuses each that is none, so that the others can be used."""
+    where None). `say` gets a line for each kind of file in a folder that is left out. `slices`: None, or one of
+    `vecset.sparse.slices.WAYS`; "folder": each folder of label maps is one heart, `source` itself where it holds some,
+    else its sub-folders, or those that the CSV names. What is in the files is not looked at: `load_heart` refuses each
+    that is none, so that the others can be used."""
     source = Path(source)
     name = source.name.lower()
+    if slices == in_slices.FOLDER:
+        return _slice_hearts(source, data_path, selection, say)
     if source.is_dir():
         cases = [p for p in source.glob("*.npz") if not p.name.startswith(".")]
         cases.sort(key=lambda p: natural_key(p.name))
@@ -74,16 +85,42 @@ def find_hearts(
     if not source.is_file():
         raise InputError.because(source, "no such file or folder", "check --input")
     if name.endswith(".csv"):
-        hearts = read_listed(source, data_path or source.parent)
-        wrong = [h.case_id for h in hearts if "/" in h.case_id or h.case_id.startswith(".")]
-        if wrong:
-            raise InputError.because(source, f"case_id {wrong[0]!r} cannot name a folder", "rename the case")
-        return hearts
+        return _listed_hearts(source, data_path)
     if name.endswith((".npz", ".ply")):
         return [_case_or_cloud(source)]
     if has_suffix(name):
         return [ListedCase(case_name(source), source, LABEL_MAP)]
     raise InputError(source, f"a name ending in .npz, .csv, .ply, {SUFFIX_WORDS}", source.name, "check --input")
+
+
+def _listed_hearts(source, data_path):
+    """The `ListedCase`s of a CSV, whose names can be those of folders."""
+    hearts = read_listed(source, data_path or source.parent)
+    wrong = [h.case_id for h in hearts if "/" in h.case_id or h.case_id.startswith(".")]
+    if wrong:
+        raise InputError.because(source, f"case_id {wrong[0]!r} cannot name a folder", "rename the case")
+    return hearts
+
+
+def _slice_hearts(source, data_path, selection, say):
+    """The `ListedCase`s of folders of slices."""
+    if source.is_dir():
+        return in_slices.slice_folders(source, selection, say)
+    if not source.is_file():
+        raise InputError.because(source, "no such file or folder", "check --input")
+    if not source.name.lower().endswith(".csv"):
+        raise InputError.because(source, "a file, and no folder", "give --slices file, or the folder")
+    hearts = []
+    for listed in _listed_hearts(source, data_path):
+        if not listed.path.is_dir():
+            raise InputError.because(
+                source, f"{listed.path} of case {listed.case_id} is no folder", "give folders, or --slices file"
+            )
+        found = in_slices.slice_folders(listed.path, Selection(False, selection.pattern), say)
+        if found[0].path != listed.path:
+            raise InputError.because(listed.path, "no label maps directly in it", "name the folders that hold them")
+        hearts.append(replace(listed, kind=SLICES, files=found[0].files))
+    return hearts
 
 
 def _label_maps(folder, selection, say):
@@ -143,6 +180,7 @@ def load_heart(
     label_mapping: LabelMapping | None = None,
     annotated: Sequence[str] | None = None,
     given: Sequence[str] | None = None,
+    slices: str | None = None,
 ) -> Case:
     """The `Case` of a heart, with at least surface points, their labels and the frame. A label map goes through the
     data preparation, as `prepare_data.py` would do it (`spacing_from`, `geometry_from` and `label_mapping` as there,
@@ -152,9 +190,16 @@ def load_heart(
     Classes of `class_names` that the heart's own table does not have are not annotated. `given`: ids or names of the
     classes that are shown: the others are taken out of the label map (of a case file: its truth) before anything is
     made of it, so that surface, frame and points are those of what is given; the heart with all is `Case.whole`.
+    `slices`: one of `vecset.sparse.slices.WAYS`, where the input shows planes, between which all is unknown.
     InputError where the heart has other classes, where a class of `given` is not there, for a case file with
     `annotated`, which it says itself, and for one with `given` that holds no label map."""
     path = heart.path
+    if heart.kind == SLICES or (slices and heart.kind == LABEL_MAP):
+        label_maps = [
+            _read_labels(p, class_names, spacing_from, geometry_from, label_mapping, as_slices=True)
+            for p in heart.files or (path,)
+        ]
+        return in_slices.slices_case(path, label_maps, class_names, num_surface_points, spacing_mm or 1.0, given)
     if heart.kind == LABEL_MAP:
         from vecset.data.preparation import Options, build_case
 
@@ -175,16 +220,21 @@ def load_heart(
         case.meta["class_names"] = list(class_names)
         return case
     if heart.kind == POINT_CLOUD:
-        case = read_point_cloud(path, class_names, spacing_mm or 1.0)
+        margin_mm = in_slices.MARGIN_MM if slices else MARGIN_MM
+        case = read_point_cloud(path, class_names, spacing_mm or 1.0, margin_mm)
         if annotated:
             known = chosen_classes("--annotated", annotated, _own_numbers(class_names), class_names, path)
             require_annotated(np.unique(case.surface_labels).tolist(), known, class_names, path)
             case.meta["annotated_classes"] = known
         if given:
-            return with_given_points(
+            case = with_given_points(
                 case, chosen_classes("--given", given, _own_numbers(class_names), class_names, path)
             )
-        return case
+        return in_slices.mark_as_slices(case) if slices else case
+    if slices:
+        raise InputError.because(
+            path, "a case file holds the surface of a whole heart, and no slices", "give label maps to --slices"
+        )
     if annotated:
         raise InputError.because(
             heart.path, "a case file says itself which classes were annotated", "leave out --annotated"
@@ -250,10 +300,12 @@ def _own_numbers(class_names):
     return {c: c for c in range(1, len(class_names) + 1)}
 
 
-def _read_labels(path, class_names, spacing_from, geometry_from, label_mapping):
+def _read_labels(path, class_names, spacing_from, geometry_from, label_mapping, as_slices=False):
     """`read_label_map`, whose errors name the checkpoint's classes, as there is no --classes here."""
     try:
-        return read_label_map(path, len(class_names), label_mapping, spacing_from, class_names, geometry_from)
+        return read_label_map(
+            path, len(class_names), label_mapping, spacing_from, class_names, geometry_from, as_slices
+        )
     except LabelOutOfRange as error:
         expected = error.expected.replace(f" (--classes {len(class_names)})", ", the checkpoint's classes")
         raise InputError(
@@ -286,7 +338,10 @@ def names_that_decide(heart: ListedCase, class_names: Sequence[str]) -> dict:
     """What decides beside the numbers which class a label map's values are, and which were annotated; {} for other
     files and where nothing does: `value_names`, those names in its header that are not those of the numbers among
     `class_names`; `named_classes`, where fewer classes than these are named; `class_names`, where they are not the
-    default ones."""
+    default ones. Of a folder of slices: `files`, {name: these of each file}."""
+    if heart.kind == SLICES:
+        each = {p.name: names_that_decide(ListedCase("", p, LABEL_MAP), class_names) for p in heart.files}
+        return {"files": each} if any(each.values()) else {}
     if heart.kind != LABEL_MAP:
         return {}
     named = names_apart_from_numbers(heart.path, class_names)

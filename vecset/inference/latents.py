@@ -3,7 +3,8 @@
 `latents.npz`: latents (M, L) f32, or in fewer bits latent_codes (M, R) u8 and latent_columns (3, L) f32
 (latent_codes.py); class_names (C,) text; frame_affine, frame_shape, frame_centre, frame_scale as in a case file; meta,
 JSON text: case_id, checkpoint_sha256 (another checkpoint cannot decode them), source_geometry, states (C,) of the
-classes (vecset/common/structure_state.py; files of earlier versions lack them).
+classes (vecset/common/structure_state.py; files of earlier versions lack them), and slices, of a heart that was seen
+in slices ({"planes": their number}; null or not there: it was not).
 """
 
 import json
@@ -42,6 +43,7 @@ def write_latents(
         "checkpoint_sha256": checkpoint_sha256,
         "source_geometry": case.meta.get("source_geometry"),
         "states": case.states.tolist() if case.has_states else None,
+        **({"slices": case.meta["slices"]} if case.in_slices else {}),
     }
     if isinstance(latents, PackedLatents):
         members = dict(zip(PACKED, (latents.codes_MR, latents.columns_3L), strict=True))

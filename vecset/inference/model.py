@@ -66,21 +66,24 @@ class LoadedModel:
         label_mapping: LabelMapping | None = None,
         annotated: Sequence[str] | None = None,
         given: Sequence[str] | None = None,
+        slices: str | None = None,
     ) -> Case:
         """The `Case` of a case file, a label map or a point cloud with labels: surface points, frame, and the truth
         where there is one. A label map goes through the data preparation. `spacing_from` ('affine' or 'pixdim') and
         `geometry_from` ('sform' or 'qform'): what holds where a label map's header contradicts itself; `spacing_mm`: of
         the grid that a point cloud gets (1 mm); `label_mapping`: which values of a label map are which class, by
-        names; `annotated`, `given`: ids or names of the classes that were looked for, and of those that are shown."""
-        heart = heart if isinstance(heart, ListedCase) else find_hearts(heart)[0]
-        how = spacing_from, spacing_mm, geometry_from, label_mapping, annotated, given
+        names; `annotated`, `given`: ids or names of the classes that were looked for, and of those that are shown;
+        `slices`: the input shows planes, "file": a stack of slices or labelled points, "folder": all label maps of a
+        folder together (vecset/sparse/slices.py)."""
+        heart = heart if isinstance(heart, ListedCase) else find_hearts(heart, slices=slices)[0]
+        how = spacing_from, spacing_mm, geometry_from, label_mapping, annotated, given, slices
         return load_heart(heart, self.class_names, self.seed, self.num_surface_points, *how)
 
     def encode(self, case: Case, case_id: str | None = None) -> torch.Tensor:
         """Latents (1, M, L) on the model's device. `case_id` seeds the draw of surface points; by default the name of
         the case's file, as `reconstruct.py` has it."""
         if case_id is None:
-            case_id = find_hearts(case.path)[0].case_id
+            case_id = find_hearts(case.path, slices="folder" if case.path.is_dir() else None)[0].case_id
         points_unit, labels = draw_surface(case, case_id, self.num_surface_points, self.balance, self.seed)
         surface_BNF = surface_features(
             torch.from_numpy(points_unit)[None], torch.from_numpy(labels)[None], len(self.class_names)

@@ -23,7 +23,8 @@ class OutputSettings:
     values of a label map are which class; annotated: ids of the input's own table, or names, of the classes that were
     looked for, None: as the input says; given: those that are shown to the model, the rest of the map is hidden from it
     and drawn all the same, None: all; complete: structures that are unknown are inferred and drawn; extend_mm: how far
-    the grid goes beyond the image, on every side."""
+    the grid goes beyond the image, on every side; slices: one of `vecset.sparse.slices.WAYS`, where the input shows
+    planes, None: it shows all."""
 
     meshes: bool = True
     mesh_cells: int = MESH_CELLS
@@ -39,6 +40,7 @@ class OutputSettings:
     given: tuple[str, ...] | None = None
     complete: bool = False
     extend_mm: float = 0.0
+    slices: str | None = None
 
 
 def made_from(model: LoadedModel, output: OutputSettings) -> dict:
@@ -68,6 +70,7 @@ def made_from(model: LoadedModel, output: OutputSettings) -> dict:
         **({"given": list(output.given)} if output.given else {}),
         **({"complete": True} if output.complete else {}),
         **({"extend_mm": output.extend_mm} if output.extend_mm else {}),
+        **({"slices": output.slices} if output.slices else {}),
         "num_latents": model.num_latents,
     }
 

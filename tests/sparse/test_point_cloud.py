@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vecset.common.errors import InputError
-from vecset.inference.point_cloud import is_point_cloud, read_point_cloud
+from vecset.sparse.point_cloud import is_point_cloud, read_point_cloud
 
 NAMES = ["a", "b", "c"]
 

@@ -34,9 +34,11 @@ def is_point_cloud(path: Path | str) -> bool:
         return False  # what it is instead, its reader tells
 
 
-def read_point_cloud(path: Path | str, class_names: Sequence[str], spacing_mm: float = 1.0) -> Case:
+def read_point_cloud(
+    path: Path | str, class_names: Sequence[str], spacing_mm: float = 1.0, margin_mm: float = MARGIN_MM
+) -> Case:
     """The `Case` (no truth) of a point cloud; its output grid has `spacing_mm` along the patient's axes and holds the
-    points and MARGIN_MM more. InputError where points or labels are missing or not sound."""
+    points and `margin_mm` more. InputError where points or labels are missing or not sound."""
     path = Path(path)
     points_mm, labels = _read_ply(path) if path.name.lower().endswith(".ply") else _read_npz(path)
     if points_mm.ndim != 2 or points_mm.shape[1:] != (3,) or len(points_mm) != len(labels) or labels.ndim != 1:
@@ -60,11 +62,7 @@ def read_point_cloud(path: Path | str, class_names: Sequence[str], spacing_mm: f
             f"{labels.min():g}..{labels.max():g}",
             "map the labels to the checkpoint's classes",
         )
-    low = points_mm.min(0) - MARGIN_MM
-    shape = np.ceil((points_mm.max(0) + MARGIN_MM - low) / spacing_mm).astype(int) + 1
-    affine = np.diag([spacing_mm] * 3 + [1.0])
-    affine[:3, 3] = low
-    frame = Frame.from_surface(affine, shape, points_mm)
+    frame = Frame.from_surface(*grid_round(points_mm, spacing_mm, margin_mm), points_mm)
     arrays = {
         "surface_points": frame.mm_to_unit(points_mm).astype(np.float32),
         "surface_labels": whole.astype(np.uint8),
@@ -76,6 +74,16 @@ def read_point_cloud(path: Path | str, class_names: Sequence[str], spacing_mm: f
         frame=frame,
         meta={"classes": len(names), "class_names": names, "annotated_classes": list(range(1, len(names) + 1))},
     )
+
+
+def grid_round(points_mm: np.ndarray, spacing_mm: float, margin_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """(affine (4, 4) voxel -> mm, shape (3,)) of a grid of cubic voxels along the patient's axes that holds points
+    (N, 3) and `margin_mm` more on every side."""
+    low = points_mm.min(0) - margin_mm
+    shape = np.ceil((points_mm.max(0) + margin_mm - low) / spacing_mm).astype(int) + 1
+    affine = np.diag([spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = low
+    return affine, shape
 
 
 def with_given_points(case: Case, given: Sequence[int]) -> Case:
