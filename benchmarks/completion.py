@@ -284,28 +284,12 @@ class Run:
 
     def picture(self, path: Path) -> int:
         """Draws up to eight hearts, each with another part left out."""
-        from vecset.imaging.classes import class_colours
-        from vecset.report.completion import infer
-        from vecset.report.completion_picture import write_picture
+        from vecset.report.completion_picture import write_examples
 
-        names = self.model.class_names
-        order = ("RA", "PA", "Aorta", "LAA", "chambers", "right", "left", "vessels")
-        wanted = [choice for name in order for choice in self.choices if choice.name == name]
-        wanted += [choice for choice in self.choices if choice.hidden and choice not in wanted]
-        shown, hearts = [], list(self.hearts)
-        for left_out in wanted[:8]:
-            heart = next((h for h in hearts if not h.lacks(left_out) and set(left_out.hidden) <= set(h.present)), None)
-            if heart is None:
-                say(f"{left_out.name}: no heart is left that it could be shown on")
-                continue
-            hearts.remove(heart)
-            say(f"{left_out.name}: {heart.entry.case_id}")
-            labels = infer(self.model, heart.case(left_out), heart.entry.case_id, say=say)
-            shown.append((left_out, heart, labels))
+        shown = write_examples(path, self.model, self.hearts)
         if not shown:
-            raise InputError.because("--picture", "there is nothing to show", "give more hearts")
-        write_picture(path, shown, names, class_colours(len(names)))
-        print(f"written: {path}")
+            raise InputError.because("--picture", "no heart has what it takes", "give more hearts")
+        print(f"written: {path} ({', '.join(f'{case_id} without {name}' for name, case_id in shown)})")
         return 0
 
 

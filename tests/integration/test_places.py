@@ -96,6 +96,7 @@ COMMANDS = {  # and an option of each that is a path
     "reconstruct.py": "--input",
     "vecset/main_ae.py": "--resume",
     "vecset/calibrate.py": "--csv",
+    "vecset/complete.py": "--input",
     "vecset/info.py": "",
     "vecset/pipeline/main.py": "--input_dir",
     "vecset/cluster/shards.py": "--logs",
@@ -132,6 +133,7 @@ def parsers():
     names = [path.stem for path in (ROOT / "vecset" / "commands").glob("[!_]*.py")]
     modules = [f"vecset.commands.{name}" for name in names] + [
         "vecset.calibrate",
+        "vecset.complete",
         "vecset.info",
         "vecset.pipeline.main",
     ]

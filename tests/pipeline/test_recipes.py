@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from vecset.pipeline.job import Pipeline
+from vecset.pipeline.main import get_parser
 from vecset.pipeline.options import (
     NOT_IN_CASE_FILES,
     NOT_IN_TRAINING_RESULT,
@@ -174,3 +176,16 @@ def test_names_that_are_left_out_of_the_comparison_are_options_of_the_commands()
 
     assert {action.dest for action in get_parser()._actions} >= NOT_IN_CASE_FILES
     assert {action.dest for action in build_parser()._actions} >= NOT_IN_TRAINING_RESULT | TRAINING_LIMITS
+
+
+def test_a_network_that_is_trained_to_infer_has_a_stage_that_shows_it(tmp_path):
+    args = get_parser().parse_args(["--recipe", "tiny", "--output_dir", str(tmp_path)])
+    names = [stage.name for stage in Pipeline(args, [], print).stages()]
+    for words in (["--observe", "classes=0.5"], ["--observe=classes=0.5"]):
+        pipeline = Pipeline(args, words, print)
+        assert [s.name for s in pipeline.stages()] == [*names[:-1], "complete", "reconstruct"]
+        assert pipeline.completion.parent == pipeline.train / "completion"  # where report.html looks for it
+    for words in (["--observe", ""], ["--lr", "0.1"]):
+        assert [s.name for s in Pipeline(args, words, print).stages()] == names
+    args.overfit = True
+    assert "complete" not in [s.name for s in Pipeline(args, ["--observe", "classes=0.5"], print).stages()]

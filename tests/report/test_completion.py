@@ -1,17 +1,25 @@
 """What is left out of a heart, what the network may see of the rest, and that the truth has no way into it."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
 from helpers.ball_cases import write_ball_cases
 from helpers.formula_hearts import write_checkpoint
+from helpers.report_run import make_run
 
+from vecset import complete
+from vecset.common.errors import InputError
 from vecset.common.structure_state import State
 from vecset.data.case_file import read_case, write_case
 from vecset.inference.inputs import find_hearts
 from vecset.inference.model import load_model
 from vecset.report import completion
 from vecset.report.completion import LeftOut, UnseenHeart
+from vecset.report.completion_section import completion_of
+from vecset.report.page import write_html_report
 
 NAMES = ["RA", "RV", "PA", "LV"]
 RA = LeftOut("RA", (1,))
@@ -170,3 +178,53 @@ def test_figures_against_counts_by_hand(model, data):
     pasted = completion.with_given(labels, truth, [2, 3, 4], [1])
     expected = np.where((truth > 1), truth, np.where(labels == 1, 1, 0))
     np.testing.assert_array_equal(pasted, expected)
+
+
+# --- the command and the report
+
+
+def test_figures_of_hearts_are_means_of_each_structure_over_hearts(model, data, tmp_path):
+    write_ball_cases(tmp_path, 1, 2, num_classes=4, class_names=NAMES)
+    entries = find_hearts(tmp_path / "val.csv")
+    found = completion.measure(model, [UnseenHeart(model, entry, every=2) for entry in entries])
+    assert [row["left_out"] for row in found["rows"]] == [*NAMES, "right"] and found["hearts"] == ["ball01", "ball02"]
+    row = found["rows"][-1]
+    hearts = [UnseenHeart(model, entry, every=2) for entry in entries]
+    right = LeftOut("right", (1, 2, 3))
+    each = [completion.dice_by_name(h.whole, completion.infer(model, h.case(right), h.entry.case_id)) for h in hearts]
+    whole = [completion.dice_by_name(h.whole, completion.infer(model, h.whole, h.entry.case_id)) for h in hearts]
+    for name in NAMES[:3]:
+        assert row["classes"][name] == pytest.approx(np.mean([dice[name] for dice in each]))
+    assert row["dice"] == pytest.approx(np.mean(list(row["classes"].values())))
+    assert row["given"] == ["LV"] and row["given_dice"] == pytest.approx(np.mean([dice["LV"] for dice in each]))
+    assert row["given_before"] == pytest.approx(np.mean([dice["LV"] for dice in whole]))
+
+
+def test_the_command_and_its_section_in_the_report(data, tmp_path, capsys):
+    run_dir = tmp_path / "train"
+    run_dir.mkdir()
+    write_checkpoint(run_dir / "checkpoint-best.pth", classes=4, names=NAMES, states=True)
+    words = ["--checkpoint", run_dir / "checkpoint-best.pth", "--input", data / "val.csv", "--device", "cpu"]
+    assert complete.main([str(word) for word in (*words, "--grid", 12)]) == 0
+    said = capsys.readouterr().out
+    assert "right" in said and "written" in said and "it guesses" not in said
+    stored = json.loads((run_dir / "completion" / "completion.json").read_text())
+    assert stored["settings"]["grid"] == [12, 12, 12] and len(stored["rows"]) == 5
+    make_run(tmp_path / "out", num_classes=4)
+    page = write_html_report(tmp_path / "out", run_dir).read_text()
+    section = re.search(r'<section id="completion">.*?</section>', page, re.S)[0]
+    assert '<a href="#completion">What it infers</a>' in page and section.count("data:image/png;base64") == 1
+    assert [name for name in NAMES if f"<th>{name}</th>" in section] == NAMES and "12 × 12 × 12" in section
+    assert "What it infers" not in write_html_report(tmp_path / "out", tmp_path).read_text()
+    assert completion_of(run_dir, "another checkpoint") is None
+    (run_dir / "completion" / "completion.json").write_text("{}")
+    with pytest.raises(InputError, match="make it again"):
+        completion_of(run_dir)
+    faults = []
+    page = write_html_report(tmp_path / "out", run_dir, faults=faults).read_text()
+    assert len(faults) == 1 and "completion.json" in faults[0] and "Not shown" in page
+
+
+def test_options_that_cannot_be(data):
+    with pytest.raises(InputError, match="--hearts: expected at least 1"):
+        complete.main(["--checkpoint", "x", "--input", "y", "--hearts", "0"])

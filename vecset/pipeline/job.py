@@ -32,6 +32,7 @@ METHODS = {
     "quality": ("quality/case_checks.py", "VERSION"),
     "train": ("engines/loop.py", "VERSION"),
     "calibrate": ("inference/decision_tuning_search.py", "VERSION"),
+    "complete": ("report/completion.py", "VERSION"),
     "reconstruct": ("inference/settings.py", "VERSION"),
 }
 
@@ -47,6 +48,7 @@ class Pipeline:
         self.cases, self.quality = self.out / "cases", self.out / "quality"
         self.train, self.reconstruction = self.out / "train", self.out / "reconstruction"
         self.calibration = self.out / "calibration.json"
+        self.completion = self.train / "completion" / "completion.json"  # report.html looks for it there
         self.gpus = find_gpus() if args.recipe in ("auto", "gpu") else 0
         self.ranks = max(1, self.gpus)
         self.recipe_name = args.recipe if args.recipe != "auto" else ("gpu" if self.gpus else "cpu")
@@ -100,6 +102,13 @@ class Pipeline:
         """Whether training and validation hearts are the same: on request, or because there is only one."""
         return self.args.overfit or len(self.case_files()) == 1
 
+    def infers(self) -> bool:
+        """Whether the network is trained to infer what it does not see, and there are unseen hearts."""
+        words = [str(word) for word in self.training_words]
+        if self.overfit() or not ("observe" in self.recipe.train or any(w.startswith("--observe") for w in words)):
+            return False
+        return bool(training_options(self.all_training_words()).get("observe"))
+
     def patient_lines(self) -> list[str]:
         """What there is to say about patients that are on both sides of the split; see `vecset.data.splits`."""
         from vecset.common.user_files import read_json
@@ -123,6 +132,7 @@ class Pipeline:
         """The stages in order."""
         made = [] if self.args.input_dir else [self.phantoms_stage()]
         tuned = [] if self.overfit() else [self.calibrate_stage()]
+        inferred = [self.complete_stage()] if self.infers() else []
         return [
             *made,
             self.prepare_stage(),
@@ -130,6 +140,7 @@ class Pipeline:
             self.quality_stage(),
             self.train_stage(),
             *tuned,
+            *inferred,
             self.reconstruct_stage(),
         ]
 
@@ -266,6 +277,32 @@ class Pipeline:
             ),
         )
 
+    def complete_stage(self) -> Stage:
+        options = {**self.encoding(), "seed": self.args.seed}
+        return self.stage(
+            "complete",
+            "what the network infers of parts that it does not see",
+            inputs=lambda: {
+                **listing([self.train / "checkpoint-best.pth"], self.train),
+                **self.listed_cases(),
+                **contents(self.there(self.calibration), self.out),
+            },
+            options=lambda: {name: value for name, value in options.items() if value is not None},
+            outputs=lambda: self.there(self.completion),
+            command=lambda resumed: command(
+                "vecset.complete",
+                "--checkpoint",
+                self.train / "checkpoint-best.pth",
+                "--input",
+                self.cases / "val.csv",
+                "--output_dir",
+                self.completion.parent,
+                "--calibration",
+                self.calibration,
+                *flags(options),
+            ),
+        )
+
     def reconstruct_stage(self) -> Stage:
         options = {**self.reconstruction_options(), "calibrated": not self.overfit()}
         return self.stage(
@@ -275,6 +312,7 @@ class Pipeline:
                 **listing([self.train / "checkpoint-best.pth"], self.train),
                 **self.listed_cases(),
                 **contents(self.there(self.calibration), self.out),
+                **(contents(self.there(self.completion), self.out) if self.infers() else {}),
             },
             options=lambda: {name: value for name, value in options.items() if value is not None},
             outputs=lambda: self.there(self.reconstruction / "metrics.csv", self.reconstruction / "metrics.json"),

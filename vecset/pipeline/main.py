@@ -4,14 +4,15 @@
     bash run_train.sh                                      synthetic hearts, results under output/demo/
     bash run_train.sh --input_dir LABELS --output_dir OUT  your own label maps (.nii.gz, .nii, .nrrd, .mha)
 
-Seven stages, each a command that also works alone:
+Seven stages, or eight, each a command that also works alone:
   1  phantoms     make_phantoms.py       synthetic ten-structure hearts -> OUT/labels/ (not with --input_dir)
   2  prepare      prepare_data.py        label maps -> OUT/cases/*.npz
   3  splits       create_csv.py          training and validation hearts -> OUT/cases/train.csv, val.csv
   4  quality      check_data_quality.py  checks of the case files -> OUT/quality/ (a bad verdict stops the job)
   5  train        vecset/main_ae.py      training -> OUT/train/
   6  calibrate    vecset/calibrate.py    decision tuning on training hearts -> OUT/calibration.json (not with --overfit)
-  7  reconstruct  reconstruct.py         the validation hearts -> OUT/reconstruction/, and a table on the terminal
+  7  complete     vecset/complete.py     what the network infers -> OUT/train/completion/ (only with --observe)
+  8  reconstruct  reconstruct.py         the validation hearts -> OUT/reconstruction/, and a table on the terminal
 """
 
 import argparse
@@ -315,7 +316,8 @@ def run(pipeline, redo=frozenset()):
     if lacking:
         raise InputError.because(
             "--redo",
-            f"this job has no stage {min(lacking)} (with --input_dir no phantoms, with --overfit no calibrate)",
+            f"this job has no stage {min(lacking)} (with --input_dir no phantoms, with --overfit no calibrate and no "
+            "complete, without --observe no complete)",
         )
     request, done = RedoRequest(stamps, redo), []
     while len(done) < len(stages := pipeline.stages()):  # anew: the results of one stage decide about later ones

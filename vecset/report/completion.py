@@ -10,7 +10,7 @@ So the truth of what is left out has no way into surface, frame, points or state
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,8 +25,9 @@ from vecset.inference.heart_field import CHUNK
 from vecset.inference.heart_result import decode_heart
 from vecset.inference.model import LoadedModel
 from vecset.inference.settings import OutputSettings
-from vecset.metrics.overlap import is_union, joint_histogram, score
+from vecset.metrics.overlap import is_union, joint_histogram, mean_defined, score
 
+VERSION = 1  # of the method of `measure`: figures of another one are made again
 WHOLE = "whole"
 CUTS = (0.1, 0.2, 0.3)  # of the heart's volume, beyond the plane
 
@@ -214,3 +215,57 @@ def pooled_dice(whole: Case, labels: np.ndarray, region: np.ndarray | None = Non
     counts = joint_histogram(*(m if region is None else m[region] for m in pair), whole.num_classes)
     size = counts[1:].sum() + counts[:, 1:].sum()
     return float(2 * np.trace(counts[1:, 1:]) / size) if size else None
+
+
+def measure(
+    model: LoadedModel,
+    hearts: Sequence[UnseenHeart],
+    progress: Callable[[Sequence], Iterable] = lambda pairs: pairs,
+    chunk: int = CHUNK,
+) -> dict:
+    """What the model infers of these hearts: of each structure and group left out, as a dict that JSON can hold.
+
+    rows: left_out, hidden and given (class names), hearts (how many could be scored), dice (mean over the hidden
+    classes of each one's mean over hearts), classes {hidden class: its mean}, given_dice (likewise, of what was given),
+    given_before (of the same classes of the same hearts where nothing was left out), skipped {case_id: why}; figures
+    that are undefined are None. hearts: case ids; whole {class: mean Dice where nothing is left out}. `progress` wraps
+    the list of what is to be done."""
+    annotated = hearts[0].original.annotated
+    chosen = [choice for choice in choices(model.class_names, annotated) if not choice.cut]
+    pairs = [(left_out, heart) for left_out in chosen for heart in hearts]
+    skipped, dice = {choice.name: {} for choice in chosen}, {choice.name: {} for choice in chosen}
+    for left_out, heart in progress(pairs):
+        case_id = heart.entry.case_id
+        reason = heart.lacks(left_out)
+        if reason:
+            skipped[left_out.name][case_id] = reason
+            continue
+        labels = infer(model, heart.case(left_out), case_id, chunk)
+        dice[left_out.name][case_id] = dice_by_name(heart.whole, labels)
+    rows, whole = [], dice[WHOLE]
+    for left_out in chosen[1:]:
+        mine = dice[left_out.name]
+        hidden = [model.class_names[c - 1] for c in left_out.hidden]
+        given = [name for c, name in enumerate(model.class_names) if annotated[c] and name not in hidden]
+        classes = _means(mine.values(), hidden)
+        rows.append(
+            {
+                "left_out": left_out.name,
+                "hidden": hidden,
+                "given": given,
+                "hearts": len(mine),
+                "dice": mean_defined(classes.values()),
+                "classes": classes,
+                "given_dice": mean_defined(_means(mine.values(), given).values()),
+                "given_before": mean_defined(_means([whole[case_id] for case_id in mine], given).values()),
+                "skipped": skipped[left_out.name],
+            }
+        )
+    known = [name for name, looked_for in zip(model.class_names, annotated) if looked_for]
+    return {"rows": rows, "hearts": list(whole), "whole": _means(whole.values(), known)}
+
+
+def _means(of_hearts, names):
+    """{class name: mean over hearts} of [{class name: Dice or None}]."""
+    of_hearts = list(of_hearts)
+    return {name: mean_defined(dice.get(name) for dice in of_hearts) for name in names}

@@ -7,9 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vecset.imaging.classes import class_colours
 from vecset.imaging.slice_picture import PLANES
+from vecset.inference.model import LoadedModel
 from vecset.metrics.overlap import mean_defined
-from vecset.report.completion import LeftOut, UnseenHeart, dice_by_name
+from vecset.report.completion import LeftOut, UnseenHeart, choices, dice_by_name, infer
 from vecset.report.pictures import (
     draw_slices,
     foreground_box,
@@ -20,9 +22,30 @@ from vecset.report.pictures import (
     to_ras,
 )
 
+# what is left out of the hearts of an example picture, where the heart has such structures; then others
+FIRST = ("RA", "PA", "Aorta", "LAA", "chambers", "right", "left", "vessels")
 PANELS = ("seen", "network", "truth")
 _BLOCKS = 2  # hearts side by side
 _OUTLINE = "#000000"
+
+
+def write_examples(
+    path: str | Path, model: LoadedModel, hearts: Sequence[UnseenHeart], count: int = len(FIRST)
+) -> list[tuple[str, str]]:
+    """Draws up to `count` of the structures and groups left out, each from another heart as far as there are enough of
+    them. Returns [(what is left out, case id)], and writes nothing where no heart has what it takes."""
+    every = [choice for choice in choices(model.class_names, hearts[0].original.annotated) if choice.hidden]
+    order = sorted(every, key=lambda choice: FIRST.index(choice.name) if choice.name in FIRST else len(FIRST))
+    shown, left = [], list(hearts)
+    for left_out in order[:count]:
+        fits = [h for h in [*left, *hearts] if not h.lacks(left_out) and set(left_out.hidden) <= set(h.present)]
+        if not fits:
+            continue
+        left = [heart for heart in left or hearts if heart is not fits[0]]
+        shown.append((left_out, fits[0], infer(model, fits[0].case(left_out), fits[0].entry.case_id)))
+    if shown:
+        write_picture(path, shown, model.class_names, class_colours(len(model.class_names)))
+    return [(left_out.name, heart.entry.case_id) for left_out, heart, _ in shown]
 
 
 def write_picture(

@@ -10,11 +10,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from vecset.common.errors import describe_failure
+from vecset.common.errors import InputError, describe_failure
 from vecset.imaging.classes import class_colours
 from vecset.imaging.resampling import resample_nearest
 from vecset.imaging.slice_picture import DIFFERENCE
 from vecset.report.charts import NOT_COMPARED, box_chart, scene_style, training_charts
+from vecset.report.completion_section import completion_of
 from vecset.report.figures import boxes, read_figures, table, training_curves
 from vecset.report.hearts import MAX_TRIANGLES, heart_content
 from vecset.report.render import as_json, deflated, write_page
@@ -67,6 +68,11 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None, faul
         except Exception as error:
             missed.append(describe_failure(f"{REPORT}: {case_id}", error))
     try:
+        completion = completion_of(run_dir, figures["settings"].get("checkpoint_sha256")) if run_dir else None
+    except (InputError, OSError) as error:
+        completion = None
+        missed.append(describe_failure(f"{REPORT}: what it infers", error))
+    try:
         curves = training_curves(run_dir) if run_dir else None
     except (OSError, ValueError) as error:
         curves = None
@@ -86,6 +92,7 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None, faul
         hearts=hearts,
         curves=curves,
         table=table(figures),
+        completion=completion,
         note="Not shown: " + "; ".join(missed) if missed else None,
     )
     return path
