@@ -60,7 +60,7 @@ def test_a_network_that_was_not_told_states_may_start_one_that_is(data, tmp_path
     assert main(tiny_arguments(data, tmp_path / "told", *OBSERVE, *start)) == 0
     assert "which were not told the states of classes" in capsys.readouterr().out
     plain, told = (load_checkpoint(tmp_path / name / "checkpoint-last.pth") for name in ("plain", "told"))
-    assert told["model"].pop("state_embed").abs().sum() == 0
+    assert told["model"].pop("state_embed").abs().sum() == 0 and told["model"].pop("far_slope") == 1
     assert all(torch.equal(value, plain["model"][name]) for name, value in told["model"].items())
     back = ("--init_from", tmp_path / "told" / "checkpoint-last.pth", "--epochs", 2)
     assert run_command(main, tiny_arguments(data, tmp_path / "back", *back)) == 2

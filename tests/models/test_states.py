@@ -27,9 +27,41 @@ def test_vectors_of_zeros_are_the_network_without_states(name):
     surface = surface_features(items["surface_points"], items["surface_labels"], 10)
     plain, model = build_model(name, 10).eval(), build_model(name, 10, states=True).eval()
     missing = model.load_state_dict(plain.state_dict(), strict=False)
-    assert missing.missing_keys == ["state_embed"] and not missing.unexpected_keys
+    assert missing.missing_keys == ["state_embed", "far_slope"] and not missing.unexpected_keys
     states = torch.randint(0, len(State), (2, 10))
     assert torch.equal(model.encode(surface, states_BC=states), plain.encode(surface))
+    queries = items["query_points"]
+    queries = 0.99 * queries / queries.norm(dim=-1, keepdim=True).clamp_min(1)  # in the unit ball
+    contexts = [network.process_latents(plain.encode(surface)) for network in (plain, model)]
+    for one, other in zip(*(network.decode(context, queries) for network, context in zip((plain, model), contexts))):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("options", [PLACES, {}, {"class_outputs": "both"}])
+def test_distances_grow_with_the_distance_from_the_unit_ball(options):
+    """The reference: the network without the term, and the term by its formula; slopes by autograd of the whole."""
+    name = NAME if options == PLACES else "learnable_vec8x4_dim32_depth1_kl"
+    model, items = randomised(name, {**options, "states": True}).eval(), batch()
+    surface = surface_features(items["surface_points"], items["surface_labels"], 10)
+    with torch.no_grad():
+        model.far_slope.fill_(0.7)
+    context = model.process_latents(model.encode(surface, states_BC=torch.zeros(2, 10, dtype=torch.long)))
+    queries = (3 * items["query_points"]).requires_grad_()
+    with torch.no_grad():
+        queries[:, 0] = 0
+    found = model.decode_fields(context, queries)
+    (slope,) = torch.autograd.grad(found[0].sum(), queries, retain_graph=True)
+    torch.testing.assert_close(model.sdf_gradient(context, queries), slope, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(slope).all()
+    with torch.no_grad():
+        model.far_slope.fill_(0)
+        near = model.decode_fields(context, queries)
+    far = 0.7 * (queries.norm(dim=-1) - 1).clamp_min(0)
+    assert (far > 0).any() and (far == 0).any()
+    torch.testing.assert_close(found[0], near[0] + far)
+    if options.get("class_outputs"):
+        torch.testing.assert_close(found[2], near[2] + far[..., None])
+    torch.testing.assert_close(found[1], near[1])
 
 
 def test_every_class_and_state_counts_by_its_own_vector():

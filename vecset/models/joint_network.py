@@ -72,7 +72,9 @@ class VecSetAutoencoder(nn.Module):
                     are trained beside them, 1 + 2 C numbers out.
     states          the encoder is told the state of every class (vecset/imaging/structure_state.py: given, absent,
                     unknown or cut): a learned vector per class and state, the sum of which is added to every query that
-                    reads the surface.
+                    reads the surface. Distances have a learned multiple of max(|x| - 1, 0) added: what is seen lies in
+                    the unit ball, the rest of the heart may lie beyond it, and embedded places, which are periodic,
+                    cannot tell a place far out from one in the heart.
     """
 
     decoder_passes = 1  # how often a query goes through the decoder
@@ -121,6 +123,7 @@ class VecSetAutoencoder(nn.Module):
         self.told_states = states
         if states:  # of zeros: a network that was trained without them stays the same function
             self.state_embed = nn.Parameter(torch.zeros(num_classes, len(State), dim))
+            self.far_slope = nn.Parameter(torch.ones(()))
         self.cross_attend_blocks = nn.ModuleList(
             [PreNorm(dim, Attention(dim, dim, rotary)), PreNorm(dim, FeedForward(dim))]
         )
@@ -334,14 +337,18 @@ class VecSetAutoencoder(nn.Module):
             x = feed_forward(x) + x
         with torch.autocast(x.device.type, enabled=False):  # a distance of 8 bits would be off by 0.4 %
             outputs = self.to_outputs(x.to(self.to_outputs[1].weight.dtype))
-        return (outputs[..., 0], *self._of_classes(outputs[..., 1:]))
+        far_BQ = self.far_slope * _beyond_unit_ball(queries_BQ3) if self.told_states else 0.0
+        return (outputs[..., 0] + far_BQ, *self._of_classes(outputs[..., 1:], far_BQ))
 
-    def _of_classes(self, outputs_BQK):
+    def _of_classes(self, outputs_BQK, far_BQ):
         """(logits_BQC, class_sdf_BQC or None) from the numbers behind the union's distance."""
         unknown = ~self.known_classes
         if not self.has_class_distances:
             return outputs_BQK.masked_fill(unknown, UNKNOWN_LOGIT), None
-        class_sdf_BQC = outputs_BQK[..., -self.num_classes :].masked_fill(unknown, ABSENT_DISTANCE)
+        class_sdf_BQC = outputs_BQK[..., -self.num_classes :]
+        if self.told_states:
+            class_sdf_BQC = class_sdf_BQC + far_BQ.unsqueeze(-1)
+        class_sdf_BQC = class_sdf_BQC.masked_fill(unknown, ABSENT_DISTANCE)
         logits = outputs_BQK[..., : self.num_classes] if self.class_outputs == "both" else None
         logits = logits_of_distances(class_sdf_BQC) if logits is None else logits
         return logits.masked_fill(unknown, UNKNOWN_LOGIT), class_sdf_BQC
@@ -359,7 +366,7 @@ class VecSetAutoencoder(nn.Module):
                 q, k, v = self._decoder_parts(exact, through)
                 attended = attention.fused_attention(q, k, v, scale)
                 sdf = self._outputs(attended, beside)[0]
-                ends = (attended, beside) if self._residual else (attended,)
+                ends = (attended, beside) if self._residual or self.told_states else (attended,)
                 direction, *direct = torch.autograd.grad(sdf.sum(), ends, create_graph=create_graph)
                 slope = attention_slope.slope_kernel(q, k, v, direction, scale)
                 return sum(direct, torch.autograd.grad(q, through, slope, create_graph=create_graph)[0])
@@ -420,6 +427,11 @@ def _read_and_feed(blocks, embed, x, surface_BNF, places, fold):
     else:
         x = attend(x, context=embed(surface_BNF), places=places) + x
     return feed_forward(x) + x
+
+
+def _beyond_unit_ball(points_BQ3):
+    """(B, Q) max(|x| - 1, 0), with slope 0 in the ball, its middle included."""
+    return points_BQ3.square().sum(-1).clamp_min(1).sqrt() - 1
 
 
 def spread_in_ball(num_points: int) -> torch.Tensor:

@@ -29,9 +29,6 @@ def load_initial_weights(model, model_config: dict, path, class_names: Sequence[
     if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
         _check_own(as_named(loaded)["model_config"], model_config, path)
         state, said = loaded["model"], f"weights of {path}, after {loaded['epoch']} epochs"
-        if model_config.get("states") and "state_embed" not in state:
-            state = {**state, "state_embed": torch.zeros_like(model.state_embed)}
-            said += ", which were not told the states of classes"
         theirs = loaded.get("class_names")
         if class_names and theirs and list(theirs) != list(class_names):
             said += f"; its classes have other names ({', '.join(map(str, theirs))}), each is taken by its number"
@@ -41,6 +38,9 @@ def load_initial_weights(model, model_config: dict, path, class_names: Sequence[
             state = loaded["model"]
         _check_published(state, model_config, path)
         state = widen(state, model)
+    if model_config.get("states") and "state_embed" not in state:
+        new = {"state_embed": torch.zeros_like(model.state_embed), "far_slope": torch.ones_like(model.far_slope)}
+        state, said = {**state, **new}, f"{said}, which were not told the states of classes"
     ours = model.state_dict()
     _refuse_list(path, "missing", sorted(set(ours) - set(state)), model_config)
     _refuse_list(path, "not known here", sorted(set(state) - set(ours)), model_config)
