@@ -311,6 +311,19 @@ def test_what_is_hidden_does_not_reach_the_encoder(tmp_path, entries):
     assert not np.array_equal(item["surface_points"], changed["surface_points"])
 
 
+def test_some_items_have_numbers_for_two_answers_and_some_zeros(entries):
+    several = dataset(entries, "cut=1", answer_numbers=3)
+    found = [several[epoch, index] for epoch in range(40) for index in range(2)]
+    numbers = np.stack([item["answer_noise"] for item in found])
+    assert numbers.shape == (80, 2, 3) and numbers.dtype == np.float32
+    zeros = (numbers == 0).all((1, 2))
+    assert 0.15 < zeros.mean() < 0.45 and numbers[~zeros].std() == pytest.approx(1, abs=0.1)
+    assert np.abs(np.corrcoef(numbers[~zeros].reshape(-1, 6).T) - np.eye(6)).max() < 0.45
+    plain = dataset(entries, "cut=1")[3, 0]
+    assert all(np.array_equal(several[3, 0][name], value) for name, value in plain.items())
+    assert "answer_noise" not in dataset(entries, "cut=1", training=False, answer_numbers=3)[3, 0]
+
+
 def test_draws_differ_by_epoch_and_are_the_same_again(entries):
     text = "classes=0.4,cut=0.3,slices=0.3"
     one, other = dataset(entries, text), dataset(entries, text, cache="none")

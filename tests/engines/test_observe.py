@@ -67,9 +67,25 @@ def test_a_network_that_was_not_told_states_may_start_one_that_is(data, tmp_path
     assert "network with states False" in capsys.readouterr().err
 
 
+def test_a_network_with_several_answers_starts_from_one_with_one_and_goes_on(data, tmp_path, capsys):
+    assert main(tiny_arguments(data, tmp_path / "one", *OBSERVE, "--epochs", 2)) == 0
+    start = ("--init_from", tmp_path / "one" / "checkpoint-last.pth", "--answer_noise", 4)
+    several = (*OBSERVE, *start, "--epochs", 2, "--eval_every", 1)
+    assert main(tiny_arguments(data, tmp_path / "whole", *several)) == 0
+    assert main(tiny_arguments(data, tmp_path / "cut", *several, "--max_steps", 1)) == 0
+    assert main(tiny_arguments(data, tmp_path / "cut", *several, "--num_workers", 1)) == 0
+    assert "going on from" in capsys.readouterr().out
+    whole, cut = (load_checkpoint(tmp_path / name / "checkpoint-last.pth") for name in ("whole", "cut"))
+    assert_same_state(whole, cut, ("best_metric", "best_epoch"))  # a run that is stopped validates once more
+    assert whole["model"]["answer_noise.maps.0.weight"].abs().sum() > 0
+    assert "--answer_noise 4" in load_model(tmp_path / "whole" / "checkpoint-last.pth", device="cpu").description
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
+        (("--answer_noise", 4), "--answer_noise: without --observe"),
+        ((*OBSERVE, "--answer_noise", 4, "--normal_weight", 1), "--normal_weight: --answer_noise has no such loss"),
         (("--observe", "all=1"), "--observe: expected KIND=PROBABILITY"),
         (("--observe", "left=1"), "--observe left: the cases have no class Myocardium"),
         ((*OBSERVE, "--network", "per_class", "--model", "point_vec8x4_dim32_depth1_nb"), "only --network joint"),

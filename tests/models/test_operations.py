@@ -17,6 +17,7 @@ MODELS = [
     ("point_vec32x8_dim128_depth2_kl", {"anchors": True, "fps_class_gap": 2.0, "fps_density": "2:3"}),
     ("point_vec32x16_dim192_depth3_nb", {**PLACES, "decoder_layers": 1, "network": "joint", "class_outputs": "both"}),
     ("point_vec32x8_dim64_depth1_nb", {"class_outputs": "distances", "states": True}),
+    ("point_vec32x8_dim64_depth2_nb", {**PLACES, "states": True, "answer_noise": 6}),
     *(("point_vec33x16_dim128_depth3_nb", {**PLACES, "network": name}) for name in NETWORKS if name != "joint"),
     *(("learnable_vec33x16_dim64_depth2_nb", {"network": name}) for name in NETWORKS if name != "joint"),
 ]
@@ -31,8 +32,11 @@ def counted(config, cases, surface, decoded, slope, num_latents):
     surface_BNF = torch.cat([points_BN3, torch.nn.functional.one_hot(labels_BN, C).float()], -1)
     queries_BQ3, slope_BE3 = (torch.rand(cases, count, 3, generator=generator) - 0.5 for count in (decoded, slope))
     states_BC = torch.zeros(cases, C, dtype=torch.long) if config.get("states") else None
+    answers_B2K = torch.zeros(cases, 2, config["answer_noise"]) if config.get("answer_noise") else None
     with OperationCounter() as counter:
-        outputs = model(surface_BNF, queries_BQ3, slope_BE3 if slope else None, None, num_latents, states_BC)
+        slope_BE3 = slope_BE3 if slope else None
+        outputs = model(surface_BNF, queries_BQ3, slope_BE3, None, num_latents, states_BC, answers_B2K)
+        outputs |= {f"other_{name}": value for name, value in outputs.pop("other", {}).items()}
         sum(value.square().sum() for value in outputs.values() if value.is_floating_point()).backward()
     return counter.total
 

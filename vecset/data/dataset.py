@@ -24,6 +24,7 @@ from vecset.data.case_file import CLASS_DISTANCES, read_case
 from vecset.data.observation import FAR_SHARE, Observation, ObservationDraws, far_queries, frame_of_seen
 
 QUERY_GROUPS = ("near", "inside", "outside")  # the groups of query points, in the order of an item
+ONE_ANSWER_SHARE = 0.3  # of the items train the one answer, that of zeros
 _MEMBERS = (
     "surface_points",
     "surface_normals",
@@ -140,6 +141,8 @@ class CaseDataset(torch.utils.data.Dataset):
     eikonal_points (E, 3)                   where the counts ask for them, as `normal_points`, `normal_vectors` (S, 3)
     surface_class_sdf (N, C), query_class_sdf (Q, C)    with `class_distances`: signed distances to each class
     code_noise (M, L) = noise_shape         unit normal numbers for the KL bottleneck, in training only
+    answer_noise (2, K = answer_numbers)    for two answers of a network with several (models/answer_noise.py), in
+                                            training only; zeros for ONE_ANSWER_SHARE of the items
     states (C,) i64 `State`, seen_points (N, 3), seen_labels (N,)       with `with_states`: what the encoder is given in
                                             place of the surface points, and what it is told of every structure
 
@@ -175,13 +178,14 @@ class CaseDataset(torch.utils.data.Dataset):
         class_distances: bool = False,
         with_states: bool = False,
         observations: ObservationDraws | None = None,
+        answer_numbers: int = 0,
     ):
         if cache not in ("memory", "none"):
             raise ValueError(f"cache {cache!r}: want 'memory' or 'none'")
         self.cases, self.counts, self.seed, self.training = list(cases), counts, seed, training
         self.balance, self.cache, self.class_distances = balance, cache, class_distances
         self.augmentation = augmentation if training else None
-        self.noise_shape = noise_shape if training else None
+        self.noise_shape, self.answer_numbers = noise_shape if training else None, answer_numbers if training else 0
         self.with_states, self.observations = with_states, observations if training else None
         self._arrays = {}
 
@@ -274,6 +278,10 @@ class CaseDataset(torch.utils.data.Dataset):
             item |= _normal_part(item, counts.normals, stream(f"{kind} normals"), self.cases[index].path)
         if self.noise_shape:
             item["code_noise"] = stream("code noise").standard_normal(self.noise_shape, dtype=np.float32)
+        if self.answer_numbers:
+            rng = stream("answers")
+            several = rng.random() >= ONE_ANSWER_SHARE
+            item["answer_noise"] = several * rng.standard_normal((2, self.answer_numbers), dtype=np.float32)
         item["annotated"] = np.array(self.cases[index].annotated)
         item["case_index"] = np.int64(index)
         return item

@@ -7,7 +7,7 @@ from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
 from vecset.data.observation import CUT_SHARE, GROUPS, MOST_CLASSES, MOST_FEW, parse_observe
 from vecset.engines.distributed import WAIT_MINUTES
-from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS, losses_of
+from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS, OF_ANSWERS, losses_of
 from vecset.models.autoencoder import EXTENSIONS, NETWORKS, parse_model_name
 from vecset.models.joint_network import CLASS_OUTPUTS
 
@@ -82,6 +82,8 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise InputError.because(
                 "--observe", f"only --network joint is told what is seen, not {args.network}", "leave one of them out"
             )
+    if args.answer_noise:
+        _check_answers(args)
     most = max(64, 8 * usable_cores())
     if args.num_workers > most:  # thousands of processes take all memory before anything can be said
         raise InputError(
@@ -103,6 +105,21 @@ def check_arguments(args: argparse.Namespace) -> None:
         )
     if args.warmup_epochs >= args.epochs and args.warmup_epochs:
         raise InputError("--warmup_epochs", f"fewer than --epochs {args.epochs}", f"{args.warmup_epochs:g}", "lower it")
+
+
+def _check_answers(args):
+    if not args.observe:
+        raise InputError.because(
+            "--answer_noise", "without --observe all of the heart is seen, and there is one answer", "give --observe"
+        )
+    if args.class_outputs != "logits":
+        raise InputError.because(
+            f"--class_outputs {args.class_outputs}", "--answer_noise has no loss for class distances", "leave one out"
+        )
+    wanted = [name for name in losses_of(args.network, args.class_outputs) if name not in OF_ANSWERS]
+    wanted = [f"--{name}_weight" for name in wanted if getattr(args, f"{name}_weight")]
+    if wanted:
+        raise InputError.because(wanted[0], "--answer_noise has no such loss", f"leave out {' and '.join(wanted)}")
 
 
 def _check_latents(args):
@@ -209,6 +226,14 @@ def build_parser() -> argparse.ArgumentParser:
         f"always whole. classes: all but 1 to {MOST_CLASSES} structures; {', '.join(GROUPS)}: all but these; cut: one "
         f"side of a plane, with {CUT_SHARE[0]:.0%} to {CUT_SHARE[1]:.0%} of the heart beyond it; slices: planes alone; "
         f"few: 1 to {MOST_FEW} structures alone (default: all is seen)".replace("%", "%%"),
+    )
+    add(
+        "--answer_noise",
+        type=_count(0),
+        default=0,
+        metavar="NUMBERS",
+        help="with --observe: so many random numbers steer what does not follow from what is seen, so that "
+        "reconstruct.py --samples can give several answers; a step takes twice as long. 0: one answer",
     )
     add(
         "--cache",

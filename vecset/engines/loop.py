@@ -118,13 +118,19 @@ def to_device(batch: dict, device: torch.device) -> dict:
 def forward_losses(model, batch: dict, options: StepOptions, num_classes: int, num_latents: int | None = None):
     """One pass. -> (total loss, name -> (sum over cases, cases) of every raw loss and point metric, surface_BNF). The
     network runs under autocast; distances, losses and metrics are float32. The batch has Eikonal points, normal points
-    and noise for the KL bottleneck where these are needed. num_latents: as in `model.forward`."""
+    and noise for the KL bottleneck and for two answers where these are needed. num_latents: as in `model.forward`."""
     kind = "seen" if "states" in batch else "surface"
     surface_BNF = surface_features(batch[f"{kind}_points"], batch[f"{kind}_labels"], num_classes)
     points_BT3, *targets = decoded_points(batch)
     with torch.autocast(points_BT3.device.type, dtype=torch.bfloat16, enabled=options.bf16):
         outputs = model(
-            surface_BNF, points_BT3, slope_points(batch), batch.get("code_noise"), num_latents, batch.get("states")
+            surface_BNF,
+            points_BT3,
+            slope_points(batch),
+            batch.get("code_noise"),
+            num_latents,
+            batch.get("states"),
+            batch.get("answer_noise"),
         )
     if "normal_points" in batch:  # the last of the points at which the slope was taken
         count = batch["normal_points"].shape[1]

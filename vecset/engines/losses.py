@@ -22,6 +22,13 @@ class_near      L1 of a class's distance at the points that are closer to it tha
 class_far       at the others; mean over annotated classes: in place of the union's distance
 
 A class that is annotated and absent has the distance ABSENT_DISTANCE everywhere (vecset/common/structure_state.py).
+
+Of two answers to one heart (vecset/models/answer_noise.py) the losses are scores that are least where answers are
+distributed as truths are, given what is seen. vol, near and surface: the energy score of two draws, |a - y| / 2 +
+|b - y| / 2 - |a - b| / 2 (Gneiting and Raftery, J. Am. Stat. Assoc. 2007, equation 22; of one number, the continuous
+ranked probability score), which is the L1 of one answer where both are the same. class: that score of the
+probabilities, summed over them, and the cross-entropy of the mean of both answers' probabilities, which trains where a
+probability is far off. eikonal: of the first.
 """
 
 from collections.abc import Iterable
@@ -49,6 +56,8 @@ DEFAULT_WEIGHTS = {
 }
 LOSSES = tuple(DEFAULT_WEIGHTS)
 _DISTANCE_LOSSES = {"vol": ("inside", "outside"), "near": ("near",), "surface": ("surface",)}
+OF_ANSWERS = ("vol", "near", "surface", "eikonal", "class", "kl")  # the losses that two answers have
+LEAST_PROBABILITY = 1e-7
 _OF_CLASS_FIELDS = ("class_near", "class_far", "eikonal", "kl")
 
 
@@ -117,22 +126,27 @@ def compute_losses(
     weights: name -> weight; a loss of weight 0 is not computed.
     truncation: half width (unit) of the band of the truncated loss.
     normals_BS3: outward normals where outputs["normal_gradient_BS3"] was taken; the normal loss needs both.
+    outputs["other"]: sdf_BQ and logits_BQC of another answer; losses are then those of OF_ANSWERS.
     class_sdf_BTC: from `decoded_class_distances`; the losses of class distances need them and
     outputs["class_sdf_BQC"]. class_distance_clip: half width (unit) of their band.
     -> (total, raw): raw maps each computed loss's name to its value before weighting (0-d, float32).
     """
     sdf_BT, labels_BT, group_BT = targets
-    predicted_BT = outputs["sdf_BQ"]
+    predicted_BT, other = outputs["sdf_BQ"], outputs.get("other")
+    error_BT = energy_score(predicted_BT, other["sdf_BQ"], sdf_BT) if other else (predicted_BT - sdf_BT).abs()
     raw = {}
     for name, members in _DISTANCE_LOSSES.items():
         if weights.get(name):
-            raw[name] = _mean_per_case((predicted_BT - sdf_BT).abs(), in_groups(group_BT, members)).mean()
+            raw[name] = _mean_per_case(error_BT, in_groups(group_BT, members)).mean()
     if weights.get("eikonal") and "gradient_BE3" in outputs:
         raw["eikonal"] = (safe_norm(outputs["gradient_BE3"]) - 1).square().mean(1).mean()
     if weights.get("eikonal") and "class_gradient_BEC3" in outputs:
         error_BEC = (safe_norm(outputs["class_gradient_BEC3"]) - 1).square()
         raw["eikonal"] = _mean_over_classes(error_BEC.mean(1), outputs["present_BC"]).mean()
-    if weights.get("class"):
+    if weights.get("class") and other:
+        answers = outputs["logits_BQC"], other["logits_BQC"]
+        raw["class"] = CLASS_LOSSES_OF_ANSWERS[class_loss](*answers, labels_BT, annotated_BC)
+    elif weights.get("class"):
         raw["class"] = CLASS_LOSSES[class_loss](outputs["logits_BQC"], labels_BT, annotated_BC)
     if weights.get("kl") and "kl_B" in outputs:
         raw["kl"] = outputs["kl_B"].mean()
@@ -214,10 +228,16 @@ def balanced_class_loss(logits_BTC: torch.Tensor, labels_BT: torch.Tensor, annot
     return ((sums_BC / kinds_BC * mask_BC).sum(1) / mask_BC.sum(1).clamp_min(1)).mean()
 
 
+def _with_background(logits_BTC, annotated_BC):
+    """(B, T, 1 + C) logits of the background, 0, and of the classes; that of one that was not annotated is
+    UNKNOWN_LOGIT."""
+    logits_BTC = logits_BTC.masked_fill(~annotated_BC.unsqueeze(1), UNKNOWN_LOGIT)
+    return torch.cat([torch.zeros_like(logits_BTC[..., :1]), logits_BTC], -1)
+
+
 def softmax_class_loss(logits_BTC: torch.Tensor, labels_BT: torch.Tensor, annotated_BC: torch.Tensor) -> torch.Tensor:
     """Cross-entropy over background (its logit is 0) and the annotated classes, mean over points."""
-    logits_BTC = logits_BTC.masked_fill(~annotated_BC.unsqueeze(1), UNKNOWN_LOGIT)
-    logits_BTK = torch.cat([torch.zeros_like(logits_BTC[..., :1]), logits_BTC], -1)
+    logits_BTK = _with_background(logits_BTC, annotated_BC)
     return (
         F.cross_entropy(logits_BTK.flatten(0, 1), labels_BT.flatten(), reduction="none")
         .view_as(labels_BT)
@@ -227,4 +247,34 @@ def softmax_class_loss(logits_BTC: torch.Tensor, labels_BT: torch.Tensor, annota
     )
 
 
+def energy_score(a: torch.Tensor, b: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Of two answers, number by number, all of one shape."""
+    return ((a - truth).abs() + (b - truth).abs() - (a - b).abs()) / 2
+
+
+def softmax_loss_of_answers(
+    a_BTC: torch.Tensor, b_BTC: torch.Tensor, labels_BT: torch.Tensor, annotated_BC: torch.Tensor
+) -> torch.Tensor:
+    """Over background (its logit is 0) and the annotated classes, mean over points."""
+    p_BTK, q_BTK = (_with_background(x.float(), annotated_BC).softmax(-1) for x in (a_BTC, b_BTC))
+    right_BT = ((p_BTK + q_BTK) / 2).gather(-1, labels_BT.unsqueeze(-1)).squeeze(-1)
+    target_BTK = F.one_hot(labels_BT, p_BTK.shape[-1]).to(p_BTK.dtype)
+    score_BT = energy_score(p_BTK, q_BTK, target_BTK).sum(-1)
+    return (score_BT - right_BT.clamp_min(LEAST_PROBABILITY).log()).mean(1).mean()
+
+
+def binary_loss_of_answers(
+    a_BTC: torch.Tensor, b_BTC: torch.Tensor, labels_BT: torch.Tensor, annotated_BC: torch.Tensor
+) -> torch.Tensor:
+    """Each class against all else, mean over annotated classes and points."""
+    p_BTC, q_BTC = a_BTC.float().sigmoid(), b_BTC.float().sigmoid()
+    target_BTC = F.one_hot(labels_BT, p_BTC.shape[-1] + 1)[..., 1:].to(p_BTC.dtype)
+    mean_BTC = (p_BTC + q_BTC) / 2
+    right_BTC = torch.where(target_BTC > 0, mean_BTC, 1 - mean_BTC).clamp_min(LEAST_PROBABILITY)
+    loss_BTC = energy_score(p_BTC, q_BTC, target_BTC) - right_BTC.log()
+    mask_B1C = annotated_BC.to(loss_BTC.dtype).unsqueeze(1)
+    return ((loss_BTC * mask_B1C).sum((1, 2)) / (mask_B1C.sum((1, 2)).clamp_min(1) * loss_BTC.shape[1])).mean()
+
+
+CLASS_LOSSES_OF_ANSWERS = {"bce": binary_loss_of_answers, "softmax": softmax_loss_of_answers}
 CLASS_LOSSES = {"bce": binary_class_loss, "softmax": softmax_class_loss}

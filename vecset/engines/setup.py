@@ -224,6 +224,7 @@ def make_dataset(args: Namespace, cases: list[ListedCase], training: bool) -> Ca
         **({"class_distances": True} if has_class_distances(args) else {}),
         with_states=bool(args.observe),
         observations=observation_draws(args.observe, list(cases[0].class_names)),
+        answer_numbers=args.answer_noise,
     )
 
 

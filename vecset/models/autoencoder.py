@@ -22,6 +22,7 @@ EXTENSIONS = {
     "network": "joint",
     "class_outputs": "logits",
     "states": False,
+    "answer_noise": 0,
 }
 _FLAGS = {"states": "observe"}  # where the flag of main_ae.py has another name
 NETWORKS = ("joint", "per_class", "parts")

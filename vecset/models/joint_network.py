@@ -4,7 +4,7 @@ The architecture is that of the public VecSetX release (Zhang et al., https://gi
 3DShape2VecSet, Zhang, Tang, Niessner, Wonka, SIGGRAPH 2023), with 3 + C numbers per surface point in, a query embedding
 of its own, and 1 + C numbers per query out: the signed distance to the union (unit, negative inside) and C class
 logits. Named extensions, off by default: `anchors`, `rotary`, `fps_class_gap`, `fps_density`, `decoder_layers`,
-`class_outputs`, `states` (see `VecSetAutoencoder`).
+`class_outputs`, `states`, `answer_noise` (see `VecSetAutoencoder`).
 
 Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M latents of L numbers, D width.
 """
@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from vecset.common.errors import InputError
 from vecset.common.structure_state import ABSENT_DISTANCE, State
 from vecset.models import attention, attention_slope
+from vecset.models.answer_noise import AnswerNoise
 from vecset.models.attention import Attention, FeedForward, Places, PreNorm
 from vecset.models.bottleneck import BOTTLENECKS
 from vecset.models.embedding import PointEmbed, farthest_point_sampling
@@ -75,6 +76,8 @@ class VecSetAutoencoder(nn.Module):
                     reads the surface. Distances have a learned multiple of max(|x| - 1, 0) added: what is seen lies in
                     the unit ball, the rest of the heart may lie beyond it, and embedded places, which are periodic,
                     cannot tell a place far out from one in the heart.
+    answer_noise    with states: how many random numbers steer what does not follow from what is seen
+                    (answer_noise.py); 0: one answer.
     """
 
     decoder_passes = 1  # how often a query goes through the decoder
@@ -96,6 +99,7 @@ class VecSetAutoencoder(nn.Module):
         decoder_layers: int = 0,
         class_outputs: str = "logits",
         states: bool = False,
+        answer_noise: int = 0,
     ):
         super().__init__()
         if rotary and not anchors:
@@ -132,6 +136,11 @@ class VecSetAutoencoder(nn.Module):
             nn.ModuleList([PreNorm(dim, Attention(dim, None, rotary)), PreNorm(dim, FeedForward(dim))])
             for _ in range(depth)
         )
+        if answer_noise and not states:
+            raise InputError.because("--answer_noise", "it has an effect only with --observe", "give both")
+        self.noise_numbers = answer_noise
+        if answer_noise:
+            self.answer_noise = AnswerNoise(answer_noise, dim, depth + 1)
         self.decoder_cross_attn = PreNorm(dim, Attention(dim, dim, rotary))
         self.decoder_layers = nn.ModuleList(
             PreNorm(dim, FeedForward(dim, factor=2)) for _ in range(decoder_layers)
@@ -259,13 +268,18 @@ class VecSetAutoencoder(nn.Module):
 
     # --- latents -> field
 
-    def process_latents(self, latents_BML: torch.Tensor) -> dict:
+    def process_latents(self, latents_BML: torch.Tensor, noise_BK: torch.Tensor | None = None) -> dict:
         """The latent stack, and the decoder's keys and values: everything that is the same for all queries of a case.
-        Returns a context for `decode`."""
+        Returns a context for `decode`. noise_BK: unit normal numbers, for one of many answers of a network with
+        `answer_noise`; None: the one answer, that of zeros."""
         x, anchors_BM3 = self._tokens_of(latents_BML)
         places = self._places_of_layers(anchors_BM3)
-        for layer in self.layers:
+        if noise_BK is not None:
+            x = self.answer_noise(0, x, noise_BK)
+        for number, layer in enumerate(self.layers, 1):
             x = self._run(self._layer, layer, x, places)
+            if noise_BK is not None:
+                x = self.answer_noise(number, x, noise_BK)
         return self._context_of(x, anchors_BM3)
 
     def _places_of_layers(self, anchors_BM3):
@@ -386,12 +400,15 @@ class VecSetAutoencoder(nn.Module):
         noise_BML: torch.Tensor | None = None,
         num_latents: int | None = None,
         states_BC: torch.Tensor | None = None,
+        answers_B2K: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Encodes and decodes, in one call so that DDP sees all of it: a dict with sdf_BQ, logits_BQC, and where they
         apply class_sdf_BQC, kl_B (of a KL bottleneck), gradient_BE3 (Eikonal points are given). noise_BML: the KL
         bottleneck's unit normal draw, of which the first `num_latents` rows are used. num_latents, states_BC: as in
-        `encode`."""
-        context, kl_B = self._context(surface_BNF, noise_BML, num_latents, states_BC)
+        `encode`. answers_B2K: the numbers of two answers of a network with `answer_noise`: the first is given as
+        above, sdf_BQ and logits_BQC of the second under `other`."""
+        noise_B2K = (None, None) if answers_B2K is None else answers_B2K.unbind(1)
+        latents_BML, context, kl_B = self._context(surface_BNF, noise_BML, num_latents, states_BC, noise_B2K[0])
         sdf_BQ, logits_BQC, class_sdf_BQC = self._run(self.decode_fields, context, queries_BQ3)
         outputs = {"sdf_BQ": sdf_BQ, "logits_BQC": logits_BQC}
         if class_sdf_BQC is not None:
@@ -400,12 +417,16 @@ class VecSetAutoencoder(nn.Module):
             outputs["kl_B"] = kl_B
         if eikonal_BE3 is not None:
             outputs |= self._slopes(context, eikonal_BE3)
+        if answers_B2K is not None:
+            context = self.process_latents(latents_BML, noise_B2K[1])
+            sdf_BQ, logits_BQC, _ = self._run(self.decode_fields, context, queries_BQ3)
+            outputs["other"] = {"sdf_BQ": sdf_BQ, "logits_BQC": logits_BQC}
         return outputs
 
-    def _context(self, surface_BNF, noise_BML, num_latents, states_BC):
-        """(context, kl_B or None) of surfaces."""
+    def _context(self, surface_BNF, noise_BML, num_latents, states_BC, noise_BK):
+        """(latents_BML, context, kl_B or None) of surfaces."""
         latents_BML, kl_B = self._encode(surface_BNF, noise_BML, num_latents, states_BC)
-        return self.process_latents(latents_BML), kl_B
+        return latents_BML, self.process_latents(latents_BML, noise_BK), kl_B
 
     def _slopes(self, context, points_BE3):
         """What `forward` adds where slopes are asked for."""

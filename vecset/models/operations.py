@@ -88,7 +88,12 @@ def pass_operations(
     per_case += fields * net.linear(m, net.D, 2 * net.D) + net.turns(fields * m, 2)  # the decoder's keys and values
     per_case += net.queries(decoded) + net.beside(decoded) + fields * net.decoded(decoded, m)
     per_case += fields * net.slope(slope, m)
-    return cases * per_case + net.maps(slope > 0)
+    if numbers := config.get("answer_noise"):  # two answers: all but encoder and slope is done twice
+        per_case += net.tokens_of_latents(m) + depth * net.layer(m, 1) + (net.turns(m, 2) if depth else 0)
+        per_case += net.linear(m, net.D, 2 * net.D) + net.turns(m, 2)
+        per_case += net.queries(decoded) + net.beside(decoded) + net.decoded(decoded, m)
+        per_case += 2 * (depth + 1) * net.linear(1, numbers, 2 * net.D, 2)
+    return cases * per_case + net.maps(1 + (slope > 0) + bool(config.get("answer_noise")))
 
 
 class _Network:
@@ -139,8 +144,11 @@ class _Network:
 
     def tokens(self, m):
         """The bottleneck there and back, and the places' embedding."""
-        through = self.linear(m, self.D, self.code) * (2 if self.kl else 1) + self.linear(m, self.code, self.D)
-        return through + (self.embed(m, _POINT, True) if self.anchors else 0)
+        return self.linear(m, self.D, self.code) * (2 if self.kl else 1) + self.tokens_of_latents(m)
+
+    def tokens_of_latents(self, m):
+        """The way back from the bottleneck."""
+        return self.linear(m, self.code, self.D) + (self.embed(m, _POINT, True) if self.anchors else 0)
 
     def layer(self, m, fields):
         """A layer of the latent stack on `fields` x m latents that see each other."""
@@ -154,12 +162,13 @@ class _Network:
         folded = self.basis(tokens) + self.linear(tokens, numbers, numbers, 2)
         return folded + self.linear(tokens, numbers, self.D) + 2 * self.turns(tokens)  # there and back
 
-    def maps(self, twice):
-        """What the folded maps cost, whatever the number of cases. twice: the slope makes the queries' map again."""
+    def maps(self, times):
+        """What the folded maps cost, whatever the number of cases. times: how often the queries' map is made; the slope
+        makes it again, and a second answer."""
         D, numbers = self.D, _POINT + 1
         queries = self.linear(numbers, D, numbers) + self.linear(D, D, numbers)
         surface = 0 if self.anchors else self.linear(2 * D, D, self.F) + self.linear(1, D, 2 * D)
-        return (2 if twice else 1) * queries + surface
+        return times * queries + surface
 
     def beside(self, tokens):
         """The residual round the decoder's attention."""

@@ -54,6 +54,7 @@ class PartAutoencoder(VecSetAutoencoder):
         fps_density: str = "",
         class_outputs: str = "logits",
         states: bool = False,
+        answer_noise: int = 0,
         **options,
     ):
         name = "parts" if parts else "per_class"
@@ -62,6 +63,7 @@ class PartAutoencoder(VecSetAutoencoder):
             ("fps_density", fps_density, ""),
             ("class_outputs", class_outputs, "logits"),
             ("observe", states, False),
+            ("answer_noise", answer_noise, 0),
         ):
             if value != off:
                 raise InputError.because(f"--{flag}", f"it has no meaning with --network {name}", "leave it out")
@@ -194,7 +196,7 @@ class PartAutoencoder(VecSetAutoencoder):
         logits_BQC = logits_of_distances(class_sdf_BQC).masked_fill(~self.known_classes, UNKNOWN_LOGIT)
         return class_sdf_BQC.min(-1).values, logits_BQC, class_sdf_BQC
 
-    def _of_classes(self, outputs_XQ0):
+    def _of_classes(self, outputs_XQ0, far_BQ):
         return None, None
 
     def class_sdf_gradient(self, context: dict, points_BE3: torch.Tensor) -> torch.Tensor:
@@ -216,9 +218,9 @@ class PartAutoencoder(VecSetAutoencoder):
 
     # --- both
 
-    def _context(self, surface_BNF, noise_BML, num_latents, states_BC):
+    def _context(self, surface_BNF, noise_BML, num_latents, states_BC, noise_BK):
         latents_BML, kl_B, present_BC = self._encode(surface_BNF, noise_BML, num_latents, states_BC)
-        return self.process_latents(latents_BML, present_BC), kl_B
+        return latents_BML, self.process_latents(latents_BML, present_BC), kl_B
 
     def _slopes(self, context, points_BE3):
         """The slopes of all class distances, and which of them mean something."""
