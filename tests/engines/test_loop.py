@@ -276,7 +276,7 @@ def test_early_epochs_take_fewer_latents_and_validation_all(data, tmp_path, monk
     monkeypatch.setattr(
         VecSetAutoencoder,
         "process_latents",
-        lambda self, latents, noise=None: seen.append((self.training, latents.shape[1])) or expand(self, latents, noise),
+        lambda self, latents, n=None: seen.append((self.training, latents.shape[1])) or expand(self, latents, n),
     )
     words = tiny_arguments(
         data,
