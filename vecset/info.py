@@ -127,6 +127,7 @@ def _latents(path):
         "heart": case.meta["case_id"],
         "latents": f"{latents.shape[0]} of {latents.shape[1]} numbers, {bits} per number; {path.stat().st_size} bytes",
         "classes": f"{case.num_classes}: {', '.join(case.class_names)}",
+        "seen": "in slices, between which all is unknown" if case.in_slices else "",
         "checkpoint": f"SHA-256 {case.meta['checkpoint_sha256'][:12]}...",
         **_frame(case.frame),
     }

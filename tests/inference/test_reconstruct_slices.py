@@ -11,7 +11,10 @@ from helpers.formula_hearts import CLASSES, RADIUS_MM, make_case, run, sphere_po
 
 import reconstruct
 from vecset.common.errors import run_command
+from vecset.common.structure_state import State
 from vecset.imaging.label_map import write_label_map
+from vecset.inference.model import load_model
+from vecset.info import describe
 from vecset.models import checkpoint as checkpoint_file
 
 MIDDLE = np.array([5.0, -20.0, 60.0])
@@ -166,6 +169,18 @@ def test_what_goes_beyond_the_frame_of_what_is_seen_is_drawn(seen_ball, monkeypa
     told = json.loads((seen_ball / "again" / "anna" / "result.json").read_text())
     assert told["states"] == result(seen_ball, "anna")["states"]
     assert told["slices"] == {"planes": 9, "pixels": 0, "dice": {}}
+    assert any("in slices" in line for line in describe(seen_ball / "out" / "anna" / "latents.npz"))
+
+
+def test_from_python(seen_ball):
+    """A folder is read and encoded as reconstruct.py does it, under the folder's name."""
+    write_folder(seen_ball / "data" / "anna")
+    network = load_model(seen_ball / "checkpoint.pth", device="cpu")
+    network.network.encode = lambda surface_BNF: surface_BNF[..., :3]
+    case = network.read(seen_ball / "data" / "anna", slices="folder")
+    assert case.states[0] == State.CUT
+    np.testing.assert_array_equal(network.encode(case), network.encode(case, "anna"))
+    assert (network.encode(case) != network.encode(case, "sa")).any()
 
 
 REFUSED = {
