@@ -23,11 +23,11 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from vecset.fields.decoding import CHECKED_SHARE, COARSE_VOXELS, LEAST_SKIPPED, decode_label_map
+from vecset.fields.heart_field import CHUNK, HeartField
 from vecset.geometry.distance_field import UnionField
 from vecset.geometry.surface import crop_foreground, union_mesh
 from vecset.imaging.frame import Frame
-from vecset.inference.decoding import CHECKED_SHARE, COARSE_VOXELS, LEAST_SKIPPED, decode_label_map
-from vecset.inference.heart_field import CHUNK, HeartField
 from vecset.inference.inputs import draw_surface, find_hearts, load_heart
 from vecset.models.checkpoint import load_checkpoint, model_from_checkpoint
 from vecset.models.embedding import surface_features

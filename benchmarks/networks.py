@@ -541,7 +541,7 @@ def figures_of(folder: Path) -> dict:
 
 def claims_of(case_ids: list[str], folder: Path) -> dict:
     """Voxels per heart that several structures claim (overlap) and that none does (unclaimed), by the counts that
-    reconstruct.py keeps of networks with class distances (vecset/inference/claims.py); {} for others."""
+    reconstruct.py keeps of networks with class distances (vecset/fields/claims.py); {} for others."""
     counts = []
     for case_id in case_ids:
         result = json.loads((folder / case_id / "result.json").read_text(encoding="utf-8"))
@@ -563,7 +563,7 @@ def measure_decoding(checkpoint: Path, hearts: Path, count: int, options: dict) 
 
     limit_threads()
     from vecset.data.listed_case import read_listed
-    from vecset.inference.decoding import decode_label_map
+    from vecset.fields.decoding import decode_label_map
     from vecset.inference.model import load_model
 
     model = load_model(checkpoint, device="cpu", **options)

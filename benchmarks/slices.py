@@ -193,7 +193,7 @@ class Run:
     def answers(self, folder, case_id, labels, affine):
         """({method: labels on the grid that is scored}, number of planes) of the slices in a folder."""
         from vecset.data.listed_case import SLICES, ListedCase
-        from vecset.inference.heart_field import CHUNK
+        from vecset.fields.heart_field import CHUNK
         from vecset.inference.heart_result import decode_heart
         from vecset.inference.settings import OutputSettings
 

@@ -18,7 +18,7 @@ FLOORS = [
     {"imaging", "geometry", "models"},
     {"phantom", "data"},
     {"quality", "metrics", "sparse"},
-    {"engines"},
+    {"engines", "fields"},
     {"inference"},
     {"report"},
     {"commands"},

@@ -3,7 +3,7 @@ where they are), for `reconstruct.py --calibration FILE`:
 
     python -m vecset.calibrate --checkpoint train/checkpoint-best.pth --csv cases/train.csv --output calibration.json
 
-Why, and how: vecset/inference/decision_tuning.py. Give the hearts that the model was trained on, never those that it is
+Why, and how: vecset/fields/decision_tuning.py. Give the hearts that the model was trained on, never those that it is
 judged by, and the same --num_surface_points and --num_latents as to reconstruct.py.
 """
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from vecset.common.atomic import require_writable
     from vecset.data.listed_case import read_listed
-    from vecset.inference.decision_tuning import write_decision_tuning
+    from vecset.fields.decision_tuning import write_decision_tuning
     from vecset.inference.decision_tuning_search import evenly_chosen, tune_decisions
     from vecset.inference.model import load_model
 

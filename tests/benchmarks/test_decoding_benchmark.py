@@ -9,9 +9,9 @@ from helpers.fake_model import FormulaModel, ball
 from helpers.formula_fields import FRAMES, hidden_spots
 
 from vecset.data.preparation import Options, build_case
+from vecset.fields.decoding import CHECKED_SHARE, decode_label_map
+from vecset.fields.heart_field import HeartField
 from vecset.imaging.label_map import LabelMap
-from vecset.inference.decoding import CHECKED_SHARE, decode_label_map
-from vecset.inference.heart_field import HeartField
 from vecset.phantom.phantom import PhantomOptions, make_phantom
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from vecset.fields.heart_field import HeartField
+from vecset.fields.meshes import class_meshes
 from vecset.imaging.frame import Frame
-from vecset.inference.heart_field import HeartField
-from vecset.inference.meshes import class_meshes
 
 LATENTS = torch.zeros(1, 3)
 

@@ -11,11 +11,11 @@ from helpers.formula_fields import FRAMES
 
 from vecset.common.draws import random_stream
 from vecset.common.errors import InputError
-from vecset.inference.decision_tuning import DecisionTuning, read_decision_tuning, write_decision_tuning
+from vecset.fields.decision_tuning import DecisionTuning, read_decision_tuning, write_decision_tuning
+from vecset.fields.decoding import decode_label_map
+from vecset.fields.heart_field import HeartField
+from vecset.fields.meshes import class_meshes
 from vecset.inference.decision_tuning_search import Sample, dice_per_class, draw_voxels, fit, slopes
-from vecset.inference.decoding import decode_label_map
-from vecset.inference.heart_field import HeartField
-from vecset.inference.meshes import class_meshes
 
 LATENTS, NONE = torch.zeros(1, 3), frozenset()
 

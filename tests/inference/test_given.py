@@ -25,15 +25,15 @@ from helpers.report_run import page_tables
 from vecset.common.errors import InputError
 from vecset.common.structure_state import State, is_seen
 from vecset.data.case_file import read_case, write_case
+from vecset.fields.decision_tuning import DecisionTuning
+from vecset.fields.decoding import decode_label_map
+from vecset.fields.heart_field import HeartField
+from vecset.fields.meshes import class_meshes
 from vecset.imaging.frame import Frame
 from vecset.imaging.label_map import LabelMap, write_label_map
 from vecset.inference import settings
-from vecset.inference.decision_tuning import DecisionTuning
-from vecset.inference.decoding import decode_label_map
-from vecset.inference.heart_field import HeartField
 from vecset.inference.inputs import find_hearts, load_heart
 from vecset.inference.latents import read_latents
-from vecset.inference.meshes import class_meshes
 from vecset.models import checkpoint as checkpoint_file
 from vecset.models.labels import UNKNOWN_LOGIT
 
@@ -123,7 +123,7 @@ def test_beyond_the_unit_cube_only_where_asked_for():
     labels = decode_label_map(whole, frame)
     np.testing.assert_array_equal(labels.labels.ravel() > 0, ball)
     assert not labels.dense and labels.voxels == index.shape[0]
-    from vecset.inference.meshes import cube_round
+    from vecset.fields.meshes import cube_round
 
     mesh = class_meshes(whole, frame, 40, cube_round(labels.labels, frame))[1]
     assert mesh.is_watertight and mesh.volume == pytest.approx(4 / 3 * np.pi * 15**3, rel=0.02)

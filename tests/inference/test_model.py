@@ -7,9 +7,9 @@ import trimesh
 from helpers.formula_hearts import NAMES, make_case, make_heart, run, write_checkpoint
 
 from vecset.common.errors import InputError
+from vecset.fields.decoding import decode_label_map
+from vecset.fields.meshes import class_meshes
 from vecset.imaging.label_map import write_label_map
-from vecset.inference.decoding import decode_label_map
-from vecset.inference.meshes import class_meshes
 from vecset.inference.model import load_model
 
 SMALL = dict(model_name="point_vec4x4_dim32_depth1_nb", anchors=True)

@@ -27,9 +27,9 @@ from vecset.commands.reconstruct import get_parser
 from vecset.common.errors import run_command
 from vecset.data.case_file import read_case
 from vecset.data.listed_case import ListedCase
+from vecset.fields.heart_field import CHUNK
 from vecset.imaging.label_map import write_label_map
 from vecset.inference import inputs
-from vecset.inference.heart_field import CHUNK
 from vecset.inference.latents import read_latents
 from vecset.models import checkpoint as checkpoint_file
 
@@ -472,7 +472,7 @@ def test_falling_back_is_said_per_heart_and_counted(workdir, capsys, monkeypatch
     """Whether the input has a truth or not, and for the meshes too."""
     make_case(workdir / "data" / "a.npz")
     assert run(workdir) == 0 and "voxel by voxel" not in capsys.readouterr().out
-    monkeypatch.setattr("vecset.inference.decoding._check", lambda *a: (100, 3))
+    monkeypatch.setattr("vecset.fields.decoding._check", lambda *a: (100, 3))
     np.savez(
         workdir / "cloud.npz", points_mm=np.random.default_rng(0).normal(size=(300, 3)) * 9, labels=np.ones(300, int)
     )

@@ -230,8 +230,8 @@ def main(argv: list[str] | None = None) -> int:
     limit_threads()  # before torch is imported
     keep_freed_memory()
     from vecset.data.case_classes import check_chosen
+    from vecset.fields.claims import claims_line
     from vecset.imaging.label_mapping import LabelMapping
-    from vecset.inference.claims import claims_line
     from vecset.inference.inputs import find_hearts, find_stored_latents
     from vecset.inference.model import load_model
     from vecset.inference.reconstruction import Reconstruction

@@ -16,7 +16,7 @@ from vecset.common.draws import random_stream
 from vecset.common.errors import InputError, describe_failure
 from vecset.common.structure_state import is_seen
 from vecset.data.listed_case import ListedCase
-from vecset.inference.decision_tuning import DecisionTuning, margin
+from vecset.fields.decision_tuning import DecisionTuning, margin
 from vecset.inference.model import LoadedModel
 from vecset.models.labels import labels_of
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from vecset.common.errors import InputError
+from vecset.fields.heart_field import HeartField
+from vecset.fields.meshes import as_lps, class_meshes, scene_of, write_mesh
 from vecset.imaging.class_names import file_names
 from vecset.imaging.classes import class_colours
 from vecset.imaging.frame import Frame
@@ -15,9 +17,7 @@ from vecset.imaging.header_geometry import readers_agree
 from vecset.imaging.image_file import read_nifti_header
 from vecset.imaging.label_map import write_label_map
 from vecset.imaging.label_table import write_segmentation_nrrd
-from vecset.inference.heart_field import HeartField
 from vecset.inference.latents import FILE as LATENTS
-from vecset.inference.meshes import as_lps, class_meshes, scene_of, write_mesh
 from vecset.inference.settings import OutputSettings
 
 LABELS, SEGMENTATION, SCENE, MESHES = "labels.nii.gz", "labels.seg.nrrd", "heart.glb", "meshes"

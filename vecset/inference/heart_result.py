@@ -11,14 +11,14 @@ import torch
 
 from vecset.common.structure_state import STATE_WORDS, State, is_seen
 from vecset.data.case_file import Case
+from vecset.fields.claims import count_claims
+from vecset.fields.decoding import Decoded, decode_label_map, require_grid_memory
+from vecset.fields.heart_field import HeartField
+from vecset.fields.meshes import cube_round, require_mesh_memory
 from vecset.imaging.frame import Frame
-from vecset.inference.claims import count_claims
-from vecset.inference.decoding import Decoded, decode_label_map, require_grid_memory
-from vecset.inference.heart_field import HeartField
 from vecset.inference.heart_files import shown_names, write_labels, write_meshes
 from vecset.inference.latent_codes import PackedLatents, pack_latents
 from vecset.inference.latents import FILE, write_latents
-from vecset.inference.meshes import cube_round, require_mesh_memory
 from vecset.inference.model import LoadedModel
 from vecset.inference.settings import OutputSettings
 from vecset.metrics.overlap import is_union, score

@@ -4,8 +4,8 @@ model = load_model("checkpoint-best.pth")
 case = model.read("heart.nii.gz")                         # label map, case file or point cloud
 latents = model.encode(case)
 field = model.field(latents, drawn_C=is_seen(case.states))  # no structure that is not in the input
-labels = decode_label_map(field, case.frame).labels       # on the patient's grid (vecset/inference/decoding.py)
-meshes = class_meshes(field, case.frame)                  # in the patient's mm (vecset/inference/meshes.py)
+labels = decode_label_map(field, case.frame).labels       # on the patient's grid (vecset/fields/decoding.py)
+meshes = class_meshes(field, case.frame)                  # in the patient's mm (vecset/fields/meshes.py)
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from vecset.common.errors import InputError
 from vecset.data.case_file import Case
 from vecset.data.listed_case import ListedCase
 from vecset.data.observation import REACH_UNIT
+from vecset.fields.decision_tuning import DecisionTuning, read_decision_tuning
+from vecset.fields.heart_field import CHUNK, HeartField
 from vecset.imaging.class_names import distinct_names
 from vecset.imaging.label_map import file_sha256
 from vecset.imaging.label_mapping import LabelMapping
-from vecset.inference.decision_tuning import DecisionTuning, read_decision_tuning
-from vecset.inference.heart_field import CHUNK, HeartField
 from vecset.inference.inputs import draw_surface, find_hearts, load_heart
 from vecset.inference.latents import read_latents
 from vecset.models import checkpoint as checkpoint_file

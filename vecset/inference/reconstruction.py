@@ -12,8 +12,8 @@ from vecset.common.atomic import remove_leftovers, require_writable, write_text
 from vecset.common.errors import describe_failure, shown
 from vecset.common.file_names import require_sound_name
 from vecset.data.listed_case import LATENTS, ListedCase
+from vecset.fields.heart_field import CHUNK
 from vecset.inference import heart_files
-from vecset.inference.heart_field import CHUNK
 from vecset.inference.heart_result import make_result
 from vecset.inference.inputs import input_sha256, names_that_decide
 from vecset.inference.model import LoadedModel

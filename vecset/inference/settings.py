@@ -4,9 +4,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from vecset.fields.meshes import MESH_CELLS
 from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.latent_codes import DEFAULT_BITS
-from vecset.inference.meshes import MESH_CELLS
 from vecset.inference.model import LoadedModel
 
 VERSION = 8  # of the method: hearts that another version made are made again

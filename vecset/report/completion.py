@@ -20,8 +20,8 @@ from vecset.common.structure_state import State
 from vecset.data.case_file import Case
 from vecset.data.listed_case import ListedCase
 from vecset.data.observation import GROUPS, Observation
+from vecset.fields.heart_field import CHUNK
 from vecset.imaging.frame import Frame
-from vecset.inference.heart_field import CHUNK
 from vecset.inference.heart_result import decode_heart
 from vecset.inference.model import LoadedModel
 from vecset.inference.settings import OutputSettings

@@ -7,8 +7,8 @@ import trimesh
 from helpers.fake_model import FormulaModel, ball
 from helpers.formula_fields import frame, meshes_of
 
+from vecset.fields.meshes import mesh_grid, write_mesh
 from vecset.imaging.frame import Frame
-from vecset.inference.meshes import mesh_grid, write_mesh
 
 
 def test_mesh_grid_covers_the_unit_cube_in_mm():

@@ -11,10 +11,10 @@ from helpers.fake_model import FormulaModel
 
 import reconstruct
 from vecset.calibrate import main as calibrate
+from vecset.fields.claims import claims_line, count_claims
+from vecset.fields.decoding import decode_label_map
+from vecset.fields.heart_field import HeartField
 from vecset.imaging.frame import Frame
-from vecset.inference.claims import claims_line, count_claims
-from vecset.inference.decoding import decode_label_map
-from vecset.inference.heart_field import HeartField
 from vecset.inference.latents import read_latents
 from vecset.main_ae import main as train
 

@@ -7,7 +7,7 @@ import torch
 
 from vecset.common.errors import InputError
 from vecset.common.structure_state import ABSENT_DISTANCE
-from vecset.inference.decision_tuning import DecisionTuning
+from vecset.fields.decision_tuning import DecisionTuning
 from vecset.models.labels import LOGIT_UNIT, UNKNOWN_LOGIT, labels_of
 
 CHUNK = 8192  # activations that stay in the cache: a quarter less time than 32768 on a CPU of two cores
@@ -16,7 +16,7 @@ CHUNK = 8192  # activations that stay in the cache: a quarter less time than 327
 class HeartField:
     """The field of one heart. Its latents go through the latent stack once; points are then decoded `chunk` at a time,
     which bounds the memory. `queries` counts the points decoded so far, `fallbacks` the label maps that had to be
-    decoded voxel by voxel (vecset/inference/decoding.py).
+    decoded voxel by voxel (vecset/fields/decoding.py).
 
     model: `process_latents(latents_BML)` and `decode(context, queries_BQ3)`, as in docs/design.md; one that decodes a
     query several times (`decoder_passes`) gets that many times fewer at once. latents_ML: (M, L) or (1, M, L);

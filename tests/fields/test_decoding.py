@@ -6,8 +6,8 @@ import torch
 from helpers.fake_model import FormulaModel, ball
 from helpers.formula_fields import FRAMES, LATENTS, frame_of, hidden_spots
 
-from vecset.inference.decoding import decode_label_map
-from vecset.inference.heart_field import HeartField
+from vecset.fields.decoding import decode_label_map
+from vecset.fields.heart_field import HeartField
 
 
 def decoded_one_by_one(model, frame):

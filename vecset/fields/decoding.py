@@ -24,9 +24,9 @@ import numpy as np
 from scipy import ndimage
 
 from vecset.common.memory import require_memory
+from vecset.fields.cell_grid import CellGrid
+from vecset.fields.heart_field import HeartField
 from vecset.imaging.frame import Frame
-from vecset.inference.cell_grid import CellGrid
-from vecset.inference.heart_field import HeartField
 
 COARSE_VOXELS = 8  # edge of the first cells, in voxels of the smallest spacing
 LIPSCHITZ_MARGIN = 1.25

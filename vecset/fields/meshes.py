@@ -23,10 +23,10 @@ from skimage.measure import marching_cubes
 
 from vecset.common.atomic import atomic_path
 from vecset.common.memory import require_memory
+from vecset.fields.decoding import decode_label_map
+from vecset.fields.heart_field import HeartField
 from vecset.imaging.classes import rgb
 from vecset.imaging.frame import Frame
-from vecset.inference.decoding import decode_label_map
-from vecset.inference.heart_field import HeartField
 from vecset.models.labels import labels_of
 
 THIN_CELLS = 2.5  # a structure whose volume / area says a smaller radius than this gets a finer grid

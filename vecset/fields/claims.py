@@ -7,8 +7,8 @@ distance, or of the largest logit where the network has logits beside its distan
 
 import numpy as np
 
+from vecset.fields.heart_field import HeartField
 from vecset.imaging.frame import Frame
-from vecset.inference.heart_field import HeartField
 
 MOST_VOXELS = 16384  # of a heart: less than a twentieth of the points that a label map of 256^3 voxels asks for
 

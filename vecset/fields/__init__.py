@@ -1,0 +1,1 @@
+"""The field of one heart, decoded: values and label maps, meshes, and several answers."""
