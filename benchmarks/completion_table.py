@@ -161,10 +161,10 @@ def hidden_lines(rows: list[Row], whole: Row | None, phantoms: bool) -> list[str
     lines += head(
         "left out", "hearts", "network", "given pasted in", "whole heart's frame", "and pasted", "mean shape",
         "nearest heart", "posterior shape", "network - posterior", "oracle", "given", "given, loss",
-        "better than all three",
+        "better than all three", "given pasted in: better",
     )  # fmt: skip
     for row in rows:
-        tables = {m: row.dice(m, row.hidden) for m in ("network", *BASELINES)}
+        tables = {m: row.dice(m, row.hidden) for m in ("network", "network_pasted", *BASELINES)}
         posterior = tables[BEST]
         given, loss = given_figures(row, whole)
         lines.append(
@@ -181,7 +181,7 @@ def hidden_lines(rows: list[Row], whole: Row | None, phantoms: bool) -> list[str
                 f"{ORACLE[row.name]:.2f}" if phantoms and row.name in ORACLE else "",
                 number(given),
                 "" if loss is None else with_interval(loss, "+"),
-                verdict(tables["network"], [tables[m] for m in BASELINES]),
+                *(verdict(tables[m], [tables[b] for b in BASELINES]) for m in ("network", "network_pasted")),
             )
         )
     return lines
@@ -204,7 +204,7 @@ def member_lines(rows: list[Row]) -> list[str]:
     """Every structure of the groups."""
     lines = ["**Each structure of the groups**", ""]
     lines += head("left out", "structure", "network", "given pasted in", *(m.replace("_", " ") for m in BASELINES),
-                  "network - posterior", "better than all three")  # fmt: skip
+                  "network - posterior", "better than all three", "given pasted in: better")  # fmt: skip
     for row in rows:
         for c in row.hidden:
             tables = {m: row.dice(m, [c]) for m in ("network", "network_pasted", *BASELINES)}
@@ -215,7 +215,7 @@ def member_lines(rows: list[Row]) -> list[str]:
                     c,
                     *(with_interval(t) if m == "network" else number(t) for m, t in tables.items()),
                     "" if best is None else with_interval(tables["network"] - best, "+"),
-                    verdict(tables["network"], [tables[m] for m in BASELINES]),
+                    *(verdict(tables[m], [tables[b] for b in BASELINES]) for m in ("network", "network_pasted")),
                 )
             )
     return lines

@@ -51,6 +51,7 @@ def test_choices():
     assert found["chambers"] == (2, 3, 4, 5) and found["left"] == (1, 2, 3, 6, 8, 10) and found["PV"] == (10,)
     known = np.arange(1, 11) <= 7  # a group with a structure that nobody looked for is none
     assert [c.name for c in completion.choices(ten, known) if len(c.hidden) > 1] == ["chambers", "right"]
+    assert [c.name for c in completion.choices(["A"]) if not c.cut] == ["whole"]
     assert [c.name for c in completion.choices(NAMES)] == ["whole", *NAMES, "right", "cut10", "cut20", "cut30"]
 
 
@@ -160,6 +161,7 @@ def test_hearts_that_lack_what_others_are_inferred_from(model, tmp_path):
     assert heart.lacks(LeftOut("PA", (3,))) == heart.lacks(LeftOut("whole")) == ""
     write_ball_cases(tmp_path, 1, 1, num_classes=4, class_names=NAMES, missing=(3,), annotated=[1, 2, 4])
     heart = heart_of(model, tmp_path)
+    assert heart.lacks(LeftOut("all", (1, 2, 4))) == "nothing of it is given"
     assert heart.lacks(RA) == "" and heart.lacks(LeftOut("PA", (3,))) == "PA was not annotated"
 
 

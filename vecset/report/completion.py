@@ -48,10 +48,9 @@ class LeftOut:
 
 def choices(class_names: Sequence[str], annotated: np.ndarray | None = None) -> list[LeftOut]:
     """Nothing, each class alone, the groups of vecset/data/observation.py that have all their classes, and cuts. Only
-    classes that were looked for (annotated (C,) bool, None: all), and of groups those of two or more classes that leave
-    others."""
+    classes that were looked for (annotated (C,) bool, None: all), and only what leaves others."""
     known = [c for c in range(1, len(class_names) + 1) if annotated is None or annotated[c - 1]]
-    found = [LeftOut(WHOLE)] + [LeftOut(class_names[c - 1], (c,)) for c in known]
+    found = [LeftOut(WHOLE)] + [LeftOut(class_names[c - 1], (c,)) for c in known if len(known) > 1]
     for name, members in GROUPS.items():
         ids = tuple(sorted(c for c in known if class_names[c - 1] in members))
         if len(ids) == len(members) < len(known):
@@ -93,7 +92,7 @@ class UnseenHeart:
 
     def lacks(self, left_out: LeftOut) -> str:
         """Why nothing can be said of this heart, in words, or "": it does not have a structure that others are
-        inferred from, or what is left out was not looked for."""
+        inferred from, or nothing else, or what is left out was not looked for."""
         names = self.original.class_names
         for c in left_out.hidden:
             if not self.original.annotated[c - 1]:
@@ -101,7 +100,7 @@ class UnseenHeart:
         for c in range(1, len(names) + 1):
             if self.original.annotated[c - 1] and c not in (*left_out.hidden, *self.present) and left_out.hidden:
                 return f"it has no {names[c - 1]}, which others are inferred from"
-        return ""
+        return "" if self.given(left_out) else "nothing of it is given"
 
     def given(self, left_out: LeftOut) -> list[int]:
         """Ids of the classes that are shown."""
