@@ -8,8 +8,11 @@
                                  like the label map it ends where the image ends (or --extend)
     OUT/CASE/heart.glb           all meshes in one file, coloured
     OUT/CASE/latents.npz         with --latents: the latents of the heart, which --latents FILE decodes again
+    OUT/CASE/samples/NNN.nii.gz, OUT/CASE/probability/NAME.nii.gz
+                                 with --samples: the label map of every answer; the share of them with the structure
     OUT/CASE/result.json         this heart's figures, and what they were made from
     OUT/metrics.csv, .json       overlap, surface distances, volumes, topology per heart and class; means, counts
+    OUT/samples.csv              with --samples: volumes of the structures that are not seen whole, with intervals
     OUT/overview.png             best, median and worst heart in three planes
     OUT/report.html              all of it in one page: tables, box plots, slices, surfaces in 3D, training curves
 
@@ -36,6 +39,7 @@ SPACING_MM = (0.05, 50)
 EXTEND_MM = (0.1, 500)
 FAILED_SHOWN = 20
 LATENT_BITS = (8, 16, 32)
+SAMPLES = (19, 255)  # as vecset/fields/answers.py allows, which is imported late
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -187,6 +191,15 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="MM",
     )
     add(
+        "--samples",
+        None,
+        "give so many answers for what is not seen whole, for a checkpoint of main_ae.py --answer_noise: a label map "
+        "each, volumes with a 90 %% interval (result.json, samples.csv), maps of the probability of a voxel, and the "
+        "spread of each surface in its mesh (default: the one answer alone)",
+        type=int,
+        metavar="N",
+    )
+    add(
         "--slices",
         None,
         "the label maps show planes, and between them all is unknown (cardiac MR): file, each file is the stack of one "
@@ -236,6 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     from vecset.inference.model import load_model
     from vecset.inference.reconstruction import Reconstruction
     from vecset.inference.settings import OutputSettings
+    from vecset.report.samples import TABLE, sample_lines, write_table
 
     require_package("SimpleITK")  # writes the .seg.nrrd of every heart
     model = load_model(
@@ -255,6 +269,10 @@ def main(argv: list[str] | None = None) -> int:
         check_chosen(f"--{flag}", getattr(args, flag) or (), model.class_names)
     if (args.given or args.complete or args.slices) and not model.told_states:
         print("note: this model was not trained to infer what it does not see (main_ae.py --observe); it guesses")
+    if args.samples and not model.answer_numbers:
+        raise InputError.because(
+            "--samples", "this checkpoint gives one answer", "train with main_ae.py --answer_noise, or leave it out"
+        )
     settings = OutputSettings(
         meshes=not args.no_meshes,
         mesh_cells=args.mesh_cells,
@@ -270,6 +288,7 @@ def main(argv: list[str] | None = None) -> int:
         given=args.given,
         complete=args.complete,
         extend_mm=args.extend or 0.0,
+        samples=args.samples or 0,
         slices=args.slices,
     )
     if args.latents not in (None, True):
@@ -302,6 +321,8 @@ def main(argv: list[str] | None = None) -> int:
         print(claims_line(counts))
     print("".join(f"{line}\n" for line in slices_lines(list(outcome.results.values()))), end="")
     print("".join(f"{line}\n" for line in unknown_lines(list(outcome.results.values()))), end="")
+    write_table(args.output_dir / TABLE, list(outcome.results.values()))
+    print("".join(f"{line}\n" for line in sample_lines(list(outcome.results.values()))), end="")
     faults = report(args, model, settings, hearts, outcome.results) if outcome.results else []
     if settings.latents and outcome.results:
         print("".join(f"{line}\n" for line in latents_lines(outcome.results.values(), settings.latent_bits)), end="")
@@ -414,6 +435,9 @@ def parse_arguments(argv):
         )
     if args.extend is not None and not EXTEND_MM[0] <= args.extend <= EXTEND_MM[1]:
         raise InputError("--extend", f"mm, {EXTEND_MM[0]} to {EXTEND_MM[1]}", args.extend)
+    if args.samples is not None and not SAMPLES[0] <= args.samples <= SAMPLES[1]:
+        to_do = "fewer answers hold no interval of 90 %" if args.samples < SAMPLES[0] else "give fewer"
+        raise InputError("--samples", f"{SAMPLES[0]} to {SAMPLES[1]}", args.samples, to_do)
     if args.slices and stored_latents:
         raise InputError.because(
             "--slices", "stored latents hold a heart that was encoded before", "give its slices to --input"

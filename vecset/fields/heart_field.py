@@ -23,7 +23,8 @@ class HeartField:
     decision_tuning: applied to all values, or None. drawn_C: (C,) bool, the classes that may be drawn, all where None.
     Another class has UNKNOWN_LOGIT everywhere, and where its logit is the largest, tuned ones compared, there is
     background: the place is that class's, not that of the next best. radius_unit: of the ball round the middle of the
-    frame in which the field holds, as that of a heart of which the frame has a part; None: in the unit cube."""
+    frame in which the field holds, as that of a heart of which the frame has a part; None: in the unit cube. noise_K:
+    (K,) numbers of one of several answers (vecset/models/answer_noise.py); None: the one answer."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class HeartField:
         decision_tuning: DecisionTuning | None = None,
         drawn_C: np.ndarray | None = None,
         radius_unit: float | None = None,
+        noise_K: np.ndarray | None = None,
     ):
         self.decision_tuning, self.radius_unit = decision_tuning, radius_unit
         self.model, self.device = model, torch.device(device or latents_ML.device)
@@ -45,7 +47,9 @@ class HeartField:
             self._drawn, self._barred = torch.nonzero(drawn).squeeze(1), torch.nonzero(~drawn).squeeze(1)
         latents_ML = latents_ML.to(self.device)
         with torch.inference_mode():
-            self._context = model.process_latents(latents_ML if latents_ML.ndim == 3 else latents_ML.unsqueeze(0))
+            latents_BML = latents_ML if latents_ML.ndim == 3 else latents_ML.unsqueeze(0)
+            numbers = () if noise_K is None else (torch.from_numpy(noise_K[None]).to(self.device),)
+            self._context = model.process_latents(latents_BML, *numbers)
 
     @property
     def has_class_distances(self) -> bool:

@@ -348,22 +348,40 @@ def write_label_map(
     labels = np.asarray(labels)
     if labels.ndim != 3 or labels.dtype != np.uint8:
         raise ValueError(f"labels {labels.dtype} {labels.shape}: want uint8 (X, Y, Z)")
-    if not has_suffix(path, NIFTI_SUFFIXES):
-        raise InputError.because(path, "the name of a label map to write ends in .nii.gz or .nii", "rename the output")
-    if geometry:
-        check_affine(affine, path)
-        header = nifti_header(geometry, labels.shape, affine)
-        kind = nib.Nifti2Image if geometry["nifti_version"] == 2 else nib.Nifti1Image
-        image = kind(labels, header.get_best_affine(), header)
-    else:
-        check_affine(affine, path)
-        image = nib.Nifti1Image(labels, np.asarray(affine, np.float64), dtype=np.uint8)
-        image.header.set_xyzt_units("mm")
-        image.set_sform(affine, code=1)
-        image.set_qform(affine, code=1)
+    image = _placed(path, labels, affine, geometry)
     if class_names:
         image.header["descrip"] = ",".join(filter(None, class_names)).encode("ascii", "replace")[:79]
         image.header.extensions.append(name_extension(class_names))
+    _write_image(path, image)
+
+
+def write_scalar_map(path: Path | str, values: np.ndarray, affine: np.ndarray, geometry: dict | None = None) -> None:
+    """Writes numbers (X, Y, Z) f32 as NIfTI where `write_label_map` would write labels, as it does. ValueError for
+    other numbers."""
+    path, values = Path(path), np.asarray(values)
+    if values.ndim != 3 or values.dtype != np.float32:
+        raise ValueError(f"values {values.dtype} {values.shape}: want float32 (X, Y, Z)")
+    _write_image(path, _placed(path, values, affine, geometry))
+
+
+def _write_image(path, image):
     data = image.to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(gzip.compress(data, 4, mtime=0) if path.name.lower().endswith(".gz") else data)
+
+
+def _placed(path, values, affine, geometry):
+    """The image of `values`, u8 or f32, at `affine`, in the terms of `geometry` where there is one."""
+    if not has_suffix(path, NIFTI_SUFFIXES):
+        raise InputError.because(path, "the name of a label map to write ends in .nii.gz or .nii", "rename the output")
+    check_affine(affine, path)
+    if geometry:
+        header = nifti_header(geometry, values.shape, affine)
+        header.set_data_dtype(values.dtype)
+        kind = nib.Nifti2Image if geometry["nifti_version"] == 2 else nib.Nifti1Image
+        return kind(values, header.get_best_affine(), header)
+    image = nib.Nifti1Image(values, np.asarray(affine, np.float64), dtype=values.dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    return image

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from vecset.imaging.label_table import write_segmentation_nrrd
 from vecset.inference.latents import FILE as LATENTS
 from vecset.inference.settings import OutputSettings
 
+SAMPLES, PROBABILITY, SPREAD = "samples", "probability", "spread_mm"
 LABELS, SEGMENTATION, SCENE, MESHES = "labels.nii.gz", "labels.seg.nrrd", "heart.glb", "meshes"
 INFERRED = "inferred.nii.gz"
 MESH_FORMATS = ("ply", "stl", "obj")
@@ -52,6 +53,13 @@ def write_labels(
     return [LABELS, SEGMENTATION, INFERRED]
 
 
+def clear_samples(folder: Path) -> None:
+    """Removes the samples and probability maps of an earlier run."""
+    for made in (SAMPLES, PROBABILITY):
+        if (folder / made).is_dir():
+            shutil.rmtree(folder / made)
+
+
 def is_placed(folder: Path) -> bool:
     """Whether every reader places the label map of a finished heart alike. Earlier versions wrote headers as
     contradictory as that of the source."""
@@ -68,16 +76,20 @@ def write_meshes(
     class_names: Sequence[str | None],
     settings: OutputSettings,
     cube_mm: tuple[np.ndarray, float] | None = None,
+    before_writing: Callable[[dict], None] = lambda meshes: None,
 ) -> list[str]:
     """Writes a mesh per class and the scene of all; returns the files' names. Removes what an earlier run left
-    there. class_names: `shown_names`; cube_mm: that they lie in, None for the unit cube."""
+    there. class_names: `shown_names`; cube_mm: that they lie in, None for the unit cube. before_writing: is given the
+    meshes {class id: trimesh.Trimesh}, vertices in mm (RAS+), and may add to them; {} where none are wanted."""
     if (folder / MESHES).is_dir():
         shutil.rmtree(folder / MESHES)
     (folder / SCENE).unlink(missing_ok=True)
     if not settings.meshes:
+        before_writing({})
         return []
     (folder / MESHES).mkdir()
     meshes, files = class_meshes(field, frame, settings.mesh_cells, cube_mm), []
+    before_writing(meshes)
     told = [name or f"class_{c}" for c, name in enumerate(class_names, 1)]
     names = file_names([name.replace(" (inferred)", "_inferred") for name in told])
     for c, mesh in meshes.items():
@@ -94,6 +106,9 @@ def discard(folder: Path) -> None:
     made = [folder / name for name in (LABELS, SEGMENTATION, INFERRED, SCENE, LATENTS)]
     for path in (*made, *(p for suffix in MESH_FORMATS for p in (folder / MESHES).glob(f"*.{suffix}"))):
         path.unlink(missing_ok=True)
-    for emptied in (folder / MESHES, folder):
+    for sampled in (SAMPLES, PROBABILITY):
+        for path in (folder / sampled).glob("*.nii.gz"):
+            path.unlink()
+    for emptied in (folder / MESHES, folder / SAMPLES, folder / PROBABILITY, folder):
         with contextlib.suppress(OSError):
             emptied.rmdir()

@@ -11,12 +11,23 @@ import torch
 
 from vecset.common.structure_state import STATE_WORDS, State, is_seen
 from vecset.data.case_file import Case
+from vecset.fields.answers import Answers, answer_numbers, require_answer_memory
 from vecset.fields.claims import count_claims
 from vecset.fields.decoding import Decoded, decode_label_map, require_grid_memory
 from vecset.fields.heart_field import HeartField
 from vecset.fields.meshes import cube_round, require_mesh_memory
+from vecset.imaging.class_names import file_names
 from vecset.imaging.frame import Frame
-from vecset.inference.heart_files import shown_names, write_labels, write_meshes
+from vecset.imaging.label_map import write_label_map, write_scalar_map
+from vecset.inference.heart_files import (
+    PROBABILITY,
+    SAMPLES,
+    SPREAD,
+    clear_samples,
+    shown_names,
+    write_labels,
+    write_meshes,
+)
 from vecset.inference.latent_codes import PackedLatents, pack_latents
 from vecset.inference.latents import FILE, write_latents
 from vecset.inference.model import LoadedModel
@@ -42,6 +53,11 @@ class Drawing:
     def left_out(self) -> np.ndarray:
         """(C,) bool: unknown, and not asked for."""
         return (self.states == State.UNKNOWN) & ~self.inferred
+
+    @property
+    def leaves_freedom(self) -> np.ndarray:
+        """(C,) bool: drawn, and not seen whole: answers differ in it."""
+        return self.drawn & (self.states != State.GIVEN)
 
     def words(self, class_names: Sequence[str]) -> dict:
         """What result.json says: states {class name: word}, and the names of inferred classes; both empty where the
@@ -115,7 +131,9 @@ def make_result(
             limit = beside.submit(lambda: score_against(judged, judged.truth_crop, labels_of_own_field(judged)))
         heart = decode_heart(model, settings, case_id, case, latents, chunk, say)
         folder = open_folder()
-        files = write_heart(folder, model, settings, heart)
+        files, volumes = write_heart(folder, model, settings, heart, chunk, say)
+        if settings.samples and not volumes:
+            say(f"note: {case_id}: all that is drawn of it is seen whole: no samples")
         if heart.field.fallbacks > heart.output.dense:
             say(
                 f"{case_id}: the grid of its meshes or figures was decoded point by point, too: coarse to fine "
@@ -143,6 +161,7 @@ def make_result(
                 "seconds": round(time.time() - start, 2),
             },
             **heart.drawing.words(model.class_names),
+            **({"samples": _told_of_samples(settings, heart, volumes)} if volumes else {}),
             **({"slices": slices_agreement(heart)} if case.in_slices else {}),
             **({"latents_file": _told_of_latents(heart, folder / FILE)} if settings.latents else {}),
         }
@@ -185,6 +204,23 @@ def slices_agreement(heart: DecodedHeart) -> dict:
     return {**told, "pixels": len(truth)}
 
 
+def _told_of_samples(settings, heart, volumes):
+    """number; volumes {class name: ml of the one answer (volume_ml), `Answers.volumes`, and true_ml, None where it is
+    not known}."""
+    judged, told = heart.case.whole or heart.case, {}
+    frame_ml, true_ml = (float(np.prod(frame.spacing_mm)) / 1000 for frame in (heart.frame, judged.frame))
+    one = np.bincount(heart.output.labels.ravel(), minlength=256)
+    true = None if judged.truth_crop is None else np.bincount(judged.truth_crop.ravel(), minlength=256)
+    for c, found in volumes.items():
+        known = true is not None and bool(judged.annotated[c - 1])
+        told[judged.class_names[c - 1]] = {
+            "volume_ml": float(one[c] * frame_ml),
+            **found,
+            "true_ml": float(true[c] * true_ml) if known else None,
+        }
+    return {"number": settings.samples, "volumes": told}
+
+
 def _told_of_latents(heart, path):
     _, count, numbers = heart.latents.shape
     return {
@@ -216,6 +252,8 @@ def decode_heart(
     if settings.meshes:
         require_mesh_memory(settings.mesh_cells)
     latents = model.encode(case, case_id) if latents is None else latents
+    if settings.samples:
+        require_answer_memory(frame, int(drawing.leaves_freedom.sum()))
     packed = None
     if settings.latents and settings.latent_bits < 32:  # the figures of this run are to be those of the file
         packed = pack_latents(latents[0].float().cpu().numpy(), settings.latent_bits, model.latents_have_places)
@@ -250,8 +288,16 @@ def _reaches(labels, frame, radius_unit):
     return bool((np.square(places_unit).sum(1) > last_unit**2).any())
 
 
-def write_heart(folder: Path, model: LoadedModel, settings: OutputSettings, heart: DecodedHeart) -> list[str]:
-    """Writes label map, latents where `settings` says so, and meshes into `folder`; returns the files' names."""
+def write_heart(
+    folder: Path,
+    model: LoadedModel,
+    settings: OutputSettings,
+    heart: DecodedHeart,
+    chunk: int,
+    say: Callable[[str], None],
+) -> tuple[list[str], dict]:
+    """Writes label map, latents and samples where `settings` says so, and meshes into `folder`; returns the files'
+    names, and of samples the volumes {class id: `Answers.volumes`}, else {}."""
     labels, on_own_grid = heart.output.labels, bool(settings.spacing_mm or settings.extend_mm)
     geometry = None if on_own_grid else heart.case.meta.get("source_geometry")
     names = shown_names(model.class_names, heart.drawing.left_out, heart.drawing.inferred)
@@ -262,7 +308,46 @@ def write_heart(folder: Path, model: LoadedModel, settings: OutputSettings, hear
         files.append(FILE)
     image = heart.case.frame.extended(settings.extend_mm) if settings.extend_mm else heart.case.frame
     cube_mm = cube_round(labels, heart.frame) if heart.field.radius_unit else None
-    return files + write_meshes(folder, heart.field, image, names, settings, cube_mm)
+    sampled, volumes = [], {}
+
+    def add_answers(meshes):
+        found = _write_answers(folder, model, settings, heart, names, geometry, chunk, say, meshes)
+        sampled.extend(found[0])
+        volumes.update(found[1])
+
+    clear_samples(folder)
+    wanted = settings.samples and heart.drawing.leaves_freedom.any()
+    hook = {"before_writing": add_answers} if wanted else {}
+    files += write_meshes(folder, heart.field, image, names, settings, cube_mm, **hook)
+    return files + sampled, volumes
+
+
+def _write_answers(folder, model, settings, heart, names, geometry, chunk, say, meshes):
+    """Decodes the answers to a heart, one after the other; writes their label maps and the probability maps, and adds
+    to each mesh of a structure that is not seen whole the spread of its vertices (`Answers.spread_mm`). -> names of the
+    files, and the volumes by class id."""
+    classes = [int(c) + 1 for c in np.flatnonzero(heart.drawing.leaves_freedom)]
+    vertices = {c: np.asarray(mesh.vertices) for c, mesh in meshes.items() if c in classes}
+    answers, files = Answers(heart.frame, classes, vertices), []
+    (folder / SAMPLES).mkdir()
+    (folder / PROBABILITY).mkdir()
+    for number in range(1, settings.samples + 1):
+        noise_K = answer_numbers(model.answer_numbers, number, heart.case_id, model.seed)
+        field = model.field(heart.latents, chunk, heart.drawing.drawn, heart.field.radius_unit, noise_K)
+        labels = decode_label_map(field, heart.frame, seed=model.seed).labels
+        answers.add(labels)
+        files.append(f"{SAMPLES}/{number:03d}.nii.gz")
+        write_label_map(folder / files[-1], labels, heart.frame.affine, names, geometry)
+        if number % 10 == 0:
+            say(f"{heart.case_id}: {number} of {settings.samples} samples")
+    for c, shares in answers.probabilities():
+        files.append(f"{PROBABILITY}/{file_names(model.class_names)[c - 1]}.nii.gz")
+        write_scalar_map(folder / files[-1], shares, heart.frame.affine, geometry)
+    for c in vertices:
+        spread = answers.spread_mm(c)
+        if spread is not None:
+            meshes[c].vertex_attributes[SPREAD] = spread
+    return files, answers.volumes()
 
 
 def inferred_voxels(heart: DecodedHeart) -> np.ndarray:

@@ -116,6 +116,11 @@ class LoadedModel:
         return REACH_UNIT if self.told_states else None
 
     @property
+    def answer_numbers(self) -> int:
+        """How many random numbers steer its answers; 0: it has one answer."""
+        return getattr(self.network, "noise_numbers", 0)
+
+    @property
     def latents_have_places(self) -> bool:
         """Whether the last three numbers of each latent are its place (unit)."""
         return getattr(self.network, "anchored", False) and self.network.query_type == "point"
@@ -126,13 +131,16 @@ class LoadedModel:
         chunk: int = CHUNK,
         drawn_C: np.ndarray | None = None,
         radius_unit: float | None = None,
+        noise_K: np.ndarray | None = None,
     ) -> HeartField:
         """The decoded field of a heart's latents, (1, M, L) or (M, L); `chunk`: points decoded at once. `drawn_C`: (C,)
         bool, the classes that may be drawn (None: all), `is_seen(case.states)` for those that `reconstruct.py` draws
         without an option; `radius_unit`: `inferred_radius_unit` where parts of the heart may lie beyond the unit
-        cube."""
+        cube; `noise_K`: unit normal numbers, `answer_numbers` of them, for one of several answers."""
         latents = torch.as_tensor(latents)
-        return HeartField(self.network, latents, chunk, self.device, self.decision_tuning, drawn_C, radius_unit)
+        return HeartField(
+            self.network, latents, chunk, self.device, self.decision_tuning, drawn_C, radius_unit, noise_K
+        )
 
 
 def load_model(

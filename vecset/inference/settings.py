@@ -24,7 +24,7 @@ class OutputSettings:
     looked for, None: as the input says; given: those that are shown to the model, the rest of the map is hidden from it
     and drawn all the same, None: all; complete: structures that are unknown are inferred and drawn; extend_mm: how far
     the grid goes beyond the image, on every side; slices: one of `vecset.sparse.slices.WAYS`, where the input shows
-    planes, None: it shows all."""
+    planes, None: it shows all; samples: how many answers are given to what is not seen whole, 0: the one alone."""
 
     meshes: bool = True
     mesh_cells: int = MESH_CELLS
@@ -41,6 +41,7 @@ class OutputSettings:
     complete: bool = False
     extend_mm: float = 0.0
     slices: str | None = None
+    samples: int = 0
 
 
 def made_from(model: LoadedModel, output: OutputSettings) -> dict:
@@ -71,6 +72,7 @@ def made_from(model: LoadedModel, output: OutputSettings) -> dict:
         **({"complete": True} if output.complete else {}),
         **({"extend_mm": output.extend_mm} if output.extend_mm else {}),
         **({"slices": output.slices} if output.slices else {}),
+        **({"samples": output.samples} if output.samples else {}),
         "num_latents": model.num_latents,
     }
 
