@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.ball_cases import tiny_arguments, write_ball_cases
+from helpers.formula_hearts import write_checkpoint
 
 from vecset.common.errors import InputError
+from vecset.imaging.classes import HEART_CLASSES
 from vecset.main_ae import main as train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +82,18 @@ def test_the_whole_table(made, tmp_path, capsys):
     assert record["dice"]["posterior_shape"]["RV"] > 0.8  # a slab of a ball is what the others leave
     assert record["given"] == ["RA", "PA", "LV"]
     assert set(record["dice"]["network_pasted"]) == {"RV"} and set(record["dice"]["network"]) == set(NAMES)
+
+
+@pytest.mark.slow
+def test_hearts_that_it_makes(tmp_path, capsys):
+    write_checkpoint(tmp_path / "checkpoint.pth", classes=10, names=list(HEART_CLASSES), states=True)
+    words = ["--checkpoint", tmp_path / "checkpoint.pth", "--output_dir", tmp_path / "out", "--device", "cpu"]
+    words += ["--num_train", 3, "--num_val", 1, "--size", 32, "--rows", "Aorta", "cut30"]
+    assert completion.main([str(word) for word in words]) == 0
+    said = capsys.readouterr().out
+    row = next(line for line in said.splitlines() if line.startswith("| Aorta | 1 |"))
+    assert "| 0.77 |" in row and "3 training hearts" in said  # the oracle of synthetic hearts
+    assert len((tmp_path / "out" / "cases" / "train.csv").read_text().splitlines()) == 4
 
 
 def test_a_picture_of_the_hearts(made, tmp_path):
