@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 import trimesh
 from helpers.formula_hearts import NAMES, centred_ball, make_case, make_heart, run, write_checkpoint
+from helpers.report_run import page_data
 
 from vecset.fields.answers import answer_numbers
 from vecset.models import checkpoint as checkpoint_file
 
 N = 19
+
+
+def spread_by_class(heart):
+    """Ids of the reconstruction's structures on the page that have a spread; no other side has any."""
+    truth, reconstruction = heart["surfaces"]["sides"]
+    assert all(structure["spread"] is None for structure in truth)
+    return {structure["class"] for structure in reconstruction if structure["spread"]}
 
 
 @pytest.fixture
@@ -66,6 +74,8 @@ def test_samples_differ_by_their_numbers_and_say_so_everywhere(several, capsys):
             mesh = trimesh.load(several / "out" / "a" / "meshes" / f"{name}_inferred.ply", process=False)
             spread = mesh.metadata["_ply_raw"]["vertex"]["data"]["spread_mm"]
             assert len(spread) == len(mesh.vertices) and 0.2 < np.median(spread) < 2
+    page = page_data(several / "out" / "report.html")["hearts"][0]
+    assert page["has_spread"] and spread_by_class(page) == set(range(3, 9))
     with open(several / "out" / "samples.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert [row["class"] for row in rows] == [*inferred, NAMES[8]] and {row["samples"] for row in rows} == {str(N)}

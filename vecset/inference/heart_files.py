@@ -90,15 +90,23 @@ def write_meshes(
     (folder / MESHES).mkdir()
     meshes, files = class_meshes(field, frame, settings.mesh_cells, cube_mm), []
     before_writing(meshes)
-    told = [name or f"class_{c}" for c, name in enumerate(class_names, 1)]
-    names = file_names([name.replace(" (inferred)", "_inferred") for name in told])
     for c, mesh in meshes.items():
-        files.append(f"{MESHES}/{names[c - 1]}.{settings.mesh_format}")
+        files.append(mesh_file(class_names, c, settings))
         write_mesh(folder / files[-1], as_lps(mesh) if settings.lps else mesh)
     if meshes:
         files.append(SCENE)
-        write_mesh(folder / SCENE, scene_of(meshes, told, class_colours(len(class_names))))
+        write_mesh(folder / SCENE, scene_of(meshes, _told(class_names), class_colours(len(class_names))))
     return files
+
+
+def mesh_file(class_names: Sequence[str | None], class_id: int, settings: OutputSettings) -> str:
+    """The name of a class's mesh in the folder of its heart. class_names: `shown_names`."""
+    names = file_names([name.replace(" (inferred)", "_inferred") for name in _told(class_names)])
+    return f"{MESHES}/{names[class_id - 1]}.{settings.mesh_format}"
+
+
+def _told(class_names):
+    return [name or f"class_{c}" for c, name in enumerate(class_names, 1)]
 
 
 def discard(folder: Path) -> None:

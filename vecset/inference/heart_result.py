@@ -24,6 +24,7 @@ from vecset.inference.heart_files import (
     SAMPLES,
     SPREAD,
     clear_samples,
+    mesh_file,
     shown_names,
     write_labels,
     write_meshes,
@@ -206,7 +207,7 @@ def slices_agreement(heart: DecodedHeart) -> dict:
 
 def _told_of_samples(settings, heart, volumes):
     """number; volumes {class name: ml of the one answer (volume_ml), `Answers.volumes`, and true_ml, None where it is
-    not known}."""
+    not known; mesh: the file whose vertices have the spread, where there is one}."""
     judged, told = heart.case.whole or heart.case, {}
     frame_ml, true_ml = (float(np.prod(frame.spacing_mm)) / 1000 for frame in (heart.frame, judged.frame))
     one = np.bincount(heart.output.labels.ravel(), minlength=256)
@@ -297,7 +298,7 @@ def write_heart(
     say: Callable[[str], None],
 ) -> tuple[list[str], dict]:
     """Writes label map, latents and samples where `settings` says so, and meshes into `folder`; returns the files'
-    names, and of samples the volumes {class id: `Answers.volumes`}, else {}."""
+    names, and of samples the volumes {class id: `Answers.volumes`, and mesh, the file with the spread}, else {}."""
     labels, on_own_grid = heart.output.labels, bool(settings.spacing_mm or settings.extend_mm)
     geometry = None if on_own_grid else heart.case.meta.get("source_geometry")
     names = shown_names(model.class_names, heart.drawing.left_out, heart.drawing.inferred)
@@ -343,11 +344,14 @@ def _write_answers(folder, model, settings, heart, names, geometry, chunk, say, 
     for c, shares in answers.probabilities():
         files.append(f"{PROBABILITY}/{file_names(model.class_names)[c - 1]}.nii.gz")
         write_scalar_map(folder / files[-1], shares, heart.frame.affine, geometry)
+    volumes = answers.volumes()
     for c in vertices:
         spread = answers.spread_mm(c)
         if spread is not None:
             meshes[c].vertex_attributes[SPREAD] = spread
-    return files, answers.volumes()
+            if settings.mesh_format == "ply":  # the others have no numbers at vertices
+                volumes[c]["mesh"] = mesh_file(names, c, settings)
+    return files, volumes
 
 
 def inferred_voxels(heart: DecodedHeart) -> np.ndarray:

@@ -32,6 +32,8 @@ _ROW, _GAP = 24, 14  # pixels: of a box, between structures
 _MOST_IN_ONE_TIP = 15  # curves
 ERROR_BANDS = 12  # of the colour scale of surface errors
 NOT_COMPARED = "#D55E00"  # surface that the other label map does not have
+SEEN = "#c8ccd0"  # of what has no spread, where surfaces are coloured by it
+SCALES = {"error": "distance to the other surface (mm)", "spread": "spread of the samples (mm)"}
 
 
 def _layout(**more):
@@ -218,7 +220,7 @@ def _chart(title, lines, log=False, **axis):
 
 
 def scene_style() -> dict:
-    """{letter, mesh, scene, layout}: what all surfaces, orientation letters and scenes of the 3D view share."""
+    """{letter, mesh, scene, layout, scales}: what all surfaces, orientation letters and scenes of the 3D view share."""
     # `visible=False` would draw as little, but plotly would still turn the axes' names into triangles first: 0.3 s
     off = ("showspikes", "showgrid", "zeroline", "showline", "showbackground", "showticklabels", "autorange")
     hidden = dict.fromkeys(off, False) | dict(ticks="", tickmode="array", tickvals=[], title=dict(text=""))
@@ -238,7 +240,7 @@ def scene_style() -> dict:
         cmin=0,
         colorscale=error_scale(),
         colorbar=dict(
-            title=dict(text="distance to the other surface (mm)", side="top", font=dict(size=11)),
+            title=dict(text=SCALES["error"], side="top", font=dict(size=11)),
             orientation="h",
             thickness=10,
             len=240,
@@ -251,7 +253,7 @@ def scene_style() -> dict:
         ),
     )
     parts = {"mesh": mesh, "letter": letter, "scene": scene, "layout": layout}
-    return {name: part.to_plotly_json() for name, part in parts.items()}
+    return {name: part.to_plotly_json() for name, part in parts.items()} | {"scales": SCALES}
 
 
 def error_scale() -> list[list]:

@@ -6,16 +6,20 @@ that a difference on the page is a difference of the label maps.
 Surfaces: marching cubes of each class's mask and Taubin smoothing, as the data preparation does it, in patient mm. A
 surface with more triangles than its share of `MAX_TRIANGLES` is thinned by edge collapses of least quadric error
 (Garland and Heckbert 1997; fast-simplification); small structures keep all their triangles. The error at a vertex is
-its exact distance to the surface of the same class in the other label map, which is not thinned for it.
+its exact distance to the surface of the same class in the other label map, which is not thinned for it. The spread of
+samples at a vertex is that at the nearest vertex of the structure's mesh, where reconstruct.py has written it.
 """
 
 import base64
 import io
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import fast_simplification
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from skimage.measure import label
 
 from vecset.geometry.mesh_distance import MeshDistance
@@ -42,17 +46,19 @@ def png(indices: np.ndarray, table: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
-def heart_content(title, truth, others, affine, colours, kinds_of_difference=DIFFERENCE):
+def heart_content(title, truth, others, affine, colours, kinds_of_difference=DIFFERENCE, spread=None):
     """What the page needs to show one heart, ready for JSON.
 
     `title`: dict that is passed on; `truth`: label map (X, Y, Z) u8, or None where it is not known; `others`: {name:
-    label map on the same grid}; `affine` (4, 4) voxel -> mm; `colours`: '#RRGGBB' of classes 1..C."""
+    label map on the same grid}; `affine` (4, 4) voxel -> mm; `colours`: '#RRGGBB' of classes 1..C;
+    `spread`: of the last of `others`, as of `surfaces`."""
     sides = ({"truth": truth} if truth is not None else {}) | others
     return {
         **title,
         "sides": list(sides),
         "planes": _planes(sides, affine, colours, kinds_of_difference),
-        "surfaces": surfaces(sides, affine),
+        "surfaces": surfaces(sides, affine, spread or {}),
+        "has_spread": bool(spread),
     }
 
 
@@ -149,14 +155,17 @@ def mark_places(values: np.ndarray, least: int = 2) -> list[list[int]]:
 # --- surfaces
 
 
-def surfaces(sides: dict, affine: np.ndarray) -> dict | None:
-    """The surfaces of `sides` {name: label map}, ready for JSON; None where all label maps are empty.
+def surfaces(
+    sides: dict, affine: np.ndarray, spread: Mapping[int, tuple[np.ndarray, np.ndarray]] = MappingProxyType({})
+) -> dict | None:
+    """The surfaces of `sides` {name: label map}, ready for JSON; None where all label maps are empty. spread: {class
+    id: (vertices (V, 3) of a mesh in patient mm, spread of the samples at each (V,) in mm)} of the last side.
 
     sides: per side a list of structures: class id, vertices `x`, `y`, `z` (V,) in steps of `step_mm` from `middle_mm`,
     corners `i`, `j`, `k` (F,) of the triangles, `error` (V,) in steps of `error_step_mm`, or None where the other label
-    map has no such structure; all of them `typed`. The first side's error is against the second, the others' against
-    the first. `low_mm`, `high_mm` (3,): the box that holds all; `scale_mm`: a round number that 95 % of the errors of
-    the reconstructions lie below."""
+    map has no such structure, `spread` likewise, or None where it is not known; all of them `typed`. The first side's
+    error is against the second, the others' against the first. `low_mm`, `high_mm` (3,): the box that holds all;
+    `scale_mm`: a round number that 95 % of the errors of the reconstructions lie below, `spread_scale_mm`: likewise."""
     meshes = [class_surfaces(labels, affine) for labels in sides.values()]
     everything = [v for side in meshes for v, _ in side.values()]
     if not everything:
@@ -164,7 +173,7 @@ def surfaces(sides: dict, affine: np.ndarray) -> dict | None:
     low_mm, high_mm = (fold([fold(v, axis=0) for v in everything], axis=0) for fold in (np.min, np.max))
     middle_mm = np.rint((low_mm + high_mm) / 2)
     step_mm = max(STEP_MM, float((high_mm - low_mm).max()) / 60_000)
-    distances, content, errors_mm = {}, [], []
+    distances, content, errors_mm, spreads_mm = {}, [], [], []
     for number, side in enumerate(meshes):
         against = None if len(meshes) == 1 else 1 if number == 0 else 0
         budget = triangle_shares({c: len(faces) for c, (_, faces) in side.items()}, MAX_TRIANGLES)
@@ -179,6 +188,12 @@ def surfaces(sides: dict, affine: np.ndarray) -> dict | None:
                 error_mm = distances[against, c].query(vertices)[0]
                 error = typed(np.minimum(np.rint(error_mm / ERROR_STEP_MM), 65_535), "u2")
                 errors_mm += [error_mm] if number else []
+            around = None
+            if number == len(meshes) - 1 and c in spread:
+                places_mm, at_mm = spread[c]
+                spread_mm = at_mm[cKDTree(places_mm).query(vertices)[1]]
+                around = typed(np.minimum(np.rint(spread_mm / ERROR_STEP_MM), 65_535), "u2")
+                spreads_mm.append(spread_mm)
             corners = "u2" if len(vertices) < 65_536 else "u4"
             structures.append(
                 {
@@ -186,6 +201,7 @@ def surfaces(sides: dict, affine: np.ndarray) -> dict | None:
                     **{axis: typed(steps[:, n], "i2") for n, axis in enumerate("xyz")},
                     **{corner: typed(faces[:, n], corners) for n, corner in enumerate("ijk")},
                     "error": error,
+                    "spread": around,
                 }
             )
         content.append(structures)
@@ -196,6 +212,7 @@ def surfaces(sides: dict, affine: np.ndarray) -> dict | None:
         "low_mm": low_mm.tolist(),
         "high_mm": high_mm.tolist(),
         "scale_mm": _round_scale(errors_mm),
+        "spread_scale_mm": _round_scale(spreads_mm),
         "sides": content,
         "thinned": any(sum(len(f) for _, f in side.values()) > MAX_TRIANGLES for side in meshes),
     }

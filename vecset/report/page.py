@@ -14,11 +14,12 @@ from vecset.common.errors import InputError, describe_failure
 from vecset.imaging.classes import class_colours
 from vecset.imaging.resampling import resample_nearest
 from vecset.imaging.slice_picture import DIFFERENCE
-from vecset.report.charts import NOT_COMPARED, box_chart, scene_style, training_charts
+from vecset.report.charts import NOT_COMPARED, SEEN, box_chart, scene_style, training_charts
 from vecset.report.completion_section import completion_of
 from vecset.report.figures import boxes, read_figures, table, training_curves
 from vecset.report.hearts import MAX_TRIANGLES, heart_content
 from vecset.report.render import as_json, deflated, write_page
+from vecset.report.samples import read_spread
 
 REPORT = "report.html"
 _SETTINGS = {  # that the page shows, and the words for those whose key does not say it
@@ -37,6 +38,7 @@ _SETTINGS = {  # that the page shows, and the words for those whose key does not
     "given": None,
     "complete": None,
     "extend_mm": "decoded beyond the image (mm)",
+    "samples": "samples of what is not seen whole",
     "seed": None,
     "spacing_from": None,
     "geometry_from": None,
@@ -64,7 +66,8 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None, faul
             rows = [row for (case, c), row in figures["rows"].items() if case == case_id and c is not None]
             inferred = [row["class_name"] for row in rows if row.get("observed") == "inferred"]
             title = {"what": what, "case_id": case_id, "mean_dice": [dice], "inferred": inferred}
-            hearts.append(heart_content(title, truth, {"reconstruction": labels}, affine, colours))
+            spread = read_spread(output_dir / case_id, {name: c for c, name in figures["classes"]})
+            hearts.append(heart_content(title, truth, {"reconstruction": labels}, affine, colours, spread=spread))
         except Exception as error:
             missed.append(describe_failure(f"{REPORT}: {case_id}", error))
     try:
@@ -162,6 +165,7 @@ def write_results_page(
         "curves": charts,
         "scene": scene_style(),
         "not_compared": NOT_COMPARED,
+        "seen": SEEN,
     }
     write_page(
         path,

@@ -2,10 +2,12 @@
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import trimesh
 
 from vecset.common.atomic import write_text
 
@@ -17,7 +19,8 @@ def sample_rows(results: Sequence[dict]) -> list[dict]:
     """A row per heart and structure, of the hearts (contents of result.json) that have samples: COLUMNS; true_ml None
     where the truth is not known."""
     return [
-        {"case_id": result["case_id"], "class": name, "samples": result["samples"]["number"], **volumes}
+        {"case_id": result["case_id"], "class": name, "samples": result["samples"]["number"]}
+        | {column: volumes[column] for column in COLUMNS[3:]}
         for result in results
         if "samples" in result
         for name, volumes in result["samples"]["volumes"].items()
@@ -37,6 +40,23 @@ def write_table(path: Path, results: Sequence[dict]) -> None:
         numbers = {name: "" if row[name] is None else f"{row[name]:.4f}" for name in COLUMNS[3:]}
         writer.writerow({**row, **numbers})
     write_text(path, text.getvalue())
+
+
+def read_spread(folder: Path, class_names: dict[str, int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """{class id: (vertices (V, 3) in patient mm (RAS+), spread of the samples at each (V,) in mm)} of the meshes of a
+    heart, in its folder of reconstruct.py --samples; {} where it has none. class_names: {name: id}."""
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    found = {}
+    for name, volumes in result.get("samples", {}).get("volumes", {}).items():
+        if "mesh" in volumes:
+            mesh = trimesh.load(folder / volumes["mesh"], process=False)
+            spread = mesh.metadata["_ply_raw"]["vertex"]["data"]["spread_mm"].ravel()
+            to_ras = np.array([-1, -1, 1] if result["made_from"]["lps"] else [1, 1, 1])
+            found[class_names[name]] = mesh.vertices * to_ras, spread
+    return found
 
 
 def sample_lines(results: Sequence[dict]) -> list[str]:

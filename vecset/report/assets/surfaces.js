@@ -18,6 +18,7 @@ async function unpackSurfaces(heart) {
   const unpack = (s) => ({
     id: s.class,
     error: s.error && scaled(s.error, surfaces.error_step_mm, 0),
+    spread: s.spread && scaled(s.spread, surfaces.error_step_mm, 0),
     mesh: Object.fromEntries([
       ...["x", "y", "z"].map((axis, n) => [axis, scaled(s[axis], surfaces.step_mm, surfaces.middle_mm[n])]),
       ...["i", "j", "k"].map((corner) => [corner, array(s[corner])]),
@@ -31,7 +32,7 @@ function surfacesView() {
   const view = $(".view");
   const plot = $(".view .plot");
   const classes = new Map(data.classes.map((c) => [c.id, c]));
-  const look = { over: false, byError: false, veil: 0.3, scaleMm: 1, only: null, camera: null };
+  const look = { over: false, by: "structure", veil: 0.3, scales: {}, only: null, camera: null };
   const shown = new Set(classes.keys());
   let [heart, surfaces] = [null, null];
 
@@ -47,20 +48,22 @@ function surfacesView() {
     const said = `${structure.id} ${name} (${heart.sides[side]})`;
     const found = structure.error ? "<br>%{customdata:.2f} mm from the other surface" : "<br>not in the other";
     const error = heart.sides.length < 2 ? "" : found;
-    const byError = look.byError && !veil;
-    const measured = { intensity: structure.error, coloraxis: "coloraxis" };
-    const painted = structure.error ? measured : { color: data.not_compared };
+    const spread = structure.spread ? "<br>%{text} mm spread of samples" : "";
+    const by = veil ? "structure" : look.by;
+    const plain = by === "spread" ? data.seen : data.not_compared;
+    const painted = structure[by] ? { intensity: structure[by], coloraxis: "coloraxis" } : { color: plain };
     return {
       ...data.scene.mesh,
       ...structure.mesh,
       scene,
       name: said,
       customdata: structure.error,
-      hovertemplate: `${said.replaceAll("<", "&lt;")}${error}<extra></extra>`,
+      ...(spread && { text: Array.from(structure.spread, (mm) => mm.toFixed(2)) }),
+      hovertemplate: `${said.replaceAll("<", "&lt;")}${error}${spread}<extra></extra>`,
       visible: shown.has(structure.id),
       opacity: (look.only !== null && look.only !== structure.id ? 0.06 : 1) * (veil ? look.veil : 1),
-      uid: `${scene}-${side}-${structure.id}-${byError}`, // a mesh of its own: one that had a colour scale keeps it
-      ...(byError ? painted : { color: colour }),
+      uid: `${scene}-${side}-${structure.id}-${by}`, // a mesh of its own: one that had a colour scale keeps it
+      ...(by === "structure" ? { color: colour } : painted),
     };
   }
 
@@ -79,9 +82,12 @@ function surfacesView() {
     const traces = [];
     const middles = surfaces.low_mm.map((low, n) => (low + surfaces.high_mm[n]) / 2);
     const half = Math.max(...surfaces.low_mm.map((low, n) => surfaces.high_mm[n] - low)) / 1.7;
-    const layout = { ...data.scene.layout, coloraxis: { ...data.scene.layout.coloraxis, cmax: look.scaleMm } };
-    layout.coloraxis.showscale = look.byError;
-    const floor = look.byError ? 0.13 : 0; // room for the scale
+    const measured = look.by !== "structure";
+    const layout = { ...data.scene.layout, coloraxis: { ...data.scene.layout.coloraxis, cmax: look.scales[look.by] ?? 1 } };
+    layout.coloraxis.showscale = measured;
+    const title = { ...layout.coloraxis.colorbar.title, text: data.scene.scales[look.by] };
+    layout.coloraxis.colorbar = { ...layout.coloraxis.colorbar, title };
+    const floor = measured ? 0.13 : 0; // room for the scale
     views().forEach((sides, k, all) => {
       const scene = k ? `scene${k + 1}` : "scene";
       layout[scene] = { ...data.scene.scene, domain: { x: [k / all.length, (k + 1) / all.length], y: [floor, 1] } };
@@ -159,23 +165,27 @@ function surfacesView() {
   $("#all-on").addEventListener("click", () => switches.forEach((input) => setShown(input, true)));
   $("#all-off").addEventListener("click", () => switches.forEach((input) => setShown(input, false)));
   onChoice($("#turns"), (name) => turnAll(home(name)));
+  const tellScale = () => $$("#error-scale").forEach((input) => (input.value = look.scales[look.by] ?? 1));
   if ($("#layout")) {
     onChoice($("#layout"), (value) => {
       look.over = value === "over";
       $("#veil-label").hidden = !look.over;
       redraw();
     });
-    onChoice($("#colouring"), (value) => {
-      look.byError = value === "error";
-      $("#error-label").hidden = !look.byError;
-      redraw();
-    });
     $("#veil").addEventListener("input", (event) => {
       look.veil = Number(event.target.value);
       redraw();
     });
+  }
+  if ($("#colouring")) {
+    onChoice($("#colouring"), (value) => {
+      look.by = value;
+      $("#error-label").hidden = value === "structure";
+      tellScale();
+      redraw();
+    });
     $("#error-scale").addEventListener("change", (event) => {
-      look.scaleMm = Math.max(0.1, Number(event.target.value) || 1);
+      look.scales[look.by] = Math.max(0.1, Number(event.target.value) || 1);
       redraw();
     });
   }
@@ -193,9 +203,9 @@ function surfacesView() {
     $(".view .message").hidden = Boolean(surfaces);
     plot.style.visibility = surfaces ? "" : "hidden";
     if (!surfaces) return;
-    look.scaleMm = surfaces.scale_mm;
+    look.scales = { error: surfaces.scale_mm, spread: surfaces.spread_scale_mm };
     look.camera ??= home("front");
-    $$("#error-scale").forEach((input) => (input.value = look.scaleMm));
+    tellScale();
     $("#thinned").hidden = !surfaces.thinned;
     const first = !plot.layout;
     await draw();
