@@ -136,7 +136,7 @@ class Run:
         ]
         annotated = self.hearts[0].original.annotated
         self.choices = self.chosen(choices(self.model.class_names, annotated))
-        self.baselines = None
+        self.baselines = self.for_cuts = None
         self.settings = self.settings_now()
 
     def chosen(self, every):
@@ -235,7 +235,7 @@ class Run:
             answers["network_whole_frame"] = infer(self.model, in_whole_frame(case), case_id, say=say)
         elif self.plain:
             answers["plain"] = infer(self.plain, case, case_id, say=say)
-        if left_out.hidden and self.training:
+        if not left_out.whole and self.training:
             answers |= self.baseline_answers(left_out, heart, given)
         for name, labels in answers.items():
             record["dice"][name] = dice_by_name(whole, labels, region)
@@ -257,10 +257,25 @@ class Run:
             say(f"reads {len(self.training)} training hearts for the baselines")
             self.baselines = CompletionBaselines([e.path for e in self.training], len(self.model.class_names))
         original, n = heart.original, self.args.every
+        if left_out.cut:
+            normal, offset = heart.plane(left_out)
+            offset_mm = offset / original.frame.scale + float(normal @ original.frame.centre_mm)
+            answer = self.cut_baselines(tuple(given)).answer(
+                original.truth_labels(), original.frame.affine, normal, offset_mm
+            )
+            return {name: answer.labels(name)[::n, ::n, ::n] for name in NAMES}
         fitted = self.baselines.fit(given, left_out.hidden)
         seen = SeenHeart.of(original.truth_labels(), original.frame.affine, given, left_out.hidden, heart.entry.case_id)
         answer = fitted.answer(seen)
         return {name: answer.labels(name)[::n, ::n, ::n] for name in NAMES}
+
+    def cut_baselines(self, classes: tuple):
+        """The baselines for cut hearts of these classes; the last ones are kept."""
+        from vecset.metrics.cut_baselines import CutBaselines
+
+        if self.for_cuts is None or self.for_cuts[0] != classes:
+            self.for_cuts = classes, CutBaselines(self.baselines, classes)
+        return self.for_cuts[1]
 
     def write_table(self) -> str:
         """Writes table.md; returns its text."""

@@ -223,20 +223,23 @@ def member_lines(rows: list[Row]) -> list[str]:
 
 def cut_lines(rows: list[Row], class_names: list[str]) -> list[str]:
     """Hearts cut by a plane: what lies beyond it."""
-    lines = ["**Cut by a plane**: Dice beyond it, counted there alone.", ""]
-    methods = [m for m in ("network", "network_whole_frame", *BASELINES) if rows[0].numbers("pooled", m) is not None]
+    lines = ["**Cut by a plane**: Dice beyond it, counted there alone; of all voxels together, then of structures.", ""]
     titles = {"network_whole_frame": "whole heart's frame"}
-    lines += head("left out", "hearts", *(f"{titles.get(m, m.replace('_', ' '))}, all voxels" for m in methods),
-                  "network, mean of structures", "seen side", *class_names)  # fmt: skip
+    methods = ("network", "network_whole_frame", *BASELINES)
+    lines += head("left out", "hearts", *(titles.get(m, m.replace("_", " ")) for m in methods), "network - posterior",
+                  "better than all three", "seen side", "network, mean of structures", *class_names)  # fmt: skip
     for row in rows:
-        table = row.dice("network", class_names)
+        table, pooled = row.dice("network", class_names), {m: row.numbers("pooled", m) for m in methods}
+        best = pooled[BEST]
         lines.append(
             line(
                 row.name,
                 len(row.records),
-                *(with_interval(row.numbers("pooled", m)) for m in methods),
-                with_interval(table),
+                *(with_interval(pooled[m]) if m == "network" else number(pooled[m]) for m in methods),
+                "" if best is None else with_interval(pooled["network"] - best, "+"),
+                verdict(pooled["network"], [pooled[m] for m in BASELINES]),
                 number(row.numbers("seen")),
+                with_interval(table),
                 *(number(table[:, [i]]) for i in range(len(class_names))),
             )
         )

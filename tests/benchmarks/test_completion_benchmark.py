@@ -81,6 +81,8 @@ def test_the_whole_table(made, tmp_path, capsys):
     record = next(r for r in records if r["row"] == "RV")
     assert record["dice"]["posterior_shape"]["RV"] > 0.8  # a slab of a ball is what the others leave
     assert record["given"] == ["RA", "PA", "LV"]
+    cut = next(r for r in records if r["row"] == "cut20")
+    assert cut["pooled"]["posterior_shape"] > 0.7 and cut["given"] == NAMES
     assert set(record["dice"]["network_pasted"]) == {"RV"} and set(record["dice"]["network"]) == set(NAMES)
 
 

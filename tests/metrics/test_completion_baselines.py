@@ -136,9 +136,9 @@ def test_training_hearts_without_a_given_class_or_its_annotation_are_left_out(tm
     no_linked = write_bodies(tmp_path / "no_linked.npz", 12.0, loose_mm=7, missing=(LINKED,))
     unknown = write_bodies(tmp_path / "unknown.npz", 12.0, loose_mm=7, missing=(LINKED,), annotated=(1, 3, 4))
     baselines = CompletionBaselines([*paths[:3], without, no_linked, unknown], 4)
-    used = [heart.path for heart in baselines._usable((INNER, 4), (LINKED,))]
+    used = [heart.path for heart in baselines.usable((INNER, 4), (LINKED,))]
     assert used == [*paths[:3], no_linked]
-    assert [heart.path for heart in baselines._usable((INNER,), (LOOSE,))][3:] == [without, no_linked, unknown]
+    assert [heart.path for heart in baselines.usable((INNER,), (LOOSE,))][3:] == [without, no_linked, unknown]
     fitted = baselines.fit((INNER, 4), (LINKED,))
     # a structure that a heart lacks is far everywhere
     assert (fitted.distances[3, 2] == np.float32(completion_baselines.MOST)).all()

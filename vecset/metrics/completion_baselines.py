@@ -46,8 +46,8 @@ MARGIN = 0.05  # round the box of all training hearts
 ROUNDS = 2  # of aligning the training hearts on their own mean
 NEAREST = 10  # training hearts that answers of `nearest_heart` are drawn from
 LEAST_HEARTS = 3
-_SHARES = np.concatenate([np.arange(0.02, 0.1, 0.02), np.arange(0.1, 0.61, 0.05)])
-_DISTANCES = np.arange(-0.02, 0.121, 0.005)
+SHARES = np.concatenate([np.arange(0.02, 0.1, 0.02), np.arange(0.1, 0.61, 0.05)])
+DISTANCES = np.arange(-0.02, 0.121, 0.005)
 
 
 @dataclass
@@ -75,7 +75,7 @@ class CompletionBaselines:
         key = tuple(sorted(set(given))), tuple(sorted(set(hidden)))
         if self._fitted is None or (self._fitted.given, self._fitted.hidden) != key:
             self._fitted = None  # its memory first
-            self._fitted = FittedBaselines(self._usable(*key), *key, self.progress)
+            self._fitted = FittedBaselines(self.usable(*key), *key, self.progress)
         return self._fitted
 
     def read(self) -> list:
@@ -98,7 +98,8 @@ class CompletionBaselines:
             self._hearts = hearts
         return self._hearts
 
-    def _usable(self, given, hidden):
+    def usable(self, given: Sequence[int], hidden: Sequence[int]) -> list:
+        """The training hearts that have all of `given` and were annotated for all of `hidden`."""
         hearts = [
             heart
             for heart in self.read()
@@ -115,36 +116,25 @@ class CompletionBaselines:
         return hearts
 
 
-class FittedBaselines:
-    """The baselines for one choice of given and hidden classes.
+class AlignedHearts:
+    """Training hearts, aligned by their given structures, and their distances to all structures on one grid.
 
     given, hidden: class ids; hearts: the training hearts used; grid: `Grid` in `aligned`; template: what hearts are
-    aligned on; thresholds_share, thresholds_distance: {class: cut}; model: the PosteriorShape; training_dice: {hidden
-    class: mean Dice of mean_shape and posterior_shape over training hearts that are left out in turn, on the grid}."""
+    aligned on; places: of each heart the (4, 4) mm -> aligned; distances (T, classes, P) f32."""
 
     def __init__(self, hearts: list, given: tuple, hidden: tuple, progress: Callable = lambda hearts: hearts):
         self.hearts, self.given, self.hidden = hearts, given, hidden
         self.classes = given + hidden
         self._align_all(progress)
         self._measure(progress)
-        shape = (len(hearts), len(self.classes), -1)
-        flat = self.distances.reshape(len(hearts), -1)
-        ends = len(given) * self.grid_size
-        self._seen, self._unseen = slice(0, ends), slice(ends, None)
-        self.model, held_out = fit(flat, self._seen, self._unseen)
-        occupied = self._occupied(self.distances)
-        self.shares = occupied.mean(0)
-        self._choose_thresholds(flat.reshape(shape), occupied, held_out)
 
     @property
     def grid_size(self) -> int:
         return int(np.prod(self.grid.shape))
 
-    def answer(self, seen: SeenHeart) -> "Answer":
-        """The answers for one heart. ValueError where it sees other classes than these baselines are for."""
-        if (seen.given, seen.hidden) != (self.given, self.hidden):
-            raise ValueError(f"given {seen.given}, hidden {seen.hidden}: these are for {self.given}, {self.hidden}")
-        return Answer(self, seen)
+    def occupied(self, distances: np.ndarray) -> np.ndarray:
+        """The part of a cell round each grid point that is inside, from its distance."""
+        return np.clip(0.5 - distances / self.grid.step, 0, 1)
 
     def aligned(self, start: np.ndarray, structures: Structures) -> np.ndarray:
         """(4, 4) mm -> aligned, of the heart that `start` moves into the frame of its given structures."""
@@ -188,9 +178,29 @@ class FittedBaselines:
         for row, heart, place in zip(self.distances, progress(self.hearts), self.places):
             row[:] = heart.structures.distances(place, self.classes, points, MOST)
 
-    def _occupied(self, distances):
-        """The part of a cell round each grid point that is inside, from its distance."""
-        return np.clip(0.5 - distances / self.grid.step, 0, 1)
+
+class FittedBaselines(AlignedHearts):
+    """The baselines for one choice of given and hidden classes.
+
+    thresholds_share, thresholds_distance: {class: cut}; model: the PosteriorShape; training_dice: {hidden class: mean
+    Dice of mean_shape and posterior_shape over training hearts that are left out in turn, on the grid}."""
+
+    def __init__(self, hearts: list, given: tuple, hidden: tuple, progress: Callable = lambda hearts: hearts):
+        super().__init__(hearts, given, hidden, progress)
+        shape = (len(hearts), len(self.classes), -1)
+        flat = self.distances.reshape(len(hearts), -1)
+        ends = len(given) * self.grid_size
+        self._seen, self._unseen = slice(0, ends), slice(ends, None)
+        self.model, held_out = fit(flat, self._seen, self._unseen)
+        occupied = self.occupied(self.distances)
+        self.shares = occupied.mean(0)
+        self._choose_thresholds(flat.reshape(shape), occupied, held_out)
+
+    def answer(self, seen: SeenHeart) -> "Answer":
+        """The answers for one heart. ValueError where it sees other classes than these baselines are for."""
+        if (seen.given, seen.hidden) != (self.given, self.hidden):
+            raise ValueError(f"given {seen.given}, hidden {seen.hidden}: these are for {self.given}, {self.hidden}")
+        return Answer(self, seen)
 
     def _choose_thresholds(self, distances, occupied, held_out):
         n, first = len(self.hearts), len(self.given)
@@ -203,13 +213,13 @@ class FittedBaselines:
             truth = (distances[:, row] < 0) & ~known
             votes, total = occupied[:, row], occupied[:, row].sum(0)
             without = ((total - votes[i]) / (n - 1) for i in range(n))
-            scores = [_dice_at(-field, truth[i], known[i], -_SHARES) for i, field in enumerate(without)]
-            cut, mean_shape_dice = _best(scores)
-            self.thresholds_share[c] = float(_SHARES[cut])
+            scores = [dice_at(-field, truth[i], known[i], -SHARES) for i, field in enumerate(without)]
+            cut, mean_shape_dice = best_cut(scores)
+            self.thresholds_share[c] = float(SHARES[cut])
             fields = (held_out.mean[i].astype(np.float32) @ distances[:, row] for i in range(n))
-            scores = [_dice_at(field, truth[i], known[i], _DISTANCES) for i, field in enumerate(fields)]
-            cut, posterior_dice = _best(scores)
-            self.thresholds_distance[c] = float(_DISTANCES[cut])
+            scores = [dice_at(field, truth[i], known[i], DISTANCES) for i, field in enumerate(fields)]
+            cut, posterior_dice = best_cut(scores)
+            self.thresholds_distance[c] = float(DISTANCES[cut])
             self.training_dice[c] = mean_shape_dice, posterior_dice
             self.sample_thresholds[c] = self._unbiased_threshold(distances[:, row], truth, known, held_out)
 
@@ -217,15 +227,15 @@ class FittedBaselines:
     def _unbiased_threshold(distances, truth, known, held_out):
         """The cut at which one draw for each training heart, made without it, has the right volume on average."""
         rng = np.random.default_rng(0)
-        volumes = np.zeros(len(_DISTANCES))
+        volumes = np.zeros(len(DISTANCES))
         for i in range(len(distances)):
             z = rng.standard_normal(held_out.deviations[i].shape[1])
             field = (held_out.mean[i] + held_out.deviations[i] @ z).astype(np.float32) @ distances
-            volumes += [np.count_nonzero(field[~known[i]] < cut) for cut in _DISTANCES]
-        return float(_DISTANCES[np.abs(volumes - truth.sum()).argmin()])
+            volumes += [np.count_nonzero(field[~known[i]] < cut) for cut in DISTANCES]
+        return float(DISTANCES[np.abs(volumes - truth.sum()).argmin()])
 
 
-def _dice_at(field, truth, known, cuts):
+def dice_at(field, truth, known, cuts):
     """Dice of {field < cut} outside `known` with `truth`, at each of `cuts`; NaN where neither has a point."""
     inside, ours = np.sort(field[truth]), np.sort(field[~known])
     overlap, sizes = (np.searchsorted(values, cuts, side="left") for values in (inside, ours))
@@ -233,7 +243,7 @@ def _dice_at(field, truth, known, cuts):
         return 2 * overlap / (sizes + len(inside))
 
 
-def _best(scores):
+def best_cut(scores):
     """The number of the cut with the best mean over hearts, and that mean."""
     table = np.array(scores)
     defined = ~np.isnan(table)

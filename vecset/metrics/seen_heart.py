@@ -240,8 +240,26 @@ class Template:
 
         Least squares with a robust loss (soft L1): of each structure's surface points, the template's distance to that
         structure, as in iterative closest points with a distance map (Fitzgibbon 2003)."""
+        return self._align(start, surfaces_mm, range(len(surfaces_mm)))
+
+    def align_some(self, start: np.ndarray, surfaces_mm: dict, given: Sequence[int]) -> np.ndarray:
+        """As `align`, of a heart that shows some of the structures `given` alone: {class: vertices (V, 3)}."""
+        return self._align(start, list(surfaces_mm.values()), [given.index(c) for c in surfaces_mm])
+
+    def distance(self, place: np.ndarray, surfaces_mm: dict, given: Sequence[int]) -> float:
+        """How far surfaces {class: vertices (V, 3)}, moved by place (4, 4), are from the template's on average: the
+        mean over structures, robust against what is far."""
+        found = []
+        for c, vertices in surfaces_mm.items():
+            at = self.grid.index(moved(place, vertices[:: -(-len(vertices) // POINTS_PER_CLASS)]))
+            field = self.distances[given.index(c)]
+            away = np.abs(ndimage.map_coordinates(field, at.T, order=1, mode="nearest"))
+            found.append(np.minimum(away, 2 * ROBUST_UNIT).mean())
+        return float(np.mean(found))
+
+    def _align(self, start, surfaces_mm, channels):
         points = [moved(start, v[:: -(-len(v) // POINTS_PER_CLASS)]) for v in surfaces_mm]
-        channel = np.repeat(np.arange(len(points)), [len(p) for p in points])
+        channel = np.repeat(np.asarray(channels), [len(p) for p in points])
         # a structure of few points counts as much as the others
         weight = np.concatenate([np.full(len(p), 1 / np.sqrt(len(p) * len(points))) for p in points])
         points = np.concatenate(points)
