@@ -7,6 +7,7 @@ from helpers.variant_models import batch, randomised
 from vecset.common.errors import InputError
 from vecset.common.structure_state import State
 from vecset.models.autoencoder import build_model, option_words
+from vecset.models.checkpoint import model_from_checkpoint
 from vecset.models.embedding import surface_features
 
 NAME = "point_vec8x4_dim128_depth1_nb"
@@ -89,6 +90,19 @@ def test_every_vector_that_is_used_is_trained():
     used = torch.zeros(10, len(State), dtype=torch.bool)
     used[torch.arange(10), states[0]] = True
     assert torch.equal(model.state_embed.grad.abs().sum(-1) > 0, used)
+
+
+def test_weights_of_before_the_far_slope_give_the_network_that_was_trained():
+    model, (items, states) = told(), (batch(), torch.zeros(2, 10, dtype=torch.long))
+    surface = surface_features(items["surface_points"], items["surface_labels"], 10)
+    with torch.no_grad():
+        model.far_slope.zero_()
+    state = {name: value for name, value in model.state_dict().items() if name != "far_slope"}
+    config = {"name": NAME, "num_classes": 10, **PLACES, "states": True}
+    loaded = model_from_checkpoint({"model_config": config, "model": state})
+    queries = 2 * items["query_points"]
+    for one, other in zip(*(m(surface, queries, states_BC=states).values() for m in (model, loaded))):
+        assert torch.equal(one, other)
 
 
 def test_states_where_they_are_not_expected_are_a_defect():

@@ -196,6 +196,13 @@ def load_safely(path: str | Path, to_do: str) -> object:
         raise DamagedCheckpoint.because(path, f"torch cannot read this checkpoint ({reason})", to_do) from None
 
 
+def _of_earlier(model, state):
+    """The weights of an earlier version that knew no `far_slope`, with the one that leaves the network as it was."""
+    if getattr(model, "told_states", False) and "far_slope" not in state:
+        return {**state, "far_slope": torch.zeros_like(model.far_slope)}
+    return state
+
+
 def model_from_checkpoint(
     checkpoint: dict, device: str | torch.device = "cpu", where: str | Path = "checkpoint"
 ) -> torch.nn.Module:
@@ -205,7 +212,7 @@ def model_from_checkpoint(
 
     try:
         model = build_model(**checkpoint["model_config"])
-        model.load_state_dict(checkpoint["model"])
+        model.load_state_dict(_of_earlier(model, checkpoint["model"]))
     except (RuntimeError, TypeError) as error:
         raise InputError.because(
             where,
