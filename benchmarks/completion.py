@@ -6,7 +6,7 @@
     python benchmarks/completion.py --checkpoint CKPT --output_dir OUT --input MAPS --annotated 1,2,3 --no_baselines
     python benchmarks/completion.py --checkpoint CKPT --output_dir OUT ... --picture hearts.png    eight of the hearts
 
-Rows: nothing left out; each structure alone; the groups of vecset/data/observation.py; what lies beyond a plane with
+Rows: nothing left out; each structure alone; the groups of vecset/items/observation.py; what lies beyond a plane with
 10, 20 or 30 % of the heart. Each heart of each row is a line of OUT/rows.jsonl; OUT/table.md is written anew after each
 row. It can be stopped at any moment: the same command goes on. Without lists the hearts are made in OUT: a network that
 is to be compared with the baselines trains on OUT/cases/train.csv, as they do. Progress goes to stderr.

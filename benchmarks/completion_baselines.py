@@ -6,7 +6,7 @@
     python benchmarks/completion_baselines.py --train_csv train.csv --val_csv val.csv --drop 2 2,3,4,5
 
 Hearts 0..T-1 of the seed train, the next V are scored; they are made and prepared where OUT lacks them. Each structure
-is left out alone, then the groups of `vecset.data.observation`. A row: the structures left out; of each baseline the
+is left out alone, then the groups of `vecset.items.observation`. A row: the structures left out; of each baseline the
 mean Dice of each of them over the hearts, given structures as given; the share of true volumes between the least and
 the largest of 19 answers (90 % where truth and answers are alike); CPU seconds of fitting per training heart and of
 the three answers per heart; the most memory in use so far. Progress goes to stderr.
@@ -27,10 +27,10 @@ from vecset.common.draws import random_stream  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.data.case_file import write_case  # noqa: E402
 from vecset.data.listed_case import read_listed  # noqa: E402
-from vecset.data.observation import GROUPS  # noqa: E402
 from vecset.data.preparation import Options, build_case  # noqa: E402
 from vecset.imaging.classes import HEART_CLASSES  # noqa: E402
 from vecset.imaging.label_map import read_label_map  # noqa: E402
+from vecset.items.observation import GROUPS  # noqa: E402
 from vecset.metrics.baselines import read_truth  # noqa: E402
 from vecset.metrics.completion_baselines import LEAST_HEARTS, NAMES, CompletionBaselines  # noqa: E402
 from vecset.metrics.overlap import mean_defined, score  # noqa: E402

@@ -27,9 +27,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from vecset.common.cores import usable_cores  # noqa: E402
 from vecset.data.case_file import Case, write_case  # noqa: E402
-from vecset.data.dataset import CaseDataset, PointCounts, iterate_batches  # noqa: E402
 from vecset.data.listed_case import ListedCase  # noqa: E402
 from vecset.imaging.frame import Frame  # noqa: E402
+from vecset.items.dataset import CaseDataset, PointCounts  # noqa: E402
+from vecset.items.loader import iterate_batches  # noqa: E402
 
 CLASSES, RADIUS, SIZE = 10, 0.8, 16
 

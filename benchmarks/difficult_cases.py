@@ -32,9 +32,9 @@ import numpy as np  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
 from vecset.common.errors import InputError, run_command  # noqa: E402
-from vecset.data.dataset import rotation_matrix  # noqa: E402
 from vecset.data.label_folder import look_into  # noqa: E402
 from vecset.imaging.image_file import case_name  # noqa: E402
+from vecset.items.dataset import rotation_matrix  # noqa: E402
 
 MISSING, NOISE, CUT = (8, 10), 0.2, 1 / 6
 

@@ -25,11 +25,11 @@ sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 import torch  # noqa: E402
 from step_parts import CLASSES, Rows, human, random_batch, randomise_output, reference_losses, step_flop  # noqa: E402
 
-from vecset.data.epoch_plan import MicroBatch  # noqa: E402
 from vecset.engines.distributed import Ranks  # noqa: E402
 from vecset.engines.loop import Monitor, StepOptions, forward_losses, train_one_epoch  # noqa: E402
 from vecset.engines.losses import DEFAULT_WEIGHTS  # noqa: E402
 from vecset.engines.optimizer import build_optimizer, gradient_norm, masked_step  # noqa: E402
+from vecset.items.epoch_plan import MicroBatch  # noqa: E402
 from vecset.models.autoencoder import build_model  # noqa: E402
 from vecset.models.double_backward import check_double_backward  # noqa: E402
 

@@ -17,6 +17,7 @@ FLOORS = [
     {"common"},
     {"imaging", "geometry", "models"},
     {"phantom", "data"},
+    {"items"},
     {"quality", "metrics", "sparse"},
     {"engines", "fields"},
     {"inference"},

@@ -21,13 +21,13 @@ from vecset.common.memory import keep_freed_memory  # noqa: E402
 limit_threads()  # before torch is imported
 keep_freed_memory()
 
-from vecset.data.dataset import worker_death  # noqa: E402
 from vecset.engines.arguments import check_arguments, parse_arguments  # noqa: E402
 from vecset.engines.compiling import compile_error, is_compile_error  # noqa: E402
 from vecset.engines.distributed import environment_rank, lost_contact, start_ranks, stop_ranks, told_once  # noqa: E402
 from vecset.engines.loop import NotFiniteError  # noqa: E402
 from vecset.engines.stop import EXIT_NOT_FINITE, StopRequest  # noqa: E402
 from vecset.engines.tasks import as_trained, dry_run, evaluate_checkpoint, train  # noqa: E402
+from vecset.items.loader import worker_death  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:

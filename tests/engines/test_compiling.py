@@ -13,12 +13,12 @@ from helpers.processes import rank_environment
 from helpers.variant_models import batch, randomised
 
 from vecset.common.errors import EXIT_BAD_INPUT, InputError
-from vecset.data.epoch_plan import MicroBatch
 from vecset.engines.compiling import GraphedPass, compile_error, is_compile_error, require_compiler
 from vecset.engines.distributed import Ranks
 from vecset.engines.loop import Monitor, StepOptions, forward_backward, train_one_epoch
 from vecset.engines.losses import DEFAULT_WEIGHTS
 from vecset.engines.optimizer import build_optimizer
+from vecset.items.epoch_plan import MicroBatch
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.processes import torchrun
 from helpers.variant_models import CLASS_DISTANCE_VARIANTS, VARIANTS, batch, randomised, with_class_distances
 
-from vecset.data.epoch_plan import MicroBatch
 from vecset.engines.compiling import GraphedPass
 from vecset.engines.distributed import Ranks
 from vecset.engines.loop import Monitor, StepOptions, forward_backward, forward_losses, train_one_epoch
 from vecset.engines.losses import DEFAULT_WEIGHTS, losses_of
 from vecset.engines.optimizer import build_optimizer
+from vecset.items.epoch_plan import MicroBatch
 from vecset.models.double_backward import check_double_backward
 
 pytestmark = pytest.mark.gpu

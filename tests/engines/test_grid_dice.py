@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from vecset.data.dataset import grid_points_unit
 from vecset.engines.distributed import Ranks
 from vecset.engines.evaluation import GridDice, decode_grid
+from vecset.items.dataset import grid_points_unit
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 

@@ -9,11 +9,12 @@ import torch
 from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.engine_parts import assert_same_state, epoch_gradients, make_run, records
 
-from vecset.data.dataset import collate, grid_truth, iterate_batches
 from vecset.engines.evaluation import decode_grid
 from vecset.engines.loop import Monitor, forward_losses, train_one_epoch
 from vecset.engines.run import TrainingRun
 from vecset.engines.saving import RunState, Saver, go_on_from
+from vecset.items.dataset import grid_truth
+from vecset.items.loader import collate, iterate_batches
 from vecset.main_ae import main
 from vecset.models.checkpoint import load_checkpoint
 from vecset.models.embedding import surface_features
@@ -303,7 +304,7 @@ def test_early_epochs_take_fewer_latents_and_validation_all(data, tmp_path, monk
 
 
 def poison(monkeypatch, case_id, epoch):
-    from vecset.data.dataset import CaseDataset
+    from vecset.items.dataset import CaseDataset
 
     read = CaseDataset.__getitem__
 

@@ -8,9 +8,9 @@ import torch
 from helpers.ball_cases import write_ball_cases
 from helpers.engine_parts import make_run
 
-from vecset.data.dataset import collate
 from vecset.engines.loop import forward_losses
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS, LOSSES, compute_losses, safe_norm
+from vecset.items.loader import collate
 
 
 def hand_made():

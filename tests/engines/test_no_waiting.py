@@ -13,12 +13,12 @@ from helpers.variant_models import CLASS_DISTANCE_VARIANTS, VARIANTS, batch, wit
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vecset.data.epoch_plan import MicroBatch
 from vecset.engines import loop
 from vecset.engines.distributed import Ranks
 from vecset.engines.loop import Monitor, StepOptions, forward_losses, train_one_epoch
 from vecset.engines.losses import DEFAULT_WEIGHTS, losses_of
 from vecset.engines.optimizer import build_optimizer
+from vecset.items.epoch_plan import MicroBatch
 from vecset.models.autoencoder import build_model
 
 EVERYTHING = {name: weight or 0.5 for name, weight in DEFAULT_WEIGHTS.items()}

@@ -9,11 +9,11 @@ from helpers.engine_parts import make_run
 from helpers.variant_models import VARIANTS, batch, randomised
 
 from vecset.common.errors import InputError
-from vecset.data.dataset import collate
 from vecset.engines import setup
 from vecset.engines.arguments import parse_arguments
 from vecset.engines.loop import StepOptions, forward_losses
 from vecset.engines.setup import cpu_has_bf16, step_options
+from vecset.items.loader import collate
 from vecset.main_ae import main
 from vecset.models import attention_slope
 from vecset.models.checkpoint import load_checkpoint

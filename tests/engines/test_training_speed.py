@@ -9,10 +9,10 @@ from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.engine_parts import GradientWatcher, make_run, records
 from helpers.operation_counter import OperationCounter
 
-from vecset.data.dataset import iterate_batches
 from vecset.engines import progress, setup
 from vecset.engines.logging import format_speed
 from vecset.engines.loop import Monitor, train_one_epoch
+from vecset.items.loader import iterate_batches
 from vecset.main_ae import main
 from vecset.models import attention
 

@@ -5,11 +5,11 @@ import json
 import torch
 
 from helpers.ball_cases import tiny_arguments
-from vecset.data.dataset import iterate_batches
 from vecset.engines.arguments import build_parser
 from vecset.engines.distributed import Ranks
 from vecset.engines.loop import Monitor, train_one_epoch
 from vecset.engines.setup import Training, set_up
+from vecset.items.loader import iterate_batches
 
 torch.set_num_threads(1)  # these models are so small that a second thread only waits, most of all on a busy machine
 

@@ -10,10 +10,10 @@ from scipy.spatial import cKDTree
 from vecset.common.errors import InputError
 from vecset.common.structure_state import State
 from vecset.data.label_folder import Selection
-from vecset.data.observation import Observation, Slices, frame_of_seen
 from vecset.data.preparation import Options, build_case
 from vecset.imaging.label_map import LabelMap, read_label_map, write_label_map
 from vecset.inference.inputs import find_hearts, input_sha256, load_heart
+from vecset.items.observation import Observation, Slices, frame_of_seen
 from vecset.phantom.phantom import PhantomOptions, make_phantom
 from vecset.sparse.slices import planes_of, slice_folders, slices_case
 

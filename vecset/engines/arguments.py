@@ -5,9 +5,9 @@ import argparse
 from vecset.common.arguments import CommandParser, user_path_text
 from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
-from vecset.data.observation import CUT_SHARE, GROUPS, MOST_CLASSES, MOST_FEW, parse_observe
 from vecset.engines.distributed import WAIT_MINUTES
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS, OF_ANSWERS, losses_of
+from vecset.items.observation import CUT_SHARE, GROUPS, MOST_CLASSES, MOST_FEW, parse_observe
 from vecset.models.autoencoder import EXTENSIONS, NETWORKS, parse_model_name
 from vecset.models.joint_network import CLASS_OUTPUTS
 

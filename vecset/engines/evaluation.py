@@ -9,12 +9,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from vecset.data.dataset import CaseDataset, grid_points_unit, grid_truth, iterate_batches
 from vecset.engines.distributed import Ranks, gather_objects, sum_over_ranks
 from vecset.engines.logging import format_values, say
 from vecset.engines.loop import FiniteGuard, MetricSums, NotFiniteError, StepOptions, forward_losses, to_device
 from vecset.engines.losses import LOSSES
 from vecset.imaging.class_names import distinct_names
+from vecset.items.dataset import CaseDataset, grid_points_unit, grid_truth
+from vecset.items.loader import iterate_batches
 from vecset.models.labels import labels_of
 
 _QUERIES_AT_ONCE = 1 << 17  # over all cases of the batch

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from vecset.data.epoch_plan import EpochPlan
 from vecset.engines.distributed import Ranks, max_over_ranks, sum_over_ranks
 from vecset.engines.losses import LOSSES, compute_losses, decoded_class_distances, decoded_points, in_groups
 from vecset.engines.optimizer import gradient_norm, masked_step
+from vecset.items.epoch_plan import EpochPlan
 from vecset.models.embedding import surface_features
 
 VERSION = 1  # of training: higher when the same cases and options give another model

@@ -36,7 +36,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 
-from vecset.data.dataset import QUERY_GROUPS
+from vecset.items.dataset import QUERY_GROUPS
 from vecset.models.labels import UNKNOWN_LOGIT
 
 POINT_GROUPS = QUERY_GROUPS + ("surface",)

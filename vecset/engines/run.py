@@ -6,7 +6,6 @@ An epoch's evaluation belongs to its last step: a run stopped before or during i
 import time
 
 from vecset.common.errors import EXIT_STOPPED
-from vecset.data.dataset import iterate_batches
 from vecset.engines.distributed import gather_objects, wait_for_all
 from vecset.engines.logging import RunLog, format_values, say
 from vecset.engines.loop import Monitor, NotFiniteError, train_one_epoch
@@ -15,6 +14,7 @@ from vecset.engines.progress import Progress
 from vecset.engines.saving import RunState, Saver
 from vecset.engines.setup import Training
 from vecset.engines.stop import Decision, Limits, StopRequest
+from vecset.items.loader import iterate_batches
 
 
 class TrainingRun:

@@ -9,10 +9,7 @@ import torch
 
 from vecset.common.errors import InputError
 from vecset.common.user_files import read_json
-from vecset.data.dataset import Augmentation, CaseDataset, PointCounts
-from vecset.data.epoch_plan import EpochPlan
 from vecset.data.listed_case import ListedCase, check_disjoint, read_split
-from vecset.data.observation import observation_draws
 from vecset.data.thickness import fps_density
 from vecset.engines.arguments import LOSS_OPTIONS, MODEL_OPTIONS, network_words, without_effect
 from vecset.engines.compiling import require_compiler
@@ -24,6 +21,9 @@ from vecset.engines.losses import losses_of
 from vecset.engines.optimizer import build_optimizer, scaled_rate
 from vecset.engines.run_folder import load_start, starting_file
 from vecset.imaging.class_names import check_same_names
+from vecset.items.dataset import Augmentation, CaseDataset, PointCounts
+from vecset.items.epoch_plan import EpochPlan
+from vecset.items.observation import observation_draws
 from vecset.models.autoencoder import EXTENSIONS, build_model, parse_model_name
 from vecset.models.double_backward import check_double_backward
 from vecset.models.joint_network import VecSetAutoencoder

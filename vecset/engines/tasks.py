@@ -8,7 +8,6 @@ from pathlib import Path
 
 from vecset.common.atomic import remove_leftovers, write_text
 from vecset.common.errors import EXIT_STOPPED, InputError
-from vecset.data.dataset import iterate_batches
 from vecset.engines.arguments import EVALUATION_OPTIONS, parse_arguments
 from vecset.engines.distributed import Ranks, told_once, wait_for_all
 from vecset.engines.evaluation import Evaluator
@@ -21,6 +20,7 @@ from vecset.engines.saving import RunState, Saver, go_on_from, lock_folder, star
 from vecset.engines.setup import Training, make_dataset, read_splits, set_up, step_options
 from vecset.engines.stop import StopRequest
 from vecset.imaging.class_names import check_same_names, distinct_names
+from vecset.items.loader import iterate_batches
 from vecset.models.checkpoint import (
     BEST,
     LAST,

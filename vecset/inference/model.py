@@ -18,7 +18,6 @@ import torch
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case
 from vecset.data.listed_case import ListedCase
-from vecset.data.observation import REACH_UNIT
 from vecset.fields.decision_tuning import DecisionTuning, read_decision_tuning
 from vecset.fields.heart_field import CHUNK, HeartField
 from vecset.imaging.class_names import distinct_names
@@ -26,6 +25,7 @@ from vecset.imaging.label_map import file_sha256
 from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.inputs import draw_surface, find_hearts, load_heart
 from vecset.inference.latents import read_latents
+from vecset.items.observation import REACH_UNIT
 from vecset.models import checkpoint as checkpoint_file
 from vecset.models.autoencoder import option_words, parse_model_name
 from vecset.models.embedding import surface_features

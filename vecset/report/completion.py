@@ -19,12 +19,12 @@ from vecset.common.draws import random_stream
 from vecset.common.structure_state import State
 from vecset.data.case_file import Case
 from vecset.data.listed_case import ListedCase
-from vecset.data.observation import GROUPS, Observation
 from vecset.fields.heart_field import CHUNK
 from vecset.imaging.frame import Frame
 from vecset.inference.heart_result import decode_heart
 from vecset.inference.model import LoadedModel
 from vecset.inference.settings import OutputSettings
+from vecset.items.observation import GROUPS, Observation
 from vecset.metrics.overlap import is_union, joint_histogram, mean_defined, score
 
 VERSION = 1  # of the method of `measure`: figures of another one are made again
@@ -47,7 +47,7 @@ class LeftOut:
 
 
 def choices(class_names: Sequence[str], annotated: np.ndarray | None = None) -> list[LeftOut]:
-    """Nothing, each class alone, the groups of vecset/data/observation.py that have all their classes, and cuts. Only
+    """Nothing, each class alone, the groups of vecset/items/observation.py that have all their classes, and cuts. Only
     classes that were looked for (annotated (C,) bool, None: all), and only what leaves others."""
     known = [c for c in range(1, len(class_names) + 1) if annotated is None or annotated[c - 1]]
     found = [LeftOut(WHOLE)] + [LeftOut(class_names[c - 1], (c,)) for c in known if len(known) > 1]

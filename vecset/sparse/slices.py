@@ -2,7 +2,7 @@
 and beyond them, everything is unknown.
 
 What is seen are the contours of the structures in each plane (vecset/geometry/contours.py), as training sees the
-surface in slices (vecset/data/observation.py). Each structure of which a plane shows something is cut: seen in part.
+surface in slices (vecset/items/observation.py). Each structure of which a plane shows something is cut: seen in part.
 All others are unknown: they may lie between the planes. The frame is that of what is seen.
 """
 

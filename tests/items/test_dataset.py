@@ -8,18 +8,10 @@ from helpers.ball_cases import RADIUS, ball_case, ball_class_sdf, ball_labels, w
 from vecset.common.errors import InputError
 from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.data.case_file import write_case
-from vecset.data.dataset import (
-    QUERY_GROUPS,
-    Augmentation,
-    CaseDataset,
-    PointCounts,
-    collate,
-    grid_points_unit,
-    grid_truth,
-    iterate_batches,
-)
 from vecset.data.listed_case import check_disjoint, read_split
 from vecset.engines.losses import decoded_points
+from vecset.items.dataset import QUERY_GROUPS, Augmentation, CaseDataset, PointCounts, grid_points_unit, grid_truth
+from vecset.items.loader import collate, iterate_batches
 
 
 @pytest.fixture(scope="module")

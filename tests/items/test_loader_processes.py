@@ -11,14 +11,15 @@ from helpers.ball_cases import write_ball_cases
 from helpers.prepare_runs import command, make_maps
 
 from vecset.common.errors import InputError
-from vecset.data.dataset import iterate_batches
+from vecset.items.loader import iterate_batches
 
 READER = """
 import resource, sys
 import torch
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
-from vecset.data.dataset import CaseDataset, PointCounts, iterate_batches
+from vecset.items.dataset import CaseDataset, PointCounts
+from vecset.items.loader import iterate_batches
 from vecset.data.listed_case import read_split
 if sys.argv[3] != "0":
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]),) * 2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vecset.common.errors import InputError
-from vecset.data.epoch_plan import EpochPlan
+from vecset.items.epoch_plan import EpochPlan
 
 
 @pytest.mark.parametrize("cases, batch, accumulation, ranks", [(7, 2, 1, 1), (8, 2, 2, 2), (13, 2, 2, 3), (9, 1, 2, 4)])

@@ -9,9 +9,11 @@ from helpers.ball_cases import RADIUS, ball_case, ball_class_sdf, write_ball_cas
 from vecset.common.errors import InputError
 from vecset.common.structure_state import State
 from vecset.data.case_file import write_case
-from vecset.data.dataset import Augmentation, CaseDataset, PointCounts
 from vecset.data.listed_case import read_split
-from vecset.data.observation import (
+from vecset.imaging.classes import default_class_names
+from vecset.imaging.frame import Frame
+from vecset.items.dataset import Augmentation, CaseDataset, PointCounts
+from vecset.items.observation import (
     CUT_SHARE,
     FAR_SHARE,
     GROUPS,
@@ -28,8 +30,6 @@ from vecset.data.observation import (
     observation_draws,
     parse_observe,
 )
-from vecset.imaging.classes import default_class_names
-from vecset.imaging.frame import Frame
 
 GIVEN, ABSENT, UNKNOWN, CUT = State
 UNIT_PER_MM = 1 / 60
