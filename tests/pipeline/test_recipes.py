@@ -46,10 +46,19 @@ def test_the_training_command_takes_what_a_recipe_says_for_any_number_of_hearts(
 
 
 def test_a_warm_up_of_the_user_stays():
-    assert training_flags(RECIPES["cpu"], ["--epochs", "400"], 64, 1, 0)["warmup_epochs"] == 4  # the recipe's
+    assert training_flags(RECIPES["cpu"], ["--epochs", "400"], 64, 1, 0)["warmup_epochs"] == 5  # the recipe's
     words = ["--epochs", "3", "--warmup_epochs", "2"]
     given = flags(training_flags(RECIPES["cpu"], words, 64, 1, 0))
     assert training_options([*given, *words])["warmup_epochs"] == 2
+
+
+def test_only_the_joint_network_and_several_hearts_are_observed():
+    def observed(*words, **how):
+        given = flags(training_flags(RECIPES["cpu"], list(words), 64, 1, 0, **how))
+        return training_options([*given, *words])["observe"]
+
+    assert observed() and observed("--network", "joint") and not observed("--network", "parts")
+    assert not observed(overfit=True) and observed("--observe", "cut=0.5") == "cut=0.5"
 
 
 def test_flags_leaves_out_what_is_none_or_false():
