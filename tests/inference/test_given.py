@@ -412,3 +412,29 @@ def test_baselines_beside_what_is_inferred(workdir):
         for column in ("mean_shape_dice", "nearest_heart_dice"):
             mean = np.mean([float(rows[f"class_{c}"][column]) for c in classes])
             assert content[kind]["mean of classes"][column] == pytest.approx(mean, abs=1e-6)
+
+
+def test_what_has_no_voxel_is_named_where_something_is_to_be_inferred(workdir, capsys):
+    """Nobody may have looked for it; --annotated says."""
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir, "--given", "1,2", "--no_meshes") == 0
+    said = capsys.readouterr()
+    note = "note: a: class_9: no voxel in the map, taken as absent, and what is drawn of them is spurious; --annotated"
+    assert note in said.out + said.err
+    hide(workdir / "data" / "b.nii.gz", [3])
+    (workdir / "data" / "a.npz").unlink()
+    assert run(workdir, "--complete", "--no_meshes") == 0
+    said = capsys.readouterr()
+    assert (
+        "note: b: class_3, class_9: no voxel in the map, taken as absent, so they are not inferred"
+        in said.out + said.err
+    )
+    assert run(workdir, "--no_meshes") == 0
+    said = capsys.readouterr()
+    assert "no voxel in the map" not in said.out + said.err
+
+
+def test_a_spacing_that_does_not_divide_the_image_infers_nothing(workdir):
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir, "--no_meshes", "--spacing", 2.7) == 0
+    assert not (workdir / "out" / "a" / "inferred.nii.gz").exists()

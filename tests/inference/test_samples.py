@@ -75,6 +75,9 @@ def test_samples_differ_by_their_numbers_and_say_so_everywhere(several, capsys):
             spread = mesh.metadata["_ply_raw"]["vertex"]["data"]["spread_mm"]
             assert len(spread) == len(mesh.vertices) and 0.2 < np.median(spread) < 2
     page = page_data(several / "out" / "report.html")["hearts"][0]
+    text = (several / "out" / "report.html").read_text()
+    low, high = (content["samples"]["volumes"]["class_3"][f"{end}_ml"] for end in ("low", "high"))
+    assert f"{low:.1f} to {high:.1f}" in text and "Volumes of what is not seen whole" in text
     assert page["has_spread"] and spread_by_class(page) == set(range(3, 9))
     with open(several / "out" / "samples.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))

@@ -269,6 +269,8 @@ def main(argv: list[str] | None = None) -> int:
         check_chosen(f"--{flag}", getattr(args, flag) or (), model.class_names)
     if (args.given or args.complete or args.slices) and not model.told_states:
         print("note: this model was not trained to infer what it does not see (main_ae.py --observe); it guesses")
+    elif args.slices and "slices" not in model.observed:
+        print("note: this model was not trained on slices (main_ae.py --observe slices=...); it guesses between them")
     if args.samples and not model.answer_numbers:
         raise InputError.because(
             "--samples", "this checkpoint gives one answer", "train with main_ae.py --answer_noise, or leave it out"

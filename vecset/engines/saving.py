@@ -205,10 +205,14 @@ def _check_same_run(training, checkpoint, path):
     stored = {**checkpoint, "class_names": distinct_names(checkpoint["class_names"])}
     for name, ours in (("model_config", training.model_config), ("class_names", training.class_names)):
         if stored[name] != ours:
+            theirs = stored[name]
+            if isinstance(ours, dict):  # only what differs
+                differ = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+                theirs, ours = ({key: one.get(key) for key in differ} for one in (theirs, ours))
             raise InputError(
                 path,
                 f"a checkpoint of {name} {ours}",
-                f"{stored[name]}",
+                f"{theirs}",
                 "give the options it was trained with, or another --output_dir",
             )
     now = vars(training.args)

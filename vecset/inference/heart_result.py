@@ -246,6 +246,9 @@ def decode_heart(
     drawing, frame = drawing_of(case, settings.complete), grid_of(case.frame, settings)
     if not drawing.told:
         say(f"note: {case_id}: these latents do not say what was seen of the heart: every structure is drawn")
+    note = _taken_as_absent(case, settings, drawing)
+    if note:
+        say(f"note: {case_id}: {note}")
     # the frame is that of what is seen: the rest may lie beyond its cube
     beyond = drawing.inferred.any() or settings.extend_mm or case.in_slices
     radius_unit = model.inferred_radius_unit if beyond else None
@@ -282,6 +285,20 @@ def decode_heart(
     return DecodedHeart(case_id, case, drawing, frame, latents, field, output, on_source, packed)
 
 
+def _taken_as_absent(case, settings, drawing):
+    """What to say of classes without a voxel where something is to be inferred, or "": nobody may have looked for
+    them."""
+    judged = case.whole or case
+    if judged.truth_crop is None or not (settings.complete or settings.given):
+        return ""
+    there = np.bincount(judged.truth_crop.ravel(), minlength=len(judged.annotated) + 1)[1:] > 0
+    names = [name for name, mine in zip(judged.class_names, judged.annotated & ~there) if mine]
+    if not names:
+        return "" if drawing.inferred.any() else "nothing of it is unknown, so nothing is inferred"
+    drawn = "and what is drawn of them is spurious" if settings.given else "so they are not inferred"
+    return f"{', '.join(names)}: no voxel in the map, taken as absent, {drawn}; --annotated says what was looked for"
+
+
 def _reaches(labels, frame, radius_unit):
     """Whether a drawn voxel has no neighbour farther out within the ball."""
     places_unit = frame.voxel_to_unit(np.argwhere(labels))
@@ -302,7 +319,8 @@ def write_heart(
     labels, on_own_grid = heart.output.labels, bool(settings.spacing_mm or settings.extend_mm)
     geometry = None if on_own_grid else heart.case.meta.get("source_geometry")
     names = shown_names(model.class_names, heart.drawing.left_out, heart.drawing.inferred)
-    files = write_labels(folder, labels, heart.frame, names, geometry, inferred_voxels(heart))
+    inferred = inferred_voxels(heart, bool(settings.extend_mm))
+    files = write_labels(folder, labels, heart.frame, names, geometry, inferred)
     if settings.latents:
         latents = heart.packed or heart.latents[0].float().cpu().numpy()
         write_latents(folder / FILE, latents, heart.case, heart.case_id, model.class_names, model.checkpoint_sha256)
@@ -354,11 +372,13 @@ def _write_answers(folder, model, settings, heart, names, geometry, chunk, say, 
     return files, volumes
 
 
-def inferred_voxels(heart: DecodedHeart) -> np.ndarray:
-    """(X, Y, Z) bool on the grid that is written: the voxels of inferred classes, and of all classes beyond the
-    image."""
+def inferred_voxels(heart: DecodedHeart, extended: bool) -> np.ndarray:
+    """(X, Y, Z) bool on the grid that is written: the voxels of inferred classes, and where it was `extended` of all
+    classes beyond the image. (Another spacing may put the centres of a last layer a little beyond it.)"""
     labels, frame, image = heart.output.labels, heart.frame, heart.case.frame
     inferred = np.concatenate([[False], heart.drawing.inferred])[labels]
+    if not extended:
+        return inferred
     first = image.mm_to_voxel(frame.affine[:3, 3])  # where the first voxel lies; the axes are the same
     ratio = frame.spacing_mm / image.spacing_mm
     for axis in range(3):

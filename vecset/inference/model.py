@@ -25,7 +25,7 @@ from vecset.imaging.label_map import file_sha256
 from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.inputs import draw_surface, find_hearts, load_heart
 from vecset.inference.latents import read_latents
-from vecset.items.observation import REACH_UNIT
+from vecset.items.observation import REACH_UNIT, parse_observe
 from vecset.models import checkpoint as checkpoint_file
 from vecset.models.autoencoder import option_words, parse_model_name
 from vecset.models.embedding import surface_features
@@ -37,7 +37,8 @@ class LoadedModel:
 
     num_surface_points, balance, seed: of the surface points that the encoder reads, drawn as in training; num_latents:
     of each heart; decision_tuning, tuning_sha256: of `reconstruct.py --calibration`, or None; description: the
-    network's name and options; epoch: of the checkpoint."""
+    network's name and options; epoch: of the checkpoint; observed: kinds of `main_ae.py --observe` that it was trained
+    with."""
 
     network: torch.nn.Module
     class_names: list[str]
@@ -51,6 +52,7 @@ class LoadedModel:
     tuning_sha256: str | None = None
     description: str = ""
     epoch: int | None = None
+    observed: tuple[str, ...] = ()
 
     @property
     def latent_words(self) -> str:
@@ -161,7 +163,7 @@ def load_model(
     network = checkpoint_file.model_from_checkpoint(stored, chosen, checkpoint)
     network.requires_grad_(False)  # nothing is trained here
     training = stored["args"] if isinstance(stored["args"], dict) else vars(stored["args"])
-    sha256 = file_sha256(checkpoint)
+    sha256, observe = file_sha256(checkpoint), training.get("observe") or ""
     tuning = decision_tuning and read_decision_tuning(Path(decision_tuning), class_names, sha256)
     points, sizes = num_surface_points or int(training["point_cloud_size"]), parse_model_name(config["name"])
     latents = num_latents or sizes["num_latents"]
@@ -187,6 +189,7 @@ def load_model(
         file_sha256(decision_tuning) if decision_tuning else None,
         f"{config['name']} {option_words(config)}".strip(),
         stored.get("epoch"),
+        tuple(kind for kind, share in parse_observe(observe).items() if share) if observe else (),
     )
 
 

@@ -19,7 +19,7 @@ from vecset.report.completion_section import completion_of
 from vecset.report.figures import boxes, read_figures, table, training_curves
 from vecset.report.hearts import MAX_TRIANGLES, heart_content
 from vecset.report.render import as_json, deflated, write_page
-from vecset.report.samples import read_spread
+from vecset.report.samples import read_spread, volumes_shown
 
 REPORT = "report.html"
 _SETTINGS = {  # that the page shows, and the words for those whose key does not say it
@@ -96,6 +96,7 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None, faul
         curves=curves,
         table=table(figures),
         completion=completion,
+        samples=volumes_shown(output_dir, [heart["case_id"] for heart in hearts]),
         note="Not shown: " + "; ".join(missed) if missed else None,
     )
     return path

@@ -27,6 +27,16 @@ def sample_rows(results: Sequence[dict]) -> list[dict]:
     ]
 
 
+def volumes_shown(output_dir: Path, case_ids: Sequence[str]) -> list[dict]:
+    """`sample_rows` of these hearts, in the folder of reconstruct.py, for the page."""
+    results = []
+    for case_id in case_ids:
+        path = output_dir / case_id / "result.json"
+        if path.is_file():
+            results.append(json.loads(path.read_text(encoding="utf-8")))
+    return sample_rows(results)
+
+
 def write_table(path: Path, results: Sequence[dict]) -> None:
     """Writes `sample_rows` as CSV, atomically; an unknown truth is empty. Removes it where there are none."""
     rows = sample_rows(results)
