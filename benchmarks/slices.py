@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 import numpy as np  # noqa: E402
+from completion import say  # noqa: E402
 from completion_table import interval, mean_of, read_records  # noqa: E402
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
@@ -82,10 +83,6 @@ def parse_arguments(argv):
     if args.given is not None:
         args.given = tuple(word.strip() for word in args.given.split(",") if word.strip())
     return args
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 class Run:

@@ -15,6 +15,7 @@ from vecset.report.completion import LeftOut, UnseenHeart, choices, dice_by_name
 from vecset.report.pictures import (
     draw_slices,
     foreground_box,
+    legend_below,
     legend_patches,
     plain,
     save_figure,
@@ -92,16 +93,7 @@ def write_picture(
         if row == 0:
             for axis, title in zip(axes, PANELS):
                 axis.set_title(title, fontsize=9, pad=2)
-    figure.legend(
-        handles=legend_patches(class_names, colours),
-        loc="lower center",
-        ncols=len(class_names),
-        fontsize=8,
-        frameon=False,
-        handlelength=1,
-        columnspacing=1.1,
-        borderaxespad=0.3,
-    )
+    legend_below(figure, legend_patches(class_names, colours), len(class_names))
     save_figure(figure, path)
 
 

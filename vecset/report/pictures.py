@@ -111,6 +111,20 @@ def legend_patches(names: Iterable[str], colours: Iterable[str]) -> list[Patch]:
     ]
 
 
+def legend_below(figure: Figure, handles: list[Patch], in_a_row: int) -> None:
+    """Puts a legend of `handles` below all that is in a figure."""
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        ncols=in_a_row,
+        fontsize=8,
+        frameon=False,
+        handlelength=1,
+        columnspacing=1.1,
+        borderaxespad=0.3,
+    )
+
+
 def plain(text: str) -> str:
     """A name or title for matplotlib, which would take what stands between two dollar signs for a formula, and has no
     glyph for a byte that is no UTF-8."""
@@ -179,16 +193,7 @@ def write_overview(path: str | Path, hearts: list[dict], class_names: list[str],
                 )
     half = len(DIFFERENCE)
     handles = legend_patches(class_names, colours) + legend_patches(DIFFERENCE, DIFFERENCE.values())
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        ncols=min(len(handles), 10 + half),
-        fontsize=8,
-        frameon=False,
-        handlelength=1,
-        columnspacing=1.1,
-        borderaxespad=0.3,
-    )
+    legend_below(figure, handles, min(len(handles), 10 + half))
     save_figure(figure, path)
 
 
