@@ -232,6 +232,23 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
     assert "comes before --resume" in out and "finished" in out
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with torch 2.9")
+def test_a_run_with_muon_goes_on_to_the_bit_and_keeps_its_optimizer(data, tmp_path, capsys):
+    options = ("--epochs", 2, "--optimizer", "muon")
+    assert main(tiny_arguments(data, tmp_path / "whole", *options)) == 0
+    assert main(tiny_arguments(data, tmp_path / "parts", *options, "--max_steps", 3)) == 0
+    assert run_command(main, tiny_arguments(data, tmp_path / "parts", "--epochs", 2)) == EXIT_BAD_INPUT
+    assert "--optimizer: expected muon, which" in capsys.readouterr().err
+    assert main(tiny_arguments(data, tmp_path / "parts", *options)) == 0
+    whole, parts = (load_checkpoint(tmp_path / name / "checkpoint-last.pth") for name in ("whole", "parts"))
+    assert parts["global_step"] == whole["global_step"] == 4
+    assert all(torch.equal(parts["model"][name], value) for name, value in whole["model"].items())
+    momenta = whole["optimizer"]["muon"]["state"]
+    assert momenta and whole["optimizer"]["adamw"]["state"]
+    for number, state in momenta.items():
+        assert torch.equal(parts["optimizer"]["muon"]["state"][number]["momentum_buffer"], state["momentum_buffer"])
+
+
 @pytest.mark.parametrize(
     "more, message",
     [
@@ -277,6 +294,7 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
             "--truncated_weight: there are no points",
         ),
         (("--init_from", "nowhere.pth"), "nowhere.pth: no such file"),
+        (("--optimizer", "muon", "--shard", "optimizer"), "--shard optimizer: Muon's momentum cannot be sharded"),
         (("--device", "tpu"), "--device"),
         (("--fold", "3"), "train_fold3.csv"),
         (("--resume", "nowhere.pth"), "nowhere.pth: no such file"),

@@ -1,6 +1,9 @@
+import math
+
+import pytest
 import torch
 
-from vecset.engines.optimizer import build_optimizer, gradient_norm, masked_step, parameter_groups
+from vecset.engines.optimizer import build_optimizer, gradient_norm, load_state, masked_step, parameter_groups
 from vecset.models.autoencoder import build_model
 
 
@@ -30,6 +33,83 @@ def test_masked_step_changes_nothing_and_the_next_one_is_as_if_it_had_not_been()
 
     for a, b in zip(run(bad_at=3).parameters(), run(bad_at=1).parameters()):
         assert torch.equal(a, b)  # moments and step counts were left alone too
+
+
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with torch 2.9")
+
+
+@needs_muon
+@pytest.mark.parametrize("options", [{"anchors": True}, {"states": True, "answer_noise": 3}, {"network": "parts"}])
+def test_muon_moves_the_matrices_inside_the_network_and_adamw_the_rest(options):
+    model = build_model("point_vec4x2_dim8_depth2_nb", 2, **options)
+    names = {id(p): n for n, p in model.named_parameters()}
+    matrices, decay, keep = (
+        {names[id(p)] for p in group["params"]}
+        for group in build_optimizer(model, 0.1, 0.1, 0.99, name="muon").param_groups
+    )
+    assert len(matrices) + len(decay) + len(keep) == len(names) and matrices | decay | keep == set(names.values())
+    assert {"layers.0.0.fn.to_q.weight", "layers.1.1.fn.net.2.weight", "decoder_cross_attn.fn.to_kv.weight"} <= matrices
+    assert {"bottleneck.pre_bottleneck_proj.weight", "bottleneck.post_bottleneck_proj.weight"} <= matrices
+    assert {"point_embed.mlp.weight", "query_embed.mlp.weight", "to_outputs.1.weight"} <= decay
+    assert not any(name.startswith("answer_noise") for name in matrices) and "bottleneck.gamma" in keep
+
+
+@needs_muon
+def test_a_step_of_muon_is_orthogonal_and_as_large_as_one_of_adamw():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(24, 12))
+    start = model[0].weight.detach().clone()
+    model[0].weight.grad, model[0].bias.grad = torch.randn(12, 24), torch.ones(12)
+    optimizer = build_optimizer(model, 0.0, 0.0, 0.99, name="muon")
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    masked_step(optimizer, torch.zeros(()))
+    step = start - model[0].weight.detach()
+    u, _, v = torch.linalg.svd(model[0].weight.grad, full_matrices=False)
+    scale = 0.01 * 0.2 * math.sqrt(24)  # 0.2 sqrt(longest axis): root mean square of 0.2, as AdamW's updates have
+    singular = torch.linalg.svdvals(u.T @ step @ v.T) / scale
+    assert singular.min() > 0.5 and singular.max() < 1.3  # five iterations come this close to 1 (Jordan et al.)
+    assert torch.cosine_similarity(step.flatten(), (u @ v).flatten(), 0) > 0.97
+
+
+@needs_muon
+def test_a_masked_step_of_muon_changes_nothing():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2)
+    optimizer = build_optimizer(layer, 0.1, 0.05, 0.99, name="muon")
+    for bad in (0, 1, 0):
+        for p in layer.parameters():
+            p.grad = torch.full_like(p, float("nan") if bad else 1.0)
+        before = [p.detach().clone() for p in layer.parameters()]
+        moments = [v.clone() for part in optimizer.parts.values() for s in part.state.values() for v in s.values()]
+        masked_step(optimizer, torch.tensor(float(bad)))
+        after = [v for part in optimizer.parts.values() for s in part.state.values() for v in s.values()]
+        changed = [not torch.equal(p, b) for p, b in zip(layer.parameters(), before)]
+        if bad:
+            assert not any(changed) and all(torch.equal(a, b) for a, b in zip(after, moments))
+        else:
+            assert all(changed) and all(bool(torch.isfinite(v).all()) for v in after)
+
+
+@needs_muon
+def test_a_loaded_state_of_muon_steps_on_with_the_rate_that_is_set():
+    def run(break_at):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(3, 2)
+        optimizer = build_optimizer(layer, 0.1, 0.05, 0.99, name="muon")
+        for step in range(4):
+            if step == break_at:
+                state, optimizer = optimizer.state_dict(), build_optimizer(layer, 9.0, 0.05, 0.99, name="muon")
+                load_state(optimizer, state)
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 / (step + 1)
+            for p in layer.parameters():
+                p.grad = torch.full_like(p, 1.0 + step)
+            masked_step(optimizer, torch.zeros(()))
+        return layer
+
+    for a, b in zip(run(break_at=None).parameters(), run(break_at=2).parameters()):
+        assert torch.equal(a, b)
 
 
 def test_norm_and_clipping():

@@ -7,6 +7,7 @@ from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
 from vecset.engines.distributed import WAIT_MINUTES
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS, OF_ANSWERS, losses_of
+from vecset.engines.muon import require_muon
 from vecset.items.observation import CUT_SHARE, GROUPS, MOST_CLASSES, MOST_FEW, parse_observe
 from vecset.models.autoencoder import EXTENSIONS, NETWORKS, parse_model_name
 from vecset.models.joint_network import CLASS_OUTPUTS
@@ -97,6 +98,10 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise InputError(
                 f"--{flag}", "at most --point_cloud_size", f"{wanted} of {args.point_cloud_size}", "lower it"
             )
+    if args.optimizer == "muon":
+        require_muon()
+        if args.shard == "optimizer":
+            raise InputError.because("--shard optimizer", "Muon's momentum cannot be sharded", "leave out one of them")
     if args.init_from and args.resume:
         raise InputError.because(
             "",
@@ -377,7 +382,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--lr", type=_number(0), help="learning rate itself; replaces --blr")
     add("--min_lr", type=_number(0), default=1e-6, help="learning rate at the end of the cosine")
-    add("--weight_decay", type=_number(0), default=0.05, help="AdamW, on matrices (not on biases, norms, embeddings)")
+    add(
+        "--optimizer",
+        choices=("adamw", "muon"),
+        default="adamw",
+        help="muon: Muon for the matrices inside the network, AdamW for the rest, at the same --lr; needs torch 2.9",
+    )
+    add("--weight_decay", type=_number(0), default=0.05, help="on matrices (not on biases, norms, embeddings)")
     add("--beta2", type=_number(0, 1), default=0.999, help="AdamW's second beta")
     add("--clip_grad", type=_number(0), default=1.0, help="largest gradient norm; 0: no clipping")
     add(

@@ -1,9 +1,11 @@
-"""AdamW with its parameter groups, its moments whole or in shards over the ranks, the update that can be masked on the
-device, and the learning rate: linear warm-up, then a cosine down to the minimum, set before every optimizer step."""
+"""AdamW with its parameter groups, its moments whole or in shards over the ranks, or Muon beside it; the update that
+can be masked; and the learning rate: linear warm-up, then a cosine down to the minimum, set before every step."""
 
 import math
 
 import torch
+
+from vecset.engines.muon import MuonWithAdamW, inner_matrices, require_muon
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
@@ -19,13 +21,23 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 
 def build_optimizer(
-    model: torch.nn.Module, lr: float, weight_decay: float, beta2: float, shards: int = 1
+    model: torch.nn.Module, lr: float, weight_decay: float, beta2: float, shards: int = 1, name: str = "adamw"
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, ICLR 2019) in its fused form, which is fast and takes a mask on the device.
 
+    name: "muon": Muon for the matrices inside the network, AdamW for the rest; not with shards (engines/muon.py).
+    InputError where this torch has no Muon.
+
     shards > 1: ZeRO stage 1 (Rajbhandari et al., SC 2020). Each rank keeps the moments of its shard of the parameters
     and updates those, then sends them to the others; the numbers are the same."""
-    groups, options = parameter_groups(model, weight_decay), {"lr": lr, "betas": (0.9, beta2), "fused": True}
+    groups = parameter_groups(model, weight_decay)
+    if name == "muon":
+        require_muon()
+        matrices = inner_matrices(model, groups[0]["params"])
+        chosen = {id(p) for p in matrices}
+        groups[0]["params"] = [p for p in groups[0]["params"] if id(p) not in chosen]
+        return MuonWithAdamW(matrices, groups, lr=lr, weight_decay=weight_decay, betas=(0.9, beta2))
+    options = {"lr": lr, "betas": (0.9, beta2), "fused": True}
     if shards == 1:
         return torch.optim.AdamW(groups, **options)
     from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -51,7 +63,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 def masked_step(optimizer: torch.optim.Optimizer, skip: torch.Tensor) -> None:
     """One optimizer step that changes nothing, moments and step counts included, where `skip` (0-d float32 on the
-    device) is 1. The host never reads `skip`; `found_inf` is the attribute that torch's GradScaler sets."""
+    device) is 1. With AdamW the host never reads it; `found_inf` is the attribute that torch's GradScaler sets."""
     getattr(optimizer, "optim", optimizer).found_inf = skip  # a sharded one has the AdamW of its shard inside
     optimizer.step()
 

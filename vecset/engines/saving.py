@@ -189,7 +189,7 @@ def go_on_from(training: Training, checkpoint: dict, path: Path) -> RunState:
     training.model.load_state_dict(checkpoint["model"])
     training.model.set_known_classes(known)
     groups = training.optimizer.param_groups
-    flags = [{k: group[k] for k in ("weight_decay", "betas")} for group in groups]
+    flags = [{k: group[k] for k in ("weight_decay", "betas") if k in group} for group in groups]
     # a copy: the tensors of a mapped file must not outlive the file
     load_state(training.optimizer, _copied(checkpoint["optimizer"]))
     for group, flag in zip(training.optimizer.param_groups, flags):
@@ -217,13 +217,12 @@ def _check_same_run(training, checkpoint, path):
             )
     now = vars(training.args)
     before = {**_defaults(now), **checkpoint["args"]}  # an option that did not exist then had its default
-    if before["seed"] != now["seed"]:
-        raise InputError(
-            "--seed",
-            f"{before['seed']}, which {path} was trained with",
-            now["seed"],
-            "give that seed, or another --output_dir",
-        )
+    for name, to_do in (
+        ("seed", "give that seed, or another --output_dir"),
+        ("optimizer", "give that one, or another --output_dir and --init_from"),
+    ):
+        if before[name] != now[name]:
+            raise InputError(f"--{name}", f"{before[name]}, which {path} was trained with", now[name], to_do)
     changed = [f"--{k} {before.get(k)} -> {v}" for k, v in now.items() if k not in _FREE and before.get(k) != v]
     if changed and training.ranks.main:
         say(f"note: options that differ from {path}: {', '.join(changed)}")

@@ -127,7 +127,7 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
         ranks=ranks,
         model=model,
         wrapped=wrap_model(model, ranks, args.compress_gradients),
-        optimizer=build_optimizer(model, lr, args.weight_decay, args.beta2, shards),
+        optimizer=build_optimizer(model, lr, args.weight_decay, args.beta2, shards, args.optimizer),
         dataset=make_dataset(args, training, training=True),
         plan=plan,
         evaluator=Evaluator(
