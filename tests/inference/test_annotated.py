@@ -74,8 +74,8 @@ def test_an_id_that_the_input_does_not_have_and_a_case_file(workdir, capsys):
     truth, frame = make_heart()
     (workdir / "maps").mkdir()
     write_label_map(workdir / "maps" / "a.nii.gz", truth, frame.affine)
-    assert run(workdir, "--annotated", "1,77", source="maps") == 1
-    assert "--annotated 77 is none of its classes (1 class_1" in errors(capsys)[0]
+    assert run(workdir, "--annotated", "1,77", source="maps") == 2
+    assert errors(capsys)[0].startswith("error: --annotated: 77: no class of the input, a.nii.gz (1 class_1")
     make_case(workdir / "data" / "a.npz")
     assert run(workdir, "--annotated", "1", source="data") == 1
     assert "a case file says itself which classes were annotated" in errors(capsys)[0]

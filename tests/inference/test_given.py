@@ -22,6 +22,7 @@ from helpers.formula_hearts import (
 )
 from helpers.report_run import page_tables
 
+from vecset.commands.reconstruct import earlier_notes
 from vecset.common.errors import InputError
 from vecset.common.structure_state import State, is_seen
 from vecset.data.case_file import read_case, write_case
@@ -315,7 +316,7 @@ def test_latents_of_an_earlier_version_draw_every_class(workdir, capsys):
     [
         ("", "--given: expected ids or names"),
         ("liver", "--given: liver is no class of the checkpoint"),
-        ("1,44", "--given 44 is none of its classes (1 class_1"),
+        ("1,44", "--given: 44: no class of the input, a.npz (1 class_1"),
         ("1,class_9", "--given: class 9 (class_9) is not there, it has no voxel"),
     ],
 )
@@ -432,6 +433,24 @@ def test_what_has_no_voxel_is_named_where_something_is_to_be_inferred(workdir, c
     assert run(workdir, "--no_meshes") == 0
     said = capsys.readouterr()
     assert "no voxel in the map" not in said.out + said.err
+
+
+def test_notes_are_said_again_where_a_heart_was_done_before(workdir, capsys):
+    hide(workdir / "data" / "a.nii.gz", [3])
+    assert run(workdir, "--no_meshes", "--complete") == 0
+    capsys.readouterr()
+    note = "class_3, class_9: no voxel in the map, taken as absent"
+    assert any(text.startswith(note) for text in result(workdir)["notes"])
+    assert run(workdir, "--no_meshes", "--complete") == 0
+    assert f"note: a (done before): {note}" in capsys.readouterr().out
+
+
+def test_many_notes_of_hearts_done_before_are_counted():
+    lines = earlier_notes([{"case_id": "a", "notes": [f"number {n}" for n in range(25)]}, {"case_id": "b"}])
+    assert lines[:20] == [f"note: a (done before): number {n}" for n in range(20)] and len(lines) == 22
+    assert lines[20].startswith("and 5 more notes about them")
+    assert lines[21].startswith("an earlier version made 1 of them, and kept no notes")
+    assert earlier_notes([{"case_id": "a", "notes": []}]) == []
 
 
 def test_a_spacing_that_does_not_divide_the_image_infers_nothing(workdir):

@@ -20,12 +20,14 @@ from vecset.inference import heart_result, reconstruction
 
 
 def told(capsys):
-    """(lines of the summary of failed hearts, whether a traceback was printed)."""
+    """The lines about failed hearts, each with its name and reason; the last line has all names."""
     err = capsys.readouterr().err
     assert "Traceback" not in err, err
-    lines = err.splitlines()
-    start = next(n for n, line in enumerate(lines) if line.endswith("hearts failed:"))
-    return [line.strip() for line in lines[start + 1 :] if line.startswith("  ")]
+    lines = [line.strip() for line in err.replace("\r", "\n").splitlines()]
+    found = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    (last,) = [line for line in lines if "hearts failed (reasons above): " in line]
+    assert last.split(": ")[1].split(", ") == [line.split(": ")[0] for line in found]
+    return found
 
 
 def made(workdir):
@@ -213,6 +215,68 @@ def test_an_interrupt_leaves_no_half_heart(workdir, monkeypatch):
     assert run(workdir) == 130 and made(workdir) == []
 
 
+@pytest.fixture
+def quick_pages(monkeypatch):
+    """Picture and page over all hearts, without the work."""
+
+    def page(folder, *arguments):
+        (folder / "report.html").write_text("page")
+        return folder / "report.html"
+
+    monkeypatch.setattr("vecset.report.results.write_html_report", page)
+    monkeypatch.setattr("vecset.report.results.write_overview", lambda path, *arguments: path.write_text("picture"))
+
+
+def stop_at(monkeypatch, name, before=lambda: None):
+    """Ctrl-C when the files of a heart are about to be written; before each heart `before` is called."""
+    working = heart_result.write_heart
+
+    def stop(folder, *arguments):
+        before()
+        if folder.name == name:
+            raise KeyboardInterrupt
+        return working(folder, *arguments)
+
+    monkeypatch.setattr(heart_result, "write_heart", stop)
+
+
+def test_tables_do_not_speak_of_hearts_whose_files_are_gone(workdir, capsys, monkeypatch, quick_pages):
+    """Finished hearts that are made again: meanwhile, and after a stop or a failure, no table has their figures."""
+    for name in "ab":
+        make_case(workdir / "data" / f"{name}.npz")
+
+    def there():
+        return {p.name for p in (workdir / "out").iterdir() if p.is_file()}
+
+    assert run(workdir, "--no_meshes") == 0
+    assert there() == {"metrics.csv", "metrics.json", "overview.png", "report.html"}
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        stop_at(patched, "b", lambda: there() == set() or pytest.fail("a table"))
+        assert run(workdir, "--no_meshes", "--overwrite") == 130
+    assert made(workdir) == ["a"] and there() == set()
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: metrics.csv, ")]
+    assert len(notes) == 1 and "are removed" in notes[0]
+    assert run(workdir, "--no_meshes") == 0 and {r["case_id"] for r in metrics(workdir)} == {"a", "b"}
+
+    def fails(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(heart_result, "write_heart", fails)
+    assert run(workdir, "--no_meshes", "--overwrite") == 1
+    assert made(workdir) == [] and there() == set()
+
+
+def test_a_run_that_makes_none_of_the_finished_hearts_again_keeps_the_tables(workdir, monkeypatch, quick_pages):
+    make_case(workdir / "data" / "a.npz")
+    assert run(workdir, "--no_meshes") == 0
+    table = (workdir / "out" / "metrics.csv").read_text()
+    make_case(workdir / "data" / "b.npz")
+    stop_at(monkeypatch, "b")
+    assert run(workdir, "--no_meshes") == 130
+    assert (workdir / "out" / "metrics.csv").read_text() == table
+
+
 def test_info_goes_on_after_a_defect(workdir, capsys, monkeypatch):
     three(workdir)
     describe = info.describe
@@ -266,13 +330,10 @@ def test_hearts_that_fail_for_one_reason_are_told_it_once(workdir, capsys):
         make_case(workdir / "data" / f"{name}.npz", names=NAMES if name == "e" else [f"organ {n}" for n in NAMES])
     (workdir / "data" / "f.npz").write_bytes(b"no case")
     assert run(workdir, "--no_meshes") == 1
-    several, one = told(capsys)
-    assert (
-        several.startswith("a, b, c and 1 more: ")
-        and "organ class_1 is none of them" in several
-        and one.startswith("f: ")
-        and "f.npz: " in one
-    )
+    first, *others, one = told(capsys)
+    assert first.startswith("a: ") and first.count("organ class_1 is none of them") == 1
+    assert others == [f"{name}: for the same reason as a" for name in "bcd"]
+    assert one.startswith("f: ") and "f.npz: " in one
     assert made(workdir) == ["e"]
 
 

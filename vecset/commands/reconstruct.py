@@ -38,6 +38,7 @@ LEAST = {"chunk": 1, "mesh_cells": 8, "num_surface_points": 1, "num_latents": 1}
 SPACING_MM = (0.05, 50)
 EXTEND_MM = (0.1, 500)
 FAILED_SHOWN = 20
+NOTES_SHOWN = 20
 LATENT_BITS = (8, 16, 32)
 SAMPLES = (19, 255)  # as vecset/fields/answers.py allows, which is imported late
 
@@ -247,6 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     from vecset.imaging.label_mapping import LabelMapping
     from vecset.inference.inputs import find_hearts, find_stored_latents
     from vecset.inference.model import load_model
+    from vecset.inference.own_tables import check_chosen_in_tables, taken_by_number
     from vecset.inference.reconstruction import Reconstruction
     from vecset.inference.settings import OutputSettings
     from vecset.report.samples import TABLE, sample_lines, write_table
@@ -307,12 +309,31 @@ def main(argv: list[str] | None = None) -> int:
             lambda line: print(line, file=sys.stderr),
             args.slices,
         )
+        check_chosen_in_tables(hearts, model.class_names, mapping, args.annotated, args.given)
+        by_number = taken_by_number(hearts, model.class_names, mapping)
+        if by_number:
+            print(f"note: {by_number}")
     baselines = read_baselines(args, hearts, model.class_names) if args.train_csv else None
     require_writable(args.output_dir)
     remove_leftovers(args.output_dir)
-    outcome = Reconstruction(model, settings, args.output_dir, baselines, args.chunk, args.overwrite).run(hearts)
+    removed = []
+
+    def remove_tables():
+        from vecset.report.results import remove_results  # imports matplotlib
+
+        removed.extend(remove_results(args.output_dir))
+
+    how = baselines, args.chunk, args.overwrite, remove_tables
+    try:
+        outcome = Reconstruction(model, settings, args.output_dir, *how).run(hearts)
+    except BaseException:  # an interrupt, too
+        if removed:
+            told = f"{', '.join(removed)} of {args.output_dir} spoke of hearts that this run was making again"
+            print(f"note: {told}, and are removed; a run that ends writes them", file=sys.stderr)
+        raise
     if outcome.skipped:
-        print(f"{outcome.skipped} of {len(hearts)} hearts were done before")
+        print(f"{len(outcome.skipped)} of {len(hearts)} hearts were done before")
+        print("".join(f"{line}\n" for line in earlier_notes([outcome.results[c] for c in outcome.skipped])), end="")
     if outcome.dense:  # also where there is no truth, and hence no report
         print(
             f"{outcome.dense} of {len(outcome.results)} hearts were decoded voxel by voxel: coarse to fine was not "
@@ -329,7 +350,7 @@ def main(argv: list[str] | None = None) -> int:
     if settings.latents and outcome.results:
         print("".join(f"{line}\n" for line in latents_lines(outcome.results.values(), settings.latent_bits)), end="")
     if outcome.failed:
-        print("\n".join(failed_lines(outcome.failed, hearts)), file=sys.stderr)
+        print(failed_line(outcome.failed, hearts), file=sys.stderr)
     return 1 if outcome.failed or faults else 0
 
 
@@ -382,19 +403,28 @@ def latents_lines(results, bits):
     return [told + ("; label maps and figures are decoded from what these files hold" if bits < 32 else "")]
 
 
-def failed_lines(failed, hearts):
-    """What the last lines say about the hearts that failed ({case_id: reason}): hearts with the same reason share one
-    line, so that it is read once."""
-    paths, alike = {heart.case_id: str(heart.path) for heart in hearts}, {}
-    for case_id, reason in failed.items():
-        common = reason.removeprefix(f"{shown(paths[case_id])}: ").replace(paths[case_id], "the file")
-        alike.setdefault(common, []).append(case_id)
-    lines = [f"{len(failed)} of {len(hearts)} hearts failed:"]
-    for reason, ids in list(alike.items())[:FAILED_SHOWN]:
-        names = ", ".join(map(shown, ids[:3])) + (f" and {len(ids) - 3} more" if ids[3:] else "")
-        lines.append(f"  {names}: {failed[ids[0]] if len(ids) == 1 else reason}")
-    left = sum(map(len, list(alike.values())[FAILED_SHOWN:]))
-    return lines + ([f"  and {left} more, named above"] if left else [])
+def earlier_notes(results):
+    """The notes about hearts that were done before, once more, as far as there are not too many; and how many hearts an
+    earlier version made, which kept no notes."""
+    notes = [f"note: {shown(result['case_id'])} (done before): {text}" for result in results for text in _notes(result)]
+    lines = notes[:NOTES_SHOWN]
+    if notes[NOTES_SHOWN:]:
+        lines.append(f'and {len(notes) - NOTES_SHOWN} more notes about them: "notes" in result.json of each heart')
+    unknown = sum("notes" not in result for result in results)
+    if unknown:
+        lines.append(f"an earlier version made {unknown} of them, and kept no notes about them; --overwrite tells them")
+    return lines
+
+
+def _notes(result):
+    return result.get("notes", [])
+
+
+def failed_line(failed, hearts):
+    """The last line about the hearts that failed ({case_id: reason}): which they are. Each was told its reason."""
+    names = ", ".join(map(shown, list(failed)[:FAILED_SHOWN]))
+    more = f" and {len(failed) - FAILED_SHOWN} more" if len(failed) > FAILED_SHOWN else ""
+    return f"{len(failed)} of {len(hearts)} hearts failed (reasons above): {names}{more}"
 
 
 def parse_arguments(argv):

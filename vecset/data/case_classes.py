@@ -79,6 +79,31 @@ def check_chosen(flag: str, chosen: Sequence[str], class_names: Sequence[str]) -
             )
 
 
+def chosen_class(word: str, table: Mapping[int, int], class_names: Sequence[str]) -> int | None:
+    """The class id that `word`, an id (decimal) of a heart's `table` or a name, stands for; None where it has none."""
+    c = table.get(int(word)) if word.isdecimal() else class_named(word, class_names)
+    return c if c in table.values() else None
+
+
+def not_annotated(
+    given: Sequence[str], annotated: Sequence[str], table: Mapping[int, int], class_names: Sequence[str]
+) -> list[str]:
+    """Those of `given` (ids and names) that are among none of `annotated` by a heart's `table`."""
+    known = {chosen_class(word, table, class_names) for word in annotated}
+    return [word for word in given if chosen_class(word, table, class_names) not in known]
+
+
+def refuse_not_annotated(lacking: Sequence[str], annotated: Sequence[str], where: object = "") -> None:
+    """Raises InputError, naming the file `where`, where a class is to be given that is `lacking` among `annotated`."""
+    if lacking:
+        raise InputError.because(
+            where,
+            f"--given {','.join(lacking)} is not among --annotated {','.join(annotated)}, but what is given must have "
+            "been looked for",
+            f"add {','.join(lacking)} to --annotated",
+        )
+
+
 def chosen_classes(
     flag: str, chosen: Sequence[str], table: Mapping[int, int], class_names: Sequence[str], where: object
 ) -> list[int]:
@@ -86,8 +111,8 @@ def chosen_classes(
     {its id: class id}, or names. InputError, naming the file `where`, for one that the heart's table does not have."""
     ids = set()
     for word in chosen:
-        c = table.get(int(word)) if word.isdecimal() else class_named(word, class_names)
-        if c is None or c not in table.values():
+        c = chosen_class(word, table, class_names)
+        if c is None:
             own = {number: class_names[mine - 1] for number, mine in table.items()}
             raise InputError.because(where, f"{flag} {word} is none of its classes ({table_text(own)})", "give these")
         ids.add(c)
@@ -108,8 +133,9 @@ def require_annotated(present: Sequence[int], annotated: Sequence[int], class_na
     unexpected = [c for c in present if c not in annotated]
     if unexpected:
         names = ", ".join(f"{c} ({class_names[c - 1]})" for c in unexpected)
+        known = table_text({c: class_names[c - 1] for c in annotated}) or "none"
         raise InputError.because(
             where,
-            f"class {names} is present but not annotated (annotated: {', '.join(map(str, annotated))})",
+            f"class {names} is present but not annotated (annotated: {known})",
             'add it to --annotated, or to "annotated" in --label_mapping',
         )

@@ -12,7 +12,14 @@ import numpy as np
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
 from vecset.common.natural_order import natural_key
-from vecset.data.case_classes import chosen_classes, classes_by_names, require_annotated, require_there
+from vecset.data.case_classes import (
+    chosen_classes,
+    classes_by_names,
+    not_annotated,
+    refuse_not_annotated,
+    require_annotated,
+    require_there,
+)
 from vecset.data.case_file import Case, read_case
 from vecset.data.label_folder import ALL, NoLabelMaps, Selection, relative_name
 from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, POINT_CLOUD, SLICES, ListedCase, read_listed
@@ -207,11 +214,13 @@ def load_heart(
         options = Options(seed=seed)
         if num_surface_points:  # the other points are not used here
             options = Options(max(options.num_surface_points, num_surface_points), 2, 2, seed)
+        table = label_map.own_ids or _own_numbers(class_names)
         if annotated:
-            table = label_map.own_ids or _own_numbers(class_names)
             label_map.annotated = chosen_classes("--annotated", annotated, table, class_names, heart.path)
         if given:
-            chosen = chosen_classes("--given", given, label_map.own_ids or _own_numbers(class_names), class_names, path)
+            chosen = chosen_classes("--given", given, table, class_names, path)
+            if annotated:
+                refuse_not_annotated(not_annotated(given, annotated, table, class_names), annotated, path)
             whole = build_case(label_map, replace(options, num_surface_points=LEAST_POINTS))
             case = _of_what_is_given(label_map, chosen, options, whole)
         else:
@@ -223,7 +232,9 @@ def load_heart(
         margin_mm = in_slices.MARGIN_MM if slices else MARGIN_MM
         case = read_point_cloud(path, class_names, spacing_mm or 1.0, margin_mm)
         if annotated:
-            known = chosen_classes("--annotated", annotated, _own_numbers(class_names), class_names, path)
+            numbers = _own_numbers(class_names)
+            known = chosen_classes("--annotated", annotated, numbers, class_names, path)
+            refuse_not_annotated(not_annotated(given or (), annotated, numbers, class_names), annotated, path)
             require_annotated(np.unique(case.surface_labels).tolist(), known, class_names, path)
             case.meta["annotated_classes"] = known
         if given:

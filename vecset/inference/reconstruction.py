@@ -26,12 +26,12 @@ MEMORY_ADVICE = "give fewer --mesh_cells or a smaller --chunk, or use a machine 
 
 @dataclass(frozen=True)
 class Outcome:
-    """results: {case_id: content of result.json}; failed: {case_id: the reason, in one line}; skipped: how many were
-    done before."""
+    """results: {case_id: content of result.json}; failed: {case_id: the reason, in one line}; skipped: the case_ids of
+    those that were done before."""
 
     results: dict = field(default_factory=dict)
     failed: dict = field(default_factory=dict)
-    skipped: int = 0
+    skipped: tuple[str, ...] = ()
 
     @property
     def dense(self) -> int:
@@ -42,7 +42,8 @@ class Outcome:
 @dataclass(frozen=True)
 class Reconstruction:
     """One run: a model, what it writes and where. baselines: scored beside the model, or None; chunk: points decoded at
-    once; overwrite: finished hearts are made again."""
+    once; overwrite: finished hearts are made again; before_unmade: is called before the files of a finished heart are
+    removed or written over, so that nothing speaks of them when the run ends there."""
 
     model: LoadedModel
     settings: OutputSettings
@@ -50,24 +51,28 @@ class Reconstruction:
     baselines: Baselines | None = None
     chunk: int = CHUNK
     overwrite: bool = False
+    before_unmade: Callable[[], object] = lambda: None
 
     def run(self, hearts: Sequence[ListedCase]) -> Outcome:
-        """Makes or finds the result of each heart. One that fails, for whatever reason, is reported in one line; the
-        others continue. InputError where the hearts of the baselines cannot be read."""
+        """Makes or finds the result of each heart. One that fails, for whatever reason, is reported in one line, with
+        the reason where no heart before it has the same; the others continue. InputError where the hearts of the
+        baselines cannot be read."""
         if self.baselines and (self.overwrite or not all(map(self._has_baselines, map(self._read_result, hearts)))):
             self.baselines.read()
-        results, failed, skipped = {}, {}, 0
+        results, failed, skipped, first_of = {}, {}, [], {}
         with tqdm(hearts, unit="heart", desc="reconstruct", dynamic_ncols=True) as bar:
             for heart in bar:
                 try:
                     result, fresh = self.result_of(heart, tqdm.write)
                 except Exception as error:  # a defect met on one heart must not stop the others
-                    failed[heart.case_id] = describe_failure(heart.path, error, MEMORY_ADVICE)
-                    tqdm.write(f"error: {shown(heart.case_id)}: {failed[heart.case_id]}", file=sys.stderr)
+                    reason = failed[heart.case_id] = describe_failure(heart.path, error, MEMORY_ADVICE)
+                    first = first_of.setdefault(_without_file(reason, heart.path), heart.case_id)
+                    words = reason if first == heart.case_id else f"for the same reason as {shown(first)}"
+                    tqdm.write(f"error: {shown(heart.case_id)}: {words}", file=sys.stderr)
                     continue
                 results[heart.case_id] = result
-                skipped += not fresh
-        return Outcome(results, failed, skipped)
+                skipped += [] if fresh else [heart.case_id]
+        return Outcome(results, failed, tuple(skipped))
 
     def result_of(self, heart: ListedCase, say: Callable[[str], None]) -> tuple[dict, bool]:
         """(result, whether it was made now): from result.json where that is what this run would make. `say`: as in
@@ -96,7 +101,14 @@ class Reconstruction:
     def _make(self, heart, made, result, say):
         """The result of a heart, written; `result`: the one that lacks nothing but the baselines, or None."""
         require_writable(self.folder(heart), "output")  # before the long work, not after it
-        latents = None
+        latents, notes = None, []
+
+        def tell(line):
+            text = line.removeprefix(f"note: {heart.case_id}: ")
+            if text != line:
+                notes.append(text)
+            say(line)
+
         if heart.kind == LATENTS:
             latents, case = self.model.stored_latents(heart.path)
         else:
@@ -104,9 +116,9 @@ class Reconstruction:
             placed = how.spacing_from, how.spacing_mm, how.geometry_from, how.label_mapping
             case = self.model.read(heart, *placed, how.annotated, how.given, how.slices)
             for note in case.notes:
-                say(f"note: {heart.case_id}: {note}")
+                tell(f"note: {heart.case_id}: {note}")
         if result is None:
-            rest = lambda: self._open_folder(heart), self.chunk, say
+            rest = lambda: self._open_folder(heart), self.chunk, tell
             content = make_result(self.model, self.settings, heart.case_id, case, latents, *rest)
             result = {
                 "case_id": heart.case_id,
@@ -114,6 +126,7 @@ class Reconstruction:
                 "made_from": made,
                 "input": heart.path.name,
                 **content,
+                "notes": notes,
             }
         if self.baselines and result["scores"]:
             scores = self.baselines.scores(case.whole or case, self.model.class_names)
@@ -142,6 +155,8 @@ class Reconstruction:
         folder = self.folder(heart)
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
+        if (folder / RESULT).is_file():
+            self.before_unmade()
         (folder / RESULT).unlink(missing_ok=True)
         return folder
 
@@ -150,3 +165,8 @@ class Reconstruction:
         of the names that are written here, and only where there is no finished result."""
         if self.folder(heart).is_dir() and not (self.folder(heart) / RESULT).is_file():
             heart_files.discard(self.folder(heart))
+
+
+def _without_file(reason, path):
+    """The reason why a heart failed, without the name of its own file: equal for hearts that failed alike."""
+    return reason.removeprefix(f"{shown(path)}: ").replace(str(path), "the file")

@@ -9,6 +9,19 @@ from vecset.metrics.overlap import mean_over_classes
 from vecset.report import tables
 from vecset.report.page import REPORT, best_median_worst, read_reconstruction, write_html_report
 from vecset.report.pictures import write_overview
+from vecset.report.samples import TABLE as SAMPLES_TABLE
+
+METRICS_CSV, METRICS_JSON, OVERVIEW = "metrics.csv", "metrics.json", "overview.png"
+OVER_ALL = (METRICS_CSV, METRICS_JSON, SAMPLES_TABLE, OVERVIEW, REPORT)  # files that speak of all hearts of a run
+
+
+def remove_results(output_dir: Path) -> list[str]:
+    """Removes the tables and pages over all hearts from the folder of a reconstruction; returns the names of those
+    that were there. For hearts that are about to be made again: tables must not speak of files that are gone."""
+    there = [name for name in OVER_ALL if (output_dir / name).is_file()]
+    for name in there:
+        (output_dir / name).unlink()
+    return there
 
 
 def write_results(
@@ -45,8 +58,8 @@ def write_results(
         for case_id, result in scored.items()
     }
     content = tables.report(rows, hearts, settings)
-    tables.write_csv(output_dir / "metrics.csv", rows)
-    tables.write_json(output_dir / "metrics.json", content)
+    tables.write_csv(output_dir / METRICS_CSV, rows)
+    tables.write_json(output_dir / METRICS_JSON, content)
     chosen = best_median_worst({case_id: heart["mean_dice"] for case_id, heart in hearts.items()})
     lines, faults, pictures = tables.table_lines(content), [], []
     for what, case_id in chosen:
@@ -54,12 +67,12 @@ def write_results(
         try:
             pictures.append(_picture(output_dir, title, case_id, truth_of))
         except Exception as error:
-            faults.append(describe_failure(f"overview.png: {case_id}", error))
+            faults.append(describe_failure(f"{OVERVIEW}: {case_id}", error))
     try:
         if pictures:
-            write_overview(output_dir / "overview.png", pictures, class_names, class_colours(len(class_names)))
+            write_overview(output_dir / OVERVIEW, pictures, class_names, class_colours(len(class_names)))
     except Exception as error:
-        faults.append(describe_failure(output_dir / "overview.png", error))
+        faults.append(describe_failure(output_dir / OVERVIEW, error))
     try:
         page = write_html_report(output_dir, run_dir, truth_of, chosen, faults)
         lines.append(f"to look at, in a browser: {page} ({page.stat().st_size / 1e6:.1f} MB)")
