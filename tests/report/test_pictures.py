@@ -120,3 +120,28 @@ def test_overview_is_written_whole(tmp_path, classes, hearts):
     assert [p.name for p in tmp_path.iterdir()] == ["overview.png"]
     picture = imread(tmp_path / "overview.png")
     assert picture.shape[1] > 1200 and picture[..., :3].std() > 0.1
+
+
+def test_the_overview_marks_what_is_inferred(tmp_path, monkeypatch):
+    """A line in the reconstruction alone, round the structures of that heart; the legend has the words."""
+    labels = np.zeros((12, 12, 12), np.uint8)
+    labels[2:6, 2:10, 2:10], labels[6:10, 2:10, 2:10] = 1, 2
+    heart = {"title": "a heart", "truth": labels, "prediction": labels, "affine": np.eye(4)}
+    drawn = []
+    monkeypatch.setattr("vecset.report.pictures.save_figure", lambda figure, path: drawn.append(figure))
+    names, colours = ["LV", "RA", "PA"], class_colours(3)
+    write_overview("x.png", [{**heart, "inferred": [2]}, {**heart, "inferred": [2, 3]}], names, colours)
+    write_overview("x.png", [{**heart, "inferred": [1, 2]}, heart], names, colours)
+    write_overview("x.png", [heart, heart], names, colours)
+    words = [[text.get_text() for text in figure.legends[0].get_texts()] for figure in drawn]
+    more = [*DIFFERENCE, "line round it: inferred"]
+    assert words[0] == ["LV", "RA (inferred)", "PA (inferred in 1 of 2)", *more]
+    assert words[1] == ["LV (inferred in 1 of 2)", "RA (inferred in 1 of 2)", "PA", *more]
+    assert words[2] == [*names, *DIFFERENCE]
+    lines = [[len(axes.collections) for axes in figure.axes] for figure in drawn]
+    assert lines[0] == [0, 1, 0] * 6  # the third structure has no voxel
+    assert lines[1] == [0, 2, 0, 0, 2, 0, 0, 1, 0] + [0] * 9  # the sagittal slice shows one structure
+    assert lines[2] == [0] * 18
+    contour = drawn[0].axes[1].collections[0].get_paths()[0].vertices
+    assert contour[:, 0].min() == pytest.approx(5.5) and contour[:, 0].max() == pytest.approx(9.5)
+    assert contour[:, 1].min() == pytest.approx(1.5) and contour[:, 1].max() == pytest.approx(9.5)

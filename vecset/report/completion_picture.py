@@ -13,6 +13,7 @@ from vecset.inference.model import LoadedModel
 from vecset.metrics.overlap import mean_defined
 from vecset.report.completion import LeftOut, UnseenHeart, choices, dice_by_name, infer
 from vecset.report.pictures import (
+    draw_outline,
     draw_slices,
     foreground_box,
     legend_below,
@@ -27,7 +28,6 @@ from vecset.report.pictures import (
 FIRST = ("RA", "PA", "Aorta", "LAA", "chambers", "right", "left", "vessels")
 PANELS = ("seen", "network", "truth")
 _BLOCKS = 2  # hearts side by side
-_OUTLINE = "#000000"
 
 
 def write_examples(
@@ -109,7 +109,7 @@ def _draw_heart(axes: Sequence[Axes], left_out, heart, labels, colours):
     for axis, volume in zip(axes, (seen, network, truth)):
         draw_slices(axis, volume, plane, index, colours, spacing_mm, box)
         if volume is not seen:
-            _outline(axis, np.isin(volume, left_out.hidden), plane, index, spacing_mm)
+            draw_outline(axis, np.isin(volume, left_out.hidden), plane, index, spacing_mm)
 
 
 def _fullest(mask):
@@ -117,15 +117,3 @@ def _fullest(mask):
     areas = {plane: mask.sum(tuple(a for a in range(3) if a != axis)) for plane, axis in PLANES.items()}
     plane = max(areas, key=lambda p: areas[p].max())
     return plane, int(areas[plane].argmax())
-
-
-def _outline(axis, mask, plane, index, spacing_mm):
-    """A line round the mask (X, Y, Z) in a slice."""
-    across = np.moveaxis(mask, PLANES[plane], 0)[index]
-    if not across.any():
-        return
-    horizontal, vertical = (a for a in range(3) if a != PLANES[plane])
-    padded = np.pad(across.astype(float), 1)
-    x = (np.arange(padded.shape[0]) - 1) * spacing_mm[horizontal]
-    y = (np.arange(padded.shape[1]) - 1) * spacing_mm[vertical]
-    axis.contour(x, y, padded.T, levels=[0.5], colors=[_OUTLINE], linewidths=0.9)

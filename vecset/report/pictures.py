@@ -22,6 +22,7 @@ from vecset.common.atomic import atomic_path
 from vecset.common.errors import shown
 from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 
+OUTLINE = "#000000"  # of what is inferred
 LEFT_UP = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "S")}  # what is at the left and at the top
 
 
@@ -103,6 +104,21 @@ def draw_difference(
     _draw_image(axes, colour_table(DIFFERENCE.values())[kinds], plane, spacing_mm, truth_ras.shape, box)
 
 
+def draw_outline(
+    axes: Axes, mask_ras: np.ndarray, plane: str, index: int, spacing_mm: np.ndarray, width: float = 0.9
+) -> None:
+    """A line round the mask (X, Y, Z) in slice `index` of RAS volumes, over what `draw_slices` has drawn there. width:
+    of the line, in points."""
+    across = np.moveaxis(mask_ras, PLANES[plane], 0)[index]
+    if not across.any():
+        return
+    horizontal, vertical = (a for a in range(3) if a != PLANES[plane])
+    padded = np.pad(across.astype(float), 1)
+    x = (np.arange(padded.shape[0]) - 1) * spacing_mm[horizontal]
+    y = (np.arange(padded.shape[1]) - 1) * spacing_mm[vertical]
+    axes.contour(x, y, padded.T, levels=[0.5], colors=[OUTLINE], linewidths=width)
+
+
 def legend_patches(names: Iterable[str], colours: Iterable[str]) -> list[Patch]:
     """Handles for `legend(handles=...)`: one patch per class name, in its colour."""
     return [
@@ -141,9 +157,13 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> None:
 
 def write_overview(path: str | Path, hearts: list[dict], class_names: list[str], colours: list[str]) -> None:
     """Best, median and worst heart (or whatever `hearts` holds): truth, reconstruction and difference in three planes.
+    In the reconstruction a line runs round each structure that is inferred, and the legend says so.
 
-    `hearts`: dicts with `title`, `truth` and `prediction` (X, Y, Z) on one grid, and `affine` (4, 4). Writes a PNG."""
-    height = 0.95 + 1.75 * len(hearts)
+    `hearts`: dicts with `title`, `truth` and `prediction` (X, Y, Z) on one grid, and `affine` (4, 4); where something
+    is inferred, `inferred`, its class ids. Writes a PNG."""
+    inferred = [set(heart.get("inferred", ())) for heart in hearts]
+    below = 0.6 if any(inferred) else 0.4  # inches; the longer legend has two rows
+    height = 0.55 + below + 1.75 * len(hearts)
     figure = Figure(figsize=(14, height), facecolor="white")
     grid = figure.add_gridspec(
         len(hearts),
@@ -154,7 +174,7 @@ def write_overview(path: str | Path, hearts: list[dict], class_names: list[str],
         wspace=0.04,
         hspace=0.14,
         top=1 - 0.5 / height,
-        bottom=0.4 / height,
+        bottom=below / height,
     )
     for row, heart in enumerate(hearts):
         truth_ras, affine_ras = to_ras(heart["truth"], heart["affine"])
@@ -169,6 +189,8 @@ def write_overview(path: str | Path, hearts: list[dict], class_names: list[str],
             draw_slices(axes[0], truth_ras, plane, index, colours, spacing_mm)
             draw_slices(axes[1], prediction_ras, plane, index, colours, spacing_mm)
             draw_difference(axes[2], truth_ras, prediction_ras, plane, index, spacing_mm)
+            for c in inferred[row]:
+                draw_outline(axes[1], prediction_ras == c, plane, index, spacing_mm, 0.8)
             for axis, what in zip(axes, ("truth", "reconstruction", "difference")):
                 if row == 0:
                     middle = axis.get_position()
@@ -191,10 +213,23 @@ def write_overview(path: str | Path, hearts: list[dict], class_names: list[str],
                     va="bottom",
                     fontweight="bold",
                 )
-    half = len(DIFFERENCE)
-    handles = legend_patches(class_names, colours) + legend_patches(DIFFERENCE, DIFFERENCE.values())
-    legend_below(figure, handles, min(len(handles), 10 + half))
+    handles = legend_patches(_told_inferred(class_names, inferred), colours)
+    handles += legend_patches(DIFFERENCE, DIFFERENCE.values())
+    if any(inferred):
+        handles.append(Patch(facecolor="none", edgecolor=OUTLINE, linewidth=1.2, label="line round it: inferred"))
+    legend_below(figure, handles, -(-len(handles) // 2) if any(inferred) else min(len(handles), 10 + len(DIFFERENCE)))
     save_figure(figure, path)
+
+
+def _told_inferred(class_names, inferred):
+    """The names of the classes, with the words which are inferred in all hearts, or in how many. inferred: [set of
+    class ids] of the hearts."""
+    counts = [sum(c in mine for mine in inferred) for c in range(1, len(class_names) + 1)]
+    words = {0: "", len(inferred): " (inferred)"}
+    return [
+        name + words.get(count, f" (inferred in {count} of {len(inferred)})")
+        for name, count in zip(class_names, counts)
+    ]
 
 
 def foreground_box(*volumes_ras, margin_mm=0.0, spacing_mm=(1, 1, 1)):

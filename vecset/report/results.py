@@ -65,7 +65,8 @@ def write_results(
     for what, case_id in chosen:
         title = f"{what}: {case_id}, mean Dice {hearts[case_id]['mean_dice'] or 0:.3f}"
         try:
-            pictures.append(_picture(output_dir, title, case_id, truth_of))
+            inferred = [class_names.index(name) + 1 for name in scored[case_id].get("inferred", ())]
+            pictures.append(_picture(output_dir, title, case_id, truth_of) | {"inferred": inferred})
         except Exception as error:
             faults.append(describe_failure(f"{OVERVIEW}: {case_id}", error))
     try:
