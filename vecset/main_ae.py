@@ -1,6 +1,6 @@
 """Training entry: flags, one task, exit code. `python vecset/main_ae.py --help`, or the same under torchrun or srun.
 
-The flags are in engines/arguments.py, what they start in engines/tasks.py.
+The flags are in engines/arguments.py and engines/argument_checks.py, what they start in engines/tasks.py.
 """
 
 import sys
@@ -21,7 +21,8 @@ from vecset.common.memory import keep_freed_memory  # noqa: E402
 limit_threads()  # before torch is imported
 keep_freed_memory()
 
-from vecset.engines.arguments import check_arguments, parse_arguments  # noqa: E402
+from vecset.engines.argument_checks import check_arguments  # noqa: E402
+from vecset.engines.arguments import parse_arguments  # noqa: E402
 from vecset.engines.compiling import compile_error, is_compile_error  # noqa: E402
 from vecset.engines.distributed import environment_rank, lost_contact, start_ranks, stop_ranks, told_once  # noqa: E402
 from vecset.engines.loop import NotFiniteError  # noqa: E402

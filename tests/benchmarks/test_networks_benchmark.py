@@ -23,7 +23,8 @@ import networks_page as page  # noqa: E402
 from cpu_time import Child  # noqa: E402
 
 from vecset.common.errors import InputError  # noqa: E402
-from vecset.engines.arguments import check_arguments, parse_arguments  # noqa: E402
+from vecset.engines.argument_checks import check_arguments  # noqa: E402
+from vecset.engines.arguments import parse_arguments  # noqa: E402
 from vecset.imaging.classes import HEART_CLASSES  # noqa: E402
 from vecset.pipeline.options import flags  # noqa: E402
 

@@ -7,7 +7,8 @@ from helpers.ball_hearts import ball_heart_batch
 
 from vecset.common.errors import InputError
 from vecset.common.structure_state import ABSENT_DISTANCE
-from vecset.engines.arguments import check_arguments, parse_arguments, without_effect
+from vecset.engines.argument_checks import check_arguments, without_effect
+from vecset.engines.arguments import parse_arguments
 from vecset.engines.losses import (
     DEFAULT_WEIGHTS,
     LOSSES,

@@ -35,7 +35,8 @@ def test_a_batch_can_be_filled_and_warm_up_and_validation_fit_into_the_epochs(na
 @pytest.mark.parametrize("words", [[], ["--epochs", "1"], ["--epochs=2"], ["--epochs", "400"]], ids=" ".join)
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_training_command_takes_what_a_recipe_says_for_any_number_of_hearts(name, words):
-    from vecset.engines.arguments import check_arguments, parse_arguments
+    from vecset.engines.argument_checks import check_arguments
+    from vecset.engines.arguments import parse_arguments
 
     for hearts in range(1, 201):
         given = flags(training_flags(RECIPES[name], words, hearts, 1, 0))

@@ -77,7 +77,8 @@ def driver_verdict(built_for: str, driver: str) -> str:
 def check_training(words: list[str], with_data: bool) -> str:
     """Prints the configuration that main_ae.py makes of the options `words`. Returns its --device. Raises InputError
     where options contradict each other, a checkpoint is none or, `with_data`, splits or case files are missing."""
-    from vecset.engines.arguments import check_arguments, parse_arguments
+    from vecset.engines.argument_checks import check_arguments
+    from vecset.engines.arguments import parse_arguments
     from vecset.engines.run_folder import load_start, starting_file
     from vecset.engines.setup import read_splits
     from vecset.models.autoencoder import parse_model_name

@@ -53,6 +53,30 @@ def user_path(text: str) -> Path:
     return Path(user_path_text(text))
 
 
+def count(smallest: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number of at least `smallest`."""
+
+    def count(text):
+        value = int(text)
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"{value}: want a whole number of at least {smallest}")
+        return value
+
+    return count
+
+
+def number(smallest: float, largest: float = float("inf")) -> Callable[[str], float]:
+    """The type of an option that is a number from `smallest` to `largest`."""
+
+    def number(text):
+        value = float(text)
+        if not smallest <= value <= largest:
+            raise argparse.ArgumentTypeError(f"{value:g}: want a number from {smallest:g} to {largest:g}")
+        return value
+
+    return number
+
+
 class CommandParser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, "error: ...", with the option that was probably meant (exit code 2).
     Options are given by their whole names: the beginning of one may be a mistyped name of another.

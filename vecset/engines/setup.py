@@ -11,7 +11,8 @@ from vecset.common.errors import InputError
 from vecset.common.user_files import read_json
 from vecset.data.listed_case import ListedCase, check_disjoint, read_split
 from vecset.data.thickness import fps_density
-from vecset.engines.arguments import LOSS_OPTIONS, MODEL_OPTIONS, network_words, without_effect
+from vecset.engines.argument_checks import network_words, without_effect
+from vecset.engines.arguments import LOSS_OPTIONS, MODEL_OPTIONS
 from vecset.engines.compiling import require_compiler
 from vecset.engines.distributed import Ranks, wrap_model
 from vecset.engines.evaluation import Evaluator
