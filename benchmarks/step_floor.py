@@ -13,13 +13,14 @@ counts. Second table: the operators of a step in one thread that take most of it
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
+
+from own_process import in_a_process  # noqa: E402
 
 from vecset.common.memory import keep_freed_memory  # noqa: E402
 from vecset.pipeline.recipes import RECIPES  # noqa: E402
@@ -109,14 +110,6 @@ def product_speed(threads, size):
     return 2 * size**3 / best
 
 
-def in_a_process(**settings):
-    words = [sys.executable, __file__, "--one", json.dumps(settings)]
-    run = subprocess.run(words, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise SystemExit(f"{settings}: ended with {run.returncode}\n{run.stderr[-2000:]}")
-    return json.loads(run.stdout.strip().split("\n")[-1])
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="toy sizes")
@@ -131,16 +124,18 @@ def main():
 
     common = {"tiny": args.tiny, "steps": args.steps}
     size = 256 if args.tiny else 2048
-    speeds = {threads: in_a_process(threads=threads, size=size) for threads in (1, 2)}
+    speeds = {threads: in_a_process(__file__, threads=threads, size=size) for threads in (1, 2)}
     rows = [(1, "fp32", False), (1, "fp32", True), (2, "fp32", True)]
     if cpu_has_bf16():
         rows += [(1, "bf16", True), (2, "bf16", True)]
     found = {
-        row: in_a_process(threads=row[0], precision=row[1], keep=row[2], profile=row == (1, "fp32", True), **common)
+        row: in_a_process(
+            __file__, threads=row[0], precision=row[1], keep=row[2], profile=row == (1, "fp32", True), **common
+        )
         for row in rows
     }
     for threads in speeds:
-        speeds[threads] = max(speeds[threads], in_a_process(threads=threads, size=size))
+        speeds[threads] = max(speeds[threads], in_a_process(__file__, threads=threads, size=size))
     operations = found[rows[0]]["operations"]
     print(f"{operations / 1e9:.1f} GFLOP per step; a float32 product of {size} x {size} matrices:")
     for threads, speed in speeds.items():

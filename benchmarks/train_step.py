@@ -12,13 +12,14 @@ peak above that before the model was built. Both sides of a ratio are measured o
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
+
+from own_process import in_a_process  # noqa: E402
 
 SIDES = {
     "ours": "fused attention, Eikonal term at {E} points",
@@ -62,18 +63,17 @@ def measure(side, name, surface, queries, eikonal, steps, threads):
     }
 
 
-def in_a_process(**settings):
-    words = [sys.executable, __file__, "--one", json.dumps(settings)]
-    run = subprocess.run(words, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise SystemExit(f"{settings}: ended with {run.returncode} (out of memory?)\n{run.stderr[-2000:]}")
-    return json.loads(run.stdout.strip().split("\n")[-1])
-
-
 def against_the_reference(name, surface, queries, eikonal, steps, threads):
     rows = {
         side: in_a_process(
-            side=side, name=name, surface=surface, queries=queries, eikonal=eikonal, steps=steps, threads=threads
+            __file__,
+            side=side,
+            name=name,
+            surface=surface,
+            queries=queries,
+            eikonal=eikonal,
+            steps=steps,
+            threads=threads,
         )
         for side in SIDES
     }
@@ -103,6 +103,7 @@ def growth(letter, steps, small, threads):
         name = f"learnable_vec{sizes['M']}x16_dim{dim}_depth4_nb"
         rows = [
             in_a_process(
+                __file__,
                 side=side,
                 name=name,
                 surface=sizes["N"],

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.formula_hearts import write_checkpoint
 
 from vecset.common.errors import InputError
 from vecset.imaging.classes import HEART_CLASSES
 from vecset.main_ae import main as train
+from vecset.models.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -67,6 +69,37 @@ def test_it_goes_on_and_refuses_rows_of_others(made, tmp_path, capsys):
             completion.main(words)
     finally:
         path.write_bytes(content)
+
+
+def test_the_network_trained_without_stands_beside_it_where_all_is_given(made, tmp_path, capsys):
+    """Its figures are those that it has as --checkpoint; rows where something is left out do not have it."""
+    plain = write_checkpoint(tmp_path / "plain.pth", classes=4, names=NAMES)
+    saved, generator = load_checkpoint(plain), torch.Generator().manual_seed(1)
+    for name in saved["model"]:
+        if name.startswith("to_outputs"):
+            saved["model"][name].normal_(0, 0.3, generator=generator)
+    save_checkpoint(plain, saved)
+    few = ["--every", 2, "--no_baselines", "--hearts", 1, "--rows"]
+    words = options(made, tmp_path / "both", *few, "whole", "RV", "--plain_checkpoint", plain)
+    assert completion.main(words) == 0
+    text = capsys.readouterr().out
+    whole, without = tables.read_records(tmp_path / "both" / "rows.jsonl")[0]
+    assert list(whole["dice"]) == ["network", "plain"] and "plain" not in without["dice"]
+    alone = options(made, tmp_path / "alone", *few, "whole")
+    alone[1] = str(plain)
+    assert completion.main(alone) == 0
+    assert tables.read_records(tmp_path / "alone" / "rows.jsonl")[0][0]["dice"]["network"] == whole["dice"]["plain"]
+    means = [np.mean(list(whole["dice"][name].values())) for name in ("network", "plain")]
+    assert means[1] > 0.02 and abs(means[0] - means[1]) > 0.01
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines() if row.startswith("|")]
+    shown = {row[0]: row for row in cells}
+    for title, value in zip(("`--checkpoint`", "`--plain_checkpoint`", "difference"), (*means, means[0] - means[1])):
+        assert float(shown[title][2].split()[0].replace("−", "-")) == pytest.approx(value, abs=0.0006), title
+    with pytest.raises(InputError, match="of another checkpoint"):  # rows with it are no rows without
+        completion.main(options(made, tmp_path / "both", *few, "whole"))
+    other = write_checkpoint(tmp_path / "other.pth", classes=3, names=NAMES[:3])
+    with pytest.raises(InputError, match="other classes than those of --checkpoint"):
+        completion.main(options(made, tmp_path / "other", *few, "whole", "--plain_checkpoint", other))
 
 
 @pytest.mark.slow
