@@ -89,6 +89,11 @@ def page_data(path):
     return data
 
 
+def numbers(array):
+    """The way back from `vecset.report.hearts.typed`: the numbers of an array of a page."""
+    return np.frombuffer(base64.b64decode(array["bdata"]), np.dtype(array["dtype"]).newbyteorder("<"))
+
+
 class _Tables(HTMLParser):
     def __init__(self):
         super().__init__()

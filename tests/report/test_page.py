@@ -1,7 +1,6 @@
-"""report.html and compare.html without a browser: that what is embedded is what the label maps and tables say."""
+"""report.html without a browser: that what is embedded is what the label maps and tables say."""
 
 import base64
-import io
 import json
 import re
 import tomllib
@@ -10,229 +9,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.report_run import SPACING_MM, heart_labels, make_run, make_training_log, page_data, page_tables, spoiled
-from PIL import Image
-from skimage.color import rgb2lab
+from helpers.report_run import (
+    SPACING_MM,
+    heart_labels,
+    make_run,
+    make_training_log,
+    numbers,
+    page_data,
+    page_tables,
+    spoiled,
+)
 
-import reconstruct
-from vecset.common.errors import InputError, run_command
-from vecset.imaging.classes import BACKGROUND_COLOUR, class_colours, rgb
+from vecset.imaging.classes import class_colours
 from vecset.imaging.label_map import write_label_map
-from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 from vecset.metrics.overlap import score
-from vecset.report import hearts as hearts_module
 from vecset.report import tables as report
-from vecset.report.charts import ERROR_BANDS, box_chart, error_scale
-from vecset.report.compare import bootstrap_interval, comparison, paired, write_comparison
+from vecset.report.charts import box_chart
 from vecset.report.figures import better, boxes, metric_words, read_figures, status_words, training_curves
 from vecset.report.figures import table as figures_table
-from vecset.report.hearts import (
-    MAX_TRIANGLES,
-    class_surfaces,
-    heart_content,
-    mark_places,
-    slices_shown,
-    surfaces,
-    thin_out,
-    triangle_shares,
-    typed,
-)
+from vecset.report.hearts import MAX_TRIANGLES
 from vecset.report.page import REPORT, best_median_worst, read_reconstruction, write_html_report
-from vecset.report.pictures import to_ras
 from vecset.report.render import ASSETS, number
 
-RNG = np.random.default_rng(0)
 ROOT = Path(__file__).resolve().parents[2]
-
-
-# Machado and others 2009, "A Physiologically-based Model for Simulation of Color Vision Deficiency": linear RGB seen
-# without the first, second, third kind of cone
-NO_CONE = {
-    "none": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
-}
-
-
-@pytest.mark.parametrize("lacks", NO_CONE)
-@pytest.mark.parametrize(
-    "colours, least",
-    [
-        (class_colours(3), 20),
-        (class_colours(7), 15),
-        (class_colours(10), 10),
-        ([BACKGROUND_COLOUR, *DIFFERENCE.values()], 13),
-    ],
-    ids=["3 classes", "7 classes", "10 classes", "differences"],
-)
-def test_colour_blind_people_tell_the_colours_apart(lacks, colours, least):
-    """The smallest distance between two of the colours in Lab (about 2.3 is just noticed by the normal eye)."""
-    light = colour_table(colours[1:], colours[0]) / 255
-    linear = np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4) @ np.transpose(NO_CONE[lacks])
-    linear = linear.clip(0, 1)
-    seen = rgb2lab(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)[None])[0]
-    distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1)[np.triu_indices(len(colours), 1)]
-    assert distance.min() > least
-
-
-def test_forty_one_structures_have_a_colour_each():
-    assert len(set(class_colours(41)) | {BACKGROUND_COLOUR}) == 42  # the page reads the structure from it
-
-
-def numbers(array):
-    """The way back from `typed`."""
-    return np.frombuffer(base64.b64decode(array["bdata"]), np.dtype(array["dtype"]).newbyteorder("<"))
-
-
-@pytest.mark.parametrize("dtype, low, high", [("i2", -(2**15), 2**15), ("u2", 0, 2**16), ("u4", 0, 2**32)])
-def test_whole_numbers_come_back(dtype, low, high):
-    values = RNG.integers(low, high, 500)
-    array = typed(values.astype(float), dtype)
-    assert array["dtype"] == dtype
-    np.testing.assert_array_equal(numbers(array), values)
-
-
-def surface(structure, surfaces):
-    """vertices (V, 3) in mm, faces (F, 3) and errors (V,) in mm or None, as the page reads them."""
-    steps = np.stack([numbers(structure[axis]) for axis in "xyz"], axis=1)
-    error = structure["error"] and numbers(structure["error"]) * surfaces["error_step_mm"]
-    faces = np.stack([numbers(structure[corner]) for corner in "ijk"], axis=1).astype(int)
-    return surfaces["middle_mm"] + steps * surfaces["step_mm"], faces, error
-
-
-def ball(radius_mm, spacing_mm=SPACING_MM, centre_mm=(5, -8, 30), flip=-1):
-    affine = np.diag([flip * spacing_mm[0], spacing_mm[1], spacing_mm[2], 1.0])
-    shape = np.ceil(2 * (radius_mm + 6) / np.array(spacing_mm)).astype(int)
-    affine[:3, 3] = np.array(centre_mm) - affine[:3, :3] @ ((shape - 1) / 2)
-    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-    offset_mm = index @ affine[:3, :3].T + affine[:3, 3] - centre_mm
-    return (np.linalg.norm(offset_mm, axis=-1) < radius_mm).astype(np.uint8), affine
-
-
-@pytest.mark.parametrize("flip", [1, -1])
-def test_surfaces_lie_in_the_patient_and_face_outward(flip):
-    labels, affine = ball(15, flip=flip)
-    ((c, (vertices, faces)),) = class_surfaces(labels, affine).items()
-    assert c == 1
-    radius_mm = np.linalg.norm(vertices - (5, -8, 30), axis=1)
-    assert abs(radius_mm.mean() - 15) < 0.2 and radius_mm.std() < 0.4
-    a, b, d = (vertices[faces[:, k]] for k in range(3))
-    volume = np.einsum("ij,ij->i", a, np.cross(b, d)).sum() / 6
-    assert abs(volume / (4 / 3 * np.pi * 15**3) - 1) < 0.05
-    assert class_surfaces(np.zeros_like(labels), affine) == {}
-
-
-def test_the_error_is_the_distance_to_the_other_surface_and_none_where_there_is_no_other():
-    small, _affine = ball(12, (1, 1, 1))
-    large = np.zeros_like(small)
-    inner = ball(15, (1, 1, 1))[0]
-    low = [(n - m) // 2 for n, m in zip(inner.shape, small.shape)]
-    truth = np.zeros_like(inner)
-    truth[tuple(slice(a, a + n) for a, n in zip(low, small.shape))] = small
-    large, prediction_affine = inner.copy(), ball(15, (1, 1, 1))[1]
-    large[1:3, 1:3, 1:3] = 2  # not in the truth
-    content = heart_content({}, truth, {"reconstruction": large}, prediction_affine, class_colours(2))["surfaces"]
-    for side, structures in enumerate(content["sides"]):
-        for s in structures:
-            vertices, faces, error = surface(s, content)
-            assert faces.min() == 0 and faces.max() == len(vertices) - 1
-            assert (vertices >= np.array(content["low_mm"]) - 0.02).all()
-            assert (vertices <= np.array(content["high_mm"]) + 0.02).all()
-            if s["class"] == 2:
-                assert side == 1 and error is None
-            else:
-                assert abs(error.mean() - 3) < 0.15 and error.max() < 4
-                assert abs(np.linalg.norm(vertices - (5, -8, 30), axis=1).mean() - (12, 15)[side]) < 0.2
-    assert content["scale_mm"] == 4  # the round number above 95 % of errors of about 3 mm
-
-
-def test_a_heart_wider_than_16_bits_reach_keeps_its_places():
-    labels, affine = ball(30, (5, 5, 5))
-    content = surfaces({"truth": labels}, affine @ np.diag([30, 30, 30, 1]))
-    vertices, _, error = surface(content["sides"][0][0], content)
-    assert error is None and content["step_mm"] > 0.02
-    assert np.ptp(vertices, axis=0) == pytest.approx([1800] * 3, rel=0.1)
-
-
-def test_large_surfaces_are_thinned_and_small_ones_are_not():
-    assert triangle_shares({1: 10, 2: 500, 3: 900}, 700) == {1: 10, 2: 345, 3: 345}
-    assert triangle_shares({1: 10, 2: 500, 3: 900}, 1000) == {1: 10, 2: 495, 3: 495}
-    assert triangle_shares({1: 10, 2: 500}, 700) == {1: 10, 2: 500}
-    labels, affine = ball(30, (1, 1, 1))
-    vertices, faces = class_surfaces(labels, affine)[1]
-    assert thin_out(vertices, faces, len(faces))[1] is faces
-    thin, kept = thin_out(vertices, faces, 4000)
-    assert 3000 < len(kept) <= 4000 < len(faces) and kept.max() == len(thin) - 1
-    radius_mm = np.linalg.norm(thin - (5, -8, 30), axis=1)
-    assert abs(radius_mm.mean() - 30) < 0.2 and np.abs(radius_mm - 30).max() < 1
-    edges = np.sort(np.concatenate([kept[:, [0, 1]], kept[:, [1, 2]], kept[:, [2, 0]]]), axis=1)
-    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).mean() > 0.999  # closed
-    a, b, d = (thin[kept[:, k]] for k in range(3))
-    assert np.einsum("ij,ij->i", a, np.cross(b, d)).sum() / 6 > 0.97 * 4 / 3 * np.pi * 30**3  # and outward
-
-
-def test_marks_stand_in_the_widest_place_of_each_region():
-    values = np.zeros((20, 30), np.uint8)
-    values[2:11, 3:12] = 4
-    values[2:5, 20:29] = 4
-    values[12:19, 2:9] = 2
-    values[12:19, 9:20] = 3
-    values[5, 25] = 1  # a single pixel has no room
-    assert mark_places(values) == [[7, 6, 5, 4], [5, 15, 4, 2], [14, 15, 4, 3], [24, 3, 2, 4]]
-    assert mark_places(np.zeros((4, 4), np.uint8)) == []
-
-
-def pixels(address):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB"))
-
-
-def test_strips_are_the_slices_of_the_label_maps():
-    truth, affine = heart_labels(4)
-    prediction = spoiled(truth, 2)
-    content = heart_content({"case_id": "x"}, truth, {"reconstruction": prediction}, affine, class_colours(4))
-    assert content["case_id"] == "x" and content["sides"] == ["truth", "reconstruction"]
-    volumes = [to_ras(v, affine)[0] for v in (truth, prediction)]
-    tables = colour_table(class_colours(4)), colour_table(DIFFERENCE.values())
-    for plane in content["planes"]:
-        axis = PLANES[plane["name"]]
-        assert [s["name"] for s in plane["strips"]] == ["truth", "reconstruction", "difference"]
-        assert len(plane["at_mm"]) == 24 and all(np.diff(plane["at_mm"]) > 0)
-        shown = np.stack([pixels(s["png"]).reshape(24, plane["height"], plane["width"], 3) for s in plane["strips"]])
-        whole = [np.stack([plane_image(v, plane["name"], k) for k in range(v.shape[axis])]) for v in volumes]
-        expected = [tables[0][whole[0]], tables[0][whole[1]], tables[1][difference_kinds(*whole)]]
-        for k in (0, plane["start"], 23):  # the slice is one of the volume's, with the background round it cut away
-            found = [
-                n
-                for n in range(len(whole[0]))
-                if all(
-                    shown[j, k][(shown[j, k] != tables[0][0]).any(-1)].shape
-                    == expected[j][n][(expected[j][n] != tables[0][0]).any(-1)].shape
-                    and (
-                        shown[j, k][(shown[j, k] != tables[0][0]).any(-1)]
-                        == expected[j][n][(expected[j][n] != tables[0][0]).any(-1)]
-                    ).all()
-                    for j in range(3)
-                )
-            ]
-            assert found
-
-
-def test_slices_shown_spread_over_the_foreground_and_hold_the_fullest():
-    volume = np.zeros((100, 5, 5), np.uint8)
-    volume[10:90] = 1
-    shown = slices_shown([volume], 0, 41)
-    assert len(shown) == 24 and shown[0] == 10 and shown[-1] == 89 and 41 in shown
-    assert slices_shown([volume], 1, 2) == [0, 1, 2, 3, 4]
-
-
-def test_large_grids_are_shown_by_every_nth_voxel(monkeypatch):
-    monkeypatch.setattr(hearts_module, "MAX_PIXELS", 20)
-    truth, affine = heart_labels(3)
-    content = heart_content({}, truth, {"reconstruction": truth}, affine, class_colours(3))
-    for plane in content["planes"]:
-        assert plane["stride"] > 1 and max(plane["width"], plane["height"]) <= 20
-        assert pixels(plane["strips"][0]["png"]).shape[0] == plane["height"] * len(plane["at_mm"])
 
 
 def test_a_reconstruction_on_another_grid_is_brought_to_the_truths(tmp_path):
@@ -370,11 +169,6 @@ def test_box_chart_tells_by_place_filling_and_words(tmp_path):
     assert "heart_1 (missed)" in rows[4]["text"]
 
 
-def test_error_scale_grows_in_lightness():
-    light = [rgb2lab(np.array([rgb(colour)], float)[None] / 255)[0, 0, 0] for _, colour in error_scale()]
-    assert len(set(light)) == ERROR_BANDS and light == sorted(light)  # read without its colours, too
-
-
 def test_report_without_a_truth_or_a_training_run(tmp_path):
     make_run(tmp_path, 3, hearts=1)
     data = page_data(write_html_report(tmp_path))
@@ -391,89 +185,6 @@ def test_a_report_of_many_structures_is_small(tmp_path):
     for heart in data["hearts"]:
         for side in heart["surfaces"]["sides"]:
             assert 0 < sum(len(numbers(s["i"])) for s in side) <= MAX_TRIANGLES
-
-
-def test_comparison_pairs_the_hearts(tmp_path):
-    truths = make_run(tmp_path / "first" / "out", 3, hearts=5)
-    make_run(tmp_path / "second" / "out", 3, hearts=4, extra=1)
-    path = write_comparison(tmp_path / "first" / "out", tmp_path / "second" / "out", tmp_path, truths.get)
-    data = page_data(path)
-    runs = [read_figures(tmp_path / name / "out") for name in ("first", "second")]
-    assert data["runs"] == ["A: first/out", "B: second/out"]
-    assert data["boxes"]["cases"] == [f"heart_{k}" for k in range(4)]
-    assert "1 of A: first/out" in path.read_text()
-    rows = comparison(runs, data["boxes"]["cases"])["rows"]
-    pairs = [[run["rows"][case, 1]["dice"] for run in runs] for case in data["boxes"]["cases"]]
-    found = rows[0]["values"]["dice"]
-    assert found["pairs"] == 4 and found["difference"] == pytest.approx(np.mean([y - x for x, y in pairs]))
-    assert found["a"] == pytest.approx(np.mean([x for x, _ in pairs]))
-    assert found["lower"] == sum(y < x for x, y in pairs)
-    assert [r["name"] for r in rows][-2:] == ["mean of classes", "union"]
-    mean = rows[-2]["values"]["dice"]
-    assert mean["difference"] == pytest.approx(np.mean([r["values"]["dice"]["difference"] for r in rows[:3]]))
-    shown = page_tables(path)["dice"]
-    assert [row[0][-1] for row in shown[1:]] == [r["name"] for r in rows]
-    assert shown[1][1:4] == [[number(found["a"])], [number(found["b"])], [number(found["difference"], True)]]
-    assert shown[1][5] == ["▼ worse"] and shown[1][6:] == [[str(found["higher"])], [str(found["lower"])], ["0"], ["4"]]
-    hd95 = page_tables(path)["hd95_mm"][1]
-    assert hd95[5] == ["▼ worse"] and hd95[3][0].startswith("+")  # larger is worse there
-    heart = data["hearts"][0]
-    assert heart["sides"] == ["truth", "A: first/out", "B: second/out"] and len(heart["mean_dice"]) == 2
-    assert [s["of"] for s in heart["planes"][0]["strips"]] == ["classes"] * 3 + ["difference"] * 2
-
-
-def test_the_command_compares_two_folders(tmp_path, capsys):
-    for name in ("a", "b"):
-        make_run(tmp_path / name, 3, hearts=1)
-    command = ["--compare", str(tmp_path / "a"), str(tmp_path / "b"), "--output_dir", str(tmp_path / "c")]
-    assert reconstruct.main(command) == 0
-    assert (tmp_path / "c" / "compare.html").is_file() and "compare.html" in capsys.readouterr().out
-    command[1] = str(tmp_path / "nowhere")
-    assert run_command(lambda argv: reconstruct.main(command)) != 0
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
-    with pytest.raises(SystemExit):
-        reconstruct.main(["--output_dir", str(tmp_path)])
-    assert "--checkpoint, --input" in capsys.readouterr().err
-
-
-def test_comparison_without_truth_says_so(tmp_path):
-    for name in ("a", "b"):
-        make_run(tmp_path / name, 3, hearts=2, extra=name == "b")
-    data = page_data(write_comparison(tmp_path / "a", tmp_path / "b", tmp_path))
-    assert "not where the runs had it (nowhere)" in (tmp_path / "compare.html").read_text()
-    assert list(data["difference"]) == ["same", "in A: a only", "in B: b only", "another structure"]
-    assert [s["name"] for s in data["hearts"][0]["planes"][0]["strips"]] == ["A: a", "B: b", "difference"]
-
-
-def test_what_cannot_be_compared_or_reported(tmp_path):
-    make_run(tmp_path / "three", 3, hearts=1)
-    make_run(tmp_path / "four", 4, hearts=1)
-    make_run(tmp_path / "other", 3, hearts=1)
-    for name in ("metrics.csv", "metrics.json"):
-        path = tmp_path / "other" / name
-        path.write_text(path.read_text().replace("heart_0", "heart_9"))
-    with pytest.raises(InputError, match="four.*classes"):
-        write_comparison(tmp_path / "three", tmp_path / "four", tmp_path)
-    with pytest.raises(InputError, match="no heart in common"):
-        write_comparison(tmp_path / "three", tmp_path / "other", tmp_path)
-    with pytest.raises(InputError, match="no such file"):
-        write_html_report(tmp_path)
-    (tmp_path / "three" / "metrics.csv").write_text("case_id,class_id\n1,2\n")
-    with pytest.raises(InputError, match="metrics.csv"):
-        write_html_report(tmp_path / "three")
-
-
-def test_paired_and_its_interval():
-    a, b = np.array([1, 2, np.nan, 4.0]), np.array([2, 2, 5, 3.0])
-    found = paired(a, b)
-    assert (found["pairs"], found["higher"], found["lower"], found["equal"]) == (3, 1, 1, 1)
-    assert found["difference"] == pytest.approx(0) and found["a"] == pytest.approx(7 / 3)
-    assert paired(np.array([np.nan]), np.array([1.0]))["difference"] is None
-    values = RNG.normal(3, 1, 200)
-    low, high = bootstrap_interval(values)
-    half = 1.96 * values.std() / np.sqrt(200)  # what theory says of many values
-    assert [low, high] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.02)
-    assert bootstrap_interval(values[:1]) is None
 
 
 def test_the_resampling_limit_stands_beside_every_figure(tmp_path):
@@ -511,32 +222,6 @@ def test_the_resampling_limit_stands_beside_every_figure(tmp_path):
             shown = page[table["rows"].index(row) + 1][k + 1]
             assert f"limit {number(row['cells'][k]['floor'])}" in shown, name
     assert table["rows"][0]["cells"][0]["floor"] > table["rows"][0]["cells"][0]["mean"]
-
-
-def test_the_quality_check_draws_with_the_same_code_and_colours():
-    """A slice of its pictures, of the overview and of the page: pixel for pixel the same."""
-    from matplotlib.figure import Figure
-
-    from vecset.report import pictures, quality_pictures
-
-    labels, affine = heart_labels(10)
-    colours = class_colours(10)
-    assert quality_pictures.draw_slices is pictures.draw_slices and quality_pictures.class_colours is class_colours
-    content = heart_content({}, labels, {"reconstruction": spoiled(labels, 1)}, affine, colours)
-    turned = [to_ras(volume, affine)[0] for volume in (labels, spoiled(labels, 1))]
-    box = pictures.foreground_box(*turned, margin_mm=hearts_module.MARGIN_MM, spacing_mm=SPACING_MM)
-    truth, other = (volume[tuple(slice(first, last + 1) for first, last in box)] for volume in turned)
-    for plane in content["planes"]:
-        height, index = plane["height"], pictures.fullest_index(truth, plane["name"])
-        for strip in (0, 2):
-            axes = Figure().add_subplot()
-            if strip == 0:
-                pictures.draw_slices(axes, truth, plane["name"], index, colours, SPACING_MM)
-            else:
-                pictures.draw_difference(axes, truth, other, plane["name"], index, SPACING_MM)
-            start = plane["start"] * height
-            shown = pixels(plane["strips"][strip]["png"])[start : start + height]
-            np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), shown)
 
 
 def test_every_loss_has_its_curve():

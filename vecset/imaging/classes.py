@@ -5,7 +5,7 @@ BACKGROUND_COLOUR = "#F7F7F7"
 
 # Label order of ImageCAS-STACOM2025. Paul Tol's "muted" qualitative scheme (https://personal.sron.nl/~pault/), safe for
 # colour-blind readers, ordered so that neighbouring structures differ in lightness as well; the tenth is his "bright"
-# blue. tests/report/test_page.py holds how far two colours must differ.
+# blue. tests/report/test_hearts.py holds how far two colours must differ.
 HEART_COLOURS = {
     "Myocardium": "#CC6677",
     "LA": "#88CCEE",
