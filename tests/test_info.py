@@ -39,6 +39,16 @@ def test_each_kind_of_file(tmp_path, capsys):
     out = said(capsys, write_checkpoint(tmp_path / "r.pth", anchors=True, rotary=True))
     assert "--anchors --rotary\n" in out  # what --init_from wants again
 
+    assert "  --observe  " not in out
+    checkpoint = torch.load(tmp_path / "r.pth", weights_only=False)
+    checkpoint["args"]["observe"] = "classes=0.25,cut=0,few=0.05"
+    save_checkpoint(tmp_path / "o.pth", checkpoint)
+    out = said(capsys, tmp_path / "o.pth")
+    assert (
+        "  --observe        classes 0.25, few 0.05: the share of hearts in training" in out
+        and "; 0.7 seen whole" in out
+    )
+
     write_label_map(tmp_path / "m.nii.gz", labels, frame.affine, NAMES)
     out = said(capsys, tmp_path / "m.nii.gz")
     assert "0.9 x 0.9 x 0.9 mm" in out and f"2 class_2: {(labels == 2).sum()}" in out

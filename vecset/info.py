@@ -186,12 +186,24 @@ def _checkpoint(path):
         "model": f"{config['name']}, {numbers / 1e6:.1f} million numbers",
         "model options": option_words(config),
         "classes": f"{len(names)}: {', '.join(names)}",
+        "--observe": _observed(training.get("observe")),
         "training": f"{checkpoint.get('epoch', '?')} epochs done when it was saved",
         "the run since": _run_state(path, checkpoint),
         "best so far": "" if best is None else f"mean Dice {best:.3f}, epoch {checkpoint.get('best_epoch')}",
         "input": f"{points} surface points per heart" if points else "",
     }
     return _lines(f"{path}: a checkpoint: a trained network and the state of its training", facts)
+
+
+def _observed(text):
+    """How often which part of a heart was hidden in training, from the text of --observe; "" where nothing was."""
+    from vecset.items.observation import parse_observe
+
+    shares = {kind: share for kind, share in parse_observe(text).items() if share} if text else {}
+    if not shares:
+        return ""
+    told = ", ".join(f"{kind} {share:g}" for kind, share in shares.items())
+    return f"{told}: the share of hearts in training that were seen in part; {1 - sum(shares.values()):.3g} seen whole"
 
 
 def _run_state(path, checkpoint):

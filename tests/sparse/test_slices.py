@@ -136,6 +136,7 @@ def test_a_folder_of_slices_is_one_heart(tmp_path, flat):
     assert heart.case_id == "anna" and len(heart.files) == 6
     case = load_heart(heart, NAMES, slices="folder", spacing_mm=2.0)
     assert len(case.planes) == 6 and case.meta["slices"] == {"planes": 6}
+    assert "; where two files show one place, 100% of it is the same structure in both; " in case.notes[-1]
     points = case.frame.unit_to_mm(case.surface_points)
     in_sa = np.abs(points[:, 2, None] - MIDDLE[2] - np.linspace(-30, 30, 5)).min(1) < 1e-3
     assert (in_sa | (np.abs(points[:, 1] - MIDDLE[1]) < 1e-3)).all() and 0.3 < in_sa.mean() < 0.9
@@ -220,7 +221,15 @@ def another_table(folder):
     write_label_map(folder / "named.nii.gz", labels, affine, ["LA", "Myocardium", None])
 
 
+def another_heart(folder):
+    for path in list(folder.glob("*.nii.gz")):
+        labels, affine = _read(path)
+        affine[:3, 3] += [60, 20, 3]
+        write_label_map(folder / f"b_{path.name}", labels, affine)
+
+
 REFUSED = {
+    "another heart": (another_heart, r"its files are not of one heart: .* contradict each other: of the places"),
     "the same plane twice": (shifted_twin, "frame12.nii.gz and sa1.nii.gz show the same plane"),
     "a volume": (volume, r"ct.nii.gz: its voxels are 2 x 2 x 2.2 mm: a volume, and no stack of slices"),
     "a line": (line, "line.nii.gz: 1 x 9 x 1 voxels"),

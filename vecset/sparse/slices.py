@@ -24,6 +24,7 @@ from vecset.imaging.frame import Frame
 from vecset.imaging.header_geometry import FARTHEST_MM, require_heart_size
 from vecset.imaging.image_file import case_id
 from vecset.imaging.label_map import LabelMap
+from vecset.sparse.one_heart import refuse_other_hearts
 from vecset.sparse.point_cloud import grid_round
 
 FILE, FOLDER = "file", "folder"
@@ -110,7 +111,8 @@ def slices_case(
     contours and MARGIN_MM more. `num_points`: at least so many surface points (default: those of a case file). `given`:
     ids or names of the structures whose contours are shown; then `Case.whole` has all of them.
     InputError where one map is a single slice, or a volume; where two maps have other tables of values, show one plane
-    twice, or have no place; where no plane shows a structure, or --given one that no plane shows."""
+    twice, have no place, or are evidently of two hearts (vecset/sparse/one_heart.py); where no plane shows a structure,
+    or --given one that no plane shows."""
     if len(label_maps) == 1 and where == label_maps[0].path and 1 in label_maps[0].labels.shape:
         raise InputError.because(
             where, "one slice only", "put the slices of a heart into one folder, and give it with --slices folder"
@@ -118,8 +120,10 @@ def slices_case(
     table = _one_table(where, label_maps, class_names)
     if len(label_maps) > 1:
         _require_places(label_maps)
-    planes = [plane for label_map in label_maps for plane in planes_of(label_map)]
+    files = [(label_map.path.name, planes_of(label_map)) for label_map in label_maps]
+    planes = [plane for _, mine in files for plane in mine]
     _refuse_planes_twice(where, planes)
+    accord = refuse_other_hearts(where, files)
     if not any(plane.labels.any() for plane in planes):
         raise InputError.because(where, f"no structure in any of its {len(planes)} slices", "check the labels")
     contours = plane_contours(planes)
@@ -147,7 +151,7 @@ def slices_case(
         shown_alone.planes, shown_alone.notes, shown_alone.whole = case.planes, case.notes, case
         shown_alone.meta.update(slices=case.meta["slices"], source_geometry=geometry)
         case = shown_alone
-    case.notes.append(_told(case, len(planes), len(label_maps)))
+    case.notes.append(_told(case, len(planes), len(label_maps), accord))
     return case
 
 
@@ -241,7 +245,10 @@ def _notes(label_map, where):
     return [note if where == label_map.path else f"{label_map.path.name}: {note}" for note in label_map.notes]
 
 
-def _told(case, planes, files):
+def _told(case, planes, files, accord):
     names = ", ".join(case.class_names[c - 1] for c in case.meta["present_classes"])
     of = f" of {files} files" if files > 1 else ""
-    return f"seen in {planes} slices{of}: {names}; between the slices everything is what the model makes of it"
+    alike = (
+        "" if accord is None else f"; where two files show one place, {accord:.0%} of it is the same structure in both"
+    )
+    return f"seen in {planes} slices{of}: {names}{alike}; between the slices everything is what the model makes of it"
