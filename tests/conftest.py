@@ -58,11 +58,6 @@ def real_heart():
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
     """A folder with a checkpoint whose model is replaced by the formula of helpers.formula_hearts, and `data`."""
-    from helpers.formula_hearts import centred_ball, write_checkpoint
+    from helpers.formula_hearts import make_workdir
 
-    from vecset.models import checkpoint
-
-    monkeypatch.setattr(checkpoint, "model_from_checkpoint", lambda saved, device, where: centred_ball().to(device))
-    (tmp_path / "data").mkdir()
-    write_checkpoint(tmp_path / "checkpoint.pth")
-    return tmp_path
+    return make_workdir(tmp_path, monkeypatch)

@@ -102,7 +102,8 @@ def test_a_broken_file_is_told_and_the_others_are_made(tmp_path, capsys):
     assert len(lines) == 2 and "truncated" in lines[0] and "empty mask" in lines[1] and "Traceback" not in told.err
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_worker_costs_its_own_file_only(tmp_path, capsys, workers):
     paths = [tmp_path / f"{n}.nii.gz" for n in (1, 2, 3, 4)]
     results = make_all(Killer(), paths, workers)

@@ -53,7 +53,7 @@ def test_rough_fields_still_give_closed_surfaces():
     )
     steps = FormulaModel(lambda p: (4 * p.abs().amax(1)).floor() - 2, lambda p: p.sign(), 3)
     for model in (rough, steps):
-        for mesh in meshes_of(model, cells=40).values():
+        for mesh in meshes_of(model, cells=28).values():
             assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume > 0
 
 

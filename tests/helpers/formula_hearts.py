@@ -52,6 +52,17 @@ def write_checkpoint(path, seed=0, classes=CLASSES, names=None, model_name=MODEL
     return path
 
 
+def make_workdir(folder, monkeypatch):
+    """`folder` with a checkpoint and an empty folder `data`; every checkpoint is the formula, while `monkeypatch`
+    holds."""
+    monkeypatch.setattr(
+        checkpoint_file, "model_from_checkpoint", lambda saved, device, where: centred_ball().to(device)
+    )
+    (folder / "data").mkdir()
+    write_checkpoint(folder / "checkpoint.pth")
+    return folder
+
+
 def make_heart(spacing_mm=1.0, turn_deg=0.0, flip=(1, 1, 1), radius_mm=RADIUS_MM):
     """(labels, Frame) of the ball at (5, -20, 60) mm, as the formula says it."""
     a = np.deg2rad(turn_deg)

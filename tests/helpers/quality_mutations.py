@@ -74,9 +74,10 @@ def signed_edt(mask, spacing):
 
 def min_over_classes(case):
     """The smallest class distance as the union's: near zero wherever two structures touch."""
-    truth = np.pad(case.truth_crop, 40)
-    fields = [signed_edt(truth == c, case.frame.spacing_mm) for c in np.unique(truth) if c]
-    smallest = np.min(fields, axis=0) * case.frame.scale
+    truth, spacing_mm = np.pad(case.truth_crop, 40), case.frame.spacing_mm
+    # within a class its own distance is the smallest, since it alone is negative; outside all, that of the nearest
+    inside = edt.edt(truth, spacing_mm)  # to the next voxel that is not of the class
+    smallest = np.where(truth > 0, 0.5 * max(spacing_mm) - inside, signed_edt(truth > 0, spacing_mm)) * case.frame.scale
     for group in QUERIES:
         set_distance(case, group, at_points(smallest, case, case.arrays[f"{group}_points"]))
 

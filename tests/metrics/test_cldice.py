@@ -237,6 +237,7 @@ def test_thickness_is_the_truths_whatever_the_prediction(heart):
     assert [row[THICKNESS] for row in score(labels[wider], labels[wider], names, None, spacing_mm)] == expected
 
 
+@pytest.mark.slow
 def test_brain_arteries_are_thin_and_chambers_are_not(real_heart):
     """Real labels, where they are on this machine."""
     folder = real_heart.parent / "real" / "circle_of_willis"

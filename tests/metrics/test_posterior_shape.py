@@ -1,11 +1,10 @@
-"""The posterior shape model against plain formulas on full covariances, scikit-learn's PCA and a loop over folds."""
+"""The posterior shape model against plain formulas on full covariances, scikit-learn's PCA and a loop over folds.
+
+scikit-learn takes seconds to import, so it is imported in the tests, and not by every process that collects them.
+"""
 
 import numpy as np
 import pytest
-from sklearn.decomposition import PCA
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import DotProduct
-from sklearn.model_selection import KFold
 
 from vecset.metrics import posterior_shape
 from vecset.metrics.posterior_shape import NOISES, PosteriorShape, fit
@@ -22,6 +21,8 @@ def shapes(n=12, numbers=30, rank=4, noise=0.05, seed=0):
 
 def by_full_covariance(training, count, noise, seen, hidden, values_seen):
     """Mean and covariance of the hidden numbers, by the textbook formula on the (F, F) covariance of the model."""
+    from sklearn.decomposition import PCA
+
     mean = training.mean(0)
     pca = PCA(count, svd_solver="full").fit(training)
     q = pca.components_ * np.sqrt(pca.explained_variance_)[:, None]
@@ -56,6 +57,9 @@ def test_conditional_mean_and_covariance_are_those_of_the_full_covariance(count,
 def test_conditional_mean_is_scikit_learns_gaussian_process():
     """With all modes, the posterior is a Gaussian process over numbers whose kernel is the training covariance: a dot
     product of what each number was in the training shapes."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import DotProduct
+
     training, (heart,) = shapes(), shapes(1, seed=5)
     seen, hidden, noise = np.arange(0, 30, 2), np.arange(1, 30, 2), 0.1
     model = model_of(training, 11, noise, seen, hidden)
@@ -69,6 +73,8 @@ def test_conditional_mean_is_scikit_learns_gaussian_process():
 
 
 def test_modes_are_scikit_learns_principal_components():
+    from sklearn.decomposition import PCA
+
     training = shapes()
     q = posterior_shape._modes(training.astype(np.float64) @ training.T).T @ training
     pca = PCA(svd_solver="full").fit(training)
@@ -78,6 +84,8 @@ def test_modes_are_scikit_learns_principal_components():
 
 
 def test_choice_by_cross_validation_equals_a_plain_loop(monkeypatch):
+    from sklearn.model_selection import KFold
+
     training = shapes(15, rank=3, noise=0.3)
     seen, hidden = slice(0, 18), slice(18, None)
     columns_seen, columns_hidden = np.arange(18), np.arange(18, 30)

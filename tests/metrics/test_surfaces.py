@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import surface_distance
 import torch
-from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.measure import euler_number as skimage_euler_number
@@ -102,6 +101,8 @@ def as_monai(mask):
 
 
 def monai_distances(truth, prediction, spacing_mm):
+    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+
     options = {"include_background": True, "spacing": spacing_mm}
     return (
         compute_hausdorff_distance(as_monai(prediction), as_monai(truth), percentile=95, **options).item(),
@@ -117,6 +118,8 @@ def edge_voxels(truth, prediction, spacing_mm):
 
 
 def test_equals_monai_within_1_percent_where_the_rule_is_the_same():
+    from monai.metrics import compute_surface_dice  # takes seconds to import, so not where tests are collected
+
     for truth, prediction, spacing_mm in pairs():
         ours = metrics_of(truth, prediction, spacing_mm)
         for name, tolerance_mm in zip(NSDS, TOLERANCES_MM):

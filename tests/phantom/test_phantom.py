@@ -222,6 +222,7 @@ def test_same_seed_same_bytes_and_the_heart_does_not_depend_on_the_options():
         assert np.linalg.norm(centre_mm(*plain, name) - centre_mm(*oblique, name)) < 2.5
 
 
+@pytest.mark.slow
 def test_command_writes_the_same_bytes_with_any_number_of_workers(tmp_path):
     flags = ["--num", "3", "--size", "24", "--seed", "4"]
     assert make_phantoms.main(["--output_dir", str(tmp_path / "one"), *flags]) == 0

@@ -1,5 +1,6 @@
 """Recipes: what follows from the number of hearts, and that every flag in them exists."""
 
+import functools
 import importlib
 import json
 
@@ -34,13 +35,14 @@ def test_a_batch_can_be_filled_and_warm_up_and_validation_fit_into_the_epochs(na
 
 @pytest.mark.parametrize("words", [[], ["--epochs", "1"], ["--epochs=2"], ["--epochs", "400"]], ids=" ".join)
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_training_command_takes_what_a_recipe_says_for_any_number_of_hearts(name, words):
+def test_the_training_command_takes_what_a_recipe_says_for_any_number_of_hearts(name, words, monkeypatch):
+    from vecset.engines import arguments
     from vecset.engines.argument_checks import check_arguments
-    from vecset.engines.arguments import parse_arguments
 
+    monkeypatch.setattr(arguments, "build_parser", functools.cache(arguments.build_parser))  # one for all hearts
     for hearts in range(1, 201):
         given = flags(training_flags(RECIPES[name], words, hearts, 1, 0))
-        args = parse_arguments(["--data_path", "d", "--output_dir", "o", *given, *words])
+        args = arguments.parse_arguments(["--data_path", "d", "--output_dir", "o", *given, *words])
         check_arguments(args)
         if words:
             assert args.epochs == int(words[-1].split("=")[-1])

@@ -94,6 +94,7 @@ def test_single_file_in_detail(cases, tmp_path, capsys):
     assert height > 1000  # three rows: surface, near and volume points
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_own_file_only(cases, tmp_path, monkeypatch):
     paths = sorted(write_all(tmp_path / "cases", cases).iterdir())
     monkeypatch.setattr(check_folder, "check_file", killed_by_heart_1)  # pickled by its name in this module

@@ -70,7 +70,11 @@ FORMS = {  # options of the phantom, what is done to it, number of classes
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+# what another form shows too, or more of it
+LONG = ("41 classes", "41 classes, odd grid", "10 slices", "flipped")
+
+
+@pytest.mark.parametrize("form", [pytest.param(f, marks=[pytest.mark.slow] * (f in LONG)) for f in FORMS])
 def test_good_label_maps_pass_and_bad_ones_fail(form, tmp_path):
     options, changes, classes = FORMS[form]
     (tmp_path / "labels").mkdir()
