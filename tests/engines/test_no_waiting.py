@@ -21,6 +21,10 @@ from vecset.engines.optimizer import build_optimizer
 from vecset.items.epoch_plan import MicroBatch
 from vecset.models.autoencoder import build_model
 
+TOLD = (
+    "point_vec8x4_dim128_depth1_nb",
+    {"anchors": True, "rotary": True, "states": True, "shape_model": {"cells": 80, "modes": 3, "template": 4}},
+)
 EVERYTHING = {name: weight or 0.5 for name, weight in DEFAULT_WEIGHTS.items()}
 
 
@@ -55,6 +59,9 @@ def two_steps(name, options, class_loss="bce", recompute=False):
     }
     if "normal" in used:
         data |= {"normal_points": data["surface_points"][:, :5], "normal_vectors": data["surface_points"][:, 5:10]}
+    if options.get("states"):
+        data |= {name.replace("surface", "seen"): data[name] for name in ("surface_points", "surface_labels")}
+        data["states"] = torch.arange(20).view(2, 10).remainder(4)
     optimizer = build_optimizer(model, 1e-3, 0.05, 0.99)
     monitor = Monitor(Ranks(0, 1, torch.device("cpu")))
     with FromTheHost():
@@ -76,7 +83,7 @@ def two_steps(name, options, class_loss="bce", recompute=False):
 
 
 # every network; what can be chosen apart from it, with one of each kind of attention and with classes of their own
-EVERY = [(*variant, "bce", False) for variant in VARIANTS + CLASS_DISTANCE_VARIANTS]
+EVERY = [(*variant, "bce", False) for variant in [*VARIANTS, *CLASS_DISTANCE_VARIANTS, TOLD]]
 EVERY += [(*variant, "softmax", True) for variant in (VARIANTS[0], VARIANTS[5], CLASS_DISTANCE_VARIANTS[3])]
 
 

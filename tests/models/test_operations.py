@@ -18,6 +18,10 @@ MODELS = [
     ("point_vec32x16_dim192_depth3_nb", {**PLACES, "decoder_layers": 1, "network": "joint", "class_outputs": "both"}),
     ("point_vec32x8_dim64_depth1_nb", {"class_outputs": "distances", "states": True}),
     ("point_vec32x8_dim64_depth2_nb", {**PLACES, "states": True, "answer_noise": 6}),
+    (
+        "point_vec32x8_dim64_depth2_nb",
+        {**PLACES, "states": True, "shape_model": {"cells": 24, "modes": 3, "template": 5}},
+    ),
     *(("point_vec33x16_dim128_depth3_nb", {**PLACES, "network": name}) for name in NETWORKS if name != "joint"),
     *(("learnable_vec33x16_dim64_depth2_nb", {"network": name}) for name in NETWORKS if name != "joint"),
 ]

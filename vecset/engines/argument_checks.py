@@ -40,6 +40,8 @@ def check_arguments(args: argparse.Namespace) -> None:
             )
     if args.answer_noise:
         _check_answers(args)
+    if args.shape_model:
+        _check_shape_model(args)
     most = max(64, 8 * usable_cores())
     if args.num_workers > most:  # thousands of processes take all memory before anything can be said
         raise InputError(
@@ -80,6 +82,22 @@ def _check_answers(args):
     wanted = [f"--{name}_weight" for name in wanted if getattr(args, f"{name}_weight")]
     if wanted:
         raise InputError.because(wanted[0], "--answer_noise has no such loss", f"leave out {' and '.join(wanted)}")
+
+
+def _check_shape_model(args):
+    if not args.observe:
+        raise InputError.because(
+            "--shape_model",
+            "without --observe all of the heart is seen, and there is nothing to propose",
+            "give --observe",
+        )
+    if not args.anchors or parse_model_name(args.model)["query_type"] != "point":
+        raise InputError.because(
+            "--shape_model",
+            f"proposals are points among which latents are chosen, which {args.model} "
+            f"{'has no places for' if not args.anchors else 'does not do'}",
+            "give --anchors and a point_vec... model, or leave it out",
+        )
 
 
 def _check_latents(args):

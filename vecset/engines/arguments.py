@@ -14,7 +14,8 @@ from vecset.models.autoencoder import EXTENSIONS, NETWORKS
 from vecset.models.joint_network import CLASS_OUTPUTS
 
 # flags that are handed on by name
-MODEL_OPTIONS = tuple(name for name in EXTENSIONS if name != "states")  # which follows from --observe
+# but for those that follow from other flags: from --observe, and from the file of --shape_model
+MODEL_OPTIONS = tuple(name for name in EXTENSIONS if name not in ("states", "shape_model"))
 LOSS_OPTIONS = ("class_loss", "truncation", "class_distance_clip")
 # flags that decide the figures of a validation
 EVALUATION_OPTIONS = (
@@ -112,6 +113,13 @@ def build_parser() -> argparse.ArgumentParser:
         f"always whole. classes: all but 1 to {MOST_CLASSES} structures; {', '.join(GROUPS)}: all but these; cut: one "
         f"side of a plane, with {CUT_SHARE[0]:.0%} to {CUT_SHARE[1]:.0%} of the heart beyond it; slices: planes alone; "
         f"few: 1 to {MOST_FEW} structures alone (default: all is seen)".replace("%", "%%"),
+    )
+    add(
+        "--shape_model",
+        type=user_path_text,
+        metavar="FILE",
+        help="with --observe: a file of python -m vecset.shape_model; the encoder is shown what this linear model "
+        "proposes for what is not seen (needs --anchors and a point_vec... model)",
     )
     add(
         "--answer_noise",

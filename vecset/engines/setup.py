@@ -10,6 +10,7 @@ import torch
 from vecset.common.errors import InputError
 from vecset.common.user_files import read_json
 from vecset.data.listed_case import ListedCase, check_disjoint, read_split
+from vecset.data.shape_model_file import read_shape_model, sizes_of
 from vecset.data.thickness import fps_density
 from vecset.engines.argument_checks import network_words, without_effect
 from vecset.engines.arguments import LOSS_OPTIONS, MODEL_OPTIONS
@@ -110,7 +111,9 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
     """Reads the splits and builds all that training needs. Raises InputError where options and cases do not fit."""
     training, validation = read_splits(args)
     class_names = list(training[0].class_names)
+    shape_arrays = read_training_shapes(args, class_names, validation)
     model_config = {"name": args.model, "num_classes": len(class_names), **model_options(args, training)}
+    model_config["shape_model"] = sizes_of(shape_arrays) if shape_arrays else None
     idle = without_effect(args)
     if idle and ranks.main:
         say(f"note: without effect with {network_words(args)}: {', '.join(f'--{name}' for name in idle)}")
@@ -119,7 +122,7 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
     if args.eikonal_weight or args.normal_weight:
         check_double_backward(ranks.device)
     plan = EpochPlan(len(training), args.batch_size, args.accum_iter, args.seed, ranks.rank, ranks.size)
-    model = _model(args, ranks, model_config, training)
+    model = _model(args, ranks, model_config, training, shape_arrays)
     options = step_options(args, ranks.device)
     lr = args.lr if args.lr is not None else scaled_rate(args.blr, plan.per_step)
     shards = ranks.size if args.shard == "optimizer" else 1
@@ -141,9 +144,11 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
     )
 
 
-def _model(args, ranks, model_config, training):
+def _model(args, ranks, model_config, training, shape_arrays):
     torch.manual_seed(args.seed)
     model = build_model(**model_config)
+    if shape_arrays:
+        model.shape_model.load(shape_arrays)
     if args.early_latents and args.network != "joint":
         require_one_each("--early_latents", args.early_latents, model.num_classes)
     if args.init_from and starting_file(args) is None:
@@ -172,6 +177,25 @@ def model_options(args: Namespace, training: list[ListedCase]) -> dict:
             else fps_density(training, training[0].num_classes)
         )
     return options
+
+
+def read_training_shapes(args: Namespace, class_names: list[str], validation: list[ListedCase]) -> dict | None:
+    """The arrays of the shape model of `--shape_model`; None without. InputError where it is of other structures, or
+    was made from validation cases too."""
+    if not args.shape_model:
+        return None
+    arrays, names, record = read_shape_model(args.shape_model)
+    check_same_names(
+        names, class_names, Path(args.shape_model), "the training cases", "make it from these training cases"
+    )
+    shared = sorted(set(record.get("cases", ())) & {case.case_id for case in validation})
+    if shared and not _overlap_is_meant(Path(args.csv_dir or args.data_path)):
+        raise InputError.because(
+            args.shape_model,
+            f"it was made from {len(shared)} of the validation cases too, {shared[0]} for example",
+            "make it from the training cases alone",
+        )
+    return arrays
 
 
 def read_splits(args: Namespace) -> tuple[list[ListedCase], list[ListedCase]]:

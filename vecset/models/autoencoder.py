@@ -23,6 +23,7 @@ EXTENSIONS = {
     "class_outputs": "logits",
     "states": False,
     "answer_noise": 0,
+    "shape_model": None,
 }
 _FLAGS = {"states": "observe"}  # where the flag of main_ae.py has another name
 NETWORKS = ("joint", "per_class", "parts")
@@ -67,6 +68,8 @@ def option_words(config: dict) -> str:
     """The extensions of a model config, as flags of main_ae.py."""
 
     def told(value):
+        if isinstance(value, dict):
+            value = f"({', '.join(f'{size} {name}' for name, size in value.items())})"
         return "" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}"
 
     changed = [name for name, off in EXTENSIONS.items() if config.get(name, off) != off]

@@ -4,7 +4,7 @@ The architecture is that of the public VecSetX release (Zhang et al., https://gi
 3DShape2VecSet, Zhang, Tang, Niessner, Wonka, SIGGRAPH 2023), with 3 + C numbers per surface point in, a query embedding
 of its own, and 1 + C numbers per query out: the signed distance to the union (unit, negative inside) and C class
 logits. Named extensions, off by default: `anchors`, `rotary`, `fps_class_gap`, `fps_density`, `decoder_layers`,
-`class_outputs`, `states`, `answer_noise` (see `VecSetAutoencoder`).
+`class_outputs`, `states`, `answer_noise`, `shape_model` (see `VecSetAutoencoder`).
 
 Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M latents of L numbers, D width.
 """
@@ -26,6 +26,7 @@ from vecset.models.bottleneck import BOTTLENECKS
 from vecset.models.embedding import PointEmbed, farthest_point_sampling
 from vecset.models.folding import queries_of_points, read_points
 from vecset.models.labels import UNKNOWN_LOGIT, logits_of_distances
+from vecset.models.shape_model import ShapeModel, with_proposals
 
 CLASS_OUTPUTS = ("logits", "distances", "both")
 
@@ -78,6 +79,9 @@ class VecSetAutoencoder(nn.Module):
                     cannot tell a place far out from one in the heart.
     answer_noise    with states: how many random numbers steer what does not follow from what is seen
                     (answer_noise.py); 0: one answer.
+    shape_model     with states, anchors and point queries: the sizes of a `ShapeModel` (shape_model.py), whose
+                    proposals of what is unknown or cut the encoder reads beside what is seen, marked by a learned
+                    vector. Latents lie on both, as if it were a whole heart. None: without.
     """
 
     decoder_passes = 1  # how often a query goes through the decoder
@@ -100,6 +104,7 @@ class VecSetAutoencoder(nn.Module):
         class_outputs: str = "logits",
         states: bool = False,
         answer_noise: int = 0,
+        shape_model: dict | None = None,
     ):
         super().__init__()
         if rotary and not anchors:
@@ -128,6 +133,16 @@ class VecSetAutoencoder(nn.Module):
         if states:  # of zeros: a network that was trained without them stays the same function
             self.state_embed = nn.Parameter(torch.zeros(num_classes, len(State), dim))
             self.far_slope = nn.Parameter(torch.ones(()))
+        self.shape_model = None
+        if shape_model:
+            if not (states and anchors and query_type == "point"):
+                raise InputError.because(
+                    "--shape_model",
+                    "it needs --observe, --anchors and a point_vec... model",
+                    "give them, or leave it out",
+                )
+            self.shape_model = ShapeModel(num_classes, **shape_model)
+            self.proposal_embed = nn.Parameter(torch.zeros(dim))
         self.cross_attend_blocks = nn.ModuleList(
             [PreNorm(dim, Attention(dim, dim, rotary)), PreNorm(dim, FeedForward(dim))]
         )
@@ -233,11 +248,17 @@ class VecSetAutoencoder(nn.Module):
         """-> latents_BML, and kl_B or None."""
         if self.told_states != (states_BC is not None):
             raise ValueError(f"states of the classes {'are missing' if self.told_states else 'for a network without'}")
-        x, anchors_BM3 = self._queries_of_surface(surface_BNF, num_latents)
+        points_BN3, marks_BND = surface_BNF[..., :3], None
+        if self.shape_model is not None:
+            surface_BNF, points_BN3, proposed_BN1 = with_proposals(self.shape_model, surface_BNF, states_BC)
+            marks_BND = proposed_BN1 * self.proposal_embed
+        x, anchors_BM3 = self._queries_of_surface(surface_BNF, num_latents, marks_BND)
         if self.told_states:
             x = x + self._told(states_BC).to(x.dtype)
-        places = Places(anchors_BM3, surface_BNF[..., :3], self.encoder_gain.exp()) if self.anchored else None
-        x = self._run(self._read, self.cross_attend_blocks, self.point_embed, x, surface_BNF, places, self.fold)
+        places = Places(anchors_BM3, points_BN3, self.encoder_gain.exp()) if self.anchored else None
+        x = self._run(
+            self._read, self.cross_attend_blocks, self.point_embed, x, surface_BNF, places, self.fold, marks_BND
+        )
         latents_BML, kl_B = self.bottleneck.pre(x, None if noise_BML is None else noise_BML[:, : x.shape[1]])
         if self.anchored and self.query_type == "point":
             latents_BML = torch.cat([latents_BML, anchors_BM3.to(latents_BML.dtype)], dim=-1)
@@ -248,8 +269,9 @@ class VecSetAutoencoder(nn.Module):
         classes_C = torch.arange(self.num_classes, device=states_BC.device)
         return self.state_embed[classes_C, states_BC].sum(1, keepdim=True)
 
-    def _queries_of_surface(self, surface_BNF, num_latents=None):
-        """The tokens that read the surface (B, M, D), and with anchors their places (B, M, 3), else None."""
+    def _queries_of_surface(self, surface_BNF, num_latents=None, marks_BND=None):
+        """The tokens that read the surface (B, M, D), and with anchors their places (B, M, 3), else None. marks_BND:
+        what is added to the tokens of points that are chosen."""
         if self.query_type == "learnable":
             if num_latents not in (None, self.num_latents):
                 raise ValueError(f"{num_latents} latents of a model whose {self.num_latents} queries are learned")
@@ -264,6 +286,8 @@ class VecSetAutoencoder(nn.Module):
             points_BN3, num_latents or self.num_latents, labels_BN, self.fps_class_gap, self.density_C
         ).unsqueeze(-1)
         x = self.point_embed(surface_BNF.gather(1, index_BM1.expand(-1, -1, surface_BNF.shape[-1])))
+        if marks_BND is not None:
+            x = x + marks_BND.gather(1, index_BM1.expand(-1, -1, self.dim)).to(x.dtype)
         return x, points_BN3.gather(1, index_BM1.expand(-1, -1, 3)) if self.anchored else None
 
     # --- latents -> field
@@ -440,13 +464,17 @@ def _attend_and_feed(blocks, x, places):
     return feed_forward(x) + x
 
 
-def _read_and_feed(blocks, embed, x, surface_BNF, places, fold):
-    """The encoder's pair of blocks: latents read the surface, then feed-forward, each with its residual."""
+def _read_and_feed(blocks, embed, x, surface_BNF, places, fold, marks_BND=None):
+    """The encoder's pair of blocks: latents read the surface, then feed-forward, each with its residual. marks_BND:
+    what is added to the points' tokens."""
     attend, feed_forward = blocks
     if fold and places is None:
         x = read_points(attend, embed, x, surface_BNF) + x
     else:
-        x = attend(x, context=embed(surface_BNF), places=places) + x
+        context = embed(surface_BNF)
+        if marks_BND is not None:
+            context = context + marks_BND.to(context.dtype)
+        x = attend(x, context=context, places=places) + x
     return feed_forward(x) + x
 
 

@@ -16,6 +16,7 @@ import re
 from vecset.models.attention import HEAD_DIM
 from vecset.models.autoencoder import EXTENSIONS, parse_model_name
 from vecset.models.embedding import FREQUENCIES
+from vecset.models.shape_model import FIT_POINTS, STEPS, SURFACE_STEPS, num_proposals
 
 # TFLOP/s of matrix products of (bf16, tf32, fp32), dense, by the names that torch.cuda.get_device_name gives. From
 # NVIDIA's data sheets, where most figures are with sparsity: half of those; GeForce RTX and RTX 6000 Ada: the white
@@ -79,6 +80,10 @@ def pass_operations(
         int(config.get("decoder_layers") or 0),
         1 if fields > 1 else 1 + C * (2 if outputs == "both" else 1),
     )
+    fit = 0
+    if shape := config.get("shape_model"):
+        proposals = num_proposals(surface)
+        fit, surface = _shape_fit(min(surface, FIT_POINTS), proposals, shape["modes"]), surface + proposals
     m, n = (num_latents or sizes["num_latents"]) // fields, max(1, surface // fields)
     depth = sizes["depth"]
     over_all = depth // 2 if network == "parts" else 0
@@ -93,7 +98,18 @@ def pass_operations(
         per_case += net.linear(m, net.D, 2 * net.D) + net.turns(m, 2)
         per_case += net.queries(decoded) + net.beside(decoded) + net.decoded(decoded, m)
         per_case += 2 * (depth + 1) * net.linear(1, numbers, 2 * net.D, 2)
-    return cases * per_case + net.maps(1 + (slope > 0) + bool(config.get("answer_noise")))
+    return cases * (per_case + fit) + net.maps(1 + (slope > 0) + bool(config.get("answer_noise")))
+
+
+def _shape_fit(points, proposals, modes):
+    """Fitting a shape model, and its proposals; nothing of it is differentiated."""
+
+    def distances(places):  # of eight corners: mean and modes there, and the shape at the corners
+        return 2 * places * 8 * (2 * modes + 1)
+
+    numbers, turn = 7 + modes, 2 * 3 * 3
+    steps = STEPS * (distances(points) + turn * points + 2 * points * numbers**2 + 2 * 3 * turn)
+    return steps + SURFACE_STEPS * distances(proposals) + turn * proposals
 
 
 class _Network:

@@ -37,8 +37,8 @@ _NOTHING = 0.1
 
 class PartAutoencoder(VecSetAutoencoder):
     """parts: whether every second layer sees all classes. The other arguments are those of `VecSetAutoencoder`, but for
-    `fps_class_gap`, `fps_density`, `class_outputs` and `states`, which have no meaning here. num_latents: of all
-    classes together; what is left over where C does not divide it is not used.
+    `fps_class_gap`, `fps_density`, `class_outputs`, `states` and what goes with these, which have no meaning here.
+    num_latents: of all classes together; what is left over where C does not divide it is not used.
 
     Latents stay one tensor (B, C m, L), class after class; those of a class without points are zeros."""
 
@@ -55,6 +55,7 @@ class PartAutoencoder(VecSetAutoencoder):
         class_outputs: str = "logits",
         states: bool = False,
         answer_noise: int = 0,
+        shape_model: dict | None = None,
         **options,
     ):
         name = "parts" if parts else "per_class"
@@ -142,9 +143,9 @@ class PartAutoencoder(VecSetAutoencoder):
         one_hot_BCnC = one_hot_CC.view(1, C, 1, C).expand(B, -1, n, -1)
         return torch.cat([points_BCn3, one_hot_BCnC], -1).flatten(0, 1), present_BC
 
-    def _queries_of_surface(self, surface_XnF, num_latents=None):
+    def _queries_of_surface(self, surface_XnF, num_latents=None, marks_XnD=None):
         if self.query_type == "point":
-            return super()._queries_of_surface(surface_XnF, num_latents)
+            return super()._queries_of_surface(surface_XnF, num_latents, marks_XnD)
         if num_latents not in (None, len(self.latents.weight)):
             raise ValueError(f"{num_latents} latents per class, of a model with {len(self.latents.weight)} learned")
         x, anchors = super()._queries_of_surface(surface_XnF)

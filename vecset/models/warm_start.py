@@ -1,13 +1,13 @@
 """`--init_from`: a new run that starts from trained weights.
 
-Two kinds of files are taken. A checkpoint of this software gives its weights, and nothing else of it; a network that is
-told the states of classes (--observe) may start from one that was not, and one with several answers (--answer_noise)
-from one with one. A checkpoint of the public VecSetX release (Zhang et al., https://github.com/1zb/VecSetX), {"model":
-state} or the state itself, has one embedding for 3 coordinates and one number per query. It is widened: the embedding
-serves both the surface points, whose class columns start at zero, and the queries; the distance keeps its output row,
-and the rows of the classes (logits or distances) start at zero. So the warm start computes the distance that the
-published network computes, to the last bits. It is a network of one field: networks with a field per class take no
-published weights.
+Two kinds of files are taken. A checkpoint of this software gives its weights, and nothing else of it; a network that
+is told the states of classes (--observe) may start from one that was not, one with several answers (--answer_noise)
+from one with one, and one with a shape model from one with another or none. A checkpoint of the public VecSetX release
+(Zhang et al., https://github.com/1zb/VecSetX), {"model": state} or the state itself, has one embedding for 3
+coordinates and one number per query. It is widened: the embedding serves both the surface points, whose class columns
+start at zero, and the queries; the distance keeps its output row, and the rows of the classes (logits or distances)
+start at zero. So the warm start computes the distance that the published network computes, to the last bits. It is a
+network of one field: networks with a field per class take no published weights.
 """
 
 from collections.abc import Sequence
@@ -42,6 +42,9 @@ def load_initial_weights(model, model_config: dict, path, class_names: Sequence[
     if model_config.get("states") and "state_embed" not in state:
         new = {"state_embed": torch.zeros_like(model.state_embed), "far_slope": torch.ones_like(model.far_slope)}
         state, said = {**state, **new}, f"{said}, which were not told the states of classes"
+    if model_config.get("shape_model"):  # this run's own; weights without one are not told of proposals
+        shapes = {f"shape_model.{name}": value for name, value in model.shape_model.state_dict().items()}
+        state = {"proposal_embed": torch.zeros_like(model.proposal_embed)} | dict(state) | shapes
     if model_config.get("answer_noise"):  # numbers of zeros change nothing, whatever the weights
         state = {f"answer_noise.{name}": value for name, value in model.answer_noise.state_dict().items()} | dict(state)
     ours = model.state_dict()
@@ -80,6 +83,8 @@ def _check_own(theirs, ours, path):
     for name in sorted(set(theirs) | set(ours)):
         if name == "states" and ours.get(name):
             continue  # vectors of zeros are the same function
+        if name == "shape_model" and ours.get(name):
+            continue  # this run's own is used, and with zeros for its mark proposals are points as others are
         if name == "answer_noise" and ours.get(name) and not theirs.get(name):
             continue  # and so are numbers of zeros
         if theirs.get(name) != ours.get(name) and not (name == "name" and _same_network(theirs, ours)):

@@ -1,0 +1,84 @@
+"""--shape_model by the command: trained, resumed, evaluated, started from other weights, encoded, refused."""
+
+import pytest
+import torch
+from helpers.ball_cases import tiny_arguments, write_ball_cases
+from helpers.ball_shapes import ball_arrays
+from helpers.engine_parts import assert_same_state
+
+from vecset.common.errors import EXIT_BAD_INPUT, run_command
+from vecset.data.shape_model_file import write_shape_model
+from vecset.inference.model import load_model
+from vecset.main_ae import main
+from vecset.models.checkpoint import load_checkpoint
+
+NAMES = ["RA", "RV", "PA", "LV"]
+POINTS = ("--model", "point_vec8x4_dim32_depth1_nb", "--anchors", "--epochs", 2)
+OBSERVE = ("--observe", "classes=0.5,cut=0.3")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_ball_cases(tmp_path_factory.mktemp("cases"), 4, 2, num_classes=4, class_names=NAMES, missing=(3,))
+
+
+@pytest.fixture(scope="module")
+def shapes(data):
+    write_shape_model(data / "shapes.npz", ball_arrays(), NAMES, {"cases": ["ball00", "ball01"]})
+    return ("--shape_model", data / "shapes.npz")
+
+
+def test_a_run_goes_on_is_evaluated_and_encodes_without_the_file(data, shapes, tmp_path, capsys):
+    flags = (*POINTS, *OBSERVE, *shapes)
+    assert main(tiny_arguments(data, tmp_path / "whole", *flags)) == 0
+    assert main(tiny_arguments(data, tmp_path / "cut", *flags, "--max_steps", 1)) == 0
+    assert main(tiny_arguments(data, tmp_path / "cut", *flags, "--num_workers", 1)) == 0
+    whole, cut = (load_checkpoint(tmp_path / name / "checkpoint-last.pth") for name in ("whole", "cut"))
+    assert_same_state(whole, cut)
+    assert whole["model"]["proposal_embed"].abs().sum() > 0
+    assert torch.equal(whole["model"]["shape_model.table_VK"], torch.as_tensor(ball_arrays()["table_VK"]))
+    capsys.readouterr()
+    evaluate = ["--data_path", str(data), "--output_dir", str(tmp_path / "whole"), "--eval", "--device", "cpu"]
+    assert main(evaluate) == 0 and f"{whole['metrics']['mean_dice']:.4g}" in capsys.readouterr().out
+    model = load_model(tmp_path / "whole" / "checkpoint-last.pth", device="cpu")
+    assert "--shape_model" in model.description
+    case = model.read(data / "ball04.npz")
+    latents = model.encode(case)
+    case.meta["annotated_classes"] = [1, 2, 4]
+    assert not torch.equal(model.encode(case), latents)
+
+
+def test_weights_without_a_shape_model_may_start_one_with(data, shapes, tmp_path, capsys):
+    assert main(tiny_arguments(data, tmp_path / "plain", *POINTS, *OBSERVE)) == 0
+    start = ("--init_from", tmp_path / "plain" / "checkpoint-last.pth", "--lr", "0")
+    assert main(tiny_arguments(data, tmp_path / "told", *POINTS, *OBSERVE, *shapes, *start)) == 0
+    plain, told = (load_checkpoint(tmp_path / name / "checkpoint-last.pth") for name in ("plain", "told"))
+    assert plain["metrics"]["mean_dice"] == told["metrics"]["mean_dice"], "whole hearts are encoded as before"
+    assert set(told["model"]) - set(plain["model"]) >= {"proposal_embed", "shape_model.table_VK"}
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (POINTS, "--shape_model: without --observe all of the heart is seen"),
+        ((*POINTS, *OBSERVE, "--model", "learnable_vec8x4_dim32_depth1_nb"), "--shape_model: proposals are points"),
+        ((*POINTS, *OBSERVE, "--shape_model", "nowhere.npz"), "nowhere.npz: no such file; make it again"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(data, shapes, tmp_path, capsys, flags, message):
+    assert run_command(main, tiny_arguments(data, tmp_path / "out", *shapes, *flags)) == EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_other_structures_and_validation_hearts_are_refused(data, tmp_path, capsys):
+    path = tmp_path / "shapes.npz"
+    for names, cases, message in (
+        (["RA", "RV", "PA", "LA"], [], "expected the classes of the training cases"),
+        (NAMES, ["ball00", "ball04"], "made from 1 of the validation cases too, ball04 for example"),
+    ):
+        write_shape_model(path, ball_arrays(), names, {"cases": cases})
+        words = tiny_arguments(data, tmp_path / "out", *POINTS, *OBSERVE, "--shape_model", path)
+        assert run_command(main, words) == EXIT_BAD_INPUT
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1

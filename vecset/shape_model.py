@@ -1,0 +1,72 @@
+"""Makes the linear shape model of a set of training hearts, for main_ae.py --shape_model FILE:
+
+    python -m vecset.shape_model --csv cases/train.csv --output cases/shape_model.npz
+
+What it is: vecset/models/shape_model.py. How it is made: vecset/metrics/shape_model_building.py. Give training hearts
+alone. About a second of one core per heart.
+"""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+ROOT = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a file: the repository's root in place of this folder, whose metrics/ would shadow others
+    sys.path[:] = [ROOT] + [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+
+from vecset.common.arguments import CommandParser, user_path  # noqa: E402
+from vecset.common.cores import limit_threads  # noqa: E402
+from vecset.common.errors import InputError, run_command  # noqa: E402
+from vecset.common.memory import keep_freed_memory  # noqa: E402
+
+MODES = 32
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        "python -m vecset.shape_model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--csv", type=user_path, required=True, help="train.csv of create_csv.py")
+    add("--data_path", type=user_path, help="folder that its files are relative to (default: the CSV's own)")
+    add("--output", type=user_path, required=True, help="npz file to write")
+    add(
+        "--modes", type=int, default=MODES, help=f"modes at most (default: {MODES}); hearts less one where that is less"
+    )
+    add("--hearts", type=int, help="number of training hearts used, evenly chosen (default: all)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = get_parser().parse_args(argv)
+    for flag in ("modes", "hearts"):
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
+            raise InputError(f"--{flag}", "at least 1", getattr(args, flag))
+    limit_threads()  # before torch is imported
+    keep_freed_memory()
+    from tqdm import tqdm
+
+    from vecset.common.atomic import require_writable
+    from vecset.data.listed_case import read_split
+    from vecset.data.shape_model_file import sizes_of, write_shape_model
+    from vecset.inference.decision_tuning_search import evenly_chosen
+    from vecset.metrics.shape_model_building import build_shape_model
+
+    require_writable(args.output.parent, "--output")
+    cases = read_split(args.csv, args.data_path or args.csv.parent, None)
+    chosen = evenly_chosen(cases, args.hearts) if args.hearts else cases
+    first = chosen[0]
+    arrays = build_shape_model(
+        [case.path for case in chosen], first.num_classes, args.modes, functools.partial(tqdm, dynamic_ncols=True)
+    )
+    record = {"cases": [case.case_id for case in chosen]}
+    write_shape_model(args.output, arrays, list(first.class_names), record)
+    sizes = sizes_of(arrays)
+    megabytes = args.output.stat().st_size / 1e6
+    print(f"written: {args.output} ({len(chosen)} hearts, {sizes['modes']} modes, {megabytes:.1f} MB)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
