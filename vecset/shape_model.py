@@ -34,13 +34,14 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--modes", type=int, default=MODES, help=f"modes at most (default: {MODES}); hearts less one where that is less"
     )
+    add("--file_workers", type=int, default=1, help="processes that read hearts (default: 1)")
     add("--hearts", type=int, help="number of training hearts used, evenly chosen (default: all)")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
-    for flag in ("modes", "hearts"):
+    for flag in ("modes", "file_workers", "hearts"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise InputError(f"--{flag}", "at least 1", getattr(args, flag))
     limit_threads()  # before torch is imported
@@ -57,9 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     cases = read_split(args.csv, args.data_path or args.csv.parent, None)
     chosen = evenly_chosen(cases, args.hearts) if args.hearts else cases
     first = chosen[0]
-    arrays = build_shape_model(
-        [case.path for case in chosen], first.num_classes, args.modes, functools.partial(tqdm, dynamic_ncols=True)
-    )
+    bar = functools.partial(tqdm, desc="laid on each other", unit="heart", dynamic_ncols=True)
+    paths = [case.path for case in chosen]
+    arrays = build_shape_model(paths, first.num_classes, args.modes, args.file_workers, bar)
     record = {"cases": [case.case_id for case in chosen]}
     write_shape_model(args.output, arrays, list(first.class_names), record)
     sizes = sizes_of(arrays)

@@ -49,7 +49,7 @@ def test_the_training_command_takes_what_a_recipe_says_for_any_number_of_hearts(
 
 
 def test_a_warm_up_of_the_user_stays():
-    assert training_flags(RECIPES["cpu"], ["--epochs", "400"], 64, 1, 0)["warmup_epochs"] == 5  # the recipe's
+    assert training_flags(RECIPES["cpu"], ["--epochs", "400"], 64, 1, 0)["warmup_epochs"] == 4  # the recipe's
     words = ["--epochs", "3", "--warmup_epochs", "2"]
     given = flags(training_flags(RECIPES["cpu"], words, 64, 1, 0))
     assert training_options([*given, *words])["warmup_epochs"] == 2
@@ -201,3 +201,36 @@ def test_a_network_that_is_trained_to_infer_has_a_stage_that_shows_it(tmp_path):
         assert [s.name for s in Pipeline(args, words, print).stages()] == names
     args.overfit = True
     assert "complete" not in [s.name for s in Pipeline(args, ["--observe", "classes=0.5"], print).stages()]
+
+
+def test_the_recipe_with_a_shape_model_makes_one_where_the_network_uses_it(tmp_path):
+    args = get_parser().parse_args(["--recipe", "cpu", "--output_dir", str(tmp_path)])
+
+    def names(words):
+        pipeline = Pipeline(args, words, print)
+        stages = [stage.name for stage in pipeline.stages()]
+        told = "--shape_model" in pipeline.all_training_words()
+        assert told is ("shapes" in stages)
+        return stages
+
+    assert names([]).index("shapes") == names([]).index("train") - 1
+    learnable = ["--model", "learnable_vec64x8_dim64_depth1_nb"]
+    for words in (["--observe", ""], learnable, ["--network", "parts"]):
+        assert "shapes" not in names(words)
+    mine = tmp_path / "mine.npz"
+    mine.write_bytes(b"shapes")
+    pipeline = Pipeline(args, ["--shape_model", str(mine)], print)
+    assert "shapes" not in [stage.name for stage in pipeline.stages()]
+    before = pipeline.shape_inputs()
+    mine.write_bytes(b"other shapes")
+    assert set(before) == {"--shape_model"} and pipeline.shape_inputs() != before
+    pipeline.cases.mkdir()
+    for name in ("train", "val"):
+        (pipeline.cases / f"{name}.csv").write_text("case_id,file\na,a.npz\nb,b.npz\n")
+    assert "shapes" not in names([]), "two hearts have no shape model"
+
+
+def test_without_muon_in_this_torch_a_recipe_takes_adamw(monkeypatch):
+    assert training_flags(RECIPES["cpu"], [], 64, 1, 0)["optimizer"] == "muon"
+    monkeypatch.setattr("vecset.pipeline.recipes.has_muon", lambda: False)
+    assert training_flags(RECIPES["cpu"], [], 64, 1, 0)["optimizer"] is None

@@ -103,7 +103,7 @@ class Training:
             f"{model}: {parameters / 1e6:.2f} M parameters, {len(self.class_names)} classes; "
             f"{len(self.dataset)} training and {len(self.evaluator.dataset)} validation cases; {self.ranks.size} x "
             f"{self.ranks.device.type}, {self.plan.per_step} cases per step, {self.plan.steps_per_epoch} steps per "
-            f"epoch, lr {self.lr:.3g}, torch {torch.__version__}"
+            f"epoch, {'Muon, ' * (self.args.optimizer == 'muon')}lr {self.lr:.3g}, torch {torch.__version__}"
         )
 
 

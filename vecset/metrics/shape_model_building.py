@@ -10,17 +10,20 @@ maximisation for principal components with values missing (Roweis 1998; Tipping 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from vecset.common.errors import InputError
+from vecset.common.workers import map_files
 from vecset.data.case_file import read_case
 from vecset.imaging.frame import UNIT_RADIUS
 from vecset.metrics.baselines import crop_affine, read_truth
 from vecset.metrics.seen_heart import Grid, Structures, Template, frame_matrix, frame_of, moved
 from vecset.models.shape_model import CLIP
 
+VERSION = 1  # of the method: models of another one are made again
 STEP = 0.05  # of the grids, unit
 TEMPLATE_STEPS, TEMPLATE_MOST = 32, 0.3  # points along the longest side of the grid that hearts are laid on; its reach
 ROUNDS = 2
@@ -50,13 +53,20 @@ class _Heart:
 
 
 def build_shape_model(
-    paths: Sequence[Path], num_classes: int, modes: int, progress: Callable = lambda paths: paths
+    paths: Sequence[Path],
+    num_classes: int,
+    modes: int,
+    file_workers: int = 1,
+    progress: Callable = lambda hearts: hearts,
 ) -> dict[str, np.ndarray]:
-    """The arrays of a `ShapeModel` by its buffers' names, from case files with frame and truth; `progress` wraps lists
-    as they are worked on. At most one mode fewer than there are hearts. InputError for fewer than LEAST_HEARTS."""
+    """The arrays of a `ShapeModel` by its buffers' names, from case files with frame and truth. At most one mode fewer
+    than there are hearts. file_workers: processes that read them; 1: this one; `progress` wraps lists of hearts as they
+    are worked on afterwards. InputError for fewer than LEAST_HEARTS, and for a file that cannot be used."""
     if len(paths) < LEAST_HEARTS:
         raise InputError("a shape model", f"at least {LEAST_HEARTS} training hearts", len(paths), "give more")
-    hearts = [_Heart(Path(path), num_classes) for path in progress(paths)]
+    read = partial(_Heart, num_classes=num_classes)
+    workers = 0 if file_workers == 1 else file_workers
+    hearts = list(map_files(read, list(map(Path, paths)), workers, _killed, desc="hearts", unit="heart").values())
     places = _laid_on_each_other(hearts, progress)
     grids = _grids(hearts, places, num_classes)
     ends = np.cumsum([0] + [int(np.prod(grid.shape)) for grid in grids])
@@ -74,6 +84,10 @@ def build_shape_model(
         "template_CT3": _template(hearts, places, weights, num_classes),
         "known_C": np.isin(np.arange(1, num_classes + 1), [c for heart in hearts for c in heart.classes]),
     }
+
+
+def _killed(path):
+    raise InputError.because(path, "the process that read it was killed (out of memory?)", "use fewer --file_workers")
 
 
 def _laid_on_each_other(hearts, progress):

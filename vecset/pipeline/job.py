@@ -15,6 +15,7 @@ from vecset.pipeline.earlier_stamps import in_present_form
 from vecset.pipeline.options import (
     flags,
     own_model,
+    own_shape_model,
     prepare_arguments,
     prepare_options,
     training_limits,
@@ -24,12 +25,14 @@ from vecset.pipeline.recipes import RECIPES, training_flags
 from vecset.pipeline.stages import PACKAGE, Stage, constant, contents, listing, move_aside
 
 ROOT = PACKAGE.parent
+LEAST_SHAPES = 3  # training hearts of a shape model (metrics/shape_model_building.py)
 # Where each stage's method version stands: beside the code that does the work
 METHODS = {
     "phantoms": ("phantom/population.py", "POPULATION"),
     "prepare": ("data/preparation.py", "VERSION"),
     "splits": ("data/splits.py", "VERSION"),
     "quality": ("quality/case_checks.py", "VERSION"),
+    "shapes": ("metrics/shape_model_building.py", "VERSION"),
     "train": ("engines/loop.py", "VERSION"),
     "calibrate": ("inference/decision_tuning_search.py", "VERSION"),
     "complete": ("report/completion.py", "VERSION"),
@@ -47,7 +50,7 @@ class Pipeline:
         self.labels = args.input_dir.resolve() if args.input_dir else self.out / "labels"
         self.cases, self.quality = self.out / "cases", self.out / "quality"
         self.train, self.reconstruction = self.out / "train", self.out / "reconstruction"
-        self.calibration = self.out / "calibration.json"
+        self.shapes, self.calibration = self.out / "shape_model.npz", self.out / "calibration.json"
         self.completion = self.train / "completion" / "completion.json"  # report.html looks for it there
         self.gpus = find_gpus() if args.recipe in ("auto", "gpu") else 0
         self.ranks = max(1, self.gpus)
@@ -107,7 +110,17 @@ class Pipeline:
         words = [str(word) for word in self.training_words]
         if self.overfit() or not ("observe" in self.recipe.train or any(w.startswith("--observe") for w in words)):
             return False
-        return bool(training_options(self.all_training_words()).get("observe"))
+        return bool(training_options(self.words_without_shapes()).get("observe"))
+
+    def has_shapes(self) -> bool:
+        """Whether a shape model of the training hearts is made for the network: where the recipe has one, the network
+        infers by points, and the user's words name no other. Fewer hearts than it needs are trained on without."""
+        if self.recipe.shapes is None or not self.infers():
+            return False
+        enough = not self.csv_files() or self.training_hearts() >= LEAST_SHAPES
+        options = training_options(self.words_without_shapes())
+        fits = options["anchors"] and options["model"].startswith("point")
+        return enough and fits and own_shape_model(self.training_words) is None
 
     def patient_lines(self) -> list[str]:
         """What there is to say about patients that are on both sides of the split; see `vecset.data.splits`."""
@@ -138,6 +151,7 @@ class Pipeline:
             self.prepare_stage(),
             self.splits_stage(),
             self.quality_stage(),
+            *([self.shapes_stage()] if self.has_shapes() else []),
             self.train_stage(),
             *tuned,
             *inferred,
@@ -244,11 +258,31 @@ class Pipeline:
             ),
         )
 
+    def shapes_stage(self) -> Stage:
+        return self.stage(
+            "shapes",
+            "shape model of the training hearts",
+            inputs=self.listed_cases,
+            options=lambda: self.recipe.shapes,
+            outputs=lambda: self.there(self.shapes),
+            command=lambda resumed: command(
+                "vecset.shape_model",
+                "--csv",
+                self.cases / "train.csv",
+                "--output",
+                self.shapes,
+                *flags({**self.recipe.shapes, "file_workers": self.file_workers}),
+            ),
+        )
+
     def train_stage(self) -> Stage:
         return self.stage(
             "train",
             f"training, recipe {self.recipe_name}",
-            inputs=self.listed_cases,
+            inputs=lambda: {
+                **self.listed_cases(),
+                **self.shape_inputs(),
+            },
             options=lambda: {**training_options(self.all_training_words()), "processes": self.ranks},
             defaults=lambda: training_options([]),
             limits=lambda: training_limits(self.all_training_words()),
@@ -256,6 +290,13 @@ class Pipeline:
             put_away=self.move_training_aside,
             command=self.training_command,
         )
+
+    def shape_inputs(self) -> dict:
+        """The shape model that training uses, by content: this job's, or one that the user's words name."""
+        own = own_shape_model(self.training_words)
+        if own is not None:
+            return {"--shape_model": next(iter(contents([own], own.parent).values()), None)}
+        return contents(self.there(self.shapes), self.out) if self.has_shapes() else {}
 
     def calibrate_stage(self) -> Stage:
         options = {**self.encoding(), **self.recipe.calibrate, "seed": self.args.seed}
@@ -332,6 +373,11 @@ class Pipeline:
 
     def all_training_words(self) -> list:
         """The recipe's options and the user's words for the training command, which come last and win."""
+        shapes = ["--shape_model", self.shapes] if self.has_shapes() else []
+        return [*shapes, *self.words_without_shapes()]
+
+    def words_without_shapes(self) -> list:
+        """`all_training_words` but for the shape model that this job makes."""
         hearts = max(1, self.training_hearts())
         chosen = training_flags(
             self.recipe, self.training_words, hearts, self.ranks, self.args.seed, overfit=self.overfit()

@@ -31,6 +31,7 @@ NOT_IN_TRAINING_RESULT = {
     "wandb",
     "wandb_project",
     "wandb_name",
+    "shape_model",  # a path: what the file holds counts, as an input
 }
 TRAINING_LIMITS = {"max_steps", "max_minutes"}  # how long to train: with a larger one, a run continues
 # {earlier name: present name} of options. Without its entry here, a renamed option makes finished stages run again.
@@ -75,6 +76,19 @@ def training_limits(words) -> dict:
 def own_model(words) -> str | None:
     """The model that a user's words for the training command name, or None where they name none."""
     return _training_arguments(tuple(map(str, words)), model="")["model"] or None
+
+
+def has_muon() -> bool:
+    """Whether this torch has the optimizer Muon (2.9 and later)."""
+    import torch
+
+    return hasattr(torch.optim, "Muon")
+
+
+def own_shape_model(words) -> Path | None:
+    """The file of a shape model that a user's words for the training command name, or None where they name none."""
+    named = _training_arguments(tuple(map(str, words)))["shape_model"]
+    return Path(named).resolve() if named else None
 
 
 def own_epochs(words) -> int | None:

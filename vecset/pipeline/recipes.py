@@ -1,7 +1,7 @@
 """The sizes of the main job, in one place: synthetic hearts, case files, training.
 
 Everything in `train` is a flag of vecset/main_ae.py. Epochs are not fixed: `heart_passes` is the number of training
-hearts times epochs (64 hearts x 150 epochs, say), so that the job takes about as long on one heart as on hundreds. A
+hearts times epochs (64 hearts x 130 epochs, say), so that the job takes about as long on one heart as on hundreds. A
 batch is never larger than the training set. The user's words behind `--` come last on the command line and win.
 """
 
@@ -9,17 +9,17 @@ import math
 from dataclasses import dataclass, field
 
 from vecset.common.cores import usable_cores
-from vecset.pipeline.options import own_epochs, own_model, training_options
+from vecset.pipeline.options import has_muon, own_epochs, own_model, training_options
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One size. phantoms, prepare, train, reconstruct, quality, calibrate: {flag of the stage's command: value}; a
-    value of None leaves the flag out, True gives it without a value. heart_passes: training hearts x epochs; at most
-    max_epochs epochs. warmup_share: part of the epochs in which the learning rate rises; validations: how many during
-    training; val_ratio: share of the hearts that is held out for validation, where the user does not say;
-    file_workers: largest number of processes that is worth starting, None: one per core; about: for --help; remark:
-    what stands above the figures, "": nothing."""
+    """One size. phantoms, prepare, train, reconstruct, quality, calibrate, shapes: {flag of the stage's command:
+    value}; a value of None leaves the flag out, True gives it without a value; shapes None: no shape model.
+    heart_passes: training hearts x epochs; at most max_epochs epochs. warmup_share: part of the epochs in which the
+    learning rate rises; validations: how many during training; val_ratio: share of the hearts that is held out for
+    validation, where the user does not say; file_workers: largest number of processes that is worth starting, None:
+    one per core; about: for --help; remark: what stands above the figures, "": nothing."""
 
     phantoms: dict
     prepare: dict
@@ -33,6 +33,7 @@ class Recipe:
     file_workers: int | None = None
     quality: dict = field(default_factory=dict)
     calibrate: dict = field(default_factory=dict)
+    shapes: dict | None = None
     about: str = ""
     remark: str = ""
 
@@ -66,6 +67,8 @@ def training_flags(
         options |= dict.fromkeys(("augment_rotation", "observe"))
     if training_options(words)["network"] != "joint":  # which alone is told what is seen
         options["observe"] = None
+    if options.get("optimizer") == "muon" and not has_muon():
+        options["optimizer"] = None
     if model:  # which may have fewer latents than the recipe begins with
         options |= dict.fromkeys(("early_latents", "early_share"))
     if model.startswith("learnable"):  # these are for point queries alone
@@ -108,11 +111,13 @@ RECIPES = {
             "point_cloud_size": 2048,
             **_TWO_CORES,
             "observe": "classes=0.25,few=0.05",  # more costs what is given more (docs/log.md, 2026-11-27)
+            "optimizer": "muon",
             "max_minutes": 11,
         },
+        shapes={"modes": 24},
         # more than in training: coronaries gain .04 by points and as much by latents, all classes some
         reconstruct={"num_surface_points": 8192, "num_latents": 512},
-        heart_passes=64 * 150,
+        heart_passes=64 * 130,
         max_epochs=4000,
         warmup_share=0.03,
         validations=3,
