@@ -19,6 +19,7 @@ from vecset.fields.meshes import cube_round, require_mesh_memory
 from vecset.imaging.class_names import file_names
 from vecset.imaging.frame import Frame
 from vecset.imaging.label_map import write_label_map, write_scalar_map
+from vecset.inference.beyond_seen import beyond_line, drawn_beyond
 from vecset.inference.heart_files import (
     PROBABILITY,
     SAMPLES,
@@ -276,6 +277,11 @@ def decode_heart(
             f"note: {case_id}: what is drawn ends {radius_unit / frame.scale:.0f} mm from the middle of what is seen, "
             "as far as the model was trained to infer; more of the heart may lie beyond: give it more structures"
         )
+    if case.truth_crop is not None:  # what was seen is known, place by place
+        seen = [int(c) + 1 for c in np.flatnonzero(is_seen(drawing.states))]
+        line = beyond_line(drawn_beyond(output.labels, frame, case.truth_labels(), case.frame, seen), case.class_names)
+        if line:
+            say(f"note: {case_id}: {line}")
     if (case.whole or case).truth_crop is not None:
         if settings.spacing_mm:
             on_source = decode_label_map(field, case.frame, seed=model.seed).labels
