@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.ball_cases import ball_case
+from helpers.ball_shapes import ball_arrays
 from helpers.formula_hearts import NAMES, make_case, make_heart, sphere_points, write_checkpoint, write_ply
 
 from vecset import info
 from vecset.data.case_file import write_case
+from vecset.data.shape_model_file import write_shape_model
 from vecset.imaging.label_map import write_label_map
 from vecset.inference.latents import write_latents
 from vecset.models.checkpoint import save_checkpoint
@@ -118,3 +120,11 @@ def test_as_a_command(tmp_path, repository):
         [sys.executable, "-m", "vecset.info", tmp_path / "h.npz"], cwd=repository, capture_output=True, text=True
     )
     assert done.returncode == 0 and "a case file" in done.stdout
+
+
+def test_a_shape_model(tmp_path, capsys):
+    path = tmp_path / "shapes.npz"
+    write_shape_model(path, ball_arrays(unknown=(2,)), ["A", "B", "C", "D"], {"cases": ["a", "b", "c", "d"]})
+    out = said(capsys, path)
+    assert "a shape model of hearts" in out and "made from        4 hearts: a, b, c, ..." in out
+    assert "modes            2" in out and "structures       A, B, D (1 more, in no heart)" in out

@@ -1,7 +1,7 @@
 """Describes files in plain words:   python -m vecset.info FILE [FILE ...]
 
-Knows case files (prepare_data.py), checkpoints (main_ae.py), latents (reconstruct.py --latents), label maps and point
-clouds with labels.
+Knows case files (prepare_data.py), checkpoints (main_ae.py), shape models (vecset.shape_model), latents (reconstruct.py
+--latents), label maps and point clouds with labels.
 """
 
 import argparse
@@ -19,7 +19,10 @@ from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.errors import EXIT_BAD_INPUT, InputError, describe_failure, run_command, shown  # noqa: E402
 from vecset.common.npz_file import NPZ_ERRORS, open_npz  # noqa: E402
 
-KINDS = "a case file (.npz), a checkpoint (.pth), latents (latents.npz), a label map or a point cloud with labels"
+KINDS = (
+    "a case file (.npz), a checkpoint (.pth), latents (latents.npz), a shape model (.npz), a label map or a point cloud "
+    "with labels"
+)
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
 VALUES_SHOWN = 60  # of an image; a CT has thousands
 
@@ -57,7 +60,7 @@ def describe(path: Path) -> list[str]:
         return _label_map(path)
     if name.endswith(".npz"):
         members = _members(path)
-        kinds = {"points_mm": _point_cloud, "latents": _latents, "latent_codes": _latents}
+        kinds = {"points_mm": _point_cloud, "latents": _latents, "latent_codes": _latents, "template_CT3": _shape_model}
         return next((describe for member, describe in kinds.items() if member in members), _case)(path)
     return _point_cloud(path) if name.endswith(".ply") else _checkpoint(path)
 
@@ -134,6 +137,21 @@ def _latents(path):
     return _lines(f"{path}: the latents of one heart; `reconstruct.py --latents` decodes them", facts)
 
 
+def _shape_model(path):
+    from vecset.data.shape_model_file import read_shape_model, sizes_of
+
+    arrays, names, record = read_shape_model(path)
+    sizes, cases = sizes_of(arrays), record.get("cases", [])
+    known = [name for name, known in zip(names, arrays["known_C"]) if known]
+    facts = {
+        "made from": f"{len(cases)} hearts: {', '.join(cases[:3])}{', ...' if len(cases) > 3 else ''}",
+        "modes": str(sizes["modes"]),
+        "structures": ", ".join(known) + f" ({len(names) - len(known)} more, in no heart)" * (len(known) < len(names)),
+        "grids": f"{sizes['cells']} points in all, {float(arrays['step']):.3g} apart",
+    }
+    return _lines(f"{path}: a shape model of hearts, for main_ae.py --shape_model", facts)
+
+
 def _point_cloud(path):
     from vecset.imaging.classes import default_class_names
     from vecset.sparse.point_cloud import read_point_cloud
@@ -178,12 +196,15 @@ def _checkpoint(path):
             raise InputError.because(path, "not a file that this program knows", f"give {KINDS}") from None
         raise InputError.because(path, error.problem, f"give {KINDS}") from None
     config, names = checkpoint["model_config"], distinct_names(checkpoint["class_names"])
-    numbers = sum(tensor.numel() for tensor in checkpoint["model"].values())
+    parts = {False: 0, True: 0}  # by whether they are of the shape model
+    for name, tensor in checkpoint["model"].items():
+        parts[name.startswith("shape_model.")] += tensor.numel()
+    shapes = f", and {parts[True] / 1e6:.1f} million of its shape model" if parts[True] else ""
     training = checkpoint.get("args") or {}
     training = training if isinstance(training, dict) else vars(training)
     points, best = training.get("point_cloud_size"), checkpoint.get("best_metric")
     facts = {
-        "model": f"{config['name']}, {numbers / 1e6:.1f} million numbers",
+        "model": f"{config['name']}, {parts[False] / 1e6:.1f} million numbers{shapes}",
         "model options": option_words(config),
         "classes": f"{len(names)}: {', '.join(names)}",
         "--observe": _observed(training.get("observe")),
