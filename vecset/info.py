@@ -20,8 +20,8 @@ from vecset.common.errors import EXIT_BAD_INPUT, InputError, describe_failure, r
 from vecset.common.npz_file import NPZ_ERRORS, open_npz  # noqa: E402
 
 KINDS = (
-    "a case file (.npz), a checkpoint (.pth), latents (latents.npz), a shape model (.npz), a label map or a point cloud "
-    "with labels"
+    "a case file (.npz), a checkpoint (.pth), latents (latents.npz), a shape model (.npz), a label map or a point "
+    "cloud with labels"
 )
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
 VALUES_SHOWN = 60  # of an image; a CT has thousands
