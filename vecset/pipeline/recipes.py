@@ -1,7 +1,7 @@
 """The sizes of the main job, in one place: synthetic hearts, case files, training.
 
 Everything in `train` is a flag of vecset/main_ae.py. Epochs are not fixed: `heart_passes` is the number of training
-hearts times epochs (64 hearts x 130 epochs, say), so that the job takes about as long on one heart as on hundreds. A
+hearts times epochs (64 hearts x 115 epochs, say), so that the job takes about as long on one heart as on hundreds. A
 batch is never larger than the training set. The user's words behind `--` come last on the command line and win.
 """
 
@@ -117,7 +117,7 @@ RECIPES = {
         shapes={"modes": 24},
         # more than in training: coronaries gain .04 by points and as much by latents, all classes some
         reconstruct={"num_surface_points": 8192, "num_latents": 512},
-        heart_passes=64 * 130,
+        heart_passes=64 * 115,
         max_epochs=4000,
         warmup_share=0.03,
         validations=3,
