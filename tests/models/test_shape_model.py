@@ -29,8 +29,9 @@ def seen(weights, classes, turn_deg=(0, 0, 0), scale=1.0, shift=(0, 0, 0), count
 def test_distances_slopes_and_modes_are_those_of_interpolated_grids():
     model, rng = ball_model(), np.random.default_rng(3)
     weights = torch.tensor([[0.7, -1.2]])
-    classes = torch.tensor(rng.integers(0, 4, (1, 300)))
-    at = CENTRES[classes[0]] + rng.uniform(-0.9, 0.9, (300, 3))  # some beyond a structure's grid
+    chosen = rng.integers(0, 4, 300)
+    classes = torch.tensor(chosen[None])
+    at = CENTRES[chosen] + rng.uniform(-0.9, 0.9, (300, 3))  # some beyond a structure's grid
     found = model.distances(torch.tensor(at[None], dtype=torch.float32), classes, weights)
     table, first = model.table_VK.double().numpy(), model.first_C.numpy()
 
@@ -42,16 +43,16 @@ def test_distances_slopes_and_modes_are_those_of_interpolated_grids():
             [ndimage.map_coordinates(grids[..., k], index[:, None], order=1, mode="nearest")[0] for k in range(3)]
         )
 
-    for i, (place, c) in enumerate(zip(at, classes[0].numpy())):
+    for i, (place, c) in enumerate(zip(at, chosen)):
         mean, *modes = reference(place, c)
-        assert found[0][0, i] == pytest.approx(mean + np.dot(modes, weights[0]), abs=1e-4)
+        assert found[0][0, i] == pytest.approx(mean + np.dot(modes, weights[0].numpy()), abs=1e-4)
         np.testing.assert_allclose(found[2][0, i], modes, atol=1e-5)
-    inside = np.flatnonzero(np.abs(at - CENTRES[classes[0]]).max(1) < RADII[classes[0]] + 0.05)
+    inside = np.flatnonzero(np.abs(at - CENTRES[chosen]).max(1) < RADII[chosen] + 0.05)
     for i in inside:
-        if np.abs(((at[i] - model.low_C3[classes[0, i]].numpy()) / STEP) % 1 - 0.5).max() > 0.49:
+        if np.abs(((at[i] - model.low_C3[chosen[i]].numpy()) / STEP) % 1 - 0.5).max() > 0.49:
             continue  # at a wall of a cell the slope jumps
-        ends = [reference(at[i] + 1e-5 * sign * axis, classes[0, i]) for axis in np.eye(3) for sign in (1, -1)]
-        shape = [end[0] + np.dot(end[1:], weights[0]) for end in ends]
+        ends = [reference(at[i] + 1e-5 * sign * axis, chosen[i]) for axis in np.eye(3) for sign in (1, -1)]
+        shape = [end[0] + np.dot(end[1:], weights[0].numpy()) for end in ends]
         slope = np.subtract(shape[::2], shape[1::2]) / 2e-5
         np.testing.assert_allclose(found[1][0, i], slope, atol=2e-3)
 
