@@ -97,6 +97,23 @@ def test_several_hearts_at_once_are_as_one_by_one_and_what_decides_nothing_is_he
     assert all(torch.isfinite(part).all() for part in nothing) and not nothing.weights_BK.any()
 
 
+def test_where_no_finite_fit_is_found_the_start_stays(monkeypatch):
+    model, (points, classes) = ball_model(), seen([0.5, 0], [0, 1, 2])
+    two = torch.cat([points, points]), torch.cat([classes, classes])
+    fine, solve = model.fit(*two), torch.linalg.solve_ex
+
+    def spoiled(*arguments):
+        found, info = solve(*arguments)
+        found[1] = torch.nan  # of the second heart alone
+        return found, info
+
+    monkeypatch.setattr(torch.linalg, "solve_ex", spoiled)
+    found = model.fit(*two)
+    assert torch.equal(found.turn_B33[1], torch.eye(3)) and not found.weights_BK[1].any()
+    assert all(torch.isfinite(part).all() for part in found)
+    np.testing.assert_allclose(found.weights_BK[0], fine.weights_BK[0], atol=1e-5)
+
+
 def test_proposals_are_of_what_is_unknown_or_cut_in_equal_numbers():
     points, classes = seen([0.5, 0.5], [0, 1, 3], count=40)
     features = surface_features(points, classes + 1, 4).expand(3, -1, -1)
@@ -212,6 +229,12 @@ def test_what_is_no_shape_model_is_refused(tmp_path):
     path.write_bytes(b"no zip")
     with pytest.raises(InputError, match="not a shape model"):
         read_shape_model(path)
+    write_shape_model(path, ball_arrays(), NAMES, {})
+    whole = path.read_bytes()
+    for part in (whole[: len(whole) // 2], whole[:900] + bytes(400) + whole[1300:]):
+        path.write_bytes(part)
+        with pytest.raises(InputError, match="not a shape model, or damaged"):
+            read_shape_model(path)
     np.savez(path, a=np.zeros(3))
     with pytest.raises(InputError, match="not a shape model"):
         read_shape_model(path)

@@ -7,6 +7,7 @@ import numpy as np
 
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
+from vecset.common.npz_file import NPZ_ERRORS, open_npz
 from vecset.models.shape_model import ShapeModel
 
 FORMAT = "vecsetx-heart shape model/1"
@@ -27,10 +28,10 @@ def read_shape_model(path: str | Path) -> tuple[dict, list[str], dict]:
     if not path.is_file():
         raise InputError.because(path, "this is a folder" if path.is_dir() else "no such file", _TO_DO)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_npz(path) as file:
             about = json.loads(str(file["about"]))
             arrays = {name: file[name] for name in ARRAYS}
-    except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+    except NPZ_ERRORS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise InputError.because(path, f"not a shape model, or damaged ({reason})", _TO_DO) from None
     if not isinstance(about, dict) or about.pop("format", None) != FORMAT:

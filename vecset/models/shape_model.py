@@ -92,7 +92,7 @@ class ShapeModel(nn.Module):
         """Of the structures `classes_BN` (from 0) at places of the model: their signed distances (B, N), the slopes of
         these (B, N, 3), and the modes there (B, N, K). Beyond a structure's grid, what its border says."""
         cells_BN3 = self.cells_C3[classes_BN]
-        u = (at_BN3 - self.low_C3[classes_BN]) / self.step
+        u = torch.nan_to_num((at_BN3 - self.low_C3[classes_BN]) / self.step)  # a fit that failed is dropped by `fit`
         u = torch.minimum(u.clamp_min(0), (cells_BN3 - 1) * (1 - 1e-6))
         cell = u.floor()
         part = u - cell  # in the cell, 0 to 1
@@ -115,12 +115,13 @@ class ShapeModel(nn.Module):
     def fit(self, points_BN3: torch.Tensor, classes_BN: torch.Tensor) -> ShapeFit:
         """Of points on the surfaces of structures `classes_BN` (from 0). It starts where the bounding ball of what is
         seen lies as that of the same structures of the template does; hearts are taken to lie about as those of
-        training did (within some 40 degrees). Points of structures that the model does not know count nothing."""
-        B, C, K = len(points_BN3), len(self.known_C), self.num_modes
+        training did. Points of structures that the model does not know count nothing. Where no finite fit is found, the
+        start stays."""
+        C, K = len(self.known_C), self.num_modes
         seen_BNC = F.one_hot(classes_BN, C).bool() & self.known_C
         counts_BC = seen_BNC.sum(1)
         weight_BN = (seen_BNC / counts_BC.clamp_min(1).unsqueeze(1)).sum(-1) * (POINTS_WORTH / NOISE**2)
-        fit = self._start(points_BN3, seen_BNC.any(-1), counts_BC > 0)
+        start = fit = self._start(points_BN3, seen_BNC.any(-1), counts_BC > 0)
         hold = torch.cat([torch.full((7,), HOLD), torch.ones(K)]).to(points_BN3)
         for step in range(STEPS):
             turned = fit._turned(points_BN3)
@@ -143,7 +144,8 @@ class ShapeModel(nn.Module):
                 fit.shift_B3 + move[:, :3],
                 fit.weights_BK + move[:, 7:],
             )
-        return ShapeFit(*(torch.nan_to_num(part) for part in fit)) if B else fit
+        found_B = torch.stack([_rows(part).isfinite().all(1) for part in fit]).all(0)
+        return ShapeFit(*(torch.where(_like(found_B, part), part, first) for part, first in zip(fit, start)))
 
     def _start(self, points_BN3, counted_BN, seen_BC):
         """The pose that lays the bounding ball of what is seen on that of the same structures of the template."""
@@ -206,6 +208,15 @@ def with_proposals(model: ShapeModel, surface_BNF: torch.Tensor, states_BC: torc
     places = torch.where(used_B11, surface[:, N:, :3], UNUSED_AT)
     proposed = used_B11.expand(B, P, 1).to(surface.dtype)
     return Proposed(surface, torch.cat([surface_BNF[..., :3], places], 1), F.pad(proposed, (0, 0, N, 0)))
+
+
+def _rows(part):
+    return part.reshape(len(part), -1)
+
+
+def _like(chosen_B, part):
+    """(B, 1, ...) with as many axes as `part`."""
+    return chosen_B.view(-1, *[1] * (part.ndim - 1))
 
 
 def _spread(total, count, device):

@@ -25,7 +25,6 @@ from vecset.pipeline.recipes import RECIPES, training_flags
 from vecset.pipeline.stages import PACKAGE, Stage, constant, contents, listing, move_aside
 
 ROOT = PACKAGE.parent
-LEAST_SHAPES = 3  # training hearts of a shape model (metrics/shape_model_building.py)
 # Where each stage's method version stands: beside the code that does the work
 METHODS = {
     "phantoms": ("phantom/population.py", "POPULATION"),
@@ -117,7 +116,8 @@ class Pipeline:
         infers by points, and the user's words name no other. Fewer hearts than it needs are trained on without."""
         if self.recipe.shapes is None or not self.infers():
             return False
-        enough = not self.csv_files() or self.training_hearts() >= LEAST_SHAPES
+        least = constant(PACKAGE / METHODS["shapes"][0], "LEAST_HEARTS")
+        enough = not self.csv_files() or self.training_hearts() >= least
         options = training_options(self.words_without_shapes())
         fits = options["anchors"] and options["model"].startswith("point")
         return enough and fits and own_shape_model(self.training_words) is None
