@@ -9,11 +9,14 @@
 Rows: nothing left out; each structure alone; the groups of vecset/items/observation.py; what lies beyond a plane with
 10, 20 or 30 % of the heart. Each heart of each row is a line of OUT/rows.jsonl; OUT/table.md is written anew after each
 row. It can be stopped at any moment: the same command goes on. Without lists the hearts are made in OUT: a network that
-is to be compared with the baselines trains on OUT/cases/train.csv, as they do. Progress goes to stderr.
+is to be compared with the baselines trains on OUT/cases/train.csv, as they do. The baselines' figures are lines of
+OUT/baselines.jsonl. They are the same for every network, so --baselines_only makes them while a network still trains,
+and another network in the same folder takes them over once rows.jsonl is moved away. Progress goes to stderr.
 docs/completion.md says what the columns are.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import sys
@@ -42,7 +45,10 @@ def main(argv=None):
     run = Run(args)
     if args.picture:
         return run.picture(args.picture)
-    run.all_rows()
+    if args.baselines_only:
+        run.all_baselines()
+    else:
+        run.all_rows()
     return 0
 
 
@@ -56,6 +62,7 @@ def parse_arguments(argv):
     add("--hearts", type=int, help="only the first N of the unseen hearts (default: all)")
     add("--every", type=int, default=1, help="decode and score every N-th voxel along each axis (default: 1)")
     add("--no_baselines", action="store_true", help="the network alone")
+    add("--baselines_only", action="store_true", help="only the baselines' lines; of --checkpoint only classes count")
     add("--calibration", type=user_path, help="as for reconstruct.py (default: without)")
     add("--num_surface_points", type=int, help="as for reconstruct.py (default: as in training)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
@@ -82,6 +89,10 @@ def parse_arguments(argv):
         raise InputError.because("--train_csv", "no unseen hearts of your own", "give --val_csv or --input")
     if own_hearts and not (args.train_csv or args.no_baselines):
         raise InputError.because("", "the baselines have no training hearts", "give --train_csv, or --no_baselines")
+    if args.baselines_only and (args.no_baselines or args.picture):
+        raise InputError.because(
+            "--baselines_only", "it makes the baselines' lines alone", "leave the other option out"
+        )
     if args.annotated:
         args.annotated = tuple(word.strip() for word in args.annotated.split(",") if word.strip())
     return args
@@ -118,6 +129,7 @@ class Run:
         from vecset.report.completion import UnseenHeart, choices
 
         self.args, self.rows_file = args, args.output_dir / "rows.jsonl"
+        self.baselines_file = args.output_dir / "baselines.jsonl"
         how = {"device": args.device, "num_surface_points": args.num_surface_points, "seed": args.seed}
         self.model = load_model(args.checkpoint, decision_tuning=args.calibration, **how)
         self.plain = load_model(args.plain_checkpoint, **how) if args.plain_checkpoint else None
@@ -155,21 +167,27 @@ class Run:
         wanted = {name for word in self.args.rows for name in sets.get(word, [word])}
         return [choice for choice in every if choice.name in wanted]
 
-    def settings_now(self) -> str:
-        """All that figures depend on but the heart itself, as 16 hex digits."""
+    def settings_now(self, network: bool = True) -> str:
+        """All that figures depend on but the heart itself, as 16 hex digits; network: of the network's, else of the
+        baselines'."""
         from vecset.imaging.label_map import file_sha256
 
         content = {
             "version": VERSION,
-            "checkpoint": self.model.checkpoint_sha256,
-            "plain": self.plain and self.plain.checkpoint_sha256,
-            "calibration": self.model.tuning_sha256,
-            "num_surface_points": self.model.num_surface_points,
             "seed": self.args.seed,
             "every": self.args.every,
             "annotated": self.args.annotated,
             "training": sorted(file_sha256(entry.path) for entry in self.training),
         }
+        if network:
+            content |= {
+                "checkpoint": self.model.checkpoint_sha256,
+                "plain": self.plain and self.plain.checkpoint_sha256,
+                "calibration": self.model.tuning_sha256,
+                "num_surface_points": self.model.num_surface_points,
+            }
+        else:
+            content["classes"] = list(self.model.class_names)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     # --- rows
@@ -177,76 +195,138 @@ class Run:
     def all_rows(self):
         from networks import one_at_a_time
 
-        from vecset.inference.inputs import input_sha256
-
         with one_at_a_time(self.args.output_dir):
-            shas = {heart.entry.case_id: input_sha256(heart.entry) for heart in self.hearts}
-            done = self.done_before(shas)
-            for number, left_out in enumerate(self.choices, 1):
-                for heart in self.hearts:
-                    case_id = heart.entry.case_id
-                    if (left_out.name, case_id) in done:
-                        continue
-                    where = f"[{number}/{len(self.choices)}] {left_out.name}, {case_id}"
-                    started = time.process_time()
-                    record = self.record(left_out, heart)
-                    record |= {"settings": self.settings, "heart_sha256": shas[case_id]}
-                    append_text(self.rows_file, json.dumps(record) + "\n")
-                    say(f"{where}: {told(record)} ({time.process_time() - started:.1f} s of CPU)")
-                self.write_table()
+            done = self.records_before(self.rows_file, self.settings)
+            for number, left_out, heart in self.left_to_do(done):
+                started = time.process_time()
+                record = self.keep(self.rows_file, self.settings, left_out, heart, self.record(left_out, heart))
+                seconds = time.process_time() - started
+                say(f"{self.place(number, left_out, heart)}: {told(record)} ({seconds:.1f} s of CPU)")
+                if heart is self.hearts[-1]:
+                    self.write_table()
             print(self.write_table())
 
-    def done_before(self, shas: dict) -> set:
-        """{(row, heart)} of the lines that are there. InputError where one is of other settings, or of another heart
-        of the same name. A last line that a kill has cut is taken away."""
-        records, whole = read_records(self.rows_file)
+    def all_baselines(self):
+        """The lines of the baselines alone."""
+        from networks import one_at_a_time
+
+        if not self.training:
+            raise InputError.because("--baselines_only", "there are no training hearts", "give --train_csv")
+        with one_at_a_time(self.args.output_dir):
+            for number, left_out, heart in self.left_to_do(self.baselines_before):
+                if not left_out.whole and not heart.lacks(left_out):
+                    started = time.process_time()
+                    found = self.baseline_figures(left_out, heart)
+                    seconds = time.process_time() - started
+                    words = told({"hidden": [self.model.class_names[c - 1] for c in left_out.hidden], **found})
+                    say(f"{self.place(number, left_out, heart)}: {words} ({seconds:.1f} s of CPU)")
+
+    def left_to_do(self, done):
+        """(number of the row from 1, what is left out, heart) of all that is not in `done`, row by row."""
+        for number, left_out in enumerate(self.choices, 1):
+            for heart in self.hearts:
+                if (left_out.name, heart.entry.case_id) not in done:
+                    yield number, left_out, heart
+
+    def place(self, number, left_out, heart) -> str:
+        return f"[{number}/{len(self.choices)}] {left_out.name}, {heart.entry.case_id}"
+
+    @functools.cached_property
+    def hearts_sha256(self) -> dict[str, str]:
+        from vecset.inference.inputs import input_sha256
+
+        return {heart.entry.case_id: input_sha256(heart.entry) for heart in self.hearts}
+
+    @functools.cached_property
+    def baseline_settings(self) -> str:
+        return self.settings_now(network=False)
+
+    @functools.cached_property
+    def baselines_before(self) -> dict:
+        """The lines of the baselines, to which `baseline_figures` adds."""
+        return self.records_before(self.baselines_file, self.baseline_settings)
+
+    def keep(self, path, settings, left_out, heart, record) -> dict:
+        """Adds a line to `path`; returns it."""
+        case_id = heart.entry.case_id
+        place = {"row": left_out.name, "heart": case_id}
+        record = {**place, **record, "settings": settings, "heart_sha256": self.hearts_sha256[case_id]}
+        append_text(path, json.dumps(record) + "\n")
+        return record
+
+    def records_before(self, path: Path, settings: str) -> dict:
+        """{(row, heart): line} of the lines that are there. InputError where one is of other settings, or of another
+        heart of the same name. A last line that a kill has cut is taken away."""
+        records, whole = read_records(path)
         for record in records:
-            if record["settings"] != self.settings:
+            if record["settings"] != settings:
                 raise InputError.because(
-                    self.rows_file,
+                    path,
                     "it has rows of another checkpoint, other training hearts or other options",
                     "give another --output_dir, or move this file elsewhere",
                 )
-            if shas.get(record["heart"], record["heart_sha256"]) != record["heart_sha256"]:
+            if self.hearts_sha256.get(record["heart"], record["heart_sha256"]) != record["heart_sha256"]:
                 raise InputError.because(
-                    self.rows_file,
+                    path,
                     f"its rows of {record['heart']} are of another file of this name",
                     "give another --output_dir, or move this file elsewhere",
                 )
         if not whole:
-            write_text(self.rows_file, "".join(json.dumps(record) + "\n" for record in records))
-        return {(record["row"], record["heart"]) for record in records}
+            write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+        return {(record["row"], record["heart"]): record for record in records}
 
     def record(self, left_out, heart) -> dict:
         """The line of one heart in one row."""
-        from vecset.report.completion import dice_by_name, in_whole_frame, infer, pooled_dice, with_given
+        from vecset.report.completion import in_whole_frame, infer, pooled_dice, with_given
 
         names, case_id = self.model.class_names, heart.entry.case_id
-        record = {"row": left_out.name, "heart": case_id, "hidden": [names[c - 1] for c in left_out.hidden]}
+        record = {"hidden": [names[c - 1] for c in left_out.hidden]}
         reason = heart.lacks(left_out)
         if reason:
             return {**record, "skipped": reason}
         case, whole = heart.case(left_out), heart.whole
         truth, given = whole.truth_labels(), heart.given(left_out)
-        record |= {"given": [names[c - 1] for c in given], "dice": {}, "pooled": {}}
+        record["given"] = [names[c - 1] for c in given]
         region = heart.beyond(left_out) if left_out.cut else None
         answers = {"network": infer(self.model, case, case_id, say=say)}
         if not left_out.whole:
             answers["network_whole_frame"] = infer(self.model, in_whole_frame(case), case_id, say=say)
         elif self.plain:
             answers["plain"] = infer(self.plain, case, case_id, say=say)
+        if left_out.hidden:
+            hidden = left_out.hidden
+            answers |= {f"{name}_pasted": with_given(a, truth, given, hidden) for name, a in answers.items()}
+        record |= self.figures(answers, left_out, whole, region)
         if not left_out.whole and self.training:
-            answers |= self.baseline_answers(left_out, heart, given)
-        for name, labels in answers.items():
-            record["dice"][name] = dice_by_name(whole, labels, region)
-            if left_out.cut:
-                record["pooled"][name] = pooled_dice(whole, labels, region)
-            if left_out.hidden and name.startswith("network"):
-                pasted = with_given(labels, truth, given, left_out.hidden)
-                record["dice"][f"{name}_pasted"] = dice_by_name(whole, pasted, classes=left_out.hidden)
+            for key, figures in self.baseline_figures(left_out, heart).items():
+                record[key] |= figures
         if left_out.cut:  # of what is seen, on this side
             record["seen"] = pooled_dice(whole, answers["network"], ~region)
         return record
+
+    def figures(self, answers, left_out, whole, region) -> dict:
+        """dice {name: {class name: Dice}} of label maps {name: labels}; pooled {name: Dice} where a plane cuts."""
+        from vecset.report.completion import dice_by_name, pooled_dice
+
+        found = {"dice": {}, "pooled": {}}
+        for name, labels in answers.items():
+            hidden = left_out.hidden if name.endswith("_pasted") else None
+            found["dice"][name] = dice_by_name(whole, labels, region, hidden)
+            if left_out.cut:
+                found["pooled"][name] = pooled_dice(whole, labels, region)
+        return found
+
+    def baseline_figures(self, left_out, heart) -> dict:
+        """`figures` of the baselines: those of an earlier run, or made and kept."""
+        place = left_out.name, heart.entry.case_id
+        if place not in self.baselines_before:
+            answers = self.baseline_answers(left_out, heart, heart.given(left_out))
+            region = heart.beyond(left_out) if left_out.cut else None
+            found = self.figures(answers, left_out, heart.whole, region)
+            self.baselines_before[place] = self.keep(
+                self.baselines_file, self.baseline_settings, left_out, heart, found
+            )
+        return {key: self.baselines_before[place][key] for key in ("dice", "pooled")}
 
     def baseline_answers(self, left_out, heart, given) -> dict:
         """{name: labels on the grid that is scored} of the baselines, which see the heart on its own grid."""

@@ -120,6 +120,25 @@ def test_the_whole_table(made, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_baselines_are_made_once_for_all_networks(made, tmp_path, capsys):
+    """Made alone, they are those of a whole run, and a network finds them."""
+    words = options(made, tmp_path / "alone", "--every", 2, "--rows", "RV", "cut20")
+    assert completion.main([*words, "--baselines_only"]) == 0
+    made_before, _ = tables.read_records(tmp_path / "alone" / "baselines.jsonl")
+    assert len(made_before) == 4 and not (tmp_path / "alone" / "rows.jsonl").exists()
+    with pytest.raises(InputError, match="other training hearts or other options"):
+        completion.main([*options(made, tmp_path / "alone", "--every", 1, "--rows", "RV"), "--baselines_only"])
+    assert completion.main(words) == 0
+    rows, _ = tables.read_records(tmp_path / "alone" / "rows.jsonl")
+    assert tables.read_records(tmp_path / "alone" / "baselines.jsonl")[0] == made_before  # none was made again
+    fresh = [str(tmp_path / "fresh") if word == str(tmp_path / "alone") else word for word in words]
+    assert completion.main(fresh) == 0
+    again, _ = tables.read_records(tmp_path / "fresh" / "rows.jsonl")
+    assert rows == again and {"posterior_shape", "network"} <= set(rows[0]["dice"])
+    assert rows[0]["pooled"] == {} and "posterior_shape" in rows[-1]["pooled"]
+
+
+@pytest.mark.slow
 def test_hearts_that_it_makes(tmp_path, capsys):
     write_checkpoint(tmp_path / "checkpoint.pth", classes=10, names=list(HEART_CLASSES), states=True)
     words = ["--checkpoint", tmp_path / "checkpoint.pth", "--output_dir", tmp_path / "out", "--device", "cpu"]
