@@ -145,8 +145,8 @@ class Run:
 
         with one_at_a_time(self.args.output_dir):
             done = self.done_before()
-            for number, heart in enumerate(self.hearts):
-                case_id, left_out = heart.entry.case_id, self.choices[number % len(self.choices)]
+            for number, left_out, heart in self.pairs():
+                case_id = heart.entry.case_id
                 if case_id in done:
                     continue
                 started = time.process_time()
@@ -156,9 +156,16 @@ class Run:
                 append_text(self.lines, json.dumps(record) + "\n")
                 told = reason or ", ".join(f"{name} {value:.2f}" for name, value in record["energy"].items())
                 say(
-                    f"[{number + 1}/{len(self.hearts)}] {case_id} without {left_out.name}: {told} "
+                    f"[{number}/{len(self.hearts)}] {case_id} without {left_out.name}: {told} "
                     f"({time.process_time() - started:.1f} s of CPU)"
                 )
+
+    def pairs(self):
+        """(number from 1, what is left out, heart): the hearts of a choice one after the other, so that the baseline
+        is fitted once for each choice."""
+        several = len(self.choices)
+        order = [(left_out, heart) for k, left_out in enumerate(self.choices) for heart in self.hearts[k::several]]
+        return [(number, *pair) for number, pair in enumerate(order, 1)]
 
     def done_before(self):
         records, whole = read_records(self.lines)
@@ -227,11 +234,8 @@ class Run:
         seen = SeenHeart.of(original.truth_labels(), original.frame.affine, given, left_out.hidden, heart.entry.case_id)
         answer = fitted.answer(seen)
         rng = random_stream(self.args.seed, 0, heart.entry.case_id, "posterior shape")
-        draws = [labels[::n, ::n, ::n] for labels in answer.samples("posterior_shape", count, rng)]
-        return {
-            "posterior": np.stack(draws),
-            "posterior_one": answer.labels("posterior_shape")[::n, ::n, ::n][None],
-        }
+        draws = answer.samples("posterior_shape", count, rng, every=n)
+        return {"posterior": np.stack(list(draws)), "posterior_one": answer.labels("posterior_shape", every=n)[None]}
 
     def write_table(self) -> str:
         """Writes answers.md; returns its text."""

@@ -347,7 +347,7 @@ class Run:
         fitted = self.baselines.fit(given, left_out.hidden)
         seen = SeenHeart.of(original.truth_labels(), original.frame.affine, given, left_out.hidden, heart.entry.case_id)
         answer = fitted.answer(seen)
-        return {name: answer.labels(name)[::n, ::n, ::n] for name in NAMES}
+        return {name: answer.labels(name, every=n) for name in NAMES}
 
     def cut_baselines(self, classes: tuple):
         """The baselines for cut hearts of these classes; the last ones are kept."""

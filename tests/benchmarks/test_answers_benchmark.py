@@ -89,6 +89,16 @@ def test_a_tiny_network_beside_the_posterior_shape_model(made, tmp_path, capsys)
         module.main(options(made, out, "--samples", 20, "--every", 2))
 
 
+def test_hearts_of_a_choice_follow_one_another():
+    """The same choice for a heart whatever the number of hearts, each heart once."""
+    run = module.Run.__new__(module.Run)
+    run.choices, run.hearts = ["a", "b", "c"], list(range(8))
+    pairs = run.pairs()
+    assert [number for number, *_ in pairs] == list(range(1, 9))
+    assert [choice for _, choice, _ in pairs] == sorted(choice for _, choice, _ in pairs)
+    assert {heart: choice for _, choice, heart in pairs} == {k: "abc"[k % 3] for k in range(8)}
+
+
 def test_what_cannot_be_is_one_line(made, tmp_path):
     with pytest.raises(InputError, match="it gives one answer"):
         module.main(options(made, tmp_path / "out", run="one"))

@@ -81,6 +81,18 @@ def test_what_the_given_part_does_not_tell_is_average_and_its_spread_is_honest(f
     np.testing.assert_array_equal(again, drawn[:2])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_second_voxel_is_that_of_the_whole_grid(fitted, name):
+    case = bodies_case(12.0, loose_mm=9, order=(2, 0, 1), spacing=(1.5, 2.0, 2.6), turn_deg=20)
+    answer = fitted.answer(SeenHeart.of_case(case, (INNER, 4), HIDDEN))
+    for found, whole in (
+        (answer.labels(name, every=2), answer.labels(name)),
+        *(zip(*(answer.samples(name, 2, np.random.default_rng(1), every=every) for every in (2, 1)))),
+    ):
+        # a voxel at which two scores are equal but for rounding may change
+        assert np.count_nonzero(found != whole[::2, ::2, ::2]) <= 1 and np.isin(HIDDEN, found).all()
+
+
 def test_nearest_heart_has_the_most_alike_given_part(fitted, paths):
     case = bodies_case(RADII_MM[6] + 0.1, loose_mm=5, spacing=(1.8, 1.8, 2.2))
     answer = fitted.answer(SeenHeart.of_case(case, (INNER, 4), HIDDEN))

@@ -266,56 +266,64 @@ class Answer:
         given = self.fitted.distances[:, : len(self.fitted.given)].reshape(len(self.fitted.hearts), -1)
         return np.argsort([float(((row - self._distances) ** 2).mean()) for row in given], kind="stable")
 
-    def labels(self, name: str, whole: bool = False) -> np.ndarray:
-        """(X, Y, Z) u8 on the heart's own grid: the one answer of baseline `name`, one of `NAMES`. The given structures
-        are as given, and the others are inferred around them; whole: the baseline's own given structures, too."""
+    def labels(self, name: str, whole: bool = False, every: int = 1) -> np.ndarray:
+        """(X, Y, Z) u8 on the heart's own grid, or on every n-th voxel of it along each axis, from the first on: the
+        one answer of baseline `name`, one of `NAMES`. The given structures are as given, and the others are inferred
+        around them; whole: the baseline's own given structures, too."""
         fitted = self.fitted
         if name == "mean_shape":
-            return self._from_scores(-fitted.shares, fitted.thresholds_share, -1, whole)
+            return self._from_scores(-fitted.shares, fitted.thresholds_share, -1, whole, every)
         if name == "nearest_heart":
-            return self._from_heart(self.nearest()[0], whole)
+            return self._from_heart(self.nearest()[0], whole, every)
         if name == "posterior_shape":
-            return self._from_scores(fitted.model.predict(self._distances), fitted.thresholds_distance, 1, whole)
+            shape = fitted.model.predict(self._distances)
+            return self._from_scores(shape, fitted.thresholds_distance, 1, whole, every)
         raise ValueError(f"{name}: want one of {', '.join(NAMES)}")
 
-    def samples(self, name: str, n: int, rng: np.random.Generator, whole: bool = False) -> Iterator[np.ndarray]:
+    def samples(
+        self, name: str, n: int, rng: np.random.Generator, whole: bool = False, every: int = 1
+    ) -> Iterator[np.ndarray]:
         """n answers as `labels` gives one, in the order drawn: of mean_shape a training heart, of nearest_heart one of
         the `NEAREST` nearest (none twice where there are enough), of posterior_shape a draw from the posterior, cut
         where draws for training hearts have the right volume."""
         fitted = self.fitted
         if name == "posterior_shape":
             for shape in fitted.model.samples(self._distances, n, rng):
-                yield self._from_scores(shape, fitted.sample_thresholds, 1, whole)
+                yield self._from_scores(shape, fitted.sample_thresholds, 1, whole, every)
             return
         if name not in NAMES:
             raise ValueError(f"{name}: want one of {', '.join(NAMES)}")
         order = self.nearest()
         some = order[:NEAREST] if name == "nearest_heart" else np.sort(order)
         for row in rng.permutation(some[draw_rows(rng, len(some), n)]):
-            yield self._from_heart(row, whole)
+            yield self._from_heart(row, whole, every)
 
-    def _from_heart(self, row, whole):
-        heart = self.fitted.hearts[row]
-        to_heart = np.linalg.inv(heart.affine) @ np.linalg.inv(self.fitted.places[row]) @ self.place @ self.seen.affine
+    def _grid(self, every):
+        """The labels that are seen and the affine, of every n-th voxel."""
+        return self.seen.labels[::every, ::every, ::every], self.seen.affine @ np.diag([every, every, every, 1.0])
+
+    def _from_heart(self, row, whole, every=1):
+        heart, (seen, affine) = self.fitted.hearts[row], self._grid(every)
+        to_heart = np.linalg.inv(heart.affine) @ np.linalg.inv(self.fitted.places[row]) @ self.place @ affine
         keep = np.zeros(256, np.uint8)
         keep[list(self.fitted.hidden)] = self.fitted.hidden
         if whole:
             keep[list(self.fitted.given)] = self.fitted.given
-        found = keep[resample_nearest(heart.labels, to_heart, self.seen.labels.shape)]
-        return found if whole else np.where(self.seen.labels > 0, self.seen.labels, found)
+        found = keep[resample_nearest(heart.labels, to_heart, seen.shape)]
+        return found if whole else np.where(seen > 0, seen, found)
 
-    def _from_scores(self, scores, thresholds, sign, whole):
+    def _from_scores(self, scores, thresholds, sign, whole, every=1):
         """The class with the lowest score less its cut, where that is below 0; scores (classes * P,) or (classes, P)
         on the grid, interpolated. sign: of the thresholds."""
-        fitted = self.fitted
+        fitted, (seen, affine) = self.fitted, self._grid(every)
         scores = np.asarray(scores).reshape(len(fitted.classes), *fitted.grid.shape)
-        best = np.zeros(self.seen.labels.shape, np.float32)
-        found = np.zeros(self.seen.labels.shape, np.uint8)
-        to_aligned = self.place @ self.seen.affine
+        best = np.zeros(seen.shape, np.float32)
+        found = np.zeros(seen.shape, np.uint8)
+        to_aligned = self.place @ affine
         first = 0 if whole else len(fitted.given)
         for c, field in zip(fitted.classes[first:], scores[first:]):
             self._put(c, field - np.float32(sign * thresholds[c]), to_aligned, best, found)
-        return found if whole else np.where(self.seen.labels > 0, self.seen.labels, found)
+        return found if whole else np.where(seen > 0, seen, found)
 
     def _put(self, c, field, to_aligned, best, found):
         """Writes class c into `found` where its field (on the grid) is below `best`."""
