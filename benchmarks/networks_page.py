@@ -351,7 +351,7 @@ def draw_comparison(
 
     truth_ras, affine_ras = pictures.to_ras(truth, affine)
     volumes = {name: pictures.to_ras(volume, affine)[0] for name, volume in maps.items()}
-    spacing_mm, colours = pictures.spacing_of(affine_ras), class_colours(len(class_names))
+    spacing_mm, colours = pictures.spacing_of(affine_ras), class_colours(class_names)
     compared = list(volumes.values()) if len(volumes) > 1 else [truth_ras, *volumes.values()]
     indices = {plane: most_different_index(compared, plane) for plane in planes}
     boxes = {

@@ -9,7 +9,7 @@ from helpers.report_run import SPACING_MM, heart_labels, numbers, spoiled
 from PIL import Image
 from skimage.color import rgb2lab
 
-from vecset.imaging.classes import BACKGROUND_COLOUR, class_colours, rgb
+from vecset.imaging.classes import BACKGROUND_COLOUR, HEART16_CLASSES, class_colours, rgb
 from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 from vecset.report import hearts as hearts_module
 from vecset.report.charts import ERROR_BANDS, error_scale
@@ -45,9 +45,10 @@ NO_CONE = {
         (class_colours(3), 20),
         (class_colours(7), 15),
         (class_colours(10), 10),
+        (class_colours(HEART16_CLASSES), 10),
         ([BACKGROUND_COLOUR, *DIFFERENCE.values()], 13),
     ],
-    ids=["3 classes", "7 classes", "10 classes", "differences"],
+    ids=["3 classes", "7 classes", "10 classes", "16 classes", "differences"],
 )
 def test_colour_blind_people_tell_the_colours_apart(lacks, colours, least):
     """The smallest distance between two of the colours in Lab (about 2.3 is just noticed by the normal eye)."""

@@ -80,7 +80,7 @@ class Progress:
         )
         values = {**numbers, **self._weighted(numbers), **dice}
         self.log.record("val", state.global_step, values, epoch=state.epoch, per_class=per_class)
-        picture = slice_picture(results["slices"], len(self.training.class_names))
+        picture = slice_picture(results["slices"], self.training.class_names)
         self.log.picture("val/slices", picture, state.global_step)
 
     def close(self) -> None:

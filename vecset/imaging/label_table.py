@@ -46,7 +46,7 @@ def name_extension(class_names: list[str | None]) -> nib.nifti1.Nifti1Extension:
     root = ElementTree.Element("CaretExtension")
     volume = ElementTree.SubElement(root, "VolumeInformation", Index="0")
     table = ElementTree.SubElement(volume, "LabelTable")
-    for c, (name, colour) in enumerate(zip(class_names, class_colours(len(class_names))), 1):
+    for c, (name, colour) in enumerate(zip(class_names, class_colours(class_names)), 1):
         if name is None:
             continue
         red, green, blue = (f"{value / 255:.6f}" for value in rgb(colour))
@@ -258,7 +258,7 @@ def write_segmentation_nrrd(
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
     extent = " ".join(f"0 {n - 1}" for n in labels.shape)
-    colours = class_colours(len(class_names))
+    colours = class_colours(class_names)
     named = [(c, name, colours[c - 1]) for c, name in enumerate(class_names, 1) if name is not None]
     for n, (c, name, colour) in enumerate(named):
         segment = {

@@ -3,7 +3,7 @@
 One convention for every picture (quality check, overview, reports, training log): the patient's right, or front, is on
 the left, and up is up. `vecset/report/pictures.py` draws with it on axes in mm."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -41,9 +41,9 @@ def difference_kinds(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return kinds
 
 
-def slice_picture(slices: list[list[np.ndarray]], num_classes: int, zoom: int = 3) -> np.ndarray:
+def slice_picture(slices: list[list[np.ndarray]], class_names: Sequence[str], zoom: int = 3) -> np.ndarray:
     """slices: rows of (G, G) u8 label planes of unit space (x, y) -> (H, W, 3) u8, each voxel `zoom` pixels wide,
     background white. x grows to the right here: the training log shows the model's own space, not the patient."""
     rows = [np.concatenate([np.pad(plane.T[::-1], 1) for plane in row], 1) for row in slices]
     labels = np.concatenate(rows, 0).repeat(zoom, 0).repeat(zoom, 1)
-    return colour_table(class_colours(num_classes), "#FFFFFF")[labels]
+    return colour_table(class_colours(class_names), "#FFFFFF")[labels]

@@ -1,51 +1,32 @@
 """Names of heart structures as data sets and programs write them: which class a name stands for, when two are equal.
+The names and aliases are those of the tables of vecset/imaging/classes.py.
 
 `class_of` knows a structure by the words of its name, in any order and spelling: "LV", "Left ventricle",
 "heart_ventricle_left", "LV blood pool" and "LeftVentricle" are LV. A name with a word that it does not know stands for
-nothing ("LV infarct", "RV myocardium", "lung left"), and so does one that fits several classes ("ventricle", "heart").
+nothing ("LV infarct", "lung left"), and so does one that fits several classes ("ventricle", "heart").
 """
 
 import re
 import unicodedata
 from collections.abc import Sequence
 
+from vecset.imaging.classes import STRUCTURES
+
 # What may stand beside any name without changing it, and beside that of a chamber (its inside).
 _FILLERS = frozenset(["heart", "hearts", "cardiac", "human", "of", "the"])
 _INSIDE = frozenset(["cavity", "blood", "pool", "bloodpool", "lumen", "chamber"])
 _CHAMBERS = ("LA", "LV", "RA", "RV")
-# The words of each class, in any order. The first column names classes of vecset/imaging/classes.py.
-_WORDS = {
-    "Myocardium": (
-        "myocardium, myocard, myo, lv myocardium, lv myo, lvm, lvmyo, mlv, left ventricle myocardium, "
-        "left ventricular myocardium, left ventricle wall, left ventricular wall, lv wall"
-    ),
-    "LA": "la, left atrium, left atrial, left atria, lac, labp",
-    "LV": "lv, left ventricle, left ventricular, lvc, lvbp",
-    "RA": "ra, right atrium, right atrial, right atria, rac, rabp",
-    "RV": "rv, right ventricle, right ventricular, rvc, rvbp",
-    "Aorta": "aorta, ao, ascending aorta",
-    "PA": "pa, mpa, pulmonary artery, pulmonary arteries, pulmonary trunk, main pulmonary artery",
-    "LAA": (
-        "laa, la appendage, left atrial appendage, left atrium appendage, appendage atrial left, left auricle, "
-        "left atrial auricle, left auricular appendage"
-    ),
-    "Coronary": (
-        "coronary, coronaries, coronary artery, coronary arteries, coronary tree, left coronary artery, "
-        "left coronary, right coronary artery, right coronary, lca, rca"
-    ),
-    "PV": (
-        "pv, pvs, pulmonary vein, pulmonary veins, left pulmonary vein, left pulmonary veins, right pulmonary vein, "
-        "right pulmonary veins, left superior pulmonary vein, left inferior pulmonary vein, "
-        "right superior pulmonary vein, right inferior pulmonary vein, lspv, lipv, rspv, ripv"
-    ),
+_BY_WORDS = {
+    frozenset(alias.split()): name
+    for name, known in STRUCTURES.items()
+    for alias in (name.casefold().replace("_", " "), *known["aliases"])
 }
-_BY_WORDS = {frozenset(n.split()): c for c, names in _WORDS.items() for n in names.split(", ")}
 _JOINED = {  # names of two or more words written as one: "leftventricle"
-    "".join(order): c
-    for c, names in _WORDS.items()
-    for n in names.split(", ")
-    for order in (n.split(), n.split()[::-1], n.split()[1:] + n.split()[:1])
-    if len(order) > 1
+    "".join(order): name
+    for name, known in STRUCTURES.items()
+    for n in map(str.split, known["aliases"])
+    for order in (n, n[::-1], n[1:] + n[:1])
+    if len(n) > 1
 }
 # What programs call a segment that nobody named: "Segment_1", "label 3", "L1.0", "7".
 _AUTOMATIC = re.compile(
@@ -66,6 +47,8 @@ TOTALSEGMENTATOR = {
     "coronary": "Coronary",
     "coronary_arteries": "Coronary",
     "pulmonary_vein": "PV",
+    "superior_vena_cava": "SVC",
+    "inferior_vena_cava": "IVC",
 }
 # How --structures may say which class a file of one structure stands for.
 FILE_PRESETS = {
@@ -82,12 +65,12 @@ def name_key(name: str) -> str:
 
 
 def class_of(name: str) -> str | None:
-    """The class of `HEART_CLASSES` (vecset/imaging/classes.py) that the name of a structure stands for, e.g. "LV" for
-    "heart_ventricle_left"; None where it is unknown or fits several."""
+    """The structure of HEART16_CLASSES (vecset/imaging/classes.py) that the name of a structure stands for, e.g. "LV"
+    for "heart_ventricle_left"; None where it is unknown or fits several."""
     plain = unicodedata.normalize("NFKC", str(name))
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)  # LeftVentricle
     for text in (apart, plain):
-        words = frozenset(re.findall(r"[^\W_]+", text.casefold())) - _FILLERS
+        words = _words(text)
         found = _BY_WORDS.get(words)
         if found is None and _BY_WORDS.get(words - _INSIDE) in _CHAMBERS:
             found = _BY_WORDS[words - _INSIDE]
@@ -98,17 +81,36 @@ def class_of(name: str) -> str | None:
     return None
 
 
+def _words(text):
+    return frozenset(re.findall(r"[^\W_]+", text.casefold())) - _FILLERS
+
+
 def is_automatic(name: str) -> bool:
     """Whether a program made this name up, so that it says nothing: "", "Segment_1", "label 3", "L1.0", "7"."""
     return _AUTOMATIC.fullmatch(name_key(name)) is not None
 
 
+def alias_key(name: str) -> frozenset:
+    """Equal for texts that are one alias of a project's table: the same words, in any order and case."""
+    words = frozenset(re.findall(r"[^\W_]+", name_key(name)))
+    return words or frozenset([name_key(name)])
+
+
 def class_named(name: str, class_names: Sequence[str]) -> int | None:
-    """The id 1..C of the class among `class_names` (C,) that `name` stands for: the one of the same name, else the only
-    one that stands for the same structure; None where there is none."""
+    """The id 1..C of the class among `class_names` (C,) that `name` stands for: the one of the same name, else the one
+    with that alias in the project's table (`ClassNames`), else the only one that stands for the same structure; None
+    where there is none."""
     keys = [name_key(own) for own in class_names]
     if keys.count(name_key(name)) == 1:
         return keys.index(name_key(name)) + 1
+    aliases = getattr(class_names, "aliases", {})
+    of_table = [c for c, own in enumerate(class_names, 1) if alias_key(name) in map(alias_key, aliases.get(own, ()))]
+    if len(of_table) == 1:
+        return of_table[0]
     structure = class_of(name)
-    alike = [c for c, own in enumerate(class_names, 1) if structure and class_of(own) == structure]
+    alike = [
+        c
+        for c, own in enumerate(class_names, 1)
+        if structure and structure in map(class_of, (own, *aliases.get(own, ())))
+    ]
     return alike[0] if len(alike) == 1 else None

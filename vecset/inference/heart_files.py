@@ -95,7 +95,7 @@ def write_meshes(
         write_mesh(folder / files[-1], as_lps(mesh) if settings.lps else mesh)
     if meshes:
         files.append(SCENE)
-        write_mesh(folder / SCENE, scene_of(meshes, _told(class_names), class_colours(len(class_names))))
+        write_mesh(folder / SCENE, scene_of(meshes, _told(class_names), class_colours(class_names)))
     return files
 
 

@@ -10,10 +10,9 @@ import numpy as np
 
 from vecset.common.atomic import require_writable
 from vecset.common.errors import InputError, describe_failure
-from vecset.imaging.classes import class_colours
 from vecset.imaging.slice_picture import DIFFERENCE
 from vecset.metrics.overlap import counted_value
-from vecset.report.figures import MEAN, UNION, boxes, column, read_figures
+from vecset.report.figures import MEAN, UNION, boxes, colours_of, column, read_figures
 from vecset.report.hearts import heart_content
 from vecset.report.page import mean_dice, read_reconstruction, shown_settings, write_results_page
 
@@ -39,7 +38,7 @@ def write_comparison(run_a, run_b, output_dir, truth_of=None, faults=None):
     if not cases:
         raise InputError.because(folders[1], f"no heart in common with {folders[0]}", "reconstruct the same hearts")
     names = run_names(folders)
-    colours = class_colours(max(c for c, _ in figures[0]["classes"]))
+    colours = colours_of(figures[0])
     truth_of, note = (truth_of, None) if truth_of else stored_truths(figures)
     hearts, missed = [], []
     for what, case in chosen(figures, cases):

@@ -45,7 +45,7 @@ def write_examples(
         left = [heart for heart in left or hearts if heart is not fits[0]]
         shown.append((left_out, fits[0], infer(model, fits[0].case(left_out), fits[0].entry.case_id)))
     if shown:
-        write_picture(path, shown, model.class_names, class_colours(len(model.class_names)))
+        write_picture(path, shown, model.class_names, class_colours(model.class_names))
     return [(left_out.name, heart.entry.case_id) for left_out, heart, _ in shown]
 
 

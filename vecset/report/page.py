@@ -11,12 +11,11 @@ import nibabel
 import numpy as np
 
 from vecset.common.errors import InputError, describe_failure
-from vecset.imaging.classes import class_colours
 from vecset.imaging.resampling import resample_nearest
 from vecset.imaging.slice_picture import DIFFERENCE
 from vecset.report.charts import NOT_COMPARED, SEEN, box_chart, scene_style, training_charts
 from vecset.report.completion_section import completion_of
-from vecset.report.figures import boxes, read_figures, table, training_curves
+from vecset.report.figures import boxes, colours_of, read_figures, table, training_curves
 from vecset.report.hearts import MAX_TRIANGLES, heart_content
 from vecset.report.render import as_json, deflated, write_page
 from vecset.report.samples import read_spread, volumes_shown
@@ -56,7 +55,7 @@ def write_html_report(output_dir, run_dir=None, truth_of=None, chosen=None, faul
     (the page says so too), or None. InputError where the folder holds no figures."""
     output_dir = Path(output_dir)
     figures = read_figures(output_dir)
-    colours = class_colours(max(c for c, _ in figures["classes"]))
+    colours = colours_of(figures)
     hearts, missed = [], []
     for what, case_id in chosen or best_median_worst(mean_dice(figures)):
         try:

@@ -70,7 +70,7 @@ def write_distributions(path, reports):
 
 def _class_panel(axis, reports, keys, title):
     names = max((r.class_names for r in reports), key=len)
-    colours = class_colours(len(names))
+    colours = class_colours(names)
     markers = {"surface": "o", "near": "^", "inside": "s", "near_outside": "o"}
     rng = np.random.default_rng(0)
     for offset, key in zip(np.linspace(-0.25, 0.25, len(keys)) if len(keys) > 1 else [0], keys):
@@ -131,7 +131,7 @@ def write_slices(path, case, title, detailed=False):
     affine[:3, 3] = case.frame.voxel_to_mm(case.truth_origin)  # of the crop, whose voxel 0 is the origin
     labels_ras, affine_ras = to_ras(case.truth_crop, affine)
     spacing_mm, to_voxel = spacing_of(affine_ras), np.linalg.inv(affine_ras)
-    colours = class_colours(case.num_classes)
+    colours = class_colours(case.class_names)
     to_source = np.linalg.inv(case.frame.affine) @ affine_ras  # voxel of the turned crop -> voxel of the source image
     padded = np.pad(labels_ras, _MARGIN)
     rows = (("surface",), ("near",), ("vol",)) if detailed else (("vol", "near"),)

@@ -71,7 +71,7 @@ def write_results(
             faults.append(describe_failure(f"{OVERVIEW}: {case_id}", error))
     try:
         if pictures:
-            write_overview(output_dir / OVERVIEW, pictures, class_names, class_colours(len(class_names)))
+            write_overview(output_dir / OVERVIEW, pictures, class_names, class_colours(class_names))
     except Exception as error:
         faults.append(describe_failure(output_dir / OVERVIEW, error))
     try:
