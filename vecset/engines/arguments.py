@@ -8,6 +8,7 @@ import argparse
 from vecset.common.arguments import CommandParser, count, number, user_path_text
 from vecset.common.cores import usable_cores
 from vecset.engines.distributed import WAIT_MINUTES
+from vecset.engines.freezing import PARTS
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
 from vecset.items.observation import CUT_SHARE, GROUPS, MOST_CLASSES, MOST_FEW
 from vecset.models.autoencoder import EXTENSIONS, NETWORKS
@@ -348,7 +349,17 @@ def build_parser() -> argparse.ArgumentParser:
         type=user_path_text,
         metavar="FILE",
         help="weights to start a new run from: a checkpoint of the public VecSetX release (new inputs and outputs "
-        "start at zero, so the distance is the same) or of this software; one in the output folder comes first",
+        "start at zero, so the distance is the same) or of this software, for the same structures or some of them; one "
+        "in the output folder comes first",
+    )
+    add(
+        "--freeze",
+        nargs="+",
+        choices=list(PARTS),
+        default=[],
+        metavar="PART",
+        help=f"parts of the network ({', '.join(PARTS)}) that keep the weights of --init_from, but for what belongs to "
+        "structures that these did not have (default: none)",
     )
     add(
         "--eval",

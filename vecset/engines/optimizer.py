@@ -98,7 +98,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, ICLR 2019) in its fused form, which is fast and takes a mask on the device.
 
-    name: "muon": Muon for the matrices inside the network, AdamW for the rest; not with shards.
+    name: "muon": Muon for the matrices inside the network that learn, AdamW for the rest; not with shards.
     InputError where this torch has no Muon.
 
     shards > 1: ZeRO stage 1 (Rajbhandari et al., SC 2020). Each rank keeps the moments of its shard of the parameters
@@ -109,7 +109,8 @@ def build_optimizer(
         matrices = inner_matrices(model, groups[0]["params"])
         chosen = {id(p) for p in matrices}
         groups[0]["params"] = [p for p in groups[0]["params"] if id(p) not in chosen]
-        return MuonWithAdamW(matrices, groups, lr=lr, weight_decay=weight_decay, betas=(0.9, beta2))
+        if matrices:
+            return MuonWithAdamW(matrices, groups, lr=lr, weight_decay=weight_decay, betas=(0.9, beta2))
     options = {"lr": lr, "betas": (0.9, beta2), "fused": True}
     if shards == 1:
         return torch.optim.AdamW(groups, **options)

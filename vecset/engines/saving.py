@@ -220,6 +220,7 @@ def _check_same_run(training, checkpoint, path):
     for name, to_do in (
         ("seed", "give that seed, or another --output_dir"),
         ("optimizer", "give that one, or another --output_dir and --init_from"),
+        ("freeze", "give these, or another --output_dir and --init_from"),
     ):
         if before[name] != now[name]:
             raise InputError(f"--{name}", f"{before[name]}, which {path} was trained with", now[name], to_do)

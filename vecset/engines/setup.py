@@ -17,6 +17,7 @@ from vecset.engines.arguments import LOSS_OPTIONS, MODEL_OPTIONS
 from vecset.engines.compiling import require_compiler
 from vecset.engines.distributed import Ranks, wrap_model
 from vecset.engines.evaluation import Evaluator
+from vecset.engines.freezing import Frozen
 from vecset.engines.logging import say
 from vecset.engines.loop import StepOptions
 from vecset.engines.losses import losses_of
@@ -31,7 +32,7 @@ from vecset.models.double_backward import check_double_backward
 from vecset.models.joint_network import VecSetAutoencoder
 from vecset.models.operations import card_peak, pass_operations
 from vecset.models.part_network import require_one_each
-from vecset.models.warm_start import load_initial_weights
+from vecset.models.warm_start import load_initial_weights, new_classes
 
 
 @dataclass
@@ -123,15 +124,19 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
         check_double_backward(ranks.device)
     plan = EpochPlan(len(training), args.batch_size, args.accum_iter, args.seed, ranks.rank, ranks.size)
     model = _model(args, ranks, model_config, training, shape_arrays)
+    frozen = Frozen(model, args.freeze, args.new_classes) if args.freeze else None
     options = step_options(args, ranks.device)
     lr = args.lr if args.lr is not None else scaled_rate(args.blr, plan.per_step)
     shards = ranks.size if args.shard == "optimizer" else 1
+    optimizer = build_optimizer(model, lr, args.weight_decay, args.beta2, shards, args.optimizer)
+    if frozen:
+        frozen.attach(optimizer)
     return Training(
         args=args,
         ranks=ranks,
         model=model,
         wrapped=wrap_model(model, ranks, args.compress_gradients),
-        optimizer=build_optimizer(model, lr, args.weight_decay, args.beta2, shards, args.optimizer),
+        optimizer=optimizer,
         dataset=make_dataset(args, training, training=True),
         plan=plan,
         evaluator=Evaluator(
@@ -151,6 +156,8 @@ def _model(args, ranks, model_config, training, shape_arrays):
         model.shape_model.load(shape_arrays)
     if args.early_latents and args.network != "joint":
         require_one_each("--early_latents", args.early_latents, model.num_classes)
+    if args.freeze:
+        args.new_classes = _new_classes(args, training[0].class_names)
     if args.init_from and starting_file(args) is None:
         message = load_initial_weights(model, model_config, args.init_from, training[0].class_names)
         if ranks.main:
@@ -161,6 +168,17 @@ def _model(args, ranks, model_config, training, shape_arrays):
         model.compile_blocks()
     model.set_known_classes([any(column) for column in zip(*(case.annotated for case in training))])
     return model
+
+
+def _new_classes(args, class_names):
+    """Numbers (from 0) of the classes that are learned in frozen parts, too: those that the starting weights lack. A
+    run that goes on keeps them, as the file of these weights may be gone."""
+    start = starting_file(args)
+    if start:
+        return load_start(start, args.output_dir)["args"].get("new_classes", [])
+    if not args.init_from:
+        raise InputError.because("--freeze", "it keeps weights that a run starts from", "give --init_from")
+    return new_classes(args.init_from, class_names)
 
 
 def model_options(args: Namespace, training: list[ListedCase]) -> dict:

@@ -2,7 +2,8 @@
 
 Two kinds of files are taken. A checkpoint of this software gives its weights, and nothing else of it; a network that
 is told the states of classes (--observe) may start from one that was not, one with several answers (--answer_noise)
-from one with one, and one with a shape model from one with another or none. A checkpoint of the public VecSetX release
+from one with one, one with a shape model from one with another or none, and one for more classes from one for some of
+them, by their names (more_classes.py). A checkpoint of the public VecSetX release
 (Zhang et al., https://github.com/1zb/VecSetX), {"model": state} or the state itself, has one embedding for 3
 coordinates and one number per query. It is widened: the embedding serves both the surface points, whose class columns
 start at zero, and the queries; the distance keeps its output row, and the rows of the classes (logits or distances)
@@ -11,27 +12,41 @@ network of one field: networks with a field per class take no published weights.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from vecset.common.errors import InputError
 from vecset.models.autoencoder import parse_model_name
 from vecset.models.checkpoint import FORMAT, as_named, load_safely
+from vecset.models.more_classes import with_classes
 
 _TO_DO = "give a checkpoint of the public VecSetX release or one that main_ae.py wrote"
 _BOTTLENECK_KEYS = {"bottleneck.gamma": "nb", "bottleneck.mean_proj.weight": "kl"}
 
 
 def load_initial_weights(model, model_config: dict, path, class_names: Sequence[str] | None = None) -> str:
-    """Loads the weights of `path` into `model` = build_model(**model_config). -> a message that says what was done, and
-    where the classes of a checkpoint have other names than `class_names` (C,) that it did so by number.
+    """Loads the weights of `path` into `model` = build_model(**model_config), which has the classes `class_names`. -> a
+    message that says what was done: classes are taken by name, or, where as many have other names, by number.
     Raises InputError in one line where the file is of another kind, another size, or incomplete."""
     loaded = load_safely(path, _TO_DO)
     if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
-        _check_own(as_named(loaded)["model_config"], model_config, path)
         state, said = loaded["model"], f"weights of {path}, after {loaded['epoch']} epochs"
-        theirs = loaded.get("class_names")
-        if class_names and theirs and list(theirs) != list(class_names):
+        theirs, ours = (list(names or ()) for names in (loaded.get("class_names"), class_names))
+        by_name = bool(theirs) and theirs != ours and set(theirs) <= set(ours)
+        if ours and len(theirs) > 0 and len(theirs) != len(ours) and not by_name:
+            lost = [name for name in theirs if name not in ours]
+            raise InputError.because(
+                path,
+                f"its network has classes that the training cases do not have: {', '.join(lost[:4])}",
+                f"give weights for {model_config['num_classes']} classes, or cases with all classes of these weights",
+            )
+        _check_own(as_named(loaded)["model_config"], model_config, path, by_name)
+        if by_name:
+            state = with_classes(state, theirs, ours, model)
+            new = [name for name in ours if name not in theirs]
+            said += f"; its {len(theirs)} classes are taken by name" + (f", new: {', '.join(new)}" if new else "")
+        elif ours and theirs and theirs != ours:
             said += f"; its classes have other names ({', '.join(map(str, theirs))}), each is taken by its number"
     else:
         state, said = loaded, f"published weights of {path}, widened to {model_config['num_classes']} classes"
@@ -79,8 +94,19 @@ def widen(state: dict, model: torch.nn.Module) -> dict:
     return state
 
 
-def _check_own(theirs, ours, path):
+def new_classes(path: Path | str, class_names: Sequence[str]) -> list[int]:
+    """Numbers (from 0) of the classes that `load_initial_weights` finds no weights for in `path`."""
+    loaded = load_safely(path, _TO_DO)
+    if not (isinstance(loaded, dict) and loaded.get("format") == FORMAT):
+        return list(range(len(class_names)))  # published weights have no classes
+    theirs = list(loaded.get("class_names") or class_names)
+    return [c for c, name in enumerate(class_names) if name not in theirs] if len(theirs) < len(class_names) else []
+
+
+def _check_own(theirs, ours, path, by_name=False):
     for name in sorted(set(theirs) | set(ours)):
+        if by_name and name in ("num_classes", "fps_density"):
+            continue  # neither is a weight; densities are of class numbers
         if name == "states" and ours.get(name):
             continue  # vectors of zeros are the same function
         if name == "shape_model" and ours.get(name):
