@@ -25,7 +25,7 @@ sys.path[:] = [str(ROOT), *sys.path[1:]]
 import numpy as np  # noqa: E402
 
 from vecset.models.autoencoder import parse_model_name  # noqa: E402
-from vecset.models.checkpoint import load_checkpoint  # noqa: E402
+from vecset.weights.checkpoint import load_checkpoint  # noqa: E402
 
 
 def main(argv=None):

@@ -29,8 +29,8 @@ from vecset.geometry.distance_field import UnionField
 from vecset.geometry.surface import crop_foreground, union_mesh
 from vecset.imaging.frame import Frame
 from vecset.inference.inputs import draw_surface, find_hearts, load_heart
-from vecset.models.checkpoint import load_checkpoint, model_from_checkpoint
 from vecset.models.embedding import surface_features
+from vecset.weights.checkpoint import load_checkpoint, model_from_checkpoint
 
 LEAST_FEWER = 12.0  # times, at 256^3 and finer
 LEAST_EQUAL = 0.9999  # of the voxels within BAND of the foreground

@@ -175,7 +175,7 @@ def main(argv=None):
             stdout=subprocess.DEVNULL,
         )
         if names is None:
-            from vecset.models.checkpoint import load_checkpoint
+            from vecset.weights.checkpoint import load_checkpoint
 
             names = load_checkpoint(args.checkpoint)["class_names"]
             print(f"| {len(cases)} hearts | mean | {' | '.join(names)} | union |")

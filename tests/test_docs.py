@@ -16,7 +16,7 @@ import pytest
 
 from vecset.imaging.frame import UNIT_RADIUS
 from vecset.imaging.label_map import write_label_map
-from vecset.models import checkpoint
+from vecset.weights import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md")]

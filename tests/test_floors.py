@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     {"common"},
     {"imaging", "geometry", "models"},
-    {"phantom", "data"},
+    {"phantom", "data", "weights"},
     {"items"},
     {"quality", "metrics", "sparse"},
     {"engines", "fields"},
@@ -125,7 +125,7 @@ def test_models_engines_and_main_ae_need_torch_and_numpy_alone():
     }
     named["fast-simplification"] = "fast_simplification"
     missing = {named.get(package, package) for package in packages - {"torch", "numpy"}}
-    modules = [m for m in MODULES if folder_of(m) in ("models", "engines", "main_ae")]
+    modules = [m for m in MODULES if folder_of(m) in ("models", "weights", "engines", "main_ae")]
     modules.remove("vecset.models.farthest_points_cuda")  # needs Triton, and is imported only on a GPU
     code = BARE.format(missing=missing, root=str(ROOT), modules=modules)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -17,7 +17,7 @@ from vecset.data.case_file import write_case
 from vecset.data.shape_model_file import write_shape_model
 from vecset.imaging.label_map import write_label_map
 from vecset.inference.latents import write_latents
-from vecset.models.checkpoint import save_checkpoint
+from vecset.weights.checkpoint import save_checkpoint
 
 
 def said(capsys, path):

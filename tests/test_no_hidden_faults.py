@@ -32,7 +32,7 @@ ALLOWED = {
     ("vecset/inference/own_tables.py", "own_tables"): "the heart is read later, which says what is wrong",
     ("vecset/inference/reconstruction.py", "_read_result"): "the heart is made again, and writing says what is wrong",
     ("vecset/info.py", "_run_state"): "a checkpoint that was copied alone; its own status is shown",
-    ("vecset/models/checkpoint.py", "copy_checkpoint"): "no hard links here: it is copied, which raises what is wrong",
+    ("vecset/weights/checkpoint.py", "copy_checkpoint"): "no hard links here: it is copied, which raises what is wrong",
     ("vecset/pipeline/main.py", "main"): "a file system without locks",
 }
 

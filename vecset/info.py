@@ -187,7 +187,7 @@ def _label_map(path):
 def _checkpoint(path):
     from vecset.imaging.class_names import distinct_names
     from vecset.models.autoencoder import option_words
-    from vecset.models.checkpoint import load_checkpoint
+    from vecset.weights.checkpoint import load_checkpoint
 
     try:
         checkpoint = load_checkpoint(path)

@@ -13,7 +13,7 @@ from helpers.formula_hearts import write_checkpoint
 from vecset.common.errors import InputError
 from vecset.imaging.classes import HEART_CLASSES
 from vecset.main_ae import main as train
-from vecset.models.checkpoint import load_checkpoint, save_checkpoint
+from vecset.weights.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))

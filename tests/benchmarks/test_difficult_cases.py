@@ -18,7 +18,7 @@ import difficult_cases as ways  # noqa: E402
 from vecset.data.case_file import read_case  # noqa: E402
 from vecset.imaging.label_map import write_label_map  # noqa: E402
 from vecset.models.autoencoder import build_model  # noqa: E402
-from vecset.models.checkpoint import save_checkpoint  # noqa: E402
+from vecset.weights.checkpoint import save_checkpoint  # noqa: E402
 
 
 def heart(flip=1):

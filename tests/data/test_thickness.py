@@ -8,7 +8,7 @@ from vecset.data.case_file import write_case
 from vecset.data.listed_case import read_split
 from vecset.data.thickness import class_thickness_mm, density_of_thickness, fps_density
 from vecset.main_ae import main
-from vecset.models.checkpoint import load_checkpoint
+from vecset.weights.checkpoint import load_checkpoint
 
 
 def test_a_plate_that_the_border_cuts_has_its_thickness_in_mm():

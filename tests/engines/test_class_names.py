@@ -9,7 +9,7 @@ from vecset.calibrate import main as calibrate
 from vecset.common.errors import EXIT_BAD_INPUT, run_command
 from vecset.data.case_file import write_case
 from vecset.main_ae import main
-from vecset.models.checkpoint import load_checkpoint
+from vecset.weights.checkpoint import load_checkpoint
 
 
 def rename(folder, names, *files):

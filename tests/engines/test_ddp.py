@@ -14,7 +14,7 @@ from helpers.engine_parts import epoch_gradients, make_run
 from helpers.processes import rank_environment, torchrun
 
 from vecset.engines.loop import Monitor
-from vecset.models.checkpoint import load_checkpoint
+from vecset.weights.checkpoint import load_checkpoint
 
 RANK_SCRIPT = """
 import json, sys

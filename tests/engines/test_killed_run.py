@@ -10,7 +10,7 @@ import pytest
 from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.engine_parts import assert_same_state, records
 
-from vecset.models.checkpoint import load_checkpoint
+from vecset.weights.checkpoint import load_checkpoint
 
 NURSERY = """
 # Forks training runs and kills them while they save; a process of its own, so that a fork inherits no thread's lock.

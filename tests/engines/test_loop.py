@@ -16,8 +16,8 @@ from vecset.engines.saving import RunState, Saver, go_on_from
 from vecset.items.dataset import grid_truth
 from vecset.items.loader import collate, iterate_batches
 from vecset.main_ae import main
-from vecset.models.checkpoint import load_checkpoint
 from vecset.models.embedding import surface_features
+from vecset.weights.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")

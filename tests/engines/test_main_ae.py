@@ -15,7 +15,7 @@ from vecset.data.case_file import write_case
 from vecset.engines.arguments import build_parser, parse_arguments
 from vecset.engines.losses import DEFAULT_WEIGHTS
 from vecset.main_ae import main
-from vecset.models.checkpoint import load_checkpoint, model_from_checkpoint
+from vecset.weights.checkpoint import load_checkpoint, model_from_checkpoint
 
 
 @pytest.fixture(scope="module")

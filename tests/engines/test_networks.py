@@ -11,9 +11,9 @@ from vecset.engines.loop import StepOptions, forward_losses
 from vecset.engines.losses import DEFAULT_WEIGHTS, losses_of
 from vecset.main_ae import main
 from vecset.models.autoencoder import build_model
-from vecset.models.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
 from vecset.models.embedding import surface_features
 from vecset.models.labels import labels_of
+from vecset.weights.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
 
 PARTS = ("--network", "parts", "--model", "point_vec12x4_dim32_depth2_nb", "--anchors", "--rotary")
 FLAGS = {

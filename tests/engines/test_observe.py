@@ -8,7 +8,7 @@ from helpers.engine_parts import assert_same_state, records
 from vecset.common.errors import run_command
 from vecset.inference.model import load_model
 from vecset.main_ae import main
-from vecset.models.checkpoint import load_checkpoint
+from vecset.weights.checkpoint import load_checkpoint
 
 NAMES = ["RA", "RV", "PA", "LV"]
 OBSERVE = ("--observe", "classes=0.4,right=0.2,cut=0.2,slices=0.1")

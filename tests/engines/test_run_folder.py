@@ -13,7 +13,7 @@ from helpers.engine_parts import assert_same_state, records
 
 from vecset.common.errors import EXIT_BAD_INPUT, run_command
 from vecset.main_ae import main
-from vecset.models.checkpoint import load_checkpoint, save_checkpoint
+from vecset.weights.checkpoint import load_checkpoint, save_checkpoint
 
 LAST, BEST = "checkpoint-last.pth", "checkpoint-best.pth"
 EPOCHS, BEST_EPOCH = 6, 3

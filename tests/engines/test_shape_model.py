@@ -10,7 +10,7 @@ from vecset.common.errors import EXIT_BAD_INPUT, run_command
 from vecset.data.shape_model_file import write_shape_model
 from vecset.inference.model import load_model
 from vecset.main_ae import main
-from vecset.models.checkpoint import load_checkpoint
+from vecset.weights.checkpoint import load_checkpoint
 
 NAMES = ["RA", "RV", "PA", "LV"]
 POINTS = ("--model", "point_vec8x4_dim32_depth1_nb", "--anchors", "--epochs", 2)

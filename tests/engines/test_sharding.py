@@ -13,7 +13,7 @@ from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.processes import rank_environment, torchrun
 
 from vecset.engines.distributed import job_port
-from vecset.models.checkpoint import load_checkpoint
+from vecset.weights.checkpoint import load_checkpoint
 
 STEPS = ("--epochs", 2, "--eval_every", 1, "--print_every", 1, "--batch_size", 1, "--eikonal_weight", 0.1)
 

@@ -16,8 +16,8 @@ from vecset.engines.setup import cpu_has_bf16, step_options
 from vecset.items.loader import collate
 from vecset.main_ae import main
 from vecset.models import attention_slope
-from vecset.models.checkpoint import load_checkpoint
 from vecset.models.embedding import surface_features
+from vecset.weights.checkpoint import load_checkpoint
 
 WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.5, "class": 1.0, "kl": 0.1}
 

@@ -10,8 +10,8 @@ from helpers.fake_model import ball
 from vecset.common.errors import run_command
 from vecset.data.case_file import Case, write_case
 from vecset.imaging.frame import Frame
-from vecset.models import checkpoint as checkpoint_file
 from vecset.models.autoencoder import build_model
+from vecset.weights import checkpoint as checkpoint_file
 
 CLASSES = 9  # eight octants and one that no heart has
 NAMES = [f"class_{c}" for c in range(1, CLASSES + 1)]

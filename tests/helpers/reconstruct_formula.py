@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from helpers.formula_hearts import centred_ball, run  # noqa: E402
-from vecset.models import checkpoint  # noqa: E402
+from vecset.weights import checkpoint  # noqa: E402
 
 if __name__ == "__main__":
     checkpoint.model_from_checkpoint = lambda saved, device, where: centred_ball().to(device)

@@ -35,8 +35,8 @@ from vecset.imaging.label_map import LabelMap, write_label_map
 from vecset.inference import settings
 from vecset.inference.inputs import find_hearts, load_heart
 from vecset.inference.latents import read_latents
-from vecset.models import checkpoint as checkpoint_file
 from vecset.models.labels import UNKNOWN_LOGIT
+from vecset.weights import checkpoint as checkpoint_file
 
 
 def result(workdir, case_id="a"):

@@ -13,7 +13,7 @@ from vecset.data.case_file import read_case
 from vecset.inference.latent_codes import BITS, PackedLatents, column_bits, pack_latents, require_whole
 from vecset.inference.latents import PACKED, read_latents, read_stored, write_latents
 from vecset.inference.model import load_model
-from vecset.models import checkpoint as checkpoint_file
+from vecset.weights import checkpoint as checkpoint_file
 
 
 def some_latents(count=40, numbers=19, seed=0):

@@ -31,7 +31,7 @@ from vecset.fields.heart_field import CHUNK
 from vecset.imaging.label_map import write_label_map
 from vecset.inference import inputs
 from vecset.inference.latents import read_latents
-from vecset.models import checkpoint as checkpoint_file
+from vecset.weights import checkpoint as checkpoint_file
 
 
 def test_everything_that_comes_out(workdir, capsys):

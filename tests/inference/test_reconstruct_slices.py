@@ -15,7 +15,7 @@ from vecset.common.structure_state import State
 from vecset.imaging.label_map import write_label_map
 from vecset.inference.model import load_model
 from vecset.info import describe
-from vecset.models import checkpoint as checkpoint_file
+from vecset.weights import checkpoint as checkpoint_file
 
 MIDDLE = np.array([5.0, -20.0, 60.0])
 

@@ -11,7 +11,7 @@ from helpers.formula_hearts import NAMES, centred_ball, make_case, make_heart, r
 from helpers.report_run import page_data
 
 from vecset.fields.answers import answer_numbers
-from vecset.models import checkpoint as checkpoint_file
+from vecset.weights import checkpoint as checkpoint_file
 
 N = 19
 

@@ -7,8 +7,8 @@ from helpers.variant_models import batch, randomised
 from vecset.common.errors import InputError
 from vecset.common.structure_state import State
 from vecset.models.autoencoder import build_model, option_words
-from vecset.models.checkpoint import model_from_checkpoint
 from vecset.models.embedding import surface_features
+from vecset.weights.checkpoint import model_from_checkpoint
 
 NAME = "point_vec8x4_dim128_depth1_nb"
 PLACES = dict(anchors=True, rotary=True, fps_class_gap=2.0)

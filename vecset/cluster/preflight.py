@@ -82,7 +82,7 @@ def check_training(words: list[str], with_data: bool) -> str:
     from vecset.engines.run_folder import load_start, starting_file
     from vecset.engines.setup import read_splits
     from vecset.models.autoencoder import parse_model_name
-    from vecset.models.checkpoint import load_checkpoint, load_safely
+    from vecset.weights.checkpoint import load_checkpoint, load_safely
 
     args = parse_arguments(words)
     told = " ".join(

@@ -484,7 +484,7 @@ def parse_arguments(argv):
         raise InputError.because(
             "--train_csv", "slices are no truth for the heart between them, so nothing is scored", "leave it out"
         )
-    from vecset.models.checkpoint import require_checkpoint
+    from vecset.weights.checkpoint import require_checkpoint
 
     require_checkpoint(args.checkpoint)
     return args

@@ -8,11 +8,11 @@ import argparse
 from vecset.common.arguments import CommandParser, count, number, user_path_text
 from vecset.common.cores import usable_cores
 from vecset.engines.distributed import WAIT_MINUTES
-from vecset.engines.freezing import PARTS
 from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
 from vecset.items.observation import CUT_SHARE, GROUPS, MOST_CLASSES, MOST_FEW
 from vecset.models.autoencoder import EXTENSIONS, NETWORKS
 from vecset.models.joint_network import CLASS_OUTPUTS
+from vecset.weights.freezing import PARTS
 
 # flags that are handed on by name
 # but for those that follow from other flags: from --observe, and from the file of --shape_model

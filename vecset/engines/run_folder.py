@@ -16,7 +16,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from vecset.common.errors import InputError
-from vecset.models.checkpoint import (
+from vecset.weights.checkpoint import (
     BEST,
     LAST,
     DamagedCheckpoint,

@@ -24,7 +24,7 @@ from vecset.engines.optimizer import gather_state, load_state
 from vecset.engines.run_folder import load_start, start_notes, starting_file
 from vecset.engines.setup import Training
 from vecset.imaging.class_names import distinct_names
-from vecset.models.checkpoint import BEST, LAST, copy_checkpoint, save_checkpoint
+from vecset.weights.checkpoint import BEST, LAST, copy_checkpoint, save_checkpoint
 
 SAVING_SHARE = 0.02  # of the time, for checkpoints after an epoch; the timed ones come whatever they cost
 # options that may change between two starts without a note: they do not change what is learned

@@ -17,7 +17,6 @@ from vecset.engines.arguments import LOSS_OPTIONS, MODEL_OPTIONS
 from vecset.engines.compiling import require_compiler
 from vecset.engines.distributed import Ranks, wrap_model
 from vecset.engines.evaluation import Evaluator
-from vecset.engines.freezing import Frozen
 from vecset.engines.logging import say
 from vecset.engines.loop import StepOptions
 from vecset.engines.losses import losses_of
@@ -32,7 +31,8 @@ from vecset.models.double_backward import check_double_backward
 from vecset.models.joint_network import VecSetAutoencoder
 from vecset.models.operations import card_peak, pass_operations
 from vecset.models.part_network import require_one_each
-from vecset.models.warm_start import load_initial_weights, new_classes
+from vecset.weights.freezing import Frozen
+from vecset.weights.warm_start import load_initial_weights, new_classes
 
 
 @dataclass

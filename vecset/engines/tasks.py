@@ -21,7 +21,7 @@ from vecset.engines.setup import Training, make_dataset, read_splits, set_up, st
 from vecset.engines.stop import StopRequest
 from vecset.imaging.class_names import check_same_names, distinct_names
 from vecset.items.loader import iterate_batches
-from vecset.models.checkpoint import (
+from vecset.weights.checkpoint import (
     BEST,
     LAST,
     DamagedCheckpoint,

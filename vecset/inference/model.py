@@ -26,9 +26,9 @@ from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.inputs import draw_surface, find_hearts, load_heart
 from vecset.inference.latents import read_latents
 from vecset.items.observation import REACH_UNIT, parse_observe
-from vecset.models import checkpoint as checkpoint_file
 from vecset.models.autoencoder import option_words, parse_model_name
 from vecset.models.embedding import surface_features
+from vecset.weights import checkpoint as checkpoint_file
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The network, and its weights as files. Torch and numpy only; nothing about cases on a disk."""
+"""The network. Torch and numpy only; nothing about cases on a disk."""

@@ -1,6 +1,6 @@
 """`--freeze`: parts of a network that keep the weights they start from.
 
-What belongs to a class that the starting weights did not have (vecset/models/more_classes.py) is learned all the same,
+What belongs to a class that the starting weights did not have (vecset/weights/more_classes.py) is learned all the same,
 also in a part that is kept.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from vecset.common.errors import InputError
-from vecset.models.more_classes import of_classes
+from vecset.weights.more_classes import of_classes
 
 # {part: the beginnings of the names of its parameters}
 PARTS = {

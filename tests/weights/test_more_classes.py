@@ -7,12 +7,12 @@ from helpers.ball_cases import tiny_arguments, write_ball_cases
 
 from vecset.common.errors import EXIT_BAD_INPUT, run_command
 from vecset.common.structure_state import State
-from vecset.engines.freezing import PARTS, part_of
 from vecset.main_ae import main
 from vecset.models.autoencoder import build_model
-from vecset.models.checkpoint import load_checkpoint
 from vecset.models.embedding import surface_features
-from vecset.models.more_classes import NEW_DISTANCE, NEW_LOGIT, of_classes, with_classes
+from vecset.weights.checkpoint import load_checkpoint
+from vecset.weights.freezing import PARTS, part_of
+from vecset.weights.more_classes import NEW_DISTANCE, NEW_LOGIT, of_classes, with_classes
 
 OLD, NEW = ["LV", "RA", "RV"], ["SVC", "RV", "LV", "IVC", "RA"]
 PLACE = [NEW.index(name) for name in OLD]

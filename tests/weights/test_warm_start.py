@@ -11,9 +11,9 @@ from helpers.ball_cases import tiny_arguments, write_ball_cases
 from vecset.common.errors import EXIT_BAD_INPUT, InputError, run_command
 from vecset.main_ae import main
 from vecset.models.autoencoder import build_model, parse_model_name
-from vecset.models.checkpoint import load_checkpoint
 from vecset.models.embedding import farthest_point_sampling, surface_features
-from vecset.models.warm_start import load_initial_weights, model_name
+from vecset.weights.checkpoint import load_checkpoint
+from vecset.weights.warm_start import load_initial_weights, model_name
 
 NAMES = [
     "learnable_vec8x4_dim128_depth2_nb",

@@ -18,8 +18,8 @@ import torch
 
 from vecset.common.errors import InputError
 from vecset.models.autoencoder import parse_model_name
-from vecset.models.checkpoint import FORMAT, as_named, load_safely
-from vecset.models.more_classes import with_classes
+from vecset.weights.checkpoint import FORMAT, as_named, load_safely
+from vecset.weights.more_classes import with_classes
 
 _TO_DO = "give a checkpoint of the public VecSetX release or one that main_ae.py wrote"
 _BOTTLENECK_KEYS = {"bottleneck.gamma": "nb", "bottleneck.mean_proj.weight": "kl"}

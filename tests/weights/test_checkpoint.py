@@ -13,7 +13,7 @@ import torch
 from vecset.common.atomic import remove_leftovers
 from vecset.common.errors import InputError
 from vecset.models.autoencoder import EXTENSIONS, build_model
-from vecset.models.checkpoint import copy_checkpoint, load_checkpoint, model_from_checkpoint, save_checkpoint
+from vecset.weights.checkpoint import copy_checkpoint, load_checkpoint, model_from_checkpoint, save_checkpoint
 
 CONFIG = {"name": "learnable_vec4x2_dim8_depth1_nb", "num_classes": 3, "anchors": False}
 
@@ -143,7 +143,7 @@ import resource, signal, sys
 sys.path.insert(0, sys.argv[1])
 import torch
 from vecset.common.errors import run_command
-from vecset.models.checkpoint import save_checkpoint
+from vecset.weights.checkpoint import save_checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 sys.exit(run_command(lambda argv: save_checkpoint(sys.argv[2], {"model": torch.zeros(100_000)})))
@@ -165,7 +165,7 @@ import os, random, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)  # a child cannot use the threads of its parent: it would wait for them for ever
-from vecset.models.checkpoint import save_checkpoint
+from vecset.weights.checkpoint import save_checkpoint
 path, rng, duration = sys.argv[2], random.Random(0), 0.0
 state, payload = torch.load(sys.argv[3], weights_only=True), torch.zeros(2_000_000)
 for line in sys.stdin:
