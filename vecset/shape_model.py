@@ -59,8 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = evenly_chosen(cases, args.hearts) if args.hearts else cases
     first = chosen[0]
     bar = functools.partial(tqdm, desc="laid on each other", unit="heart", dynamic_ncols=True)
-    paths = [case.path for case in chosen]
-    arrays = build_shape_model(paths, first.num_classes, args.modes, args.file_workers, bar)
+    arrays = build_shape_model(chosen, first.num_classes, args.modes, args.file_workers, bar)
     record = {"cases": [case.case_id for case in chosen]}
     write_shape_model(args.output, arrays, list(first.class_names), record)
     sizes = sizes_of(arrays)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from vecset.common.arguments import CommandParser, user_path_text
 from vecset.common.errors import InputError, run_command
+from vecset.imaging.class_names import MOST_CLASSES, number_or_table, read_structure_table
+from vecset.imaging.classes import SHIPPED_TABLES
 from vecset.imaging.label_mapping import LabelMapping, preset_names
 from vecset.imaging.structure_names import FILE_PRESETS
 
@@ -43,7 +45,16 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output_dir", required=True, type=user_path_text, help="folder for the case files, NAME.npz each"
     )
-    add("--classes", 10, "number of classes C; labels are 0 (background) and 1..C", type=int)
+    add(
+        "--classes",
+        10,
+        "the structures 1..C of the project: their number, or their table, which is "
+        + ", ".join(SHIPPED_TABLES)
+        + ' or a JSON file [{"id": 1, "name": "LV", "aliases": ["left ventricle blood"], "colour": "#882255"}, ...]; '
+        "label 0 is background",
+        type=number_or_table,
+        metavar="C|NAME|FILE",
+    )
     add("--num_surface_points", 50000, "points on the surfaces, per heart", type=int)
     add("--num_vol_points", 50000, "points in the volume, half of them inside, per heart", type=int)
     add("--num_near_points", 50000, "points near the surfaces, per heart", type=int)
@@ -133,8 +144,11 @@ def get_parser() -> argparse.ArgumentParser:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The options, with class lists as lists of ids. Raises InputError where a value is out of range."""
     args = get_parser().parse_args(argv)
-    if not 1 <= args.classes <= 255:
-        raise InputError("--classes", "1..255", args.classes)
+    args.table = None if isinstance(args.classes, int) else read_structure_table(args.classes)
+    if args.table is not None:
+        args.classes = len(args.table)
+    if not 1 <= args.classes <= MOST_CLASSES:
+        raise InputError("--classes", f"1..{MOST_CLASSES}", args.classes)
     for name in ("num_surface_points", "num_vol_points", "num_near_points"):
         if getattr(args, name) < 2:
             raise InputError(f"--{name}", "at least 2", getattr(args, name))
@@ -170,7 +184,7 @@ def selection_of(args: argparse.Namespace):
         raise InputError.because(
             "", f"--structures and {others[0]} exclude each other", f"with --structures leave out {others[0]}"
         )
-    structures = Structures.load(args.structures, args.classes) if args.structures else None
+    structures = Structures.load(args.structures, args.classes, args.table) if args.structures else None
     return Selection(args.recursive, args.pattern, structures)
 
 
@@ -205,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
             class_distances=args.class_distances,
         ),
         classes=args.classes,
-        mapping=LabelMapping.load(args.label_mapping, args.classes) if args.label_mapping else None,
+        mapping=LabelMapping.load(args.label_mapping, args.classes, args.table) if args.label_mapping else None,
         annotated=args.annotated,
         spacing_from=args.spacing_from,
         geometry_from=args.geometry_from,
@@ -213,6 +227,7 @@ def main(argv: list[str] | None = None) -> int:
         whole_classes=args.exclude_border_cut or [],
         overwrite=args.overwrite,
         structures=selection.structures,
+        table=args.table,
     )
     failed = prepare_folder(args.input_dir, make_case, args.start_idx, args.end_idx, args.file_workers, selection)
     return 1 if failed else 0

@@ -510,6 +510,12 @@ def read_baselines(args, hearts, class_names):
     from vecset.metrics.baselines import Baselines
 
     cases = read_split(args.train_csv, args.data_path or args.train_csv.parent, len(class_names))
+    if any(case.dataset for case in cases):  # what one data set has not annotated would count as background
+        raise InputError.because(
+            args.train_csv,
+            "it lists several data sets, and the baselines of --train_csv are those of one",
+            "give a train.csv of a single data set with the checkpoint's classes, or leave --train_csv out",
+        )
     check_same_names(
         cases[0].class_names, class_names, cases[0].path, args.checkpoint, "give a --train_csv of the same classes"
     )

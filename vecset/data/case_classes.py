@@ -3,14 +3,14 @@ that a user names, by the ids of its own table or by their names."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from vecset.common.errors import InputError
 from vecset.common.structure_state import ABSENT_DISTANCE
-from vecset.data.case_file import CLASS_DISTANCES, POINT_MEMBERS, Case
-from vecset.imaging.class_names import listed
-from vecset.imaging.header_names import table_text
+from vecset.data.case_file import CLASS_DISTANCES, POINT_MEMBERS, TABLE_KEYS, Case, meta_of_names, names_of_meta
+from vecset.imaging.class_names import listed, table_text
 from vecset.imaging.structure_names import class_named
 
 _LABELS = tuple(name for name, (kind, _) in POINT_MEMBERS.items() if kind == "u")  # members that hold class ids
@@ -20,51 +20,73 @@ _ID_LISTS = ("annotated_classes", "present_classes", "border_classes")
 def classes_by_names(case: Case, class_names: Sequence[str]) -> tuple[Case, dict[int, int]]:
     """(the Case with the classes `class_names` (C,) of a checkpoint, {its own class id: class id there}), matched by
     name. Classes of the checkpoint that the case does not have are not annotated. The same Case where its classes are
-    those of the checkpoint in their order. InputError where the checkpoint lacks one of its names, or two of them stand
-    for one class there."""
-    own, ids = case.class_names, {}
+    those of the checkpoint in their order. InputError as of `ids_by_names`."""
+    ids = ids_by_names(case.meta, class_names, case.path)
+    if list(ids.items()) == [(c, c) for c in range(1, len(class_names) + 1)]:
+        return dataclasses.replace(case, meta=_with_names(case.meta, class_names)), ids
+    return renumbered(case, ids, class_names), ids
+
+
+def ids_by_names(
+    meta: dict,
+    class_names: Sequence[str],
+    path: Path | str | None,
+    whose: str = "the checkpoint",
+    to_do: str = "take a checkpoint that was trained on such cases",
+) -> dict[int, int]:
+    """{class id of a case file of `meta`: class id among `class_names` (C,), which are of `whose`}, matched by name,
+    by the aliases on either side, and by what names stand for. Classes that nobody looked for in the case are left out
+    where `class_names` lack them. InputError, naming `path`, where another one is lacking, or two are one class there.
+    """
+    own, ids, annotated = names_of_meta(meta), {}, set(meta["annotated_classes"])
     for c, name in enumerate(own, 1):
-        ids[c] = class_named(name, class_names)
-        if ids[c] is None:
+        aliases = getattr(own, "aliases", {}).get(name, ())
+        found = next(filter(None, (class_named(text, class_names) for text in (name, *aliases))), None)
+        if found is None and c not in annotated:
+            continue
+        if found is None:
             raise InputError(
-                case.path,
-                f"the checkpoint's classes {', '.join(class_names)}",
+                path,
+                f"{whose}'s classes {', '.join(class_names)}",
                 f"{', '.join(own)}: {name} is none of them",
-                "take a checkpoint that was trained on such cases",
+                to_do,
             )
-        twin = next(other for other in ids if ids[other] == ids[c])
-        if twin != c:
+        twin = next((other for other in ids if ids[other] == found), None)
+        if twin is not None:
             raise InputError.because(
-                case.path,
-                f"its classes {twin} {own[twin - 1]} and {c} {name} are both {class_names[ids[c] - 1]} of the "
-                "checkpoint",
+                path,
+                f"its classes {twin} {own[twin - 1]} and {c} {name} are both {class_names[found - 1]} of {whose}",
                 "make it again with prepare_data.py, each class with a name of its own",
             )
-    if list(ids.values()) == list(range(1, len(class_names) + 1)):
-        return dataclasses.replace(case, meta={**case.meta, "class_names": list(class_names)}), ids
-    return _renumbered(case, ids, list(class_names)), ids
+        ids[c] = found
+    return ids
 
 
-def _renumbered(case, ids, class_names):
-    """The Case with class ids[c] for each of its classes c."""
+def _with_names(meta, class_names):
+    return {key: value for key, value in meta.items() if key not in TABLE_KEYS} | meta_of_names(class_names)
+
+
+def renumbered(case: Case, ids: Mapping[int, int], class_names: Sequence[str]) -> Case:
+    """The Case with the classes `class_names` (C,): ids[c] for each of its classes c. Those of its classes that have no
+    id are lost; no point and no voxel may be of them. Those of C that are in no id are not annotated."""
     table = np.zeros(256, np.uint8)
-    table[list(ids)] = list(ids.values())
+    table[list(ids)] = list(ids.values())  # one that is lacking has no voxel, for it was not annotated
     arrays = {name: table[array] if name in _LABELS else array for name, array in case.arrays.items()}
     for name in CLASS_DISTANCES:
         if name in arrays:
             far = np.full((len(arrays[name]), len(class_names)), ABSENT_DISTANCE, arrays[name].dtype)
-            far[:, np.array(list(ids.values())) - 1] = arrays[name]
+            far[:, np.array(list(ids.values())) - 1] = arrays[name][:, np.array(list(ids)) - 1]
             arrays[name] = far
-    meta = {**case.meta, "classes": len(class_names), "class_names": class_names}
+    meta = {**_with_names(case.meta, class_names), "classes": len(class_names)}
     for key in _ID_LISTS:
         if meta.get(key) is not None:
-            meta[key] = sorted(ids[c] for c in meta[key])
+            meta[key] = sorted(ids[c] for c in meta[key] if c in ids)
     if meta.get("present_classes") is not None:
         meta["missing_classes"] = sorted({*range(1, len(class_names) + 1)} - {*meta["present_classes"]})
     if meta.get("voxels_per_class") is not None:
         voxels = [0] * len(class_names)
-        for c, count in enumerate(meta["voxels_per_class"], 1):
-            voxels[ids[c] - 1] = count
+        for c, union in ids.items():
+            voxels[union - 1] = meta["voxels_per_class"][c - 1]
         meta["voxels_per_class"] = voxels
     truth = None if case.truth_crop is None else table[case.truth_crop]
     return dataclasses.replace(case, arrays=arrays, meta=meta, truth_crop=truth)

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +21,12 @@ from vecset.common.memory import require_memory
 from vecset.common.npz_file import NPZ_ERRORS, in_one_line, member, open_npz, require_members_fit
 from vecset.common.structure_state import states_of
 from vecset.imaging.class_names import distinct_names
-from vecset.imaging.classes import default_class_names
+from vecset.imaging.classes import ClassNames, default_class_names
 from vecset.imaging.frame import Frame
 
 SCHEMA = "vecsetx-heart/1"
 
+TABLE_KEYS = ("class_names", "class_aliases", "class_colours")  # of `meta`: the table of the classes
 CLASSES = -1  # in a shape: the number of classes
 
 # What each member must look like: dtype kinds allowed, trailing shape. Rows of one group agree.
@@ -105,7 +106,8 @@ class Case:
 
     @property
     def class_names(self) -> list[str]:
-        return distinct_names(self.meta["class_names"])
+        """(C,) names; `ClassNames` where the case file has a table with aliases or colours."""
+        return names_of_meta(self.meta)
 
     @property
     def annotated(self) -> np.ndarray:
@@ -179,6 +181,20 @@ class Case:
         x, y, z = self.truth_crop.shape
         labels[i : i + x, j : j + y, k : k + z] = self.truth_crop
         return labels
+
+
+def names_of_meta(meta: dict) -> list[str]:
+    """(C,) names of the classes of a case file, from its `meta`, or of a checkpoint or record with the same keys: with
+    aliases and colours where it has some."""
+    names = distinct_names(meta["class_names"])
+    aliases, colours = meta.get("class_aliases"), meta.get("class_colours")
+    return ClassNames(names, aliases, colours) if aliases or colours else names
+
+
+def meta_of_names(class_names: Sequence[str]) -> dict:
+    """The entries of `meta` that `names_of_meta` reads."""
+    values = list(class_names), getattr(class_names, "aliases", {}), getattr(class_names, "colours", {})
+    return {key: value for key, value in zip(TABLE_KEYS, values) if value}
 
 
 def write_case(path: str | Path, case: Case) -> None:

@@ -94,7 +94,7 @@ def build_case(label_map: LabelMap, options: Options = Options(), annotated: lis
         arrays |= class_distance_members(arrays, crop, mesh, walls, frame, num_classes)
     origin, truth = _truth(label_map.labels, crop)
     meta.update(
-        class_names=label_map.class_names,
+        class_names=list(label_map.class_names),
         spacing_mm=[float(s) for s in label_map.spacing_mm],
         annotated_classes=annotated,
         sampling={**options.as_meta(), "counts": sampler.counts},

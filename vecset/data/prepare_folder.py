@@ -10,12 +10,13 @@ from vecset.common.atomic import remove_leftovers, require_writable
 from vecset.common.errors import DISK_FULL, InputError, shown
 from vecset.common.file_names import require_sound_name
 from vecset.common.workers import map_files
-from vecset.data.case_file import read_case, write_case
+from vecset.data.case_file import meta_of_names, read_case, write_case
 from vecset.data.failed_files import Failure, common_causes
 from vecset.data.label_folder import ALL, Selection, relative_name
 from vecset.data.preparation import Options, border_classes, build_case, warnings_of
 from vecset.data.structure_files import Structures, find_sources, read_scan, scan_sha256
 from vecset.geometry.surface import crop_foreground
+from vecset.imaging.classes import ClassNames, default_class_names
 from vecset.imaging.header_geometry import is_settled
 from vecset.imaging.header_names import (
     names_apart_from_mapping,
@@ -39,7 +40,8 @@ class CaseMaker:
     """Makes the case file of one label map: called with its path, in any process. With `structures` it is called with
     the folder of a scan that has a file per structure (vecset/data/structure_files.py).
 
-    input_dir: the folder that cases are named by their place in; annotated: class ids, None: as the mapping says;
+    input_dir: the folder that cases are named by their place in; table: the names of a project, with their aliases and
+    colours, in place of the default ones of `classes`; annotated: class ids, None: as the mapping says;
     drop_islands: share of the largest component below which another one is dropped; whole_classes: class ids that the
     field of view must not truncate; overwrite: make done files again.
     disk_full: set once a write found no space; from then on files are only compared, so that done ones are skipped.
@@ -58,6 +60,7 @@ class CaseMaker:
     disk_full: bool = False
     structures: Structures | None = None
     input_dir: Path | None = None
+    table: ClassNames | None = None
 
     def case_of(self, path: Path) -> str:
         """The name of the case that a label map becomes."""
@@ -76,7 +79,16 @@ class CaseMaker:
             "drop_crumbs": self.drop_islands,
             **({"geometry_from": self.geometry_from} if self.geometry_from else {}),
             **({"structures": self.structures.text} if self.structures else {}),
+            **self._table_meta(),
         }
+
+    def _table_meta(self):
+        """What a case file says of the project's table: {} where that is the default one."""
+        if self.table is None or (said := meta_of_names(self.table)) == meta_of_names(
+            default_class_names(self.classes)
+        ):
+            return {}
+        return said
 
     def __call__(self, path: Path) -> Result:
         """State: 'made', 'skipped', 'excluded', 'failed', or 'full' where it failed because the disk is full. Nothing
@@ -115,7 +127,12 @@ class CaseMaker:
             label_map = read_scan(path, self.structures, self.spacing_from, self.geometry_from)
         else:
             label_map = read_label_map(
-                path, self.classes, self.mapping, self.spacing_from, geometry_from=self.geometry_from
+                path,
+                self.classes,
+                self.mapping,
+                self.spacing_from,
+                geometry_from=self.geometry_from,
+                table=self.table,
             )
         label_map.source_name = relative_name(path, self.input_dir)
         label_map = drop_islands(label_map, self.drop_islands)
@@ -124,7 +141,7 @@ class CaseMaker:
             if cut:
                 return self._exclude(path, target, cut, label_map.class_names)
         case = build_case(label_map, self.options, self.annotated)
-        case.meta["request"] = request
+        case.meta |= {**self._table_meta(), "request": request}
         write_case(target, case)
         lines = [*label_map.notes, *warnings_of(case.meta)]
         if label_map.as_background:
@@ -145,7 +162,9 @@ class CaseMaker:
             named = names_in_file(path)
             return all(named.get(int(value)) == name for value, (name, _) in meta["values_by_name"].items())
         if not self.mapping:
-            return not names_apart_from_numbers(path, meta["class_names"]).keys() & set(meta["present_classes"])
+            return not names_apart_from_numbers(path, self.table or meta["class_names"]).keys() & set(
+                meta["present_classes"]
+            )
         found, named = self.mapping.value_to_class, names_in_file(path)
         return not names_apart_from_mapping(found, named, found, self.mapping.class_names)
 

@@ -19,7 +19,7 @@ from vecset.common.file_names import require_sound_name
 from vecset.common.natural_order import natural_key
 from vecset.common.user_files import SAVE_WITH_COMMAS, SEPARATORS, read_json, read_text
 from vecset.data.case_file import read_meta
-from vecset.data.listed_case import ListedCase
+from vecset.data.listed_case import SIDECAR, ListedCase
 from vecset.data.patients import EACH_ALONE, find_patients, straddling
 from vecset.imaging.class_names import distinct_names, listed
 from vecset.imaging.image_file import case_name
@@ -27,7 +27,6 @@ from vecset.imaging.structure_names import name_key
 
 VERSION = 1  # of the method: higher when the same case files and options give other CSVs
 FIELDS = ("case_id", "file", "group", "missing_classes", "border_classes")
-SIDECAR = "splits.json"
 
 
 def split_folder(

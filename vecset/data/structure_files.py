@@ -11,7 +11,7 @@ overlaps are counted and told.
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from vecset.common.user_files import read_json
 from vecset.data.label_folder import ALL, LabelFolder, NoLabelMaps, Selection, look_into
 from vecset.imaging.channels import check_thickness
 from vecset.imaging.class_names import complete_class_names
-from vecset.imaging.classes import HEART_CLASSES
+from vecset.imaging.classes import HEART_CLASSES, ClassNames
 from vecset.imaging.header_geometry import check_plausible, farthest_shift
 from vecset.imaging.header_names import names_in_header
 from vecset.imaging.image_file import case_name, has_suffix, read_image
@@ -49,15 +49,16 @@ class Structures:
     is_table: bool = False  # whether a user wrote the names
 
     @classmethod
-    def load(cls, source: Path | str, num_classes: int) -> "Structures":
+    def load(cls, source: Path | str, num_classes: int, table: Sequence[str] | None = None) -> "Structures":
         """The rule of a preset (FILE_PRESETS), or of a JSON file {file stem: class id, class name, or {"class": id,
-        "name": name}}. Raises InputError where it is neither."""
+        "name": name}}. `table` (C,): the names of a project, in place of the default ones. Raises InputError where it
+        is neither, or names a class otherwise than `table`."""
         if str(source) in FILE_PRESETS and not Path(source).is_file():
             given = dict(enumerate(HEART_CLASSES[:num_classes], 1))
-            names = complete_class_names(given, num_classes, "--structures")
-            ids = {name: c for c, name in given.items()}
-            table = {stem: ids[name] for stem, name in TOTALSEGMENTATOR.items() if name in ids}
-            by_name = table if str(source) == "totalsegmentator" else None
+            names = complete_class_names(given, num_classes, "--structures") if table is None else table
+            ids = {stem: class_named(name, names) for stem, name in TOTALSEGMENTATOR.items()}
+            of_stems = {stem: c for stem, c in ids.items() if c is not None}
+            by_name = of_stems if str(source) == "totalsegmentator" else None
             return cls(by_name, names, json.dumps([str(source), names]))
         to_do = f"give a JSON file or one of the presets {', '.join(FILE_PRESETS)}"
         content = read_json(source, "a JSON file of structures", to_do)
@@ -65,13 +66,13 @@ class Structures:
             raise InputError(source, 'an object that is not empty, as {"lv": 3}', repr(content)[:60], to_do)
         by_name, given = {}, {}
         for stem, target in content.items():
-            class_id, name = class_target(f"file {stem!r}", target, num_classes, source)
+            class_id, name = class_target(f"file {stem!r}", target, num_classes, source, table)
             if name_key(stem) in by_name:
                 raise InputError.because(source, f"the file {stem!r} is listed twice", "keep one of them")
             by_name[name_key(stem)] = class_id
             if name is not None and name_key(given.setdefault(class_id, name)) != name_key(name):
                 raise InputError.because(source, f"class {class_id} has two names, {given[class_id]!r} and {name!r}")
-        names = complete_class_names(given, num_classes, source)
+        names = complete_class_names(given, num_classes, source) if table is None else table
         return cls(by_name, names, json.dumps([sorted(by_name.items()), names]), True)
 
     def class_id(self, path: Path, scan: Path) -> int | None:
@@ -89,6 +90,8 @@ class Structures:
     def _of_stem(self, stem):
         if self.by_name is not None:
             return self.by_name.get(name_key(stem))
+        if isinstance(self.class_names, ClassNames):  # of a project, whose structures may be others
+            return class_named(stem, self.class_names)
         structure = class_of(stem)
         return None if structure is None else class_named(structure, self.class_names)
 

@@ -5,7 +5,7 @@ many that describe hardly any shape. So thin classes get more of them."""
 
 import numpy as np
 
-from vecset.data.case_file import read_case
+from vecset.data.listed_case import read_as_listed
 
 _EXPONENT = 0.7  # near the factors that were found good by hand: 4 coronary, 2 pulmonary veins and appendage
 _LARGEST = 8.0
@@ -49,7 +49,7 @@ def fps_density(cases: list, num_classes: int) -> str:
     chosen = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(len(cases), _MOST_CASES)).astype(int))]
     thickness = []
     for entry in chosen:
-        case = read_case(entry.path, ("frame", "truth")).require("frame", "truth_crop", purpose="--fps_density auto")
+        case = read_as_listed(entry, ("frame", "truth")).require("frame", "truth_crop", purpose="--fps_density auto")
         thickness.append(class_thickness_mm(case.truth_crop, case.frame.spacing_mm, num_classes))
     thickness = np.array(thickness)
     known = np.isfinite(thickness).any(0)

@@ -16,6 +16,7 @@ import torch
 
 from vecset.common.atomic import require_writable, write_text
 from vecset.common.errors import InputError
+from vecset.data.case_file import meta_of_names
 from vecset.engines.arguments import build_parser
 from vecset.engines.distributed import Ranks, gather_objects
 from vecset.engines.logging import say
@@ -79,7 +80,7 @@ class Saver:
         return {
             "model": training.model.state_dict(),
             "model_config": training.model_config,
-            "class_names": training.class_names,
+            **meta_of_names(training.class_names),
             "optimizer": training.optimizer.state_dict(),
             "epoch": state.epoch,
             "step": state.step,

@@ -9,7 +9,7 @@ import torch
 
 from vecset.common.errors import InputError
 from vecset.common.user_files import read_json
-from vecset.data.listed_case import ListedCase, check_disjoint, read_split
+from vecset.data.listed_case import ListedCase, check_disjoint, read_split, table_of
 from vecset.data.shape_model_file import read_shape_model, sizes_of
 from vecset.data.thickness import fps_density
 from vecset.engines.argument_checks import network_words, without_effect
@@ -111,7 +111,7 @@ class Training:
 def set_up(args: Namespace, ranks: Ranks) -> Training:
     """Reads the splits and builds all that training needs. Raises InputError where options and cases do not fit."""
     training, validation = read_splits(args)
-    class_names = list(training[0].class_names)
+    class_names = table_of(training, args.csv_dir or args.data_path)
     shape_arrays = read_training_shapes(args, class_names, validation)
     model_config = {"name": args.model, "num_classes": len(class_names), **model_options(args, training)}
     model_config["shape_model"] = sizes_of(shape_arrays) if shape_arrays else None

@@ -1,18 +1,28 @@
 """The names of a project's classes: which are refused where they are given, and how stored ones stay apart.
 
 Within a project a class is its id. Names join what different files, checkpoints and data sets say, and they are the
-keys and the file names of results, so no two classes may have the same one.
+keys and the file names of results, so no two classes may have the same one. A project may write its own table of
+structures, a JSON list in which every id from 1 occurs once; `aliases` and `colour` may be left out:
+
+    [{"id": 1, "name": "LV", "aliases": ["left ventricle blood"]}, {"id": 2, "name": "Plaque", "colour": "#AA3377"}]
 """
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from vecset.common.arguments import user_path_text
 from vecset.common.errors import InputError
-from vecset.imaging.classes import default_class_names
-from vecset.imaging.structure_names import class_of, name_key
+from vecset.common.user_files import read_json
+from vecset.imaging.classes import SHIPPED_TABLES, ClassNames, default_class_names
+from vecset.imaging.structure_names import alias_key, class_of, name_key
 
 # what tables and pages call rows of their own
 RESERVED = ("background", "mean", "mean of classes", "mean of given", "mean of inferred", "outside", "union")
+MOST_CLASSES = 255  # label maps and case files hold class ids in a byte
+SHOWN = 12  # names that a message lists
+TABLE_KEYS = ("id", "name", "aliases", "colour")
 MOST_BYTES = 120  # of a name in UTF-8: it becomes a file name
 # Names that Windows keeps for devices, with any suffix.
 _DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))])
@@ -64,6 +74,66 @@ def check_class_names(
             )
 
 
+def read_structure_table(source: Path | str) -> ClassNames:
+    """The names (C,) of a shipped table ("heart10", "heart16") or of a project's own (a JSON file, form above), with
+    their aliases and colours.
+
+    Raises InputError, naming `source`, where there is no such file, where it is no such table, where the ids are not
+    1..C, and where two structures have a name or an alias in common."""
+    if str(source) in SHIPPED_TABLES and not Path(source).is_file():
+        return ClassNames(SHIPPED_TABLES[str(source)])
+    to_do = f"give a number, {', '.join(SHIPPED_TABLES)}, or a JSON list of structures"
+    rows = read_json(source, "a JSON table of structures", to_do)
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise InputError(source, 'a list of structures, as [{"id": 1, "name": "LV"}]', repr(rows)[:60], to_do)
+    names, aliases, colours = {}, {}, {}
+    for row in rows:
+        c, name = row.get("id"), row.get("name")
+        unknown = sorted(set(row) - set(TABLE_KEYS))
+        if unknown:
+            raise InputError.because(source, f"unknown keys {', '.join(unknown)}", f"keys are {', '.join(TABLE_KEYS)}")
+        if not isinstance(c, int) or isinstance(c, bool) or not 1 <= c <= MOST_CLASSES:
+            raise InputError.because(source, f"{name!r} has the id {c!r}", f"ids are 1..{MOST_CLASSES}")
+        if c in names:
+            raise InputError.because(source, f"id {c} is both {names[c]!r} and {name!r}", "give each structure its id")
+        names[c] = cleaned_name(name) if isinstance(name, str) else name
+        own, colour = row.get("aliases", []), row.get("colour")
+        if not isinstance(own, list) or not all(isinstance(alias, str) and alias.strip() for alias in own):
+            raise InputError.because(source, f"the aliases of {name!r} are {own!r}", "give a list of texts")
+        if colour is not None and not (isinstance(colour, str) and re.fullmatch("#[0-9A-Fa-f]{6}", colour)):
+            raise InputError.because(source, f"the colour of {name!r} is {colour!r}", 'give it as "#RRGGBB"')
+        if own:
+            aliases[names[c]] = own
+        if colour:
+            colours[names[c]] = colour.upper()
+    check_class_names(names, source)
+    lacking = sorted(set(range(1, max(names) + 1)) - set(names))
+    if lacking:
+        raise InputError.because(source, f"no structure has the id {lacking[0]}", f"number them 1..{len(names)}")
+    table = ClassNames([names[c] for c in sorted(names)], aliases, colours)
+    _check_aliases(table, source)
+    return table
+
+
+def number_or_table(text: str) -> int | str:
+    """The value of --classes: a number, or what `read_structure_table` reads. As the type of an option."""
+    return int(text) if re.fullmatch(r"[+-]?\d+", text.strip()) else user_path_text(text)
+
+
+def _check_aliases(table, source):
+    """Raises InputError where two structures of a table have a name or an alias in common."""
+    owner = {}
+    for name in table:
+        for text in (name, *table.aliases.get(name, ())):
+            other, theirs = owner.setdefault(alias_key(text), (name, text))
+            if other != name:
+                raise InputError.because(
+                    source,
+                    f"{text!r} stands for {name} and for {other} ({theirs!r})",
+                    "take it away from one of them, or make them one structure",
+                )
+
+
 def complete_class_names(given: Mapping[int, str], num_classes: int, where: object) -> list[str]:
     """(C,) names: those `given` {class id: name}, for the others the default ones. A default name that one of `given`
     has, or stands for (vecset/imaging/structure_names.py), would name a second class so: that one is `class_<id>`.
@@ -100,6 +170,12 @@ def check_same_names(found: Sequence[str], expected: Sequence[str], where: objec
 def listed(class_names: Sequence[str]) -> str:
     """'1 RV, 2 Myocardium, 3 LV'."""
     return ", ".join(f"{c} {name}" for c, name in enumerate(class_names, 1))
+
+
+def table_text(names: Mapping[int, str]) -> str:
+    """'1 LV, 3 Myocardium and 4 more'."""
+    shown = ", ".join(f"{value} {name}" for value, name in sorted(names.items())[:SHOWN])
+    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _problem(name):

@@ -9,13 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vecset.common.errors import InputError
-from vecset.imaging.class_names import listed
+from vecset.imaging.class_names import listed, table_text
 from vecset.imaging.classes import BACKGROUND, default_class_names
 from vecset.imaging.image_file import read_nifti_header
 from vecset.imaging.label_table import names_beside, read_names, read_segment_names
 from vecset.imaging.structure_names import class_named, class_of, is_automatic, name_key
-
-SHOWN = 12  # names that a message lists
 
 
 def names_in_header(path: Path | str) -> dict[int, str]:
@@ -125,12 +123,6 @@ def refuse_other_numbers(path: Path | str, found: Iterable[int], class_names: Se
             f"{class_names[other[0] - 1]} by those here ({listed(class_names)})",
             to_do,
         )
-
-
-def table_text(names: Mapping[int, str]) -> str:
-    """'1 LV, 3 Myocardium and 4 more'."""
-    shown = ", ".join(f"{value} {name}" for value, name in sorted(names.items())[:SHOWN])
-    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _says_nothing(value, names, class_names):

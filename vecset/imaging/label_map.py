@@ -15,6 +15,7 @@ import numpy as np
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import InputError
 from vecset.imaging.channels import as_volume, check_thickness, other_labels, refuse_fractions, refuse_scan
+from vecset.imaging.class_names import table_text
 from vecset.imaging.classes import default_class_names
 from vecset.imaging.frame import check_affine
 from vecset.imaging.header_geometry import check_plausible, nifti_header, settle_geometry
@@ -24,7 +25,6 @@ from vecset.imaging.header_names import (
     names_apart_from_mapping,
     names_in_file,
     refuse_other_numbers,
-    table_text,
 )
 from vecset.imaging.image_file import NIFTI_SUFFIXES, StoredImage, case_id, has_suffix, read_image
 from vecset.imaging.label_mapping import PRESETS, LabelMapping, apply_table
@@ -91,12 +91,14 @@ def read_label_map(
     class_names: Sequence[str] | None = None,
     geometry_from: str | None = None,
     as_slices: bool = False,
+    table: Sequence[str] | None = None,
 ) -> LabelMap:
     """Reads a label map (.nii.gz, .nii, .nrrd, .mha) of `num_classes` classes.
 
     `label_mapping`: a LabelMapping, the name of a preset or a JSON file (see vecset/imaging/label_mapping.py).
     `class_names` (C,): of a checkpoint, in place of the default ones; a label mapping then goes by these names, and
-    classes that neither the mapping nor the names in the file have are not annotated. Without
+    classes that neither the mapping nor the names in the file have are not annotated. `table` (C,): the names of a
+    project, in place of the default ones, where nothing else changes. Without
     a mapping, names of the values in the file decide which class each is (vecset/imaging/header_names.py).
     `spacing_from` ('affine' or 'pixdim') and `geometry_from` ('sform' or 'qform') decide where a header contradicts
     itself (`settle_geometry`). `as_slices`: it is one slice or a stack of them (vecset/sparse/slices.py): a 2D image is
@@ -106,7 +108,7 @@ def read_label_map(
     and nothing decides, or is no heart in mm.
     """
     path = Path(path)
-    mapping = LabelMapping.load(label_mapping, num_classes) if label_mapping is not None else None
+    mapping = LabelMapping.load(label_mapping, num_classes, table) if label_mapping is not None else None
     values, affine, image, notes = read_volume(path, num_classes, spacing_from, geometry_from, as_slices)
     if mapping and class_names is not None:
         mapping = mapping.for_classes(class_names)
@@ -115,7 +117,7 @@ def read_label_map(
         other_names = _other_names(path, values, named, mapping)
         labels = mapping.apply(values, path)
     else:
-        by_name = _by_name(path, values, named, num_classes, class_names)
+        by_name = _by_name(path, values, named, table or default_class_names(num_classes), class_names)
         labels = apply_table(values, by_name) if by_name else _in_range(path, values, num_classes)
     unlisted = values[(labels == 0) & (values != 0)] if mapping else values[:0]
     as_background = {int(v): int(n) for v, n in zip(*np.unique(unlisted, return_counts=True))}
@@ -131,7 +133,7 @@ def read_label_map(
         check_thickness(path, labels)
     if labels.any():
         check_plausible(path, labels, affine)
-    names = mapping.class_names if mapping else class_names or default_class_names(num_classes)
+    names = mapping.class_names if mapping else class_names or table or default_class_names(num_classes)
     annotated, own_ids = mapping.annotated if mapping else list(range(1, num_classes + 1)), {}
     if mapping:
         own_ids = mapping.own_ids
@@ -201,10 +203,10 @@ def _as_one_slice(path, image):
     return replace(image, values=image.values[..., None], affine=affine, pixdim_mm=pixdim_mm, forms=forms)
 
 
-def _by_name(path, values, named, num_classes, class_names):
+def _by_name(path, values, named, default_names, class_names):
     """{value: class id} where the names {value: name} in the file decide, or None: the values are class ids.
     class_names: of a checkpoint, or None."""
-    own = list(class_names or default_class_names(num_classes))
+    own = class_names or default_names
     if not named and class_names is None:
         return None
     found = [int(value) for value in np.unique(values)]

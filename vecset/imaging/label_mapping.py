@@ -56,11 +56,14 @@ class LabelMapping:
     own_ids: dict = field(default_factory=dict)
 
     @classmethod
-    def load(cls, source: "str | Path | LabelMapping", num_classes: int) -> "LabelMapping":
-        """The mapping of a JSON file or of the preset `source`; a LabelMapping is returned as it is.
+    def load(
+        cls, source: "str | Path | LabelMapping", num_classes: int, table: Sequence[str] | None = None
+    ) -> "LabelMapping":
+        """The mapping of a JSON file or of the preset `source`; a LabelMapping is returned as it is. `table` (C,): the
+        names of a project, which are then those of its classes; a preset is read to them by its names.
 
-        Raises InputError where there is no such file, or where its content is not a mapping to classes 1..num_classes.
-        """
+        Raises InputError where there is no such file, where its content is not a mapping to classes 1..num_classes, or
+        where it names a class otherwise than `table`."""
         if isinstance(source, cls):
             return source
         path = Path(source)
@@ -68,10 +71,10 @@ class LabelMapping:
             path = PRESETS / f"{source}.json"
         to_do = f"give a JSON file or one of the presets {', '.join(preset_names())}"
         content = read_json(path, "a JSON file of label values", to_do)
-        return cls._parse(content, num_classes, path)
+        return cls._parse(content, num_classes, path, table)
 
     @classmethod
-    def _parse(cls, content, num_classes, path):
+    def _parse(cls, content, num_classes, path, table=None):
         if not isinstance(content, dict):
             raise _wrong(path, f"a label mapping is one JSON object, not a {type(content).__name__}")
         parts = content if "values" in content else {"values": content}
@@ -85,14 +88,14 @@ class LabelMapping:
             raise _wrong(path, f'"values" is an object that is not empty, not {parts["values"]!r}')
         value_to_class, given = {}, {}  # given: {class id: the name that an entry gives it}
         for key, target in parts["values"].items():
-            value, class_id, name = _entry(key, target, num_classes, path)
+            value, class_id, name = _entry(key, target, num_classes, path, table, path.parent == PRESETS)
             if value in value_to_class:
                 raise _wrong(path, f"value {value} is listed twice (as {key!r}, too)")
             value_to_class[value] = class_id
             if name is not None and name_key(given.setdefault(class_id, name)) != name_key(name):
                 raise _wrong(path, f"class {class_id} has two names, {given[class_id]!r} and {name!r}")
-        names = complete_class_names(given, num_classes, path)
-        defaults = default_class_names(num_classes)
+        names = table if table is not None else complete_class_names(given, num_classes, path)
+        defaults = table if table is not None else default_class_names(num_classes)
         for value, c in value_to_class.items():
             if c not in given and names[c - 1] != defaults[c - 1]:
                 raise InputError.because(
@@ -161,22 +164,31 @@ def apply_table(values: np.ndarray, value_to_class: Mapping[int, int], found: np
     return classes[np.searchsorted(found, values)]
 
 
-def _entry(key, target, num_classes, path):
+def _entry(key, target, num_classes, path, table, by_name):
     """(image value, class id, the name that the entry gives the class or None) of one entry of `values`."""
     try:
         value = int(key)
     except ValueError:
         raise _wrong(path, f'the keys of "values" are whole numbers, not {key!r}') from None
-    class_id, name = class_target(f"value {key}", target, num_classes, path)
+    class_id, name = class_target(f"value {key}", target, num_classes, path, table, by_name)
     if value == BACKGROUND:
         raise _wrong(path, f"value {BACKGROUND} is background and cannot be mapped to class {class_id}")
     return value, class_id, name
 
 
-def class_target(what: str, target: object, num_classes: int, path: Path | str) -> tuple[int, str | None]:
+def class_target(
+    what: str,
+    target: object,
+    num_classes: int,
+    path: Path | str,
+    table: Sequence[str] | None = None,
+    by_name: bool = False,
+) -> tuple[int, str | None]:
     """(class id, the name that the entry gives the class or None) of one entry of a JSON file: an id, a default name,
-    or {"class": id, "name": name}. what: the entry in words, for the message. Raises InputError for all else."""
-    name, defaults = None, default_class_names(num_classes)
+    or {"class": id, "name": name}. what: the entry in words, for the message. table (C,): the names of a project, in
+    place of the default ones; with `by_name` the name of an entry counts there, and not its id. Raises InputError for
+    all else, and where id and name of an entry are two structures of the table."""
+    name, defaults = None, default_class_names(num_classes) if table is None else table
     if isinstance(target, dict):
         unknown = sorted(set(target) - {"class", "name"})
         if unknown:
@@ -185,6 +197,14 @@ def class_target(what: str, target: object, num_classes: int, path: Path | str) 
         if name is not None and not isinstance(name, str):
             raise _wrong(path, f"the name of {what} is a text, not {name!r}")
         name = None if name is None else cleaned_name(name)
+        if table is not None and name is not None:
+            of_table = class_named(name, table)
+            if of_table is None or (of_table != target and not by_name):
+                said = "no structure" if of_table is None else f"structure {of_table} {table[of_table - 1]}"
+                raise _wrong(
+                    path, f"{what} is mapped to {name!r}, {said} of --classes ({listed(table)}), not {target!r}"
+                )
+            target, name = of_table, table[of_table - 1]
     elif isinstance(target, str) and class_named(target, defaults):
         target = class_named(target, defaults)
         name = defaults[target - 1]

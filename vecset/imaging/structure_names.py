@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from vecset.imaging.classes import STRUCTURES
+from vecset.imaging.classes import STRUCTURES, ClassNames
 
 # What may stand beside any name without changing it, and beside that of a chamber (its inside).
 _FILLERS = frozenset(["heart", "hearts", "cardiac", "human", "of", "the"])
@@ -104,9 +104,11 @@ def class_named(name: str, class_names: Sequence[str]) -> int | None:
     if keys.count(name_key(name)) == 1:
         return keys.index(name_key(name)) + 1
     aliases = getattr(class_names, "aliases", {})
-    of_table = [c for c, own in enumerate(class_names, 1) if alias_key(name) in map(alias_key, aliases.get(own, ()))]
-    if len(of_table) == 1:
-        return of_table[0]
+    if isinstance(class_names, ClassNames):
+        key = alias_key(name)
+        found = [c for c, own in enumerate(class_names, 1) if key in map(alias_key, (own, *aliases.get(own, ())))]
+        if len(found) == 1:
+            return found[0]
     structure = class_of(name)
     alike = [
         c

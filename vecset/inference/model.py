@@ -16,11 +16,10 @@ import numpy as np
 import torch
 
 from vecset.common.errors import InputError
-from vecset.data.case_file import Case
+from vecset.data.case_file import Case, names_of_meta
 from vecset.data.listed_case import ListedCase
 from vecset.fields.decision_tuning import DecisionTuning, read_decision_tuning
 from vecset.fields.heart_field import CHUNK, HeartField
-from vecset.imaging.class_names import distinct_names
 from vecset.imaging.label_map import file_sha256
 from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.inputs import draw_surface, find_hearts, load_heart
@@ -159,7 +158,7 @@ def load_model(
     checkpoint. InputError where a file is none of these, or the numbers do not fit the model."""
     checkpoint, chosen = Path(checkpoint), choose_device(device)
     stored = checkpoint_file.load_checkpoint(checkpoint)
-    class_names, config = distinct_names(stored["class_names"]), stored["model_config"]
+    class_names, config = names_of_meta(stored), stored["model_config"]
     network = checkpoint_file.model_from_checkpoint(stored, chosen, checkpoint)
     network.requires_grad_(False)  # nothing is trained here
     training = stored["args"] if isinstance(stored["args"], dict) else vars(stored["args"])

@@ -9,7 +9,8 @@ from vecset.common.errors import InputError
 from vecset.data.case_classes import chosen_class, classes_by_names, not_annotated, refuse_not_annotated
 from vecset.data.case_file import read_case
 from vecset.data.listed_case import CASE_FILE, LABEL_MAP, LATENTS, SLICES, ListedCase
-from vecset.imaging.header_names import classes_told, names_in_file, refuse_other_numbers, table_text
+from vecset.imaging.class_names import table_text
+from vecset.imaging.header_names import classes_told, names_in_file, refuse_other_numbers
 from vecset.imaging.label_mapping import LabelMapping
 from vecset.imaging.structure_names import is_automatic
 

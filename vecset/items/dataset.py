@@ -13,7 +13,8 @@ import torch
 from vecset.common.draws import draw_balanced_rows, draw_rows, random_stream
 from vecset.common.errors import InputError
 from vecset.common.structure_state import ABSENT_DISTANCE
-from vecset.data.case_file import CLASS_DISTANCES, read_case
+from vecset.data.case_file import CLASS_DISTANCES
+from vecset.data.listed_case import read_as_listed
 from vecset.items.observation import FAR_SHARE, Observation, ObservationDraws, far_queries, frame_of_seen
 
 QUERY_GROUPS = ("near", "inside", "outside")  # the groups of query points, in the order of an item
@@ -213,7 +214,7 @@ class CaseDataset(torch.utils.data.Dataset):
         members = _MEMBERS + (("near_source",) if self.balance else ())
         distances = CLASS_DISTANCES if self.class_distances else ()
         frame = ("frame",) if self.observations else ()
-        case = read_case(self.cases[index].path, members + distances + frame)
+        case = read_as_listed(self.cases[index], members + distances + frame)
         case.require(*members, *frame, purpose="training")
         if distances:
             case.require_class_distances("this training")
@@ -376,7 +377,7 @@ def grid_points_unit(grid_size: int) -> np.ndarray:
 def grid_truth(entry, grid_size: int) -> np.ndarray:
     """(grid_size^3,) u8: the true label at each point of `grid_points_unit`, that of the nearest voxel of the case's
     truth crop. Points outside the crop, and outside the image, are background."""
-    case = read_case(entry.path, ("frame", "truth")).require(
+    case = read_as_listed(entry, ("frame", "truth")).require(
         "frame", "truth_crop", "truth_origin", purpose="validation on a grid"
     )
     points_unit = grid_points_unit(grid_size)

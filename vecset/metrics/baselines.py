@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from vecset.common.errors import InputError
-from vecset.data.case_file import Case, read_case
+from vecset.data.case_file import Case
+from vecset.data.listed_case import ListedCase, read_as_listed
 from vecset.imaging.resampling import resample_nearest
 from vecset.metrics.overlap import mean_over_classes, score
 
@@ -63,9 +64,11 @@ def read_truths(
     return TrainingTruths(list(paths), search, counts.argmax(0).astype(np.uint8), num_classes)
 
 
-def read_truth(path: Path) -> Case:
-    """The `Case` with frame and truth alone."""
-    return read_case(path, ("frame", "truth")).require("frame", "truth_crop", "truth_origin", purpose="the baselines")
+def read_truth(source: Path | ListedCase) -> Case:
+    """The `Case` with frame and truth alone, of a file, or as it is listed (`read_as_listed`)."""
+    return read_as_listed(source, ("frame", "truth")).require(
+        "frame", "truth_crop", "truth_origin", purpose="the baselines"
+    )
 
 
 def baseline_scores(truths: TrainingTruths, case: Case, class_names: Sequence[str]) -> dict:

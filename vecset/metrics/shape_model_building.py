@@ -17,7 +17,7 @@ import numpy as np
 
 from vecset.common.errors import InputError
 from vecset.common.workers import map_files
-from vecset.data.case_file import read_case
+from vecset.data.listed_case import ListedCase, read_as_listed
 from vecset.imaging.frame import UNIT_RADIUS
 from vecset.metrics.baselines import crop_affine, read_truth
 from vecset.metrics.seen_heart import Grid, Structures, Template, frame_matrix, frame_of, moved
@@ -36,11 +36,12 @@ FILLED = 1e-3  # unit: where no distance that is filled in changes by more, it i
 class _Heart:
     """A training heart: its structures, those that it shows (C,), and mm -> the frame of all that it shows."""
 
-    def __init__(self, path: Path, num_classes: int):
-        case = read_truth(path)
+    def __init__(self, source: Path | ListedCase, num_classes: int):
+        case = read_truth(source)
+        path = case.path
         if case.num_classes != num_classes:
             raise InputError(path, f"{num_classes} classes", case.num_classes, "give training hearts of one kind")
-        self.path, affine = path, crop_affine(case)
+        self.source, affine = source, crop_affine(case)
         labels = np.where(np.append(True, case.annotated)[case.truth_crop], case.truth_crop, 0).astype(np.uint8)
         if not labels.any():
             raise InputError.because(path, "none of its annotated structures has a voxel", "leave it out")
@@ -53,20 +54,21 @@ class _Heart:
 
 
 def build_shape_model(
-    paths: Sequence[Path],
+    sources: Sequence[Path | ListedCase],
     num_classes: int,
     modes: int,
     file_workers: int = 1,
     progress: Callable = lambda hearts: hearts,
 ) -> dict[str, np.ndarray]:
-    """The arrays of a `ShapeModel` by its buffers' names, from case files with frame and truth. At most one mode fewer
+    """The arrays of a `ShapeModel` by its buffers' names, from case files with frame and truth
+    (`read_as_listed`). At most one mode fewer
     than there are hearts. file_workers: processes that read them; 1: this one; `progress` wraps lists of hearts as they
     are worked on afterwards. InputError for fewer than LEAST_HEARTS, and for a file that cannot be used."""
-    if len(paths) < LEAST_HEARTS:
-        raise InputError("a shape model", f"at least {LEAST_HEARTS} training hearts", len(paths), "give more")
+    if len(sources) < LEAST_HEARTS:
+        raise InputError("a shape model", f"at least {LEAST_HEARTS} training hearts", len(sources), "give more")
     read = partial(_Heart, num_classes=num_classes)
     workers = 0 if file_workers == 1 else file_workers
-    hearts = list(map_files(read, list(map(Path, paths)), workers, _killed, desc="hearts", unit="heart").values())
+    hearts = list(map_files(read, list(sources), workers, _killed, desc="hearts", unit="heart").values())
     places = _laid_on_each_other(hearts, progress)
     grids = _grids(hearts, places, num_classes)
     ends = np.cumsum([0] + [int(np.prod(grid.shape)) for grid in grids])
@@ -86,7 +88,8 @@ def build_shape_model(
     }
 
 
-def _killed(path):
+def _killed(source):
+    path = getattr(source, "path", source)
     raise InputError.because(path, "the process that read it was killed (out of memory?)", "use fewer --file_workers")
 
 
@@ -177,7 +180,7 @@ def _template(hearts, places, weights, num_classes):
         chosen = next((i for i in order if c in hearts[i].classes), None)
         if chosen is None:
             continue
-        case = read_case(hearts[chosen].path, ("frame", "surface_points", "surface_labels"))
+        case = read_as_listed(hearts[chosen].source, ("frame", "surface_points", "surface_labels"))
         rows = np.flatnonzero(case.surface_labels == c)
         if not len(rows):  # a structure of which the sampling has no point
             at = hearts[chosen].structures.vertices_mm[c]
