@@ -8,9 +8,12 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from vecset.common.atomic import write_text
@@ -27,6 +30,7 @@ from vecset.imaging.structure_names import name_key
 
 VERSION = 1  # of the method: higher when the same case files and options give other CSVs
 FIELDS = ("case_id", "file", "group", "missing_classes", "border_classes")
+DATASET_FIELDS = ("dataset", "data_path")  # more, where a split is of several data sets
 
 
 def split_folder(
@@ -40,12 +44,8 @@ def split_folder(
 ) -> list[InputError]:
     """Writes the CSVs of all case files in `data_dir` into `output_dir` and prints their sizes. Returns the errors of
     the files that are broken, which are in no set. Raises InputError where an option is wrong or no file is left."""
-    from tqdm import tqdm
-
     pattern = compile_group_regex(group_regex)
-    entries, broken = read_entries(
-        data_dir, pattern, progress=lambda paths: tqdm(paths, desc="case files", unit="file", disable=None)
-    )
+    entries, broken = read_entries(data_dir, pattern, case_files_bar("case files"))
     for error in broken:
         print(f"error: {error}", file=sys.stderr)
     if not entries:
@@ -88,6 +88,13 @@ def split_folder(
     if broken:
         print(f"{len(broken)} case files are broken (named above) and in no set", file=sys.stderr)
     return broken
+
+
+def case_files_bar(what: str) -> Callable:
+    """A progress bar round a list of paths, for `read_entries`."""
+    from tqdm import tqdm
+
+    return partial(tqdm, desc=what, unit="file", disable=None)
 
 
 def check_same_classes(entries: list[ListedCase]) -> None:
@@ -229,6 +236,7 @@ def read_entries(data_dir, group_regex=None, progress=None):
                 case_id,
                 path,
                 class_names=tuple(distinct_names(meta["class_names"])),
+                annotated=tuple(c in meta["annotated_classes"] for c in range(1, meta["classes"] + 1)),
                 group=group,
                 missing_classes=tuple(sorted(int(c) for c in meta.get("missing_classes", ()))),
                 border_classes=tuple(sorted(int(c) for c in meta.get("border_classes", ()))),
@@ -258,7 +266,7 @@ def clusters(entries: list[ListedCase]) -> list[list[ListedCase]]:
     return list(bundles.values())
 
 
-def _dealing_order(bundles, seed):
+def dealing_order(bundles, seed):
     """Bundles of one size with the same missing classes side by side, and within them in an order that only seed and
     ids decide."""
 
@@ -283,7 +291,7 @@ def split_train_val(
     InputError where one of the two sets would be empty."""
     if not 0 < val_ratio < 1:
         raise InputError("--val_ratio", "a number between 0 and 1", val_ratio)
-    bundles = _dealing_order(clusters(entries), seed)
+    bundles = dealing_order(clusters(entries), seed)
     _need_bundles(bundles, 2, "train and val")
     val, owed = [], 0.0
     for bundle in bundles:
@@ -305,7 +313,7 @@ def split_folds(entries: list[ListedCase], folds: int, seed: int) -> list[tuple[
     through the list sorted by missing classes; large bundles first, so that the folds come out even."""
     if folds < 2:
         raise InputError("--folds", "at least 2", folds)
-    bundles = _dealing_order(clusters(entries), seed)
+    bundles = dealing_order(clusters(entries), seed)
     _need_bundles(bundles, folds, f"{folds} folds")
     vals, strata, lacking = ([kind() for _ in range(folds)] for kind in (list, dict, dict))
     order = sorted(range(len(bundles)), key=lambda i: (-len(bundles[i]), i))
@@ -399,16 +407,19 @@ def write_splits(output_dir: str | Path, sets: dict[str, list[ListedCase]], reco
             stale = [name for name in read_json(sidecar, SIDECAR)["sets"] if name not in sets]
         except (InputError, KeyError, TypeError):  # the record is written anew below, with all that it says
             stale = []
+    several = any(entry.dataset for entries in sets.values() for entry in entries)
     for name, entries in sets.items():
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(FIELDS)
+        writer.writerow(FIELDS + (DATASET_FIELDS if several else ()))
         for entry in entries:  # case files lie directly in the data folder, so a name is a path relative to it
             classes = (" ".join(map(str, ids)) for ids in (entry.missing_classes, entry.border_classes))
-            writer.writerow([entry.case_id, entry.path.name, entry.group, *classes])
+            place = [entry.dataset, os.path.abspath(entry.path.parent)] if several else []
+            writer.writerow([entry.case_id, entry.path.name, entry.group, *classes, *place])
         write_text(output_dir / name, text.getvalue())
     counts = {
         name: {"cases": len(entries), "groups": len({e.group for e in entries}), "missing": _missing_counts(entries)}
+        | ({"datasets": dict(sorted(Counter(e.dataset for e in entries).items()))} if several else {})
         for name, entries in sets.items()
     }
     write_text(sidecar, json.dumps({**record, "sets": counts}, indent=1) + "\n")
