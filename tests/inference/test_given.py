@@ -22,7 +22,7 @@ from helpers.formula_hearts import (
 )
 from helpers.report_run import page_tables
 
-from vecset.commands.reconstruct import earlier_notes
+from vecset.commands.reconstruct_lines import earlier_notes
 from vecset.common.errors import InputError
 from vecset.common.structure_state import State, is_seen
 from vecset.data.case_file import read_case, write_case
