@@ -7,6 +7,7 @@ from vecset.common.errors import InputError
 from vecset.common.structure_state import ABSENT_DISTANCE, State
 from vecset.data.case_classes import check_chosen, chosen_classes, classes_by_names, require_annotated
 from vecset.data.case_file import Case
+from vecset.imaging.classes import ClassNames
 
 CHECKPOINT = ["Myocardium", "LA", "LV", "RA"]
 
@@ -48,6 +49,24 @@ def test_a_name_that_the_checkpoint_lacks_and_two_names_for_one_class():
         classes_by_names(case_of(["LV", "LAA"]), CHECKPOINT)
     with pytest.raises(InputError, match=r"^x.npz: its classes 1 LV and 3 left ventricle are both LV of the check"):
         classes_by_names(case_of(["LV", "LA", "left ventricle"]), CHECKPOINT)
+
+
+def test_classes_that_nobody_looked_for_may_be_lacking_in_the_checkpoint():
+    case = case_of(["Myocardium", "LA", "LAA", "PV"], present_classes=[1, 2], voxels_per_class=[5, 7, 0, 0])
+    found, ids = classes_by_names(case, ["Myocardium", "LA"])
+    assert ids == {1: 1, 2: 2} and found.num_classes == 2 and found.meta["annotated_classes"] == [1, 2]
+    assert found.vol_class_sdf.shape[1] == 2 and found.meta["voxels_per_class"] == [5, 7]
+    with pytest.raises(InputError, match="LAA is none of them"):
+        classes_by_names(case_of(["LA", "LAA"]), ["Myocardium", "LA"])
+
+
+def test_aliases_of_the_table_of_the_case_and_of_the_checkpoint():
+    case = case_of(["Right chamber", "LA"], class_aliases={"Right chamber": ["RV"]})
+    found, ids = classes_by_names(case, ["LA", "RV"])
+    assert ids == {1: 2, 2: 1} and found.class_names == ["LA", "RV"] and "class_aliases" not in found.meta
+    names = ClassNames(["LA", "Cavity"], {"Cavity": ["chamber right"]})
+    found, ids = classes_by_names(case_of(["Right chamber", "LA"]), names)
+    assert ids == {1: 2, 2: 1} and found.class_names.aliases == names.aliases
 
 
 def test_classes_that_a_user_names():

@@ -140,6 +140,14 @@ def test_draws_depend_on_epoch_and_case_alone(entries):
     assert not np.array_equal(wanted["query_points"], items[5, 1]["query_points"])
 
 
+def test_a_case_that_is_in_an_epoch_again_has_other_draws(entries):
+    cases = dataset(entries)
+    first, again = cases[0, 1], cases[0, 1 + len(entries)]
+    assert again["case_index"] == first["case_index"] == 1
+    assert not np.array_equal(again["surface_points"], first["surface_points"])
+    assert same(again, dataset(entries)[0, 1 + len(entries)])
+
+
 def test_a_part_of_the_surface_is_decoded_and_all_of_it_read(entries):
     whole, part = (collate([dataset(entries, decoded_surface=n)[3, i] for i in range(2)]) for n in (None, 20))
     rows = part.pop("surface_decoded")

@@ -53,3 +53,28 @@ def test_order_changes_with_epoch_and_seed():
 def test_too_few_cases_for_batch_and_ranks():
     with pytest.raises(InputError, match="2 x 3 x 2 = 12 cases, found 11"):
         EpochPlan(11, 2, 2, 0, 0, 3)
+
+
+def test_weights_of_data_sets_say_how_often_a_heart_is_drawn():
+    sets = ["A"] * 6 + ["B"] * 3 + ["C"] * 4
+    plan = EpochPlan(13, 2, 2, seed=1, weights={"A": 1, "B": 3, "C": 1.5}, sets=sets)
+    assert plan.num_draws == 6 + 9 + 6 and plan.steps_per_epoch == 6
+    seen_of_c = set()
+    for epoch in range(3):
+        cases = [i for step in range(6) for i in plan.step_cases(epoch, step)]
+        times = np.bincount(cases, minlength=13)
+        assert times[:6].tolist() == [1] * 6 and times[6:9].tolist() == [3] * 3
+        assert sorted(times[9:]) == [1, 1, 2, 2]
+        seen_of_c.add(tuple(times[9:]))
+    assert len(seen_of_c) > 1  # others in another epoch
+    draws = [draw for keys in plan.keys(0, 0, 1) for _, draw in keys]
+    assert len(set(draws)) == len(draws) == 21 and max(draws) < 3 * 13
+    again = EpochPlan(13, 2, 2, seed=1, weights={"A": 1, "B": 3, "C": 1.5}, sets=sets)
+    assert list(again.keys(1, 2, 2)) == list(plan.keys(0, 0, 2))[len(list(plan.keys(0, 0, 1))) :][4:]
+    with pytest.raises(InputError, match="found 3 draws with these weights"):
+        EpochPlan(13, 4, weights={"A": 0.1, "B": 0.5, "C": 0.01}, sets=sets)
+
+
+def test_weights_of_one_draw_each_case_once():
+    plan = EpochPlan(5, 1, weights={"A": 1.0}, sets=["A"] * 5)
+    assert sorted(plan.order(0)) == list(range(5))

@@ -22,7 +22,7 @@ def classes_by_names(case: Case, class_names: Sequence[str]) -> tuple[Case, dict
     name. Classes of the checkpoint that the case does not have are not annotated. The same Case where its classes are
     those of the checkpoint in their order. InputError as of `ids_by_names`."""
     ids = ids_by_names(case.meta, class_names, case.path)
-    if list(ids.items()) == [(c, c) for c in range(1, len(class_names) + 1)]:
+    if list(ids.items()) == [(c, c) for c in range(1, len(class_names) + 1)] and case.num_classes == len(class_names):
         return dataclasses.replace(case, meta=_with_names(case.meta, class_names)), ids
     return renumbered(case, ids, class_names), ids
 

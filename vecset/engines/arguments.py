@@ -59,6 +59,18 @@ def parse_arguments(argv: list[str] | None = None, defaults: dict | None = None)
     return args
 
 
+def dataset_weights(text: str) -> dict[str, float]:
+    """The value of --dataset_weights, {name: weight}. As the type of an option."""
+    pairs = [part.rpartition("=")[::2] for part in text.split(",")]
+    try:
+        weights = {name.strip(): float(weight) for name, weight in pairs}
+    except ValueError:
+        weights = {}
+    if len(weights) < len(pairs) or not all(name and 0 < weight <= 1000 for name, weight in weights.items()):
+        raise argparse.ArgumentTypeError(f"expected weights above 0, to 1000, as A=1,B=8, found {text!r}")
+    return weights
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(prog="main_ae.py", description=DESCRIPTION, formatter_class=_Help)
     add = parser.add_argument_group("data").add_argument
@@ -70,6 +82,13 @@ def build_parser() -> argparse.ArgumentParser:
         type=count(1),
         metavar="C",
         help="class count that every case must have (default: as the first case)",
+    )
+    add(
+        "--dataset_weights",
+        type=dataset_weights,
+        metavar="A=1,B=8",
+        help="how often each heart of a data set is drawn per epoch, where the CSVs list several (default: as "
+        "splits.json says, there 1 where --datasets gave no weight)",
     )
     add("--point_cloud_size", type=count(1), default=8192, help="surface points per case, the encoder's input")
     add(

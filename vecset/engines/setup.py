@@ -2,6 +2,7 @@
 
 import hashlib
 from argparse import Namespace
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from vecset.common.errors import InputError
 from vecset.common.user_files import read_json
-from vecset.data.listed_case import ListedCase, check_disjoint, read_split, table_of
+from vecset.data.listed_case import SIDECAR, ListedCase, check_disjoint, read_split, table_of
 from vecset.data.shape_model_file import read_shape_model, sizes_of
 from vecset.data.thickness import fps_density
 from vecset.engines.argument_checks import network_words, without_effect
@@ -67,7 +68,7 @@ class Training:
     def step_operations(self, epoch: int, step: int) -> float | None:
         """Floating point operations of a step of `epoch`, all ranks together, as models/operations.py counts them."""
         plan, counts = self.plan, self.dataset.counts
-        cases = min(plan.per_step, plan.num_cases - step * plan.per_step)
+        cases = min(plan.per_step, plan.num_draws - step * plan.per_step)
         passes = -(-cases // plan.per_pass) * plan.ranks
         decoded = counts.surface if counts.decoded_surface is None else min(counts.decoded_surface, counts.surface)
         one = pass_operations(
@@ -93,8 +94,9 @@ class Training:
 
     @property
     def cases_digest(self) -> str:
-        """16 hex digits that tell one list of training cases from another."""
-        return hashlib.sha256("\n".join(c.case_id for c in self.dataset.cases).encode()).hexdigest()[:16]
+        """16 hex digits that tell one list of training cases, and how often they are drawn, from another."""
+        weights = [f"{name}={weight:g}" for name, weight in sorted((self.plan.weights or {}).items())]
+        return hashlib.sha256("\n".join([*(c.case_id for c in self.dataset.cases), *weights]).encode()).hexdigest()[:16]
 
     def describe(self) -> str:
         parameters = sum(p.numel() for p in self.model.parameters())
@@ -122,7 +124,21 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
         require_compiler(ranks.device)
     if args.eikonal_weight or args.normal_weight:
         check_double_backward(ranks.device)
-    plan = EpochPlan(len(training), args.batch_size, args.accum_iter, args.seed, ranks.rank, ranks.size)
+    weights = read_dataset_weights(args, training)
+    plan = EpochPlan(
+        len(training),
+        args.batch_size,
+        args.accum_iter,
+        args.seed,
+        ranks.rank,
+        ranks.size,
+        weights,
+        [case.dataset for case in training],
+    )
+    if weights and ranks.main:
+        hearts = Counter(case.dataset for case in training)
+        told = ", ".join(f"{name} {hearts[name]} hearts x {weight:g}" for name, weight in weights.items())
+        say(f"data sets: {told}: {plan.num_draws} draws per epoch")
     model = _model(args, ranks, model_config, training, shape_arrays)
     frozen = Frozen(model, args.freeze, args.new_classes) if args.freeze else None
     options = step_options(args, ranks.device)
@@ -234,6 +250,29 @@ def read_splits(args: Namespace) -> tuple[list[ListedCase], list[ListedCase]]:
     if not _overlap_is_meant(folder):
         check_disjoint(training, validation, folder)
     return training, validation
+
+
+def read_dataset_weights(args: Namespace, training: list[ListedCase]) -> dict[str, float] | None:
+    """{data set: how often each of its hearts is drawn per epoch} of the training cases: those of `--dataset_weights`,
+    else those that splits.json says; None where each is drawn once. InputError where a weight is none, or of a data set
+    that is not there."""
+    names = sorted({case.dataset for case in training})
+    if names == [""]:
+        if args.dataset_weights:
+            raise InputError.because(
+                "--dataset_weights", "the CSVs are of one data set", "list several with create_csv.py, or leave it out"
+            )
+        return None
+    record = read_json(Path(args.csv_dir or args.data_path) / SIDECAR, "the record of create_csv.py")
+    weights = {name: float(record.get("datasets", {}).get(name, {}).get("weight", 1)) for name in names}
+    given = args.dataset_weights or {}
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise InputError.because(
+            "--dataset_weights", f"no training case is of {unknown[0]!r}; the data sets are {', '.join(names)}"
+        )
+    weights |= given
+    return None if set(weights.values()) == {1.0} else weights
 
 
 def _overlap_is_meant(folder):

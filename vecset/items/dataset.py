@@ -126,7 +126,8 @@ def _ask_round_about(item, centre, factor, rng):
 
 
 class CaseDataset(torch.utils.data.Dataset):
-    """Items of `cases` (list of ListedCase), by `dataset[epoch, index]`: a dict of numpy arrays.
+    """Items of `cases` (list of ListedCase), by `dataset[epoch, index]`: a dict of numpy arrays. An index of n times
+    the number of cases and more is the case of the rest, with draws of its own: it is in the epoch once more.
 
     surface_points, surface_normals (N, 3), surface_labels, surface_sdf (N,)    the encoder's input and its truth
     query_points (Q, 3), query_sdf, query_labels, query_group (Q,)              groups by index into QUERY_GROUPS
@@ -242,12 +243,13 @@ class CaseDataset(torch.utils.data.Dataset):
         return arrays
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
-        epoch, index = key
+        epoch, draw = key
+        again, index = divmod(draw, len(self.cases))
         case_id, arrays = self.cases[index].case_id, self._case_arrays(index)
         kind, epoch = ("train", epoch) if self.training else ("val", 0)
 
         def stream(purpose):
-            return random_stream(self.seed, epoch, case_id, purpose)
+            return random_stream(self.seed, epoch, case_id, f"{purpose}, time {again + 1}" if again else purpose)
 
         def rows(group, wanted):
             available, rng = arrays[f"rows_{group}"], stream(f"{kind} {group}")
