@@ -15,6 +15,7 @@ from vecset.imaging.classes import HEART_CLASSES
 from vecset.phantom import field as pf
 from vecset.phantom.anatomy import MAX_EXTENT_MM, PARAMETERS, build_heart, draw_parameters
 from vecset.phantom.phantom import PhantomOptions, encode_nifti, heart_of, make_phantom
+from vecset.phantom.precedence import AORTA, CORONARY
 
 CLASS = {name: c for c, name in enumerate(HEART_CLASSES, start=1)}
 EVERYWHERE = np.ones((3, 3, 3))
@@ -140,7 +141,7 @@ def test_the_field_of_view_is_fitted_and_the_coronaries_are_wider_than_a_voxel(h
     for index in range(3):
         heart = heart_of(0, index)
         segments = heart.geometry.segments
-        coronaries = segments[segments["class_id"] == pf.CORONARY]
+        coronaries = segments[segments["class_id"] == CORONARY]
         for radii in (coronaries["start_radius"], coronaries["end_radius"]):
             assert radii.min() >= 0.9 * 1.2 and radii.max() <= 2.0
 
@@ -176,7 +177,7 @@ def test_the_grid_is_the_definition_at_the_voxel_centres():
 def test_a_segment_is_a_cone_with_round_ends_cut_flat():
     segment = np.zeros(1, pf.SEGMENT)
     segment["end"], segment["start_radius"], segment["end_radius"] = [10, 0, 0], 3.0, 3.0
-    segment["class_id"] = pf.AORTA
+    segment["class_id"] = AORTA
     geometry = pf.Geometry(
         pf.Pose(np.eye(3), np.array([1e4, 0, 0]), np.zeros((3, 2, 3)), 150.0),
         np.array(5 * [(np.eye(3), np.zeros(3), np.ones(3))], pf.ELLIPSOID),
@@ -184,9 +185,9 @@ def test_a_segment_is_a_cone_with_round_ends_cut_flat():
         segment,
     )
     points = np.array([[5.0, 5, 0], [-5, 0, 0], [5, 0, 0], [13, 4, 0]])
-    assert np.allclose(pf.fields_at(points, geometry)[:, pf.AORTA], [2, 2, -3, 2])
+    assert np.allclose(pf.fields_at(points, geometry)[:, AORTA], [2, 2, -3, 2])
     segment["start_cut"], segment["start_normal"] = True, [-1, 0, 0]  # background where x < 0
-    assert np.allclose(pf.fields_at([[-1.0, 0, 0]], geometry)[:, pf.AORTA], [1])
+    assert np.allclose(pf.fields_at([[-1.0, 0, 0]], geometry)[:, AORTA], [1])
 
 
 def test_the_warp_is_inverted_and_never_folds():

@@ -1,4 +1,4 @@
-"""Makes a population of synthetic ten-structure hearts as label maps.
+"""Makes a population of synthetic hearts of ten or sixteen structures as label maps.
 
     python make_phantoms.py --output_dir output/phantoms --num 80 --size 128 --seed 0
 
@@ -11,7 +11,7 @@ import sys
 
 from vecset.common.arguments import CommandParser, user_path
 from vecset.common.errors import InputError, run_command
-from vecset.imaging.classes import HEART_CLASSES
+from vecset.imaging.classes import HEART16_CLASSES, HEART_CLASSES
 from vecset.phantom.phantom import PhantomOptions
 from vecset.phantom.population import make_population
 
@@ -33,6 +33,14 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output_dir", type=user_path, required=True, help="folder for the label maps")
     parser.add_argument("--num", type=int, default=80, help="number of hearts")
+    parser.add_argument(
+        "--structures",
+        type=int,
+        default=10,
+        choices=(10, 16),
+        help="16: the same hearts with SVC, IVC, RV_wall, LA_wall and Coronary_sinus, too (ids 11 to 15; 16 is "
+        "reserved and never drawn), and names in the header",
+    )
     parser.add_argument(
         "--size",
         type=int,
@@ -100,7 +108,8 @@ def read_options(args: argparse.Namespace) -> PhantomOptions:
             raise InputError(flag, f"one or three numbers from {low} to {high}", values)
         return tuple(values) * 3 if len(values) == 1 else tuple(values)
 
-    names = {name.lower(): c for c, name in enumerate(HEART_CLASSES, start=1)}
+    class_names = HEART_CLASSES if args.structures == 10 else HEART16_CLASSES
+    names = {name.lower(): c for c, name in enumerate(class_names, start=1)}
     missing = {}
     for item in args.missing:
         name, _, share = item.partition(":")
@@ -109,10 +118,10 @@ def read_options(args: argparse.Namespace) -> PhantomOptions:
             share = float(share) if share else 0.5
         except ValueError:
             share = -1.0
-        if not 1 <= class_id <= len(HEART_CLASSES) or not 0 <= share <= 1:
-            raise InputError(
-                "--missing", f"an id 1..10 or one of {', '.join(HEART_CLASSES)}, with :SHARE from 0 to 1", item
-            )
+        if not 1 <= class_id <= len(class_names) or not 0 <= share <= 1:
+            expected = f"an id 1..{len(class_names)} or one of {', '.join(class_names)}, with :SHARE from 0 to 1"
+            beyond = class_id > len(class_names) or name.lower() in map(str.lower, HEART16_CLASSES)
+            raise InputError("--missing", expected, item, "give --structures 16" if beyond and 0 <= share <= 1 else "")
         missing[class_id] = share
     if not 0 <= args.cut <= 0.7:
         raise InputError("--cut", "a share from 0 to 0.7", args.cut)
@@ -128,7 +137,14 @@ def read_options(args: argparse.Namespace) -> PhantomOptions:
     if size is None and spacing is None:
         size = (128, 128, 128)
     return PhantomOptions(
-        size, spacing, args.oblique, tuple(sorted(set(args.flip))), missing, args.cut, args.label_noise
+        size,
+        spacing,
+        args.oblique,
+        tuple(sorted(set(args.flip))),
+        missing,
+        args.cut,
+        args.label_noise,
+        args.structures,
     )
 
 

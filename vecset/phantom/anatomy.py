@@ -11,35 +11,27 @@ which they grow in the embryo), and the right coronary meets the circumflex at t
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 
+from vecset.phantom.cavae import stubs
 from vecset.phantom.field import (
-    AORTA,
-    CORONARY,
     ELLIPSOID,
-    LA,
     LA_BODY,
-    LAA,
-    LV,
     LV_EPI,
     MITRAL,
-    MYO,
-    PA,
     PLANE,
-    PV,
-    RA,
     RA_BODY,
-    RV,
     RV_BODY,
-    SEGMENT,
     TRICUSPID,
     Geometry,
     Pose,
     union_at,
     world_of,
 )
+from vecset.phantom.precedence import AORTA, CORONARY, LA, LAA, LV, MYO, PA, PV, RA, RV
+from vecset.phantom.tubes import Tube, cones, spline, split, tube_segments
 
 # name: (mean, standard deviation); each is drawn from a normal law cut at two standard deviations.
 PARAMETERS = {
@@ -93,69 +85,58 @@ TRANSLATION_SD_MM = 25.0
 CUT_SD = 2.0
 MAX_EXTENT_MM = 147.4  # so that 128 voxels of at most 1.2 mm hold the heart and a margin
 THINNEST_MM, THICKEST_MM = 1.1, 2.0  # radius of a coronary: always more than 0.9 voxel of 1.2 mm
-STEP_MM = 4.0  # between the samples of a centre line
 
 
 @dataclass
 class Heart:
     """`geometry`: what the functions of field.py take; `extent_mm` (P, 3): points of the world that bound the heart;
-    `parameters`: the numbers drawn."""
+    `parameters`: the numbers drawn; `ten_mm` (Q, 3): points that bound its ten structures alone."""
 
     geometry: Geometry
     extent_mm: np.ndarray
     parameters: dict
+    ten_mm: np.ndarray
 
 
-@dataclass
-class _Tube:
-    """A centre line in anatomy mm (N, 3) and its radii (N,). `start`/`end` say which ends are cut flat."""
-
-    cls: int
-    points: np.ndarray
-    radii: np.ndarray
-    start: bool = False
-    end: bool = False
-    start_tangent: np.ndarray | None = None  # shared by the two tubes that meet in a valve
-    end_tangent: np.ndarray | None = None
+def draw_normal(rng: np.random.Generator, size: int | tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers, cut at CUT_SD."""
+    z = rng.standard_normal(size)
+    while (np.abs(z) > CUT_SD).any():
+        z = np.where(np.abs(z) > CUT_SD, rng.standard_normal(size), z)
+    return z
 
 
 def draw_parameters(rng: np.random.Generator) -> dict:
     """The numbers of one heart, by name: PARAMETERS, `waves` (3, 2, 3) mm and `translation` (3,) mm."""
 
-    def draw(size):
-        z = rng.standard_normal(size)
-        while (np.abs(z) > CUT_SD).any():
-            z = np.where(np.abs(z) > CUT_SD, rng.standard_normal(size), z)
-        return z
-
-    z = draw(len(PARAMETERS))
+    z = draw_normal(rng, len(PARAMETERS))
     p = {name: mean + sd * z[i] for i, (name, (mean, sd)) in enumerate(PARAMETERS.items())}
-    waves = draw((3, 2, 3)) * WARP_SD_MM
+    waves = draw_normal(rng, (3, 2, 3)) * WARP_SD_MM
     for axis in range(3):
         waves[axis, 1, axis] = 0.0  # a cosine along its own axis only shifts
-    p["waves"], p["translation"] = waves, draw(3) * TRANSLATION_SD_MM
+    p["waves"], p["translation"] = waves, draw_normal(rng, 3) * TRANSLATION_SD_MM
     return p
 
 
 def build_heart(parameters: dict) -> Heart:
     """The `Heart` that `parameters` (of `draw_parameters`) describe."""
     p = parameters
-    frame = _heart_frame(p)
+    frame = heart_frame(p)
     ellipsoids, planes = _bodies(p, frame)
     tubes = _tubes(p, frame, ellipsoids)
     size = p["size"]
     for _ in range(4):  # again only where the heart is larger than the largest field of view
         pose = _pose(p, size)
-        segments = np.concatenate([_segments(t, pose, size) for t in tubes])
+        segments = np.concatenate([tube_segments(t, pose, size) for t in tubes])
         geometry = Geometry(pose, ellipsoids, planes, segments)
         coronaries = _coronaries(p, frame, geometry, size)
         ends = np.concatenate([coronaries["start"], coronaries["end"]])
-        extent = np.concatenate([_extent(geometry), ends - THICKEST_MM, ends + THICKEST_MM])
+        extent = np.concatenate([extent_of(geometry), ends - THICKEST_MM, ends + THICKEST_MM])
         longest = float(np.ptp(extent, axis=0).max())
         if longest <= MAX_EXTENT_MM:
             break
         size *= 0.998 * MAX_EXTENT_MM / longest  # coronaries and rounding do not shrink quite as much
-    return Heart(geometry._replace(segments=np.concatenate([segments, coronaries])), extent, p)
+    return Heart(geometry._replace(segments=np.concatenate([segments, coronaries])), extent, p, extent)
 
 
 def turn(axis: np.ndarray, degrees: float) -> np.ndarray:
@@ -166,7 +147,7 @@ def turn(axis: np.ndarray, degrees: float) -> np.ndarray:
     return np.eye(3) + np.sin(a) * k + (1 - np.cos(a)) * (k @ k)
 
 
-def _heart_frame(p):
+def heart_frame(p):
     """(3, 3): rows A (to the apex), S (to the right ventricle), U (up) in anatomy space."""
     azimuth, elevation = np.deg2rad(p["axis_azimuth_deg"]), np.deg2rad(p["axis_elevation_deg"])
     a = np.array([-np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation), -np.sin(elevation)])
@@ -204,31 +185,6 @@ def _bodies(p, frame):
     return np.array(rows, ELLIPSOID), planes
 
 
-def _spline(points, radii, step=STEP_MM):
-    """A smooth centre line through `points` (K, 3) with `radii` (K,), sampled every `step` mm: (N, 3), (N,), and the
-    arc length of each of the K points as an index into the N."""
-    points, radii = np.asarray(points, float), np.asarray(radii, float)
-    knots = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    index, t = [0], [0.0]
-    for k in range(len(knots) - 1):  # every given point stays a sample: valves and branches sit there
-        n = max(1, int(np.ceil((knots[k + 1] - knots[k]) / step)))
-        t += list(np.linspace(knots[k], knots[k + 1], n + 1)[1:])
-        index.append(len(t) - 1)
-    t = np.array(t)
-    return CubicSpline(knots, points, bc_type="natural")(t), np.interp(t, knots, radii), index
-
-
-def _split(points, radii, at, first, second, tangent=None):
-    """One centre line as two tubes that meet in a valve at sample `at`; its plane is across the line or `tangent`."""
-    if tangent is None:
-        tangent = points[at + 1] - points[at - 1]
-        tangent /= np.linalg.norm(tangent)
-    return [
-        _Tube(first, points[: at + 1], radii[: at + 1], end=True, end_tangent=tangent),
-        _Tube(second, points[at:], radii[at:], start=True, end=True, start_tangent=tangent),
-    ]
-
-
 def _tubes(p, frame, ellipsoids):
     """Outflow tracts, great vessels, appendage and veins in anatomy space."""
     tubes = []
@@ -253,10 +209,10 @@ def _tubes(p, frame, ellipsoids):
         down + [1, 1, valve[2] - 5],
         down + [5, 3, bottom],
     ]
-    points, radii, index = _spline(line, r * np.array([0.75, 0.92, 1.18, 1.02, 0.93, 0.86, 0.8, 0.78, 0.74]))
-    tubes += _split(points, radii, index[1], LV, AORTA)
+    points, radii, index = spline(line, r * np.array([0.75, 0.92, 1.18, 1.02, 0.93, 0.86, 0.8, 0.78, 0.74]))
+    tubes += split(points, radii, index[1], LV, AORTA)
     outflow = tubes[0]  # its wall: septum in front, the curtain between the valves behind
-    tubes.append(_Tube(MYO, outflow.points, outflow.radii + 4.0, end=True, end_tangent=outflow.end_tangent))
+    tubes.append(Tube(MYO, outflow.points, outflow.radii + 4.0, end=True, end_tangent=outflow.end_tangent))
 
     # Right outflow tract over the septum, pulmonary trunk, and its two branches under the arch.
     r = p["pa_radius"]
@@ -271,26 +227,26 @@ def _tubes(p, frame, ellipsoids):
         fork + [-13, -13, 4],
         fork + [-30 * p["pa_spread"], -24, 2],
     ]
-    points, radii, index = _spline(line, [1.3 * r, 1.15 * r, 1.05 * r, 1.06 * r, 0.98 * r, 0.84 * r, 0.76 * r])
-    tubes += _split(points, radii, index[2], RV, PA)
-    points, radii, _ = _spline(
+    points, radii, index = spline(line, [1.3 * r, 1.15 * r, 1.05 * r, 1.06 * r, 0.98 * r, 0.84 * r, 0.76 * r])
+    tubes += split(points, radii, index[2], RV, PA)
+    points, radii, _ = spline(
         [fork, fork + [14, -6, 1], fork + [32, -8, -1], fork + [54 * p["pa_spread"], -13, -6]],
         [0.92 * r, 0.82 * r, 0.8 * r, 0.74 * r],
     )
-    tubes.append(_Tube(PA, points, radii, end=True))
+    tubes.append(Tube(PA, points, radii, end=True))
 
     # Mitral inflow: the one way through the muscle that closes the base of the left ventricle.
     middle = frame.T @ np.array([0.0, -8.0, -7.0])
     line = [0.6 * la_centre + 0.4 * middle, middle, middle + frame.T @ np.array([14.0, 4.0, 3.0])]
-    points, radii, index = _spline(line, p["lv_radius"] * np.array([0.64, 0.68, 0.68]))
-    tubes += _split(points, radii, index[1], LA, LV, frame[0])
+    points, radii, index = spline(line, p["lv_radius"] * np.array([0.64, 0.68, 0.68]))
+    tubes += split(points, radii, index[1], LA, LV, frame[0])
 
     # Left atrial appendage: from the left front of the atrium forward round the pulmonary trunk.
     bend = turn((0.0, 0.0, 1.0), p["laa_turn_deg"])
     root = la_centre + la_semi * np.array([-0.62, 0.35, 0.38])
     line = root + p["laa_length"] * np.array([(0, 0, 0), (-12, 7, 6), (-18, 19, 8), (-17, 31, 5)]) @ bend.T
-    points, radii, _ = _spline(line, p["laa_radius"] * np.array([8.5, 8.6, 8.2, 5.6]))
-    tubes.append(_Tube(LAA, points, radii))
+    points, radii, _ = spline(line, p["laa_radius"] * np.array([8.5, 8.6, 8.2, 5.6]))
+    tubes.append(Tube(LAA, points, radii))
 
     # Four pulmonary veins, and the back wall of the atrium that they share.
     r = p["pv_radius"]
@@ -303,25 +259,20 @@ def _tubes(p, frame, ellipsoids):
             mouth = corner + rise
             way = bend @ (np.array(out) * [side, 1.0, p["pv_spread"]])
             line = [back + 0.5 * (corner - back), mouth, mouth + 0.5 * way, mouth + way + [0, -2, 0]]
-            points, radii, _ = _spline(line, [1.1 * r, 1.15 * r, r, 0.92 * r])
-            tubes.append(_Tube(PV, points, radii, end=True))
-        points, radii, _ = _spline([back, corner], [1.15 * r, 1.2 * r])
-        tubes.append(_Tube(PV, points, radii))
+            points, radii, _ = spline(line, [1.1 * r, 1.15 * r, r, 0.92 * r])
+            tubes.append(Tube(PV, points, radii, end=True))
+        points, radii, _ = spline([back, corner], [1.15 * r, 1.2 * r])
+        tubes.append(Tube(PV, points, radii))
 
     # Tricuspid inflow; venae cavae as short stubs and the right appendage, all part of the right atrium.
     ra_centre, ra_semi = ellipsoids[RA_BODY]["centre"], ellipsoids[RA_BODY]["semi_axes"]
     valve = frame.T @ np.array([2.0, p["rv_shift"] + 20.0, -5.0])
-    points, radii, index = _spline([ra_centre, valve, valve + 16.0 * frame[0] - 4.0 * frame[1]], [14.0, 15.0, 13.0])
-    tubes += _split(points, radii, index[1], RA, RV)
-    line = ra_centre + ra_semi * np.array([(0.0, -0.25, 0.55), (-0.1, -0.35, 0.95), (-0.2, -0.4, 1.3)])
-    points, radii, _ = _spline(line, [9.5, 9.0, 8.5])
-    tubes.append(_Tube(RA, points, radii, end=True))
-    line = ra_centre + ra_semi * np.array([(-0.05, -0.2, -0.6), (-0.15, -0.3, -0.95), (-0.2, -0.35, -1.18)])
-    points, radii, _ = _spline(line, [11.0, 10.5, 10.5])
-    tubes.append(_Tube(RA, points, radii, end=True))
+    points, radii, index = spline([ra_centre, valve, valve + 16.0 * frame[0] - 4.0 * frame[1]], [14.0, 15.0, 13.0])
+    tubes += split(points, radii, index[1], RA, RV)
+    tubes += stubs(ellipsoids[RA_BODY])
     line = ra_centre + ra_semi * np.array([(0.0, 0.3, 0.4), (-0.15, 0.75, 0.75), (-0.5, 1.0, 0.95)])
-    points, radii, _ = _spline(line, [12.0, 9.5, 6.0])
-    tubes.append(_Tube(RA, points, radii))
+    points, radii, _ = spline(line, [12.0, 9.5, 6.0])
+    tubes.append(Tube(RA, points, radii))
     return tubes
 
 
@@ -331,38 +282,6 @@ def _pose(p, size):
     return Pose(np.ascontiguousarray(rotation.T / size), p["translation"], p["waves"], WARP_WAVELENGTH_MM)
 
 
-def _cones(points, radii, class_id):
-    """SEGMENT (N - 1,) of a line (N, 3) with radii (N,) in the world, no end cut."""
-    segments = np.zeros(len(points) - 1, SEGMENT)
-    segments["start"], segments["end"] = points[:-1], points[1:]
-    segments["start_radius"], segments["end_radius"] = radii[:-1], radii[1:]
-    segments["class_id"] = class_id
-    return segments
-
-
-def _segments(tube, pose, size):
-    """SEGMENT (N - 1,): the tube in the world, radii scaled by `size`, flat ends cut by their planes."""
-    points = world_of(tube.points, pose)
-    radii = tube.radii * size
-    segments = _cones(points, radii, tube.cls)
-    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    for which, flat, given, end, near, sign in (
-        ("start", tube.start, tube.start_tangent, 0, along[:-1] < 2.2 * radii[0], -1.0),
-        ("end", tube.end, tube.end_tangent, -1, along[-1] - along[1:] < 2.2 * radii[-1], 1.0),
-    ):
-        if not flat:
-            continue
-        if given is None:
-            tangent = points[-1] - points[-2] if end else points[1] - points[0]
-        else:  # the tangent goes through the warp as two points do
-            tangent = np.diff(world_of(tube.points[end] + np.outer((-1.0, 1.0), given), pose), axis=0)[0]
-        normal = sign * tangent / np.linalg.norm(tangent)
-        segments[f"{which}_cut"][near] = True
-        segments[f"{which}_normal"][near] = normal
-        segments[f"{which}_offset"][near] = normal @ points[end]
-    return segments
-
-
 def _sphere(n):
     """(n, 3) points spread over the unit sphere (Fibonacci)."""
     i = np.arange(n) + 0.5
@@ -370,7 +289,7 @@ def _sphere(n):
     return np.stack([np.sqrt(1 - z**2) * np.cos(phi), np.sqrt(1 - z**2) * np.sin(phi), z], 1)
 
 
-def _extent(geometry):
+def extent_of(geometry):
     """(P, 3) world points that bound the heart: on the ellipsoids where no plane cuts them, and round the tubes."""
     segments = geometry.segments
     sphere = _sphere(300)
@@ -392,20 +311,24 @@ def _extent(geometry):
     return np.concatenate(clouds)
 
 
+def epicardial_point(frame: np.ndarray, epi: np.void, a: float, degrees: float) -> np.ndarray:
+    """(3,) anatomy mm: on the outside `epi` (LV_EPI) of the left ventricle at depth a (mm from the base) and an angle
+    from S towards U."""
+    axis_a, semi = epi["centre"] @ frame[0], epi["semi_axes"]
+    angle = np.deg2rad(degrees)
+    girth = np.sqrt(max(1 - ((a - axis_a) / semi[0]) ** 2, 0.01))
+    return frame.T @ np.array([a, girth * semi[1] * np.cos(angle), girth * semi[2] * np.sin(angle)])
+
+
 def _coronaries(p, frame, geometry, size):
     """SEGMENT (M,): both coronary trees on the outer surface of everything else, in the world.
 
     A rough path along the grooves is drawn in the heart frame, brought into the world, and moved onto the surface."""
     epi, rv = geometry.ellipsoids[LV_EPI], geometry.ellipsoids[RV_BODY]
+    on_lv = partial(epicardial_point, frame, epi)
     axis_a = epi["centre"] @ frame[0]
     semi = epi["semi_axes"]
     rv_centre, rv_semi = rv["centre"], rv["semi_axes"]
-
-    def on_lv(a, degrees):
-        """A point of the left ventricle's outside at depth a (mm from the base) and an angle from S towards U."""
-        angle = np.deg2rad(degrees)
-        girth = np.sqrt(max(1 - ((a - axis_a) / semi[0]) ** 2, 0.01))
-        return frame.T @ np.array([a, girth * semi[1] * np.cos(angle), girth * semi[2] * np.sin(angle)])
 
     def groove(a, sign):
         """The angle at which the right ventricle leaves the left one at depth a."""
@@ -442,9 +365,9 @@ def _coronaries(p, frame, geometry, size):
     rows = []
 
     def vessel(path_mm, start_radius, end_radius, keep_last=False):
-        line = _onto_surface(path_mm, geometry, 0.35 * start_radius, keep_last)
+        line = onto_surface(path_mm, geometry, 0.35 * start_radius, keep_last)
         radii = np.clip(np.linspace(start_radius, end_radius, len(line)), THINNEST_MM, THICKEST_MM)
-        rows.append(_cones(line, radii, CORONARY))
+        rows.append(cones(line, radii, CORONARY))
         return line
 
     fork = world([on_lv(2.0, 95.0)])[0]
@@ -506,10 +429,10 @@ def _coronaries(p, frame, geometry, size):
     return np.concatenate(rows)
 
 
-def _onto_surface(path_mm, geometry, height_mm, keep_last):
+def onto_surface(path_mm, geometry, height_mm, keep_last):
     """A smooth line (N, 3) about 2 mm a step through the world, `height_mm` above the surface of the other structures;
     its first point (and its last, if `keep_last`) stays where it is."""
-    line, _, _ = _spline(path_mm, np.zeros(len(path_mm)), step=2.5)
+    line, _, _ = spline(path_mm, np.zeros(len(path_mm)), step=2.5)
     fixed = np.zeros(len(line), bool)
     fixed[0], fixed[-1] = True, keep_last
     for round_ in range(14):

@@ -14,17 +14,31 @@ from typing import NamedTuple
 import numpy as np
 
 from vecset.common.compiled import njit
+from vecset.phantom.precedence import (
+    CORONARY,
+    CORONARY_REACH_MM,
+    FAR_MM,
+    FIELDS_10,
+    FIELDS_16,
+    FILLET_MM,
+    LA,
+    LA_WALL,
+    LV,
+    MYO,
+    RA,
+    RV,
+    RV_WALL,
+    beyond_of,
+    label_of,
+    union_of,
+)
 
 # the five ellipsoids and the two valve planes of a heart, by index
 LV_ENDO, LV_EPI, RV_BODY, LA_BODY, RA_BODY = range(5)
 MITRAL, TRICUSPID = range(2)
-MYO, LA, LV, RA, RV, AORTA, PA, LAA, CORONARY, PV = range(1, 11)
-FILLET_MM = 5.0  # bodies nearer to each other than about half of this are joined
 # mm: how round the edges at the valve planes are
 _ROUND_MYO, _ROUND_LV, _ROUND_RV, _ROUND_LA, _ROUND_RA = 4.0, 8.0, 14.0, 8.0, 12.0
 _SHELF_MM = 5.0  # muscle round the mitral valve, between the left ventricle and the mitral plane
-SLEEVE_MM = 3.5  # how deep in the back of the left atrium the veins begin
-FAR_MM = 1e3
 
 # An ellipsoid in anatomy mm: (axes @ (x - centre)) / semi_axes lies on the unit sphere. The axes may be sheared.
 ELLIPSOID = np.dtype([("axes", "f8", (3, 3)), ("centre", "f8", 3), ("semi_axes", "f8", 3)])
@@ -64,12 +78,18 @@ class Pose(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """A heart: its pose, ELLIPSOID (5,) and PLANE (2,) in anatomy space, SEGMENT (S,) in the world."""
+    """A heart: its pose, ELLIPSOID (5,) and PLANE (2,) in anatomy space, SEGMENT (S,) in the world. `walls_mm`: the
+    thickness of the walls of RV and LA (2,) of a heart of sixteen structures, (0,) of one of ten."""
 
     pose: Pose
     ellipsoids: np.ndarray
     planes: np.ndarray
     segments: np.ndarray
+    walls_mm: np.ndarray = np.zeros(0)
+
+    @property
+    def num_fields(self) -> int:
+        return FIELDS_16 if len(self.walls_mm) else FIELDS_10
 
 
 @njit
@@ -146,7 +166,7 @@ def _plane(x, y, z, plane):
 
 @njit
 def _bodies(x, y, z, geometry, fields):
-    """Joins the five chambers' bodies at a world point to `fields` (11,), by class id."""
+    """Joins the five chambers' bodies at a world point to `fields` (11,) or (16,), by class id."""
     ellipsoids, planes = geometry.ellipsoids, geometry.planes
     a, b, c = _warp(x, y, z, geometry.pose)
     mitral = _plane(a, b, c, planes[MITRAL])
@@ -180,52 +200,6 @@ def _segment(x, y, z, s):
 
 
 @njit
-def _union(f):
-    """Smooth union of all structures but the coronaries: crevices narrower than about FILLET_MM / 2 are filled."""
-    total = f[MYO]
-    for c in range(2, 11):
-        if c == CORONARY or f[c] >= FAR_MM:
-            continue
-        h = max(FILLET_MM - abs(total - f[c]), 0.0)
-        total = min(total, f[c]) - 0.25 * h * h / FILLET_MM
-    return total
-
-
-@njit
-def _label(f):
-    """The class at a point from its fields (11,): the order of precedence where bodies overlap."""
-    if f[CORONARY] < 0.0:
-        return CORONARY
-    if f[AORTA] < 0.0:
-        return AORTA
-    if f[LV] < 0.0:
-        return LV
-    if f[MYO] < 0.0:
-        return MYO
-    if f[PA] < 0.0:
-        return PA
-    if f[RV] < 0.0:
-        return RV
-    if f[LA] < -SLEEVE_MM and f[LA] <= f[RA]:
-        return LA
-    if f[RA] < -SLEEVE_MM and f[RA] < f[LA]:
-        return RA
-    if f[PV] < 0.0:
-        return PV
-    if f[LA] < 0.0 or f[RA] < 0.0:
-        return LA if f[LA] <= f[RA] else RA
-    if f[LAA] < 0.0:
-        return LAA
-    if _union(f) < 0.0:  # the fillet goes to the nearest
-        best = LV  # blood before muscle where both are equally near
-        for c in range(1, 11):
-            if c != CORONARY and f[c] < f[best] - 1e-4:
-                best = c
-        return best
-    return 0
-
-
-@njit
 def _point_fields(points, geometry, reach, out):
     segments = geometry.segments
     for i in range(points.shape[0]):
@@ -247,22 +221,26 @@ def _point_fields(points, geometry, reach, out):
 
 
 @njit
-def _labels_of(fields, out):
+def _labels_of(fields, walls_mm, out):
     for i in range(fields.shape[0]):
-        out[i] = _label(fields[i])
+        out[i] = label_of(fields[i])
+        if len(walls_mm):
+            beyond = beyond_of(fields[i], out[i], walls_mm[0], walls_mm[1])
+            if beyond:
+                out[i] = beyond
 
 
 @njit
 def _unions_of(fields, out):
     for i in range(fields.shape[0]):
-        out[i] = _union(fields[i])
+        out[i] = union_of(fields[i])
 
 
 def fields_at(points_mm: np.ndarray, geometry: Geometry, reach_mm: float = np.inf) -> np.ndarray:
-    """(N, 11) f64: the field of class c at each world point (N, 3) in column c, in mm, negative inside. Tubes further
-    away than `reach_mm` are left out."""
+    """(N, 11) f64, of sixteen structures (N, 16): the field of class c at each world point (N, 3) in column c, in mm,
+    negative inside. Tubes further away than `reach_mm` are left out."""
     points_mm = np.ascontiguousarray(points_mm, np.float64)
-    out = np.empty((len(points_mm), 11))
+    out = np.empty((len(points_mm), geometry.num_fields))
     _point_fields(points_mm, geometry, float(reach_mm), out)
     return out
 
@@ -279,19 +257,19 @@ def labels_at(points_mm: np.ndarray, geometry: Geometry) -> np.ndarray:
     """(N,) u8 class of each world point (N, 3), 0 outside: the analytic definition itself."""
     fields = fields_at(points_mm, geometry)
     out = np.empty(len(fields), np.uint8)
-    _labels_of(fields, out)
+    _labels_of(fields, geometry.walls_mm, out)
     return out
 
 
 @njit
-def _splat(fields, affine, inverse, segments):
+def _splat(fields, affine, inverse, segments, coronary_reach):
     """Joins each segment to the field of its class, in the box of voxels that it can reach."""
     shape = fields.shape[1:]
     low, high = np.empty(3, np.int64), np.empty(3, np.int64)
     for n in range(segments.shape[0]):
         s = segments[n]
         c, start, end = s.class_id, s.start, s.end
-        reach = max(s.start_radius, s.end_radius) + (0.01 if c == CORONARY else 1.5 * FILLET_MM)
+        reach = max(s.start_radius, s.end_radius) + (coronary_reach if c == CORONARY else 1.5 * FILLET_MM)
         for d in range(3):
             norm = math.sqrt(inverse[d, 0] ** 2 + inverse[d, 1] ** 2 + inverse[d, 2] ** 2)
             a = inverse[d, 0] * start[0] + inverse[d, 1] * start[1] + inverse[d, 2] * start[2] + inverse[d, 3]
@@ -324,8 +302,10 @@ def _splat(fields, affine, inverse, segments):
 
 
 @njit
-def _rasterise(tubes, affine, geometry, labels, block):
-    f, centre = np.empty(11), np.empty(11)
+def _rasterise(tubes, affine, geometry, labels, beyond, block):
+    count = tubes.shape[0]
+    f, centre = np.full(count, FAR_MM), np.empty(count)
+    walls_mm = geometry.walls_mm
     nx, ny, nz = labels.shape
     step = affine[:3, :3]
     half = 0.5 * block * math.sqrt((step * step).sum())
@@ -346,9 +326,10 @@ def _rasterise(tubes, affine, geometry, labels, block):
                     for j in range(bj, min(bj + block, ny)):
                         for k in range(bk, min(bk + block, nz)):
                             touched = near
-                            for c in range(11):
-                                f[c] = tubes[c, i, j, k]
-                                touched |= f[c] < FAR_MM
+                            for c in range(count):
+                                if c != RV_WALL and c != LA_WALL:
+                                    f[c] = tubes[c, i, j, k]
+                                    touched |= f[c] < FAR_MM
                             if not touched:
                                 continue
                             if near:
@@ -359,17 +340,33 @@ def _rasterise(tubes, affine, geometry, labels, block):
                                     geometry,
                                     f,
                                 )
-                            labels[i, j, k] = _label(f)
+                            labels[i, j, k] = label_of(f)
+                            if len(walls_mm):
+                                beyond[i, j, k] = beyond_of(f, labels[i, j, k], walls_mm[0], walls_mm[1])
 
 
 def rasterise(geometry: Geometry, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """(X, Y, Z) u8 labels of the grid with voxel -> world mm `affine` (4, 4): `labels_at` at the voxel centres."""
+    labels, beyond = rasterise_parts(geometry, affine, shape)
+    return np.where(beyond, beyond, labels) if beyond.size else labels
+
+
+def rasterise_parts(
+    geometry: Geometry, affine: np.ndarray, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two (X, Y, Z) u8 of the grid with voxel -> world mm `affine` (4, 4): the class of the ten at each voxel centre,
+    and what takes its place in a heart of sixteen (0: nothing; an empty array for a heart of ten)."""
     affine = np.ascontiguousarray(affine, np.float64)
-    tubes = np.full((11, *shape), FAR_MM, np.float32)
-    _splat(tubes, affine, np.linalg.inv(affine), geometry.segments)
+    sixteen = geometry.num_fields == FIELDS_16
+    tubes = np.empty((geometry.num_fields, *shape), np.float32)
+    for c in range(len(tubes)):
+        if c not in (RV_WALL, LA_WALL):  # these have no tubes, and what is never written takes no memory
+            tubes[c] = FAR_MM
+    _splat(tubes, affine, np.linalg.inv(affine), geometry.segments, CORONARY_REACH_MM if sixteen else 0.01)
     labels = np.zeros(shape, np.uint8)
-    _rasterise(tubes, affine, geometry, labels, 4)
-    return labels
+    beyond = np.zeros(shape if sixteen else (0, 0, 0), np.uint8)
+    _rasterise(tubes, affine, geometry, labels, beyond, 4)
+    return labels, beyond
 
 
 def world_of(anatomy_mm: np.ndarray, pose: Pose) -> np.ndarray:

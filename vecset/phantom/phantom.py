@@ -1,10 +1,12 @@
-"""Synthetic ten-structure hearts as label maps: grid, header, and the defects of real ones as options.
+"""Synthetic hearts of ten or sixteen structures as label maps: grid, header, and the defects of real ones as options.
 
 Heart i of a seed depends on (seed, i) and the options alone, not on how many are made or by how many workers. The
-shape itself depends on (seed, i) only: the options change the grid and add defects, never the heart.
+shape itself depends on (seed, i) only: the options change the grid and add defects, never the heart. With
+sixteen structures it is the same heart: all but LA and RV, which give room to their walls, are as they are with ten.
 """
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import nibabel as nib
@@ -12,12 +14,16 @@ import numpy as np
 from scipy import ndimage
 
 from vecset.common.errors import InputError
+from vecset.imaging.label_table import name_extension
 from vecset.phantom.anatomy import Heart, build_heart, draw_parameters, turn
-from vecset.phantom.field import rasterise
+from vecset.phantom.field import rasterise_parts
+from vecset.phantom.sealing import seal, seal_sixteen
+from vecset.phantom.sixteen import draw_parameters as draw_more
+from vecset.phantom.sixteen import with_sixteen
 
 MARGIN_MM = 3.0
 SPECKS = 25
-_SHAPE, _POSE, _MISSING, _CUT, _NOISE = range(5)  # purposes of a random stream
+_SHAPE, _POSE, _MISSING, _CUT, _NOISE, _BEYOND = range(6)  # purposes of a random stream
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class PhantomOptions:
     oblique_deg: largest angle between image and patient axes; flip: image axes (0..2) that run backwards;
     missing: class id -> fraction of the hearts that lack it; cut: fraction of each axis of the fitted field of view
     that is cut off; noise_mm: standard deviation of the displacement of the outlines (where not 0, SPECKS stray
-    voxels are added, too)."""
+    voxels are added, too); structures: 10 or 16."""
 
     size: tuple[int, int, int] | None = (128, 128, 128)
     spacing_mm: tuple[float, float, float] | None = None
@@ -35,23 +41,30 @@ class PhantomOptions:
     missing: dict[int, float] = field(default_factory=dict)
     cut: float = 0.0
     noise_mm: float = 0.0
+    structures: int = 10
 
 
-def heart_of(seed: int, index: int) -> Heart:
-    """The `Heart` number `index` of the population `seed`."""
-    return build_heart(draw_parameters(np.random.default_rng([seed, index, _SHAPE])))
+def heart_of(seed: int, index: int, structures: int = 10) -> Heart:
+    """The `Heart` number `index` of the population `seed`, of 10 or 16 structures."""
+    heart = build_heart(draw_parameters(np.random.default_rng([seed, index, _SHAPE])))
+    if structures == 10:
+        return heart
+    return with_sixteen(heart, draw_more(np.random.default_rng([seed, index, _BEYOND])))
 
 
 def make_phantom(seed: int, index: int, options: PhantomOptions = PhantomOptions()) -> tuple[np.ndarray, np.ndarray]:
     """labels (X, Y, Z) uint8 and affine (4, 4), voxel -> mm. Raises InputError if the heart does not fit the grid."""
-    heart = heart_of(seed, index)
+    heart = heart_of(seed, index, options.structures)
     axes = _image_axes(np.random.default_rng([seed, index, _POSE]), options)
-    affine, shape = _grid(heart.extent_mm, axes, options, f"phantom {index}")
-    labels = seal(rasterise(heart.geometry, affine, shape))
+    affine, shape = _grid(heart, axes, options, f"phantom {index}")
+    labels, beyond = rasterise_parts(heart.geometry, affine, shape)
+    labels = seal(labels)
+    if beyond.size:
+        labels = seal_sixteen(labels, beyond)
     if options.cut:
         labels, affine = _cut(labels, affine, options, np.random.default_rng([seed, index, _CUT]))
     rng = np.random.default_rng([seed, index, _MISSING])
-    for class_id, draw in enumerate(rng.random(10), start=1):
+    for class_id, draw in enumerate(rng.random(options.structures), start=1):
         if draw < options.missing.get(class_id, 0.0):
             labels[labels == class_id] = 0
     if options.noise_mm:
@@ -63,9 +76,12 @@ def make_phantom(seed: int, index: int, options: PhantomOptions = PhantomOptions
     return labels, affine
 
 
-def encode_nifti(labels: np.ndarray, affine: np.ndarray) -> bytes:
-    """The bytes of a .nii.gz (uint8, mm, qform and sform set); the same arrays give the same bytes."""
+def encode_nifti(labels: np.ndarray, affine: np.ndarray, class_names: Sequence[str] | None = None) -> bytes:
+    """The bytes of a .nii.gz (uint8, mm, qform and sform set), with a table of `class_names` in its header where they
+    are given; the same arrays and names give the same bytes."""
     image = nib.Nifti1Image(labels, affine)
+    if class_names is not None:
+        image.header.extensions.append(name_extension(list(class_names)))
     image.set_data_dtype(np.uint8)
     image.header.set_xyzt_units("mm")
     image.set_qform(affine, code=1)
@@ -83,11 +99,13 @@ def _image_axes(rng, options):
     return axes
 
 
-def _grid(extent_mm, axes, options, where):
-    """Affine and shape of a grid along `axes`, centred on the heart."""
-    along = extent_mm @ axes
+def _grid(heart, axes, options, where):
+    """Affine and shape of a grid along `axes`, centred on the heart. Where only the spacing is given, the voxels of a
+    heart of sixteen structures are those of the same heart of ten, and more of them round it."""
+    along, ten = heart.extent_mm @ axes, heart.ten_mm @ axes
     low, high = along.min(0) - MARGIN_MM, along.max(0) + MARGIN_MM
     need_mm = high - low
+    before = after = np.zeros(3, int)
     if options.spacing_mm is None:
         shape = np.array(options.size)
         spacing = np.full(3, (need_mm / (shape * (1 - options.cut))).max())
@@ -95,7 +113,12 @@ def _grid(extent_mm, axes, options, where):
     else:
         spacing = np.array(options.spacing_mm, float)
         shape_full = np.ceil(need_mm / spacing).astype(int)
-        if options.size is not None:
+        if options.size is None:
+            before = np.ceil((ten.min(0) - along.min(0)) / spacing).astype(int)
+            after = np.ceil((along.max(0) - ten.max(0)) / spacing).astype(int)
+            low, high = ten.min(0) - MARGIN_MM, ten.max(0) + MARGIN_MM
+            shape_full = before + np.ceil((high - low) / spacing).astype(int) + after
+        else:
             shape_full_wanted = np.rint(np.array(options.size) / (1 - options.cut)).astype(int)
             if (shape_full_wanted < shape_full).any():
                 raise InputError(
@@ -107,50 +130,8 @@ def _grid(extent_mm, axes, options, where):
             shape_full = shape_full_wanted
     affine = np.eye(4)
     affine[:3, :3] = axes * spacing
-    affine[:3, 3] = axes @ ((low + high) / 2) - affine[:3, :3] @ ((shape_full - 1) / 2)
+    affine[:3, 3] = axes @ ((low + high) / 2) - affine[:3, :3] @ ((shape_full - before - after - 1) / 2 + before)
     return affine, tuple(int(n) for n in shape_full)
-
-
-def seal(labels: np.ndarray) -> np.ndarray:
-    """Closes holes and removes islands of the rasterised heart, in place: enclosed background is given to its most
-    frequent neighbour, and so is all of a structure but its largest piece (26-connected). A few voxels each."""
-    background, count = ndimage.label(np.pad(labels == 0, 1, constant_values=True))  # piece 1 is the open
-    if count > 1:
-        _give_away(labels, background[1:-1, 1:-1, 1:-1] > 1)
-    for _ in range(2):
-        for class_id, box in enumerate(ndimage.find_objects(labels), start=1):
-            if box is None:
-                continue
-            pieces, count = ndimage.label(labels[box] == class_id, np.ones((3, 3, 3)))
-            if count > 1:
-                islands = np.zeros(labels.shape, bool)
-                islands[box] = (pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)
-                _give_away(labels, islands, keep_background=True)
-    return labels
-
-
-def _give_away(labels, mask, keep_background=False):
-    """Gives voxels of `mask` the most frequent class among their six neighbours outside the mask, from outside in.
-    With `keep_background` that class may be background."""
-    mask = mask.copy()
-    while mask.any():
-        at = np.argwhere(mask)
-        votes = np.zeros((len(at), 11), int)
-        for axis in range(3):
-            for step in (-1, 1):
-                near = at.copy()
-                near[:, axis] = np.clip(near[:, axis] + step, 0, labels.shape[axis] - 1)
-                known = ~mask[tuple(near.T)]
-                np.add.at(votes, (np.flatnonzero(known), labels[tuple(near[known].T)]), 1)
-        if not keep_background:
-            votes[:, 0] = 0
-        ready = votes.sum(1) > 0
-        if not ready.any():
-            labels[mask] = 0
-            return
-        done = at[ready]
-        labels[tuple(done.T)] = votes[ready].argmax(1)
-        mask[tuple(done.T)] = False
 
 
 def _cut(labels, affine, options, rng):

@@ -10,10 +10,11 @@ from pathlib import Path
 from vecset.common.atomic import atomic_path, remove_leftovers, write_text
 from vecset.common.errors import InputError
 from vecset.common.workers import map_files
-from vecset.imaging.classes import HEART_CLASSES
+from vecset.imaging.classes import HEART16_CLASSES, HEART_CLASSES
 from vecset.phantom.phantom import PhantomOptions, encode_nifti, make_phantom
 
 POPULATION = "vecsetx-heart phantoms/4"  # changes whenever the same options give another heart
+SIXTEEN_VERSION = 1  # changes whenever the same options give other cavae, sinus or walls to the same heart
 SIDECAR = "phantoms.json"
 NAME = re.compile(r"phantom_\d{4,}\.nii\.gz")
 
@@ -23,6 +24,10 @@ def make_population(folder: Path, count: int, seed: int, options: PhantomOptions
     many. Returns how many failed. With one worker they are made in this process. Raises InputError where `folder`
     holds phantoms of unknown origin."""
     record = {"population": POPULATION, "seed": seed, **asdict(options), "class_names": HEART_CLASSES}
+    if options.structures == 10:
+        del record["structures"]  # the records of ten structures stay as they are
+    else:
+        record["class_names"], record["structures_version"] = HEART16_CLASSES, SIXTEEN_VERSION
     _prepare_folder(folder, json.loads(json.dumps(record)))
     missing = [i for i in range(count) if not _path(folder, i).exists()]
 
@@ -63,7 +68,8 @@ def _path(folder, index):
 def _make(folder, seed, options, index):
     """Writes one heart. Returns None, or the InputError that says why it cannot be made."""
     try:
-        content = encode_nifti(*make_phantom(seed, index, options))
+        names = None if options.structures == 10 else HEART16_CLASSES
+        content = encode_nifti(*make_phantom(seed, index, options), names)
     except InputError as error:
         return error
     with atomic_path(_path(folder, index)) as temporary:

@@ -1,0 +1,74 @@
+"""Closes holes of rasterised hearts and removes their islands: a few voxels each."""
+
+import numpy as np
+from scipy import ndimage
+
+from vecset.phantom.precedence import FIELDS_10, FIELDS_16, LA, LA_WALL, RV, RV_WALL
+
+
+def seal(labels: np.ndarray) -> np.ndarray:
+    """Closes holes and removes islands of the rasterised heart, in place: enclosed background is given to its most
+    frequent neighbour, and so is all of a structure but its largest piece (26-connected). A few voxels each."""
+    background, count = ndimage.label(np.pad(labels == 0, 1, constant_values=True))  # piece 1 is the open
+    if count > 1:
+        give_away(labels, background[1:-1, 1:-1, 1:-1] > 1)
+    for _ in range(2):
+        for class_id, box in enumerate(ndimage.find_objects(labels), start=1):
+            if box is None:
+                continue
+            pieces, count = ndimage.label(labels[box] == class_id, np.ones((3, 3, 3)))
+            if count > 1:
+                islands = np.zeros(labels.shape, bool)
+                islands[box] = (pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)
+                give_away(labels, islands, keep_background=True)
+    return labels
+
+
+def give_away(labels, mask, keep_background=False):
+    """Gives voxels of `mask` the most frequent class among their six neighbours outside the mask, from outside in.
+    With `keep_background` that class may be background."""
+    mask = mask.copy()
+    while mask.any():
+        at = np.argwhere(mask)
+        votes = np.zeros((len(at), FIELDS_16), int)
+        for axis in range(3):
+            for step in (-1, 1):
+                near = at.copy()
+                near[:, axis] = np.clip(near[:, axis] + step, 0, labels.shape[axis] - 1)
+                known = ~mask[tuple(near.T)]
+                np.add.at(votes, (np.flatnonzero(known), labels[tuple(near[known].T)]), 1)
+        if not keep_background:
+            votes[:, 0] = 0
+        ready = votes.sum(1) > 0
+        if not ready.any():
+            labels[mask] = 0
+            return
+        done = at[ready]
+        labels[tuple(done.T)] = votes[ready].argmax(1)
+        mask[tuple(done.T)] = False
+
+
+def seal_sixteen(ten: np.ndarray, beyond: np.ndarray) -> np.ndarray:
+    """(X, Y, Z) u8 labels of a heart of sixteen structures, of the sealed labels of the `ten` and of what takes their
+    place, `beyond` (0: nothing). An island of a vessel or a wall is what the ten have there, one of a pool is wall, and
+    background that these enclose is given to the most frequent of them round it."""
+    beyond = np.where((ten == 0) | ((beyond == RV_WALL) & (ten == RV)) | ((beyond == LA_WALL) & (ten == LA)), beyond, 0)
+    labels = np.where(beyond, beyond, ten)
+    for class_id, wall in ((None, None), (RV, RV_WALL), (LA, LA_WALL), (None, None)):
+        boxes = ndimage.find_objects(labels)
+        for c in (class_id,) if class_id else range(FIELDS_10, FIELDS_16):
+            box = boxes[c - 1] if c <= len(boxes) else None
+            if box is None:
+                continue
+            pieces, count = ndimage.label(labels[box] == c, np.ones((3, 3, 3)))
+            if count > 1:
+                islands = (pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)
+                labels[box][islands] = wall or ten[box][islands]
+    background, count = ndimage.label(np.pad(labels == 0, 1, constant_values=True))
+    if count > 1:
+        new = np.where(labels >= FIELDS_10, labels, 0)
+        new[background[1:-1, 1:-1, 1:-1] == 1] = 0
+        holes = background[1:-1, 1:-1, 1:-1] > 1
+        give_away(new, holes)
+        labels[holes] = new[holes]
+    return labels
