@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-
 from helpers.ball_cases import ball_case
 from helpers.engine_parts import epoch_gradients, make_run
+
 from vecset.commands import create_csv
 from vecset.common.errors import InputError
 from vecset.data.case_file import write_case

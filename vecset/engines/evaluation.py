@@ -97,6 +97,8 @@ class Evaluator:
         self.class_names, self.batch_size, self.grid_size = class_names, batch_size, grid_size
         self.num_workers = num_workers
         self.own = list(range(ranks.rank, len(dataset), ranks.size))
+        names = [case.dataset for case in dataset.cases]
+        self.of_datasets = {name: names.count(name) for name in sorted(set(names))} if len(set(names)) > 1 else {}
         self._truth = {}  # case number -> labels on the grid, u8 (grid_size^3 bytes per case)
 
     def truth(self, index: int) -> torch.Tensor:
@@ -107,11 +109,13 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate(self, model: torch.nn.Module, interrupted: Callable[[], bool] = lambda: False) -> dict | None:
-        """`model`: the bare network, not its DDP wrapper. -> dict: name -> mean over cases, `mean_dice`, `per_class`
-        and `slices` (labels of the first case's middle planes, on rank 0); None where any rank was `interrupted`.
+        """`model`: the bare network, not its DDP wrapper. -> dict: name -> mean over cases, `mean_dice`, `per_class`,
+        `slices` (labels of the first case's middle planes, on rank 0) and, where the cases are of several data sets,
+        `datasets` {name: {cases, mean_dice, per_class}}; None where any rank was `interrupted`.
         Raises NotFiniteError, on all ranks, where a loss is not finite: such a validation chooses no checkpoint."""
         model.eval()
         sums, dice = MetricSums(self.ranks), GridDice(self.class_names, self.ranks)
+        of_datasets = {name: GridDice(self.class_names, self.ranks) for name in self.of_datasets}
         guard = FiniteGuard(Ranks(0, 1, self.ranks.device))  # of this rank: ranks have different numbers of batches
         slices, stopped = None, False
         keys = [[(0, i) for i in self.own[s : s + self.batch_size]] for s in range(0, len(self.own), self.batch_size)]
@@ -127,12 +131,21 @@ class Evaluator:
                 predicted_BG = decode_grid(model, surface_BNF, self.grid_size, batch.get("states"))
             truth_BG = torch.stack([self.truth(int(i)) for i in batch["case_index"]]).to(self.ranks.device)
             dice.add(predicted_BG, truth_BG, batch["annotated"])
+            mine = [self.dataset.cases[int(i)].dataset for i in batch["case_index"]]
+            for name in self.of_datasets.keys() & set(mine):
+                rows = [row for row, dataset in enumerate(mine) if dataset == name]
+                of_datasets[name].add(predicted_BG[rows], truth_BG[rows], batch["annotated"][rows])
             if slices is None and self.ranks.main:
                 slices = [self._middle_planes(labels_BG[0]) for labels_BG in (truth_BG, predicted_BG)]
         self._check_finite(guard, keys)
         sums.add({"interrupted": (float(stopped), 1)})
         results = sums.read()
         results["mean_dice"], results["per_class"] = dice.read()
+        if of_datasets:
+            results["datasets"] = {
+                name: {"cases": self.of_datasets[name], **dict(zip(("mean_dice", "per_class"), of_it.read()))}
+                for name, of_it in of_datasets.items()
+            }
         if results.pop("interrupted"):
             return None
         return {**results, "slices": slices}

@@ -16,6 +16,15 @@ from vecset.engines.setup import Training
 from vecset.imaging.slice_picture import slice_picture
 
 
+def datasets_words(datasets: dict) -> str:
+    """'A 0.9123 (40 cases), B 0.85 (4 cases) | ' of `Evaluator.evaluate`'s data sets; "" where there are none."""
+    words = [
+        f"{name} {'-' if row['mean_dice'] is None else format(row['mean_dice'], '.4g')} ({row['cases']} cases)"
+        for name, row in datasets.items()
+    ]
+    return f"{', '.join(words)} | " if words else ""
+
+
 class Progress:
     """Rank 0 says and logs it; on the other ranks nothing happens. `log`: a RunLog on rank 0, else None."""
 
@@ -72,14 +81,18 @@ class Progress:
         if not self.training.ranks.main:
             return
         state, per_class = self.state, results["per_class"]
-        numbers = {name: value for name, value in results.items() if name not in ("per_class", "slices")}
+        datasets = results.get("datasets", {})
+        numbers = {k: value for k, value in results.items() if k not in ("per_class", "slices", "datasets")}
         dice = {f"dice_{name}": row["dice"] for name, row in per_class.items() if row["dice"] is not None}
         say(
             f"epoch {state.epoch + 1}/{self.training.args.epochs} validation | {format_values(numbers)} | "
-            f"{format_values(dice)} | {short_time(seconds)}{' | best so far' if improved else ''}"
+            f"{format_values(dice)} | {datasets_words(datasets)}{short_time(seconds)}"
+            f"{' | best so far' if improved else ''}"
         )
-        values = {**numbers, **self._weighted(numbers), **dice}
-        self.log.record("val", state.global_step, values, epoch=state.epoch, per_class=per_class)
+        of_sets = {f"mean_dice_{k}": row["mean_dice"] for k, row in datasets.items() if row["mean_dice"] is not None}
+        values = {**numbers, **self._weighted(numbers), **dice, **of_sets}
+        more = {"datasets": datasets} if datasets else {}
+        self.log.record("val", state.global_step, values, epoch=state.epoch, per_class=per_class, **more)
         picture = slice_picture(results["slices"], self.training.class_names)
         self.log.picture("val/slices", picture, state.global_step)
 

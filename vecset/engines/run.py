@@ -29,6 +29,7 @@ class TrainingRun:
         self.training, self.state, self.stop = training, state, stop
         self.monitor = Monitor(training.ranks)
         self.decision = Decision.GO_ON
+        self.improved_datasets = []  # by the last validation
 
     @property
     def done(self) -> str | None:
@@ -115,7 +116,7 @@ class TrainingRun:
                 self.decision = Decision.ASKED_TO_STOP
                 return
         state.epoch, state.step = state.epoch + 1, 0
-        if improved or self.saver.is_cheap():
+        if improved or self.improved_datasets or self.saver.is_cheap():
             self._save(improved)
 
     def _validate(self):
@@ -133,13 +134,20 @@ class TrainingRun:
         improved = dice is not None and (state.best_metric is None or dice > state.best_metric)
         if improved:
             state.best_metric, state.best_epoch = dice, state.epoch + 1
+        self.improved_datasets = []
+        for dataset, row in results.get("datasets", {}).items():
+            dice, before = row["mean_dice"], state.best_of_datasets.get(dataset)
+            if dice is not None and (before is None or dice > before[0]):
+                state.best_of_datasets[dataset] = [dice, state.epoch + 1]
+                self.improved_datasets.append(dataset)
         state.metrics = {name: value for name, value in results.items() if name != "slices"}
         self.progress.validation_line(results, improved, time.monotonic() - began)
         self.progress.pause(time.monotonic() - began)
         return improved
 
     def _save(self, best=False, status="running"):
-        self.progress.pause(self.saver.save(best, status))
+        self.progress.pause(self.saver.save(best, status, self.improved_datasets))
+        self.improved_datasets = []
 
     def _check_finite(self):
         """Ends the run, on all ranks alike, where a step since the last check was not finite."""

@@ -9,6 +9,7 @@ import fcntl
 import json
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 
 from vecset.common.atomic import require_writable, write_text
 from vecset.common.errors import InputError
+from vecset.common.file_names import fitting_name
 from vecset.data.case_file import meta_of_names
 from vecset.engines.arguments import build_parser
 from vecset.engines.distributed import Ranks, gather_objects
@@ -65,6 +67,12 @@ class RunState:
     best_metric: float | None = None
     best_epoch: int | None = None
     metrics: dict = field(default_factory=dict)  # of the last validation
+    best_of_datasets: dict = field(default_factory=dict)  # {data set: [mean Dice, epoch]} of its best validation
+
+
+def best_of_dataset(name: str) -> str:
+    """The file of the checkpoint with the best mean Dice over the validation cases of a data set."""
+    return fitting_name(f"{Path(BEST).stem}-", name, ".pth")
 
 
 class Saver:
@@ -95,12 +103,13 @@ class Saver:
             "best_metric": state.best_metric,
             "best_epoch": state.best_epoch,
             "metrics": state.metrics,
+            "best_of_datasets": state.best_of_datasets,
             "status": status,
         }
 
-    def save(self, best: bool = False, status: str = "running") -> float:
-        """Rank 0 writes checkpoint-last, and makes it checkpoint-best too where `best`. Never after a step that was not
-        finite. -> the seconds that it took."""
+    def save(self, best: bool = False, status: str = "running", best_of: Sequence[str] = ()) -> float:
+        """Rank 0 writes checkpoint-last, and makes it checkpoint-best too where `best`, and the best one of the data
+        sets `best_of`. Never after a step that was not finite. -> the seconds that it took."""
         began = time.monotonic()
         if self.monitor.guard.first_bad_step() is None:  # all ranks know of the same bad step
             gather_state(self.training.optimizer)
@@ -108,6 +117,8 @@ class Saver:
                 save_checkpoint(self.folder / LAST, self.checkpoint(status))
                 if best:
                     copy_checkpoint(self.folder / LAST, self.folder / BEST)
+                for dataset in best_of:
+                    copy_checkpoint(self.folder / LAST, self.folder / best_of_dataset(dataset))
                 if status == "running":  # the others are written when the run leaves
                     self.write_status(status)
         self._saved = time.monotonic()
@@ -198,6 +209,7 @@ def go_on_from(training: Training, checkpoint: dict, path: Path) -> RunState:
     torch.set_rng_state(checkpoint["random_state"])
     names = ("epoch", "step", "global_step", "best_metric", "best_epoch", "metrics")
     state = RunState(**{name: checkpoint[name] for name in names})
+    state.best_of_datasets = dict(checkpoint.get("best_of_datasets", {}))
     state.step = _fitting_step(training, state, checkpoint["plan"])
     return state
 

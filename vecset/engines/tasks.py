@@ -151,16 +151,27 @@ def evaluate_checkpoint(args: Namespace, ranks: Ranks, stop: StopRequest) -> int
     if ranks.main:
         numbers = {k: v for k, v in results.items() if isinstance(v, float)}
         say(f"{path} (epoch {checkpoint['epoch']}): {format_values(numbers)}")
-        for name, row in results["per_class"].items():
-            dice = "     -" if row["dice"] is None else f"{row['dice']:6.3f}"
-            say(
-                f"  {name:12s} dice {dice}  cases {row['cases']}, absent {row['absent']}, missed {row['missed']}, "
-                f"spurious {row['invented']}"
-            )
+        for line in _class_lines(results["per_class"]):
+            say(f"  {line}")
+        for dataset, row in results.get("datasets", {}).items():
+            mean = "-" if row["mean_dice"] is None else f"{row['mean_dice']:.4g}"
+            say(f"data set {dataset}, {row['cases']} cases: mean_dice {mean}")
+            for line in _class_lines(row["per_class"]):
+                say(f"  {line}")
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "eval.json", json.dumps({"checkpoint": str(path), **results}, indent=1) + "\n")
     return 0
+
+
+def _class_lines(per_class):
+    """A line per class that any case has looked for."""
+    for name, row in per_class.items():
+        dice = "     -" if row["dice"] is None else f"{row['dice']:6.3f}"
+        yield (
+            f"{name:12s} dice {dice}  cases {row['cases']}, absent {row['absent']}, missed {row['missed']}, "
+            f"spurious {row['invented']}"
+        )
 
 
 # --- --dry_run
