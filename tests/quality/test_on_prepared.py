@@ -10,7 +10,7 @@ from helpers.prepared_phantoms import failed_after, prepare, prepared
 
 from vecset.commands import check_data_quality
 from vecset.data.case_file import read_case, write_case
-from vecset.imaging.classes import HEART_CLASSES
+from vecset.imaging.classes import HEART16_CLASSES, HEART_CLASSES
 from vecset.quality import case_checks as quality
 from vecset.quality.population import check_population
 
@@ -47,6 +47,17 @@ def test_prepared_phantoms_pass(phantom_flags, prepare_flags, tmp_path):
     assert report.passed, report.failed()
     assert {"exact_max", "source_points"} <= {f["check"] for f in report.findings}
     assert report.facts["handedness"] > 0.5
+
+
+@pytest.mark.slow
+def test_prepared_phantoms_of_sixteen_structures_pass_without_a_warning(tmp_path):
+    flags = ("--structures", "16", "--size", "112", "--seed", "2")
+    paths = prepared(tmp_path, *flags, num=2, prepare_flags=("--classes", "heart16"))
+    reports = [quality.check_file(path, source_dir=tmp_path / "labels") for path in paths]
+    check_population(reports)
+    for report in reports:
+        assert report.class_names == list(HEART16_CLASSES) and report.facts["missing"] == [16]
+        assert report.passed and not report.failed("warn"), report.failed() + report.failed("warn")
 
 
 def test_unchanged_they_pass(hearts, odd_heart, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vecset.commands import check_data_quality, prepare_data
+from vecset.imaging.classes import RESERVED_CLASS
 from vecset.imaging.label_map import write_label_map
 from vecset.quality.population import check_population
 from vecset.quality.summary import failure_lines, verdict
@@ -83,3 +84,10 @@ def test_masks_of_one_structure_taken_for_hearts_fail_the_check(tmp_path, capsys
     assert prepare_data.main([*common, "--output_dir", str(tmp_path / "own"), "--annotated", "1"]) == 0
     check_data_quality.main([str(tmp_path / "own")])
     assert "FAIL scan_0.npz: one_class" not in capsys.readouterr().out
+
+
+def test_the_class_that_is_kept_free_is_not_noted():
+    reports = [heart(n, [1, 3]) for n in range(3)]
+    for report in reports:
+        report.class_names = [NAMES[0], RESERVED_CLASS, NAMES[2]]
+    assert failed(reports, "warn") == []

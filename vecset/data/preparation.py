@@ -15,7 +15,7 @@ from vecset.data.class_distances import class_distance_members
 from vecset.data.sampling import NEAR_SCALES_UNIT, Sampler, Triangles
 from vecset.geometry.distance_field import METHODS, UnionField
 from vecset.geometry.surface import CROP_PAD, Crop, UnionMesh, crop_foreground, inner_walls, union_mesh
-from vecset.imaging.classes import BACKGROUND
+from vecset.imaging.classes import BACKGROUND, RESERVED_CLASS
 from vecset.imaging.components import components, without_islands
 from vecset.imaging.frame import Frame
 from vecset.imaging.label_map import LabelMap
@@ -200,9 +200,10 @@ def warnings_of(meta: dict) -> list[str]:
         lines.append(
             f"{meta['sampling']['counts']['near_wrong_side']} near points are not on the side they were drawn for"
         )
-    absent = [c for c in meta["missing_classes"] if c in meta["annotated_classes"]]
+    absent = [meta["class_names"][c - 1] for c in meta["missing_classes"] if c in meta["annotated_classes"]]
+    absent = [name for name in absent if name != RESERVED_CLASS]
     if absent:
-        lines.append("annotated but absent: " + ", ".join(meta["class_names"][c - 1] for c in absent))
+        lines.append("annotated but absent: " + ", ".join(absent))
     if meta["border_classes"]:
         lines.append(
             "truncated by the field of view: " + ", ".join(meta["class_names"][c - 1] for c in meta["border_classes"])

@@ -25,6 +25,7 @@ def _shipped(table):
 _TEN, _SIXTEEN = _shipped("heart10"), _shipped("heart16")
 HEART_CLASSES = tuple(row["name"] for row in _TEN)
 HEART16_CLASSES = tuple(row["name"] for row in _SIXTEEN)
+RESERVED_CLASS = "Reserved"  # an id that the sixteen keep free: looked for, and in no heart
 SHIPPED_TABLES = {"heart10": HEART_CLASSES, "heart16": HEART16_CLASSES}
 STRUCTURES = {}  # {name: {"aliases": [...], "colour": "#RRGGBB"}}, in the order of the sixteen
 for _row in (*_SIXTEEN, *_TEN):

@@ -50,10 +50,14 @@ def give_away(labels, mask, keep_background=False):
 
 def seal_sixteen(ten: np.ndarray, beyond: np.ndarray) -> np.ndarray:
     """(X, Y, Z) u8 labels of a heart of sixteen structures, of the sealed labels of the `ten` and of what takes their
-    place, `beyond` (0: nothing). An island of a vessel or a wall is what the ten have there, one of a pool is wall, and
-    background that these enclose is given to the most frequent of them round it."""
+    place, `beyond` (0: nothing). Voxels of RV and LA beside the background, at the rims of their openings, are wall. An
+    island of a vessel or a wall is what the ten have there, and one of a pool is wall. Background that these enclose is
+    given to the most frequent of them round it."""
     beyond = np.where((ten == 0) | ((beyond == RV_WALL) & (ten == RV)) | ((beyond == LA_WALL) & (ten == LA)), beyond, 0)
     labels = np.where(beyond, beyond, ten)
+    beside = ndimage.binary_dilation(labels == 0)
+    for pool, wall in ((RV, RV_WALL), (LA, LA_WALL)):
+        labels[beside & (labels == pool)] = wall
     for class_id, wall in ((None, None), (RV, RV_WALL), (LA, LA_WALL), (None, None)):
         boxes = ndimage.find_objects(labels)
         for c in (class_id,) if class_id else range(FIELDS_10, FIELDS_16):

@@ -8,6 +8,7 @@ from itertools import zip_longest
 import numpy as np
 
 from vecset.imaging.class_names import listed
+from vecset.imaging.classes import RESERVED_CLASS
 from vecset.imaging.structure_names import name_key
 from vecset.quality.chirality import heart_handedness, population_handedness
 from vecset.quality.thresholds import FileReport
@@ -97,6 +98,8 @@ def _classes_held(reports):
     if len(reports) < 2:
         return
     for c in sorted(set.intersection(*(set(r.facts.get("missing", ())) for r in reports))):
+        if reports[0].class_names[int(c) - 1] == RESERVED_CLASS:
+            continue
         note = f"in none of the {len(reports)} hearts; if nobody annotated it, leave it out of --annotated"
         reports[0].add("class_nowhere", 0, c, note)
 
