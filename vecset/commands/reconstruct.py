@@ -228,7 +228,14 @@ def report(args, model, settings, hearts, results):
     run_dir = args.run_dir or args.checkpoint.parent
     try:
         lines, faults = write_results(
-            args.output_dir, results, told, model.class_names, truth_of, run_dir, args.train_csv is not None
+            args.output_dir,
+            results,
+            told,
+            model.class_names,
+            truth_of,
+            run_dir,
+            args.train_csv is not None,
+            {heart.case_id: heart.dataset for heart in hearts},
         )
     except OSError as error:  # of the tables; the hearts are made all the same
         lines, faults = [], [describe_failure(args.output_dir, error)]

@@ -14,7 +14,7 @@ import numpy as np
 from vecset.common.errors import InputError
 from vecset.imaging.class_names import distinct_names
 from vecset.imaging.classes import class_colours
-from vecset.report.tables import observed_means
+from vecset.report.tables import part_means
 
 COUNTS = ("n", "ok", "missed", "invented", "absent", "not_annotated", "inferred")
 MEAN, UNION = "mean of classes", "union"
@@ -48,7 +48,7 @@ _MAX_POINTS = 600  # of one training curve
 def read_figures(output_dir: str | Path) -> dict:
     """What a run's results say, as a dict: `metrics` (columns of numbers in metrics.csv); `rows` {(case_id, class id
     or None for the union): row, its numbers as float or None}; `classes` [(id, name)]; `cases` [ids]; and of
-    metrics.json `summary` {class_name: entry}, `observed_means` {name of a row: entry}, `hearts` {case_id: entry},
+    metrics.json `summary` {class_name: entry}, `part_means` {name of a row: entry}, `hearts` {case_id: entry},
     `settings`. InputError where the folder has none."""
     output_dir = Path(output_dir)
     try:
@@ -72,7 +72,7 @@ def read_figures(output_dir: str | Path) -> dict:
             "cases": list(dict.fromkeys(row["case_id"] for row in table)),
             "settings": stored["settings"],
             "summary": stored["classes"],
-            "observed_means": observed_means(stored),
+            "part_means": part_means(stored),
             "hearts": stored["hearts"],
         }
     except FileNotFoundError as error:
@@ -150,9 +150,9 @@ def table_columns(summary: dict) -> list[str]:
 
 def table(figures: dict) -> dict:
     """{columns: [{name, words, better, aside}], counts: [names], rows: [{name, id, cells: [{mean, interval, floor}],
-    counts}]}: a row per class, then the mean of classes, those of what was given and of what was inferred, and the
-    union."""
-    means = figures.get("observed_means", {})
+    counts}]}: a row per class, then the mean of classes, those of what was given, of what was inferred and of each of
+    several data sets, and the union."""
+    means = figures.get("part_means", {})
     summary = figures["summary"] | means
     columns = table_columns(figures["summary"])
     whole = [n for n in (MEAN, *means, UNION) if n in summary]

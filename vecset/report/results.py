@@ -1,7 +1,8 @@
 """The tables and pages over all hearts of a reconstruction: metrics.csv, metrics.json, overview.png, report.html."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from vecset.common.errors import describe_failure
 from vecset.imaging.classes import class_colours
@@ -32,13 +33,15 @@ def write_results(
     truth_of: Callable,
     run_dir: Path,
     with_baselines: bool,
+    datasets: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[str], list[str]]:
     """Writes tables and pages into `output_dir`; returns the lines for the terminal, and one for each heart's picture
     and each page that could not be made, which costs no other.
 
     results: {case_id: content of result.json} (vecset/inference/reconstruction.py); settings: kept in metrics.json;
     truth_of(case_id) -> (label map (X, Y, Z) u8, affine (4, 4) voxel -> mm); run_dir: of the training, whose curves are
-    shown. Hearts without a truth have no figures; where none has one, nothing is written."""
+    shown; datasets: {case_id: its data set} of hearts of several. Hearts without a truth have no figures; where none
+    has one, nothing is written."""
     scored = {case_id: result for case_id, result in results.items() if result["scores"]}
     if not scored:
         return ["no truth in the input, hence no figures"], []
@@ -54,6 +57,7 @@ def write_results(
             "mean_dice": mean_over_classes(result["scores"]),
             "decoding": result["decoding"],
             "nearest_heart_file": result["baselines"].get("nearest_heart_file") if with_baselines else None,
+            **({"dataset": datasets[case_id]} if datasets.get(case_id) else {}),
         }
         for case_id, result in scored.items()
     }

@@ -21,6 +21,7 @@ LIMIT_COLUMNS = {f"{LIMIT}{metric}": metric for metric in METRICS if not metric.
 COLUMNS = ("case_id", "class_id", "class_name", "status", *METRICS, PENALTY, *LIMIT_COLUMNS)
 LAST_LIMIT_COLUMNS = {f"{LIMIT}{metric}": metric for metric in CENTRE_LINES}
 OBSERVED_KINDS = ("given", "inferred")
+DATASETS = "datasets"  # in metrics.json
 OBSERVED = "observed"  # of a class in a heart: given, inferred, or empty where it is neither
 LAST_COLUMNS = (*AFTER_THE_REST, *LAST_LIMIT_COLUMNS, OBSERVED)
 # what the terminal shows of the means: (metric, its name there, digits); metrics.json has all
@@ -79,9 +80,10 @@ def _cell(value):
 def report(rows: list[dict], hearts: dict[str, dict], settings: dict) -> dict:
     """The content of metrics.json: settings, per class the means and counts, which classes are thin, per heart its mean
     and how it was decoded; where something is inferred, `observed`: the means of the rows that are given, and of those
-    that are inferred.
+    that are inferred; where the hearts are of several data sets, `datasets`: the means of each.
 
-    `rows`: of all hearts; `hearts`: {case_id: dict of what is known of it}; `settings`: dict, checkpoint included."""
+    `rows`: of all hearts; `hearts`: {case_id: dict of what is known of it, its `dataset` if it is of one}; `settings`:
+    dict, checkpoint included."""
     classes = _with_baselines(summarise(rows), rows)
     observed = {kind: [row for row in rows if row.get(OBSERVED) == kind] for kind in OBSERVED_KINDS}
     for name, entry in classes.items():
@@ -92,6 +94,12 @@ def report(rows: list[dict], hearts: dict[str, dict], settings: dict) -> dict:
     parts = {}
     if observed["inferred"]:
         parts[OBSERVED] = {kind: _with_baselines(summarise(mine), mine) for kind, mine in observed.items()}
+    datasets = sorted({heart["dataset"] for heart in hearts.values() if heart.get("dataset")})
+    if len(datasets) > 1:
+        parts[DATASETS] = {}
+        for name in datasets:
+            mine = [row for row in rows if hearts[row["case_id"]].get("dataset") == name]
+            parts[DATASETS][name] = _with_baselines(summarise(mine), mine)
     return {
         "rule": {
             "ok": "in truth and prediction",
@@ -106,6 +114,7 @@ def report(rows: list[dict], hearts: dict[str, dict], settings: dict) -> dict:
             "floor": "the truth against what its own surface points say, on its own voxels",
             "absent": "in neither: left out of the means, counted",
             "not annotated": "masked, left out of the means",
+            "datasets": "the same, of the hearts of one data set",
             "observed": "given: the model saw something of it; inferred: unknown to the model, and drawn",
         },
         "settings": settings,
@@ -128,10 +137,12 @@ def _with_baselines(summary, rows):
     return summary
 
 
-def observed_means(content: dict) -> dict[str, dict]:
+def part_means(content: dict) -> dict[str, dict]:
     """{"mean of given": entry, "mean of inferred": entry}, the means over the classes that were given and over those
-    that were inferred, from the content of metrics.json; {} where nothing was inferred."""
-    return {f"mean of {kind}": classes["mean of classes"] for kind, classes in content.get(OBSERVED, {}).items()}
+    that were inferred, where something was; and {"mean of NAME": entry} of each of several data sets. From the content
+    of metrics.json."""
+    parts = {**content.get(OBSERVED, {}), **content.get(DATASETS, {})}
+    return {f"mean of {part}": classes["mean of classes"] for part, classes in parts.items()}
 
 
 def write_json(path: str | Path, content: dict) -> None:
@@ -141,7 +152,7 @@ def write_json(path: str | Path, content: dict) -> None:
 def table_lines(content: dict) -> list[str]:
     """The table for the terminal, from the content of metrics.json: a line per class, their mean, the union; before it
     the remark in the settings, if there is one."""
-    means = observed_means(content)
+    means = part_means(content)
     names = [n for n in content["classes"] if n not in ("union", "mean of classes")]
     classes = content["classes"] | means
     names += ["mean of classes", *means, "union"]
@@ -160,7 +171,7 @@ def table_lines(content: dict) -> list[str]:
     counts = {"n": "hearts", "missed": "missed", "invented": "spurious", "absent": "absent"}
     if any(classes[n].get("not_annotated") for n in names):
         counts["not_annotated"] = "not annotated"
-    if means:
+    if content.get(OBSERVED):
         counts["inferred"] = "inferred"
     shown += [(title, {n: str(classes[n].get(key, "")) for n in names}) for key, title in counts.items()]
     width = max(len(n) for n in names)
