@@ -2,6 +2,7 @@
 
     python check_data_quality.py output/cases --report output/quality --file_workers 2
     python check_data_quality.py output/cases/heart_7.npz --report output/quality     # one file in detail
+    python check_data_quality.py output/AB/train.csv      # the files of a CSV, those of each data set by themselves
 
 Each file is checked by itself (signs, labels, numbers, frame), against the truth it carries (distances computed again
 by other code, labels, walls, normals) and against the other files (copies, mirrored hearts, outliers). No patient may
@@ -19,6 +20,7 @@ from vecset.common.workers import one_thread
 
 one_thread()  # before numpy is imported: files side by side, not threads inside one
 
+from vecset.data.listed_case import read_listed  # noqa: E402
 from vecset.data.splits import find_case_files  # noqa: E402
 from vecset.quality.check_folder import check_files  # noqa: E402
 from vecset.quality.exact import require_source_dir  # noqa: E402
@@ -37,7 +39,10 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "input", type=user_path, metavar="DIR|FILE", help="folder of case files, or one case file (*.npz)"
+        "input",
+        type=user_path,
+        metavar="DIR|FILE",
+        help="folder of case files, one case file (*.npz), or a CSV of create_csv.py",
     )
     parser.add_argument(
         "--report", type=user_path, metavar="DIR", help="write tables and pictures into this folder (default: none)"
@@ -82,25 +87,31 @@ def main(argv: list[str] | None = None) -> int:
     for name, least in (("file_workers", 1), ("sample", 1), ("exact", 0), ("pictures", 0)):
         if getattr(args, name) < least:
             raise InputError(f"--{name}", f"at least {least}", getattr(args, name))
+    listed = []
     if args.input.is_dir():
         paths = find_case_files(args.input)
     elif args.input.is_file():
-        paths = [args.input]
+        if args.input.name.lower().endswith(".csv"):
+            listed = read_listed(args.input, args.input.parent)
+        paths = [case.path for case in listed] or [args.input]
     else:
-        raise InputError(args.input, "a folder of case files or a case file", "no such file or folder")
+        raise InputError(args.input, "a folder of case files, a case file or a CSV", "no such file or folder")
     if args.report:
         require_writable(args.report, "--report")
     if args.source_dir:
         require_source_dir(args.source_dir)
     reports = check_files(paths, args.file_workers, sample=args.sample, exact=args.exact, source_dir=args.source_dir)
-    check_population(reports)
-    if args.input.is_dir():
-        check_split(reports, args.input)
-    single = args.input.is_file()
+    for report, case in zip(reports, listed):
+        report.case_id, report.file = case.case_id, str(case.path)
+    check_population(reports, [case.dataset for case in listed] if listed else None)
+    folder = args.input.parent if listed else args.input
+    if folder.is_dir():
+        check_split(reports, folder)
+    single = args.input.is_file() and not listed
     print("\n".join(file_lines(reports[0]) if single else summary_lines(reports)))
     faults = []
     if args.report:
-        faults = write_report(args.report, args.input, reports, pictures=args.pictures, detailed=single)
+        faults = write_report(args.report, folder, reports, pictures=args.pictures, detailed=single)
         print(f"report: {args.report}")
         for fault in faults:
             print(f"error: {fault}", file=sys.stderr)

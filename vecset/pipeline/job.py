@@ -199,8 +199,11 @@ class Pipeline:
         mapping = self.args.label_mapping
         if mapping is not None and Path(mapping).is_file():  # else the name of a preset, say: prepare_data.py decides
             mapping = Path(mapping).resolve()
+        classes = self.args.classes
+        if isinstance(classes, str) and Path(classes).is_file():
+            classes = Path(classes).resolve()
         options = {
-            "classes": self.args.classes,
+            "classes": classes,
             **self.recipe.prepare,
             "seed": self.args.seed,
             "label_mapping": mapping,

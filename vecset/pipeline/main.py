@@ -37,6 +37,7 @@ from vecset.common.atomic import append_text, require_writable  # noqa: E402
 from vecset.common.cores import usable_cores  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.common.signals import catch, print_line  # noqa: E402
+from vecset.imaging.class_names import number_or_table, read_structure_table  # noqa: E402
 from vecset.pipeline.job import METHODS, Pipeline  # noqa: E402
 from vecset.pipeline.options import flags, training_options  # noqa: E402
 from vecset.pipeline.output_folder import (  # noqa: E402
@@ -106,7 +107,13 @@ def get_parser() -> argparse.ArgumentParser:
         + (" in the repository" if IS_CHECKOUT else "")
         + "; with --input_dir output/NAME, NAME being that of the folder LABELS)",
     )
-    parser.add_argument("--classes", type=int, default=10, help="number of structures, labels 1..C (default: 10)")
+    parser.add_argument(
+        "--classes",
+        type=number_or_table,
+        default=10,
+        metavar="C|NAME|FILE",
+        help="number of structures, labels 1..C, or their table, as of prepare_data.py (default: 10)",
+    )
     parser.add_argument(
         "--label_mapping",
         type=user_path_text,
@@ -201,7 +208,7 @@ def check_label_mapping(words, own_labels):
 
     args = parse_arguments(["--input_dir", "labels", "--output_dir", "cases", *words])
     if args.label_mapping:
-        LabelMapping.load(args.label_mapping, args.classes)
+        LabelMapping.load(args.label_mapping, args.classes, args.table)
     given = [f"--{name}" for name in ("structures", "recursive", "pattern") if getattr(args, name)]
     if given and not own_labels:
         raise InputError.because(given[0], "it is for files of your own", "give their folder: --input_dir")
@@ -234,6 +241,8 @@ def main(argv=None):
         raise InputError.because(
             args.input_dir, "no such folder", "give a folder of label maps (.nii.gz, .nii, .nrrd, .mha)"
         )
+    if isinstance(args.classes, str):
+        read_structure_table(args.classes)
     redo = stages_to_redo(args.redo)
     try:
         prepare_words = shlex.split(args.prepare_options)

@@ -3,6 +3,7 @@
 Each finding is added to the report of its file, so that one verdict covers everything.
 """
 
+from collections.abc import Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -19,9 +20,16 @@ FEW_HEARTS_SPREAD = 0.1  # smallest standard deviation of log volumes assumed fo
 LEAST_SPREAD = 0.03  # the same for more hearts, and for radii
 
 
-def check_population(reports: list[FileReport]) -> None:
-    """Adds the findings between `reports`, the files of one run, to them. Unreadable files are left out."""
+def check_population(reports: list[FileReport], datasets: Sequence[str] | None = None) -> None:
+    """Adds the findings between `reports`, the files of one run, to them. Unreadable files are left out. `datasets`:
+    the data set of each, where these are several: only copies are then looked for between data sets."""
     _copies(reports)
+    names = [""] * len(reports) if datasets is None else list(datasets)
+    for name in sorted(set(names)):
+        _check_of_one_kind([report for report, of in zip(reports, names) if of == name])
+
+
+def _check_of_one_kind(reports):
     _class_names([r for r in reports if r.class_names])
     whole = [r for r in reports if "volumes_ml" in r.facts]
     _classes_held(whole)

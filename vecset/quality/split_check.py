@@ -26,7 +26,7 @@ def check_split(reports: list[FileReport], folder: Path) -> None:
     if set(sets[0]) == set(sets[1]) or (isinstance(record, dict) and record.get("overfit")):
         return
     groups = {**sets[0], **sets[1]}
-    single = all(group in ("", case) for case, group in groups.items())
+    single = all(case.endswith(group.rpartition("/")[2]) for case, group in groups.items())  # DATASET/CASE
     found = find_patients(sorted(groups)) if single else None
     by_case = {report.case_id: report for report in reports}
     for here, there, name in ((*sets, "val.csv"), (*sets[::-1], "train.csv")):

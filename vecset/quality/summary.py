@@ -1,7 +1,10 @@
 """Findings as text: lines for the terminal, rows for tables, the verdict."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from vecset.imaging.structure_names import name_key
 from vecset.quality.thresholds import CHECKS, FileReport, excess, limit_text
 
 
@@ -112,21 +115,33 @@ CLASS_COLUMNS = (
 )
 
 
+def classes_by_name(reports: Sequence[FileReport]) -> dict[str, list[tuple[FileReport, int]]]:
+    """{class name: [(report of a file that has a class of that name, its id there)]}, in the order of the first file
+    with the most classes, then of the others: files of several data sets have other ids."""
+    found = {}
+    for report in sorted(reports, key=lambda r: -len(r.class_names)):  # stable
+        for c, name in enumerate(report.class_names, 1):
+            found.setdefault(name_key(name), (name, []))[1].append((report, c))
+    return dict(found.values())
+
+
 def class_rows(reports: list[FileReport]) -> list[tuple]:
     """Per class, as CLASS_COLUMNS: the numbers of files where it is present, missing, truncated by the field of view;
     its median volume; its least share of the points of each kind in any file; smallest and largest share of its outer
     near points that lie outside."""
     whole = [r for r in reports if "volumes_ml" in r.facts]
     rows = []
-    for c, name in enumerate(max((r.class_names for r in whole), key=len, default=()), 1):
-        having = [r for r in whole if str(c) in r.facts["volumes_ml"]]
-        counts = [len(having), sum(c in r.facts["missing"] for r in whole), sum(c in r.facts["border"] for r in whole)]
+    for name, pairs in classes_by_name(whole).items():
+        having = [(r, c) for r, c in pairs if str(c) in r.facts["volumes_ml"]]
+        counts = [len(having), *(sum(c in r.facts[kind] for r, c in pairs) for kind in ("missing", "border"))]
         if not having:
             rows.append((name, *counts, "", "", "", "", ""))
             continue
-        least = [f"{100 * min(r.classes[c][k] for r in having):.2f}" for k in ("surface", "near", "inside")]
-        outside = [100 * r.classes[c]["near_outside"] for r in having if r.classes[c].get("near_outside") is not None]
-        volume = np.median([r.facts["volumes_ml"][str(c)] for r in having])
+        least = [f"{100 * min(r.classes[c][k] for r, c in having):.2f}" for k in ("surface", "near", "inside")]
+        outside = [
+            100 * r.classes[c]["near_outside"] for r, c in having if r.classes[c].get("near_outside") is not None
+        ]
+        volume = np.median([r.facts["volumes_ml"][str(c)] for r, c in having])
         rows.append(
             (
                 name,

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 
 from vecset.imaging.classes import class_colours
 from vecset.imaging.slice_picture import BAD, GOOD
+from vecset.quality.summary import classes_by_name
 from vecset.quality.thresholds import BINS, CHECKS
 from vecset.report.pictures import (
     PLANES,
@@ -69,23 +70,24 @@ def write_distributions(path, reports):
 
 
 def _class_panel(axis, reports, keys, title):
-    names = max((r.class_names for r in reports), key=len)
+    by_name = classes_by_name(reports)
+    names = list(by_name)
     colours = class_colours(names)
     markers = {"surface": "o", "near": "^", "inside": "s", "near_outside": "o"}
     rng = np.random.default_rng(0)
     for offset, key in zip(np.linspace(-0.25, 0.25, len(keys)) if len(keys) > 1 else [0], keys):
-        for c in range(1, len(names) + 1):
+        for place, pairs in enumerate(by_name.values(), 1):
             values = [
                 r.classes[c][key]
-                for r in reports
+                for r, c in pairs
                 if r.classes.get(c, {}).get(key) is not None and r.classes[c].get("voxels")
             ]
             axis.scatter(
-                c + offset + rng.uniform(-0.08, 0.08, len(values)),
+                place + offset + rng.uniform(-0.08, 0.08, len(values)),
                 values,
                 s=9,
                 marker=markers[key],
-                color=colours[c - 1],
+                color=colours[place - 1],
                 edgecolors="#303030",
                 linewidths=0.2,
             )
