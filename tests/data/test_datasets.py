@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from vecset.commands import create_csv
+from vecset.commands import check_data_quality, create_csv
 from vecset.common.errors import InputError, run_command
 from vecset.data.case_file import Case, write_case
 from vecset.data.datasets import DataSet, datasets_of_folders, read_datasets, union_of
@@ -105,6 +105,17 @@ def test_one_data_dir_writes_what_it_always_wrote(tmp_path):
     assert record["sets"]["val.csv"] == {"cases": 1, "groups": 1, "missing": {}}
 
 
+def test_the_quality_check_takes_each_data_set_by_itself(tmp_path, capsys):
+    assert run_command(create_csv.main, make(tmp_path)) == 0
+    capsys.readouterr()
+    run_command(check_data_quality.main, [str(tmp_path / "AB" / "train.csv"), "--sample", "4"])
+    told = capsys.readouterr().out
+    assert "/A/a1.npz" in told and "/B/b1.npz" in told and "class_names =" not in told  # not compared between sets
+    write(tmp_path / "B" / "b1.npz", ["RV", "LA", "LV"])
+    run_command(check_data_quality.main, [str(tmp_path / "AB" / "train.csv"), "--sample", "4"])
+    assert "class_names = " in capsys.readouterr().out
+
+
 def test_a_heart_that_is_in_two_data_sets_is_in_one_split_alone(tmp_path, capsys):
     more = make(tmp_path)
     heart = (6.2, 7.7, 8.4)
@@ -194,8 +205,10 @@ def test_a_data_set_without_names(tmp_path, capsys):
 
 
 def test_names_that_only_numbers_gave_are_said(tmp_path, capsys):
-    assert run_command(create_csv.main, make(tmp_path, request={"label_map": None})) == 0
-    assert "note: B: nothing named its classes when it was prepared" in capsys.readouterr().err
+    assert run_command(create_csv.main, make(tmp_path, names_b=TEN, request={"label_map": None})) == 0
+    told = capsys.readouterr().err
+    assert "note: B: its 3 classes have the default names (1 Myocardium, 2 LA, 3 LV); if its label maps" in told
+    assert "note: A: its 3 classes" not in told  # there --classes FILE said so
 
 
 def test_one_heart_for_training_and_for_the_test(tmp_path, capsys):

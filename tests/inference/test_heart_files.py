@@ -27,14 +27,22 @@ from helpers.formula_hearts import (
 
 import reconstruct
 from vecset.common.errors import run_command
-from vecset.imaging.classes import class_colours
+from vecset.imaging.classes import ClassNames, class_colours
 from vecset.imaging.label_map import write_label_map
 from vecset.imaging.label_table import read_names
+from vecset.inference.heart_files import shown_names
 from vecset.inference.latents import read_latents
 
 
 def to_ras(points_lps):
     return np.asarray(points_lps) * [-1, -1, 1]
+
+
+def test_structures_keep_their_colours_where_others_are_left_out_or_inferred():
+    own = ClassNames(["RV", "Tumour", "LV"], colours={"Tumour": "#123456"})
+    names = shown_names(own, np.array([False, False, True]), np.array([True, False, False]))
+    assert names == ["RV (inferred)", "Tumour", None]
+    assert class_colours(names)[:2] == [class_colours(["RV"])[0], "#123456"]
 
 
 def test_simpleitk_reads_the_same_positions_as_nibabel(workdir):

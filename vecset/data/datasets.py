@@ -32,7 +32,7 @@ from vecset.data.splits import (
     write_splits,
 )
 from vecset.imaging.class_names import listed
-from vecset.imaging.classes import HEART16_CLASSES, ClassNames
+from vecset.imaging.classes import HEART16_CLASSES, HEART_CLASSES, ClassNames, default_class_names
 from vecset.imaging.structure_names import alias_key, class_of, is_automatic, name_key
 
 SPLITS = ("train", "val", "test")  # what a data set may be as a whole
@@ -209,9 +209,10 @@ def split_datasets(
         looked_for = {c for entry in entries for c, known in enumerate(entry.annotated, 1) if known}
         own[dataset.name], tables[dataset.name] = entries, (names_of_meta(meta), looked_for)
         if _names_by_default(meta):
+            named = listed(entries[0].class_names)
             _say(
-                f"{dataset.name}: nothing named its classes when it was prepared, so that they are taken for "
-                f"{listed(entries[0].class_names)}; if they are others, prepare it again with --classes FILE"
+                f"{dataset.name}: its {meta['classes']} classes have the default names ({named}); "
+                "if its label maps number others, prepare it again with --classes FILE"
             )
     union, lines = union_of(tables)
     for line in lines:
@@ -272,10 +273,11 @@ def _say(line):
 
 
 def _names_by_default(meta):
-    """Whether nothing but the numbers of a label map said which structures its classes are."""
+    """Whether the classes are fewer than the ten and have the names of the first of them, and no option said so."""
     request = meta.get("request") or {}
     told = request.get("class_names") or request.get("label_map") or request.get("structures")
-    return not told and not meta.get("values_by_name")
+    fewer = meta["classes"] < len(HEART_CLASSES) and meta["class_names"] == default_class_names(meta["classes"])
+    return fewer and not told and not meta.get("values_by_name")
 
 
 def _in_union(entry, dataset, union):

@@ -13,7 +13,7 @@ import numpy as np
 
 from vecset.data.case_file import Case
 
-# Measured (docs/log.md): at most 0.015 between two exports of one heart, at least 0.033 between two hearts that share
+# Measured (docs/log.md): at most 0.015 between two exports of one heart, at least 0.028 between two hearts that share
 # three structures, and 0.065 with seven or ten. A single structure does not tell hearts apart.
 ALIKE = 0.02
 LEAST_STRUCTURES = 3

@@ -11,7 +11,7 @@ from vecset.common.errors import InputError
 from vecset.fields.heart_field import HeartField
 from vecset.fields.meshes import as_lps, class_meshes, scene_of, write_mesh
 from vecset.imaging.class_names import file_names
-from vecset.imaging.classes import class_colours
+from vecset.imaging.classes import ClassNames, class_colours
 from vecset.imaging.frame import Frame
 from vecset.imaging.header_geometry import readers_agree
 from vecset.imaging.image_file import read_nifti_header
@@ -28,9 +28,11 @@ MESH_FORMATS = ("ply", "stl", "obj")
 
 def shown_names(class_names: Sequence[str], left_out: np.ndarray, inferred: np.ndarray) -> list[str | None]:
     """What the files of a heart call its classes (C,): "RA", "RA (inferred)" where it is `inferred` (C,) bool, None
-    where it is `left_out` (C,) bool, neither known to be there nor to be absent."""
+    where it is `left_out` (C,) bool, neither known to be there nor to be absent; as `ClassNames` with the colours of
+    the structures."""
     told = [f"{name} (inferred)" if mine else name for name, mine in zip(class_names, inferred)]
-    return [None if gone else name for name, gone in zip(told, left_out)]
+    names = [None if gone else name for name, gone in zip(told, left_out)]
+    return ClassNames(names, colours=dict(zip(told, class_colours(class_names))))
 
 
 def write_labels(

@@ -73,6 +73,7 @@ def made_from(model: LoadedModel, output: OutputSettings) -> dict:
         **({"extend_mm": output.extend_mm} if output.extend_mm else {}),
         **({"slices": output.slices} if output.slices else {}),
         **({"samples": output.samples} if output.samples else {}),
+        **({"class_colours": colours} if (colours := getattr(model.class_names, "colours", {})) else {}),
         "num_latents": model.num_latents,
     }
 

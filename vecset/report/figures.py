@@ -13,7 +13,7 @@ import numpy as np
 
 from vecset.common.errors import InputError
 from vecset.imaging.class_names import distinct_names
-from vecset.imaging.classes import class_colours
+from vecset.imaging.classes import ClassNames, class_colours
 from vecset.report.tables import part_means
 
 COUNTS = ("n", "ok", "missed", "invented", "absent", "not_annotated", "inferred")
@@ -100,7 +100,8 @@ def read_figures(output_dir: str | Path) -> dict:
 def colours_of(figures: dict) -> list[str]:
     """The colours of the classes 1.. to the highest id of `read_figures`, as '#RRGGBB'."""
     names = dict(figures["classes"])
-    return class_colours([names.get(c) for c in range(1, max(names) + 1)])
+    own = (figures.get("settings") or {}).get("class_colours")  # of a project's own table
+    return class_colours(ClassNames([names.get(c) for c in range(1, max(names) + 1)], colours=own))
 
 
 def _number(text):
