@@ -18,7 +18,7 @@ STEP_MM = 3.0
 GAP_MM = 1.0  # from the wall of a cava to its neighbours
 BEND_MM = 18.0  # over which a cava turns from the stub's direction to its own, and widens to its own radius
 WIDEST_MM = {SVC: 11.0, IVC: 15.0}  # radius, in the world
-LEAST_MM = {SVC: 16.0, IVC: 14.0}  # of its length, however near the end of the heart is
+LEAST_MM = {SVC: 22.0, IVC: 14.0}  # of its length, however near the end of the heart is
 
 
 def stubs(ra_body: np.void) -> list[Tube]:

@@ -53,21 +53,21 @@ def seal_sixteen(ten: np.ndarray, beyond: np.ndarray) -> np.ndarray:
     place, `beyond` (0: nothing). Voxels of RV and LA beside the background, at the rims of their openings, are wall. An
     island of a vessel or a wall is what the ten have there, and one of a pool is wall. Background that these enclose is
     given to the most frequent of them round it."""
-    beyond = np.where((ten == 0) | ((beyond == RV_WALL) & (ten == RV)) | ((beyond == LA_WALL) & (ten == LA)), beyond, 0)
-    labels = np.where(beyond, beyond, ten)
-    beside = ndimage.binary_dilation(labels == 0)
+    labels = ten.copy()
+    at = np.flatnonzero(beyond)
+    new, old = beyond.ravel()[at], ten.ravel()[at]
+    fits = (old == 0) | ((new == RV_WALL) & (old == RV)) | ((new == LA_WALL) & (old == LA))
+    labels.ravel()[at[fits]] = new[fits]
+    boxes = _boxes(labels)
     for pool, wall in ((RV, RV_WALL), (LA, LA_WALL)):
-        labels[beside & (labels == pool)] = wall
-    for class_id, wall in ((None, None), (RV, RV_WALL), (LA, LA_WALL), (None, None)):
-        boxes = ndimage.find_objects(labels)
-        for c in (class_id,) if class_id else range(FIELDS_10, FIELDS_16):
-            box = boxes[c - 1] if c <= len(boxes) else None
-            if box is None:
-                continue
-            pieces, count = ndimage.label(labels[box] == c, np.ones((3, 3, 3)))
-            if count > 1:
-                islands = (pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)
-                labels[box][islands] = wall or ten[box][islands]
+        around = labels[boxes[pool]]
+        around[ndimage.binary_dilation(around == 0) & (around == pool)] = wall
+    boxes = _boxes(labels)
+    for c, other in (*((c, 0) for c in range(FIELDS_10, FIELDS_16)), (RV, RV_WALL), (LA, LA_WALL)):
+        _drop_islands(labels, ten, boxes, c, other)
+    for pool, wall in ((RV, RV_WALL), (LA, LA_WALL)):  # what was pool may be a piece alone
+        boxes[wall] = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(boxes[wall], boxes[pool]))
+        _drop_islands(labels, ten, boxes, wall, 0)
     background, count = ndimage.label(np.pad(labels == 0, 1, constant_values=True))
     if count > 1:
         new = np.where(labels >= FIELDS_10, labels, 0)
@@ -76,3 +76,19 @@ def seal_sixteen(ten: np.ndarray, beyond: np.ndarray) -> np.ndarray:
         give_away(new, holes)
         labels[holes] = new[holes]
     return labels
+
+
+def _boxes(labels):
+    """By class 0..15, the slices of the box round it and a voxel more; an empty box for one that is not there."""
+    found = ndimage.find_objects(labels, FIELDS_16 - 1)
+    empty = (slice(0, 0),) * 3
+    return [empty] + [tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box) if box else empty for box in found]
+
+
+def _drop_islands(labels, ten, boxes, class_id, other):
+    """Makes all of a class but its largest piece (26-connected) `other`, or what the `ten` have there, in place."""
+    box = boxes[class_id]
+    pieces, count = ndimage.label(labels[box] == class_id, np.ones((3, 3, 3)))
+    if count > 1:
+        islands = (pieces > 0) & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)
+        labels[box][islands] = other or ten[box][islands]
