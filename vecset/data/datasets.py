@@ -447,7 +447,7 @@ def _lacking(sets, union):
         if lacking:
             yield (
                 f"{other}: no case has {', '.join(lacking)} annotated, which {name} has, so that validation says "
-                "nothing about that; give that data set a share for validation"
+                "nothing about that; give these hearts a larger share for validation"
             )
 
 
