@@ -22,7 +22,6 @@ from helpers.formula_hearts import (
 )
 from helpers.report_run import page_tables
 
-from vecset.commands.reconstruct_lines import earlier_notes
 from vecset.common.errors import InputError
 from vecset.common.structure_state import State, is_seen
 from vecset.data.case_file import read_case, write_case
@@ -33,6 +32,7 @@ from vecset.fields.meshes import class_meshes
 from vecset.imaging.frame import Frame
 from vecset.imaging.label_map import LabelMap, write_label_map
 from vecset.inference import settings
+from vecset.inference.closing_lines import earlier_notes
 from vecset.inference.inputs import find_hearts, load_heart
 from vecset.inference.latents import read_latents
 from vecset.models.labels import UNKNOWN_LOGIT

@@ -242,6 +242,6 @@ def test_every_kind_of_network_decodes_what_the_file_holds(tmp_path, monkeypatch
 
 
 def test_bits_on_the_command_line_are_those_of_the_module():
-    from vecset.commands.reconstruct_arguments import LATENT_BITS
+    from vecset.inference.arguments import LATENT_BITS
 
     assert LATENT_BITS == BITS and isinstance(pack_latents(some_latents(), LATENT_BITS[0]), PackedLatents)

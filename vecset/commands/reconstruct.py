@@ -26,12 +26,12 @@ import argparse
 import functools
 import sys
 
-from vecset.commands.reconstruct_arguments import LATENT_BITS, build_parser, parse
-from vecset.commands.reconstruct_lines import earlier_notes, failed_line, latents_lines, slices_lines, unknown_lines
 from vecset.common.atomic import remove_leftovers, require_writable
 from vecset.common.cores import limit_threads
 from vecset.common.errors import InputError, describe_failure, require_package, run_command
 from vecset.common.memory import keep_freed_memory
+from vecset.inference.arguments import LATENT_BITS, build_parser, parse
+from vecset.inference.closing_lines import earlier_notes, failed_line, latents_lines, slices_lines, unknown_lines
 
 
 def get_parser() -> argparse.ArgumentParser:
