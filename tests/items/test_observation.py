@@ -248,6 +248,16 @@ def test_an_item_that_sees_all_is_the_item_without_states(entries):
     assert validation["states"].tolist() == [GIVEN] * 4
 
 
+def test_training_is_told_what_the_field_of_view_cuts_as_inference_is(tmp_path):
+    case = ball_case(3, num_classes=4, class_names=NAMES, missing=(2,))
+    case.meta["border_classes"] = [3]
+    write_case(tmp_path / "cut.npz", case)
+    (tmp_path / "train.csv").write_text("case_id,file\ncut,cut.npz\n")
+    listed = read_split(tmp_path / "train.csv", tmp_path, None)
+    states = dataset(listed)[0, 0]["states"]
+    assert states.tolist() == case.states.tolist() == [GIVEN, ABSENT, CUT, GIVEN]
+
+
 @pytest.mark.parametrize("text", ["classes=1", "right=1", "cut=1", "slices=1"])
 @pytest.mark.parametrize("augmentation", [None, Augmentation(20, 0.1)])
 def test_targets_are_the_whole_heart_in_the_frame_of_what_is_seen(entries, text, augmentation):

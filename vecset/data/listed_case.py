@@ -168,17 +168,18 @@ def _entry(csv_path, case, union):
             "check --data_path, or make the CSV again with create_csv.py",
         )
     meta = read_meta(case.path)
-    annotated, own_ids = set(meta["annotated_classes"]), ()
+    annotated, cut, own_ids = set(meta["annotated_classes"]), set(meta.get("border_classes", ())), ()
     if union is not None:
         to_do = "make the split again with create_csv.py"
         ids = ids_by_names(meta, union, case.path, f"the split of {csv_path.parent}", to_do)
         own_ids = tuple(ids.get(c, 0) for c in range(1, meta["classes"] + 1))
-        annotated = {ids[c] for c in annotated}
+        annotated, cut = ({ids[c] for c in classes if c in ids} for classes in (annotated, cut))
         meta = {**meta, "classes": len(union), "class_names": union}
     return replace(
         case,
         class_names=tuple(distinct_names(meta["class_names"])),
         annotated=tuple(c in annotated for c in range(1, meta["classes"] + 1)),
+        border_classes=tuple(sorted(cut)),
         own_ids=own_ids,
     )
 
