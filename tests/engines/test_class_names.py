@@ -48,6 +48,9 @@ def test_names_that_differ_are_one_line_in_every_command(tmp_path, capsys):
     rename(folder, swapped)
     start = ["--init_from", run / "checkpoint-last.pth"]
     assert main(tiny_arguments(folder, tmp_path / "third", "--epochs", 2, *start)) == 0
+    assert "its 3 classes are taken by name" in capsys.readouterr().out
+    rename(folder, ["c2", "c1", "c4"])
+    assert main(tiny_arguments(folder, tmp_path / "fourth", "--epochs", 2, *start)) == 0
     assert "its classes have other names (c1, c2, c3), each is taken by its number" in capsys.readouterr().out
 
 

@@ -144,9 +144,7 @@ def get_parser() -> argparse.ArgumentParser:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The options, with class lists as lists of ids. Raises InputError where a value is out of range."""
     args = get_parser().parse_args(argv)
-    args.table = None if isinstance(args.classes, int) else read_structure_table(args.classes)
-    if args.table is not None:
-        args.classes = len(args.table)
+    read_table(args)
     if not 1 <= args.classes <= MOST_CLASSES:
         raise InputError("--classes", f"1..{MOST_CLASSES}", args.classes)
     for name in ("num_surface_points", "num_vol_points", "num_near_points"):
@@ -173,6 +171,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def read_table(args: argparse.Namespace) -> None:
+    """Takes the number of classes and their `table` (None: --classes is a number) from --classes, once."""
+    if "table" not in args:
+        args.table = None if isinstance(args.classes, int) else read_structure_table(args.classes)
+        args.classes = args.classes if args.table is None else len(args.table)
+
+
 def selection_of(args: argparse.Namespace):
     """The `Selection` of the label maps in --input_dir. InputError where options contradict each other, or
     --structures names no class."""
@@ -184,6 +189,7 @@ def selection_of(args: argparse.Namespace):
         raise InputError.because(
             "", f"--structures and {others[0]} exclude each other", f"with --structures leave out {others[0]}"
         )
+    read_table(args)  # of options that are not checked yet
     structures = Structures.load(args.structures, args.classes, args.table) if args.structures else None
     return Selection(args.recursive, args.pattern, structures)
 
