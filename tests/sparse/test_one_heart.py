@@ -54,6 +54,26 @@ def test_hearts_that_contradict_each_other_are_refused():
         refuse_other_hearts("x", mixed)
 
 
+def test_a_single_slice_that_is_displaced_by_its_own_width_passes():
+    """Near the apex a slice shows little, and a few mm make it contradict all others; that of another heart does not
+    fit wherever it is put."""
+    tip = show("tip", (0, 1), (0, 0, 38.5), shift=(14, 0))
+    views = [show("4ch", (0, 2), (0, 0, 0)), show("2ch", (1, 2), (0, 0, 0)), show("3ch", (0, 2), (0, 4, 0))]
+    same, both = agreement([planes for _, planes in (tip, *views)], [_places(p) for _, p in (tip, *views)])
+    assert same[0].sum() / both[0].sum() < one_heart.CONTRADICTION and both[0].sum() > one_heart.LEAST_MM2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one_heart, "fits_displaced", lambda *of: False)
+        with pytest.raises(InputError, match="tip"):
+            refuse_other_hearts("x", [*views, tip])
+    assert refuse_other_hearts("x", [*views, tip]) > 0.5
+    with pytest.raises(InputError, match="contradict each other"):
+        refuse_other_hearts("x", [*views, show("other", (0, 1), (0, 0, 0), middle=(45, 0, 0))])
+
+
+def _places(planes):
+    return one_heart._labelled(planes)
+
+
 def test_hearts_that_lie_apart_are_refused():
     with pytest.raises(InputError, match=r"asa0, asa1 and 5 more and bsa0, bsa1 and 5 more lie more than 50 mm apart"):
         refuse_other_hearts("x", heart("a") + heart("b", middle=(300, 0, 0)))

@@ -6,6 +6,7 @@ that both show, each agreeing with itself. Hearts that lie in the same place and
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -19,6 +20,8 @@ PIXELS = 1500  # of each file that are compared at most
 LEAST_MM2 = 100.0  # of labelled pixels that two groups of files both show: less says nothing
 # Shares of those pixels where two groups, and each group, show the same structure (docs/log.md, 2026-11-27, measures)
 CONTRADICTION, ACCORD = 0.3, 0.7
+DISPLACED_MM = (-8.0, -4.0, 0.0, 4.0, 8.0)  # along each axis of a plane
+FITS = 0.5  # of those pixels, where one displaced file and the others show the same structure
 NAMES_SHOWN = 2
 
 
@@ -39,6 +42,9 @@ def refuse_other_hearts(where: object, files: Sequence[tuple[str, Sequence[Plane
         return None
     group, within, between = two_groups(same, both)
     if between is not None and between < CONTRADICTION and min(within, default=1.0) > ACCORD:
+        few = group if group.sum() <= len(files) / 2 else ~group
+        if few.sum() == 1 and fits_displaced([planes for _, planes in files], places, int(few.argmax())):
+            return float(same.sum() / both.sum())
         words = f"contradict each other: of the places that both show, {between:.0%} have one structure in both"
         raise _refusal(where, files, group, words)
     return float(same.sum() / both.sum())
@@ -66,6 +72,29 @@ def agreement(
             both[a, b] = area_mm2 * np.count_nonzero(np.isin(labels, there[b]) & np.isin(found, there[a]))
             same[a, b] = area_mm2 * np.count_nonzero(found == labels)
     return same + same.T, both + both.T
+
+
+def fits_displaced(
+    files: Sequence[Sequence[Plane]], places: Sequence[tuple[np.ndarray, np.ndarray, float]], number: int
+) -> bool:
+    """Whether file `number` agrees with the others once it is displaced in its planes by up to DISPLACED_MM: the heart
+    of one breath-hold lies elsewhere than that of another, and a small structure that is displaced by its own width
+    contradicts all others. files, places: as of `agreement`."""
+    planes, (at_mm, labels, area_mm2) = files[number], places[number]
+    others = [n for n in range(len(files)) if n != number]
+    first, second = (axis / np.linalg.norm(axis) for axis in planes[0].steps_mm.T)
+    for along in (first * x + second * y for x in DISPLACED_MM for y in DISPLACED_MM):
+        moved = [replace(plane, origin_mm=plane.origin_mm + along) for plane in planes]
+        same, both = np.sum(
+            [
+                [table[0, 1] for table in agreement([moved, files[n]], [(at_mm + along, labels, area_mm2), places[n]])]
+                for n in others
+            ],
+            0,
+        )
+        if both >= LEAST_MM2 and same / both >= FITS:
+            return True
+    return False
 
 
 def two_groups(same: np.ndarray, both: np.ndarray) -> tuple[np.ndarray, list[float], float | None]:
