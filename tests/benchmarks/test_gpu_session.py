@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -59,12 +60,23 @@ def test_a_part_whose_time_is_up_is_ended_with_all_that_it_started(tmp_path):
     run = session("--cpu", "--parts", "2", "--seconds", 40, *folders(tmp_path), python=python)
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert run.returncode == 1 and found["recipe"]["state"] == "cut off", run.stdout + run.stderr
+    deadline = time.monotonic() + 60  # what was killed may take a moment to go; what was not would sleep for 600 s
+    while (left := started_in(tmp_path / "work")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+
+
+def started_in(folder):
+    """The command lines of running processes that name `folder`."""
+    found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = entry.read_bytes()
         except OSError:  # it has ended
             continue
-        assert str(tmp_path / "work").encode() not in words
+        if str(folder).encode() in words:
+            found.append(words)
+    return found
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
