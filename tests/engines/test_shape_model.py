@@ -8,6 +8,8 @@ from helpers.engine_parts import assert_same_state
 
 from vecset.common.errors import EXIT_BAD_INPUT, run_command
 from vecset.data.shape_model_file import write_shape_model
+from vecset.inference.latent_codes import pack_latents
+from vecset.inference.latents import write_latents
 from vecset.inference.model import load_model
 from vecset.main_ae import main
 from vecset.weights.checkpoint import load_checkpoint
@@ -45,7 +47,16 @@ def test_a_run_goes_on_is_evaluated_and_encodes_without_the_file(data, shapes, t
     case = model.read(data / "ball04.npz")
     latents = model.encode(case)
     case.meta["annotated_classes"] = [1, 2, 4]
-    assert not torch.equal(model.encode(case), latents)
+    unknown = model.encode(case)
+    assert not torch.equal(unknown, latents)
+    rows = model.stored_rows
+    assert rows and unknown[0, -rows:].any() and not latents[0, -rows:].any(), (
+        "the fit is stored where it says something"
+    )
+    packed = pack_latents(unknown[0].numpy(), 8, model.latents_have_places, rows)
+    write_latents(tmp_path / "a.npz", packed, case, "a", model.class_names, model.checkpoint_sha256)
+    stored, _ = model.stored_latents(tmp_path / "a.npz")
+    assert torch.equal(stored[0, -rows:], unknown[0, -rows:]) and not torch.equal(stored, unknown)
 
 
 def test_weights_without_a_shape_model_may_start_one_with(data, shapes, tmp_path, capsys):
@@ -54,7 +65,8 @@ def test_weights_without_a_shape_model_may_start_one_with(data, shapes, tmp_path
     assert main(tiny_arguments(data, tmp_path / "told", *POINTS, *OBSERVE, *shapes, *start)) == 0
     plain, told = (load_checkpoint(tmp_path / name / "checkpoint-last.pth") for name in ("plain", "told"))
     assert plain["metrics"]["mean_dice"] == told["metrics"]["mean_dice"], "whole hearts are encoded as before"
-    assert set(told["model"]) - set(plain["model"]) >= {"proposal_embed", "shape_model.table_VK"}
+    new = {"proposal_embed", "shape_model.table_VK", "proposed_distances.tell.0.weight"}
+    assert set(told["model"]) - set(plain["model"]) >= new
 
 
 @pytest.mark.parametrize(

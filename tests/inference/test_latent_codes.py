@@ -126,6 +126,25 @@ def test_the_file_holds_what_was_packed_and_earlier_files_load(tmp_path):
         )
 
 
+def test_rows_that_are_no_latents_stay_as_they_are(tmp_path):
+    """Numbers of another kind would spoil the steps of the others, and lose what 8 bits leave of them."""
+    case, latents_ML = read_case(make_case(tmp_path / "case.npz")), some_latents(300)
+    rest_SL = 1000 + np.random.default_rng(1).normal(size=(2, latents_ML.shape[1])).astype(np.float32)
+    packed = pack_latents(np.concatenate([latents_ML, rest_SL]), 8, True, rest=2)
+    alone = pack_latents(latents_ML, 8, True)
+    assert np.array_equal(packed.latents_ML, np.concatenate([alone.latents_ML, rest_SL]))
+    write_latents(tmp_path / "a.npz", packed, case, "h", NAMES, "ab" * 32)
+    back, again, _ = read_stored(tmp_path / "a.npz")
+    assert np.array_equal(back, packed.latents_ML) and np.array_equal(again.rest_SL, rest_SL)
+    assert alone.bits_per_number < packed.bits_per_number < alone.bits_per_number + 0.2
+    with np.load(tmp_path / "a.npz") as archive:
+        members = {name: archive[name] for name in archive.files}
+    for wrong in (rest_SL[:, :-1], rest_SL.astype(np.float64), rest_SL.ravel()):
+        np.savez(tmp_path / "b.npz", **members | {"latent_rest": wrong})
+        with pytest.raises(InputError, match="not a file of latents"):
+            read_latents(tmp_path / "b.npz")
+
+
 @pytest.mark.parametrize(
     "name, change",
     [

@@ -22,6 +22,16 @@ MODELS = [
         "point_vec32x8_dim64_depth2_nb",
         {**PLACES, "states": True, "shape_model": {"cells": 24, "modes": 3, "template": 5}},
     ),
+    (
+        "point_vec32x8_dim64_depth2_nb",
+        {
+            **PLACES,
+            "states": True,
+            "answer_noise": 3,
+            "shape_model": {"cells": 24, "modes": 3, "template": 5},
+            "fit_at_queries": True,
+        },
+    ),
     *(("point_vec33x16_dim128_depth3_nb", {**PLACES, "network": name}) for name in NETWORKS if name != "joint"),
     *(("learnable_vec33x16_dim64_depth2_nb", {"network": name}) for name in NETWORKS if name != "joint"),
 ]

@@ -16,7 +16,7 @@ from vecset.weights.freezing import PARTS
 
 # flags that are handed on by name
 # but for those that follow from other flags: from --observe, and from the file of --shape_model
-MODEL_OPTIONS = tuple(name for name in EXTENSIONS if name not in ("states", "shape_model"))
+MODEL_OPTIONS = tuple(name for name in EXTENSIONS if name not in ("states", "shape_model", "fit_at_queries"))
 LOSS_OPTIONS = ("class_loss", "truncation", "class_distance_clip")
 # flags that decide the figures of a validation
 EVALUATION_OPTIONS = (

@@ -15,7 +15,7 @@ from vecset.common.errors import InputError
 
 MUON_MOMENTUM, MUON_ITERATIONS = 0.95, 5  # Newton-Schulz iterations towards the orthogonal matrix
 # modules whose matrices read coordinates or draws, or write the outputs
-_FIRST_AND_LAST = {"point_embed", "query_embed", "answer_noise", "to_outputs"}
+_FIRST_AND_LAST = {"point_embed", "query_embed", "answer_noise", "proposed_distances", "to_outputs"}
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:

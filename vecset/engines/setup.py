@@ -117,6 +117,7 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
     shape_arrays = read_training_shapes(args, class_names, validation)
     model_config = {"name": args.model, "num_classes": len(class_names), **model_options(args, training)}
     model_config["shape_model"] = sizes_of(shape_arrays) if shape_arrays else None
+    model_config["fit_at_queries"] = bool(shape_arrays)
     idle = without_effect(args)
     if idle and ranks.main:
         say(f"note: without effect with {network_words(args)}: {', '.join(f'--{name}' for name in idle)}")

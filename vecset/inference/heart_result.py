@@ -261,7 +261,9 @@ def decode_heart(
         require_answer_memory(frame, int(drawing.leaves_freedom.sum()))
     packed = None
     if settings.latents and settings.latent_bits < 32:  # the figures of this run are to be those of the file
-        packed = pack_latents(latents[0].float().cpu().numpy(), settings.latent_bits, model.latents_have_places)
+        packed = pack_latents(
+            latents[0].float().cpu().numpy(), settings.latent_bits, model.latents_have_places, model.stored_rows
+        )
         latents = torch.from_numpy(packed.latents_ML)[None].to(latents.device)
     field = model.field(latents, chunk, drawing.drawn, radius_unit)
     output, on_source = decode_label_map(field, frame, seed=model.seed), None

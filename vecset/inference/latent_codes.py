@@ -9,9 +9,12 @@ The bits are dealt out by what a field loses. A label map hardly changes where a
 places in 8 bits move by up to 0.3 mm, and vessels with them. So the three coordinates of a place get 12 bits (at most
 0.02 mm off) and the numbers of the code what is left: at 8 bits per number, with the columns' least values and steps
 counted in, 6 or 7. Figures: benchmarks/RESULTS.md.
+
+The last rows of some networks are no latents (vecset/models/proposed_distances.py). They stay as they are, in float32,
+beside the bits of the others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,26 +33,30 @@ class PackedLatents:
 
     codes_MR      u8: a latent per row, the codes one after the other without gaps, highest bit first, zeros at the end
     columns_3L    float32: bits (1 to 16), least value and step of each number
+    rest_SL       float32: S rows behind the M, as they are
     """
 
     codes_MR: np.ndarray
     columns_3L: np.ndarray
+    rest_SL: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @property
     def latents_ML(self) -> np.ndarray:
-        """The stored numbers (M, L), float32: the same on every machine."""
+        """The stored numbers (M + S, L), float32: the same on every machine."""
         _, low_L, step_L = self.columns_3L.astype(np.float64)
         codes_ML, bits_MS, end = np.empty((len(self.codes_MR), len(low_L))), np.unpackbits(self.codes_MR, axis=1), 0
         for j, bits in enumerate(_bits(self.columns_3L)):
             codes_ML[:, j], end = bits_MS[:, end : end + bits] @ _powers(bits), end + bits
         latents_ML = low_L + step_L * codes_ML
         # what float32's rounding of the least value leaves of a zero
-        return np.where(np.abs(latents_ML) < 1e-6 * np.abs(low_L), 0, latents_ML).astype(np.float32)
+        latents_ML = np.where(np.abs(latents_ML) < 1e-6 * np.abs(low_L), 0, latents_ML).astype(np.float32)
+        return np.concatenate([latents_ML, self.rest_SL]) if len(self.rest_SL) else latents_ML
 
     @property
     def bits_per_number(self) -> float:
         """Of all that is needed to have the numbers back, the columns included."""
-        return 8 * (self.codes_MR.nbytes + self.columns_3L.nbytes) / (len(self.codes_MR) * self.columns_3L.shape[1])
+        stored = self.codes_MR.nbytes + self.columns_3L.nbytes + self.rest_SL.nbytes
+        return 8 * stored / ((len(self.codes_MR) + len(self.rest_SL)) * self.columns_3L.shape[1])
 
 
 def column_bits(count: int, numbers: int, bits: int, places: bool) -> np.ndarray:
@@ -65,11 +72,12 @@ def column_bits(count: int, numbers: int, bits: int, places: bool) -> np.ndarray
     return np.array([*codes, *[of_place] * place], np.uint8)
 
 
-def pack_latents(latents_ML: np.ndarray, bits: int, places: bool = False) -> PackedLatents:
-    """latents_ML (M, L) in `bits` (8 or 16) per number. places: the last three numbers of each are its place.
-    InputError where a number is not finite: it has no step."""
-    latents_ML = np.asarray(latents_ML, np.float32).astype(np.float64)
-    if not np.isfinite(latents_ML).all():
+def pack_latents(latents_ML: np.ndarray, bits: int, places: bool = False, rest: int = 0) -> PackedLatents:
+    """latents_ML (M, L) in `bits` (8 or 16) per number. places: the last three numbers of each are its place. rest:
+    so many of the last rows stay as they are. InputError where a number is not finite: it has no step."""
+    latents_ML = np.asarray(latents_ML, np.float32)
+    latents_ML, rest_SL = latents_ML[: len(latents_ML) - rest].astype(np.float64), latents_ML[len(latents_ML) - rest :]
+    if not (np.isfinite(latents_ML).all() and np.isfinite(rest_SL).all()):
         raise InputError.because(
             "--latents", "the latents of this heart are not all finite numbers", "use a checkpoint whose latents are"
         )
@@ -82,9 +90,8 @@ def pack_latents(latents_ML: np.ndarray, bits: int, places: bool = False) -> Pac
     low_L = np.where(has_zero_L, step_L * np.rint(low_L / wide_L), low_L).astype(np.float32)
     codes_ML = np.clip(np.rint((latents_ML - low_L) / wide_L), 0, most_L).astype(np.int64)
     bits_MS = np.concatenate([(codes_ML[:, j, None] // _powers(b)) & 1 for j, b in enumerate(bits_L)], 1)
-    return PackedLatents(
-        np.packbits(bits_MS.astype(np.uint8), axis=1), np.stack([bits_L, low_L, step_L]).astype(np.float32)
-    )
+    columns_3L = np.stack([bits_L, low_L, step_L]).astype(np.float32)
+    return PackedLatents(np.packbits(bits_MS.astype(np.uint8), axis=1), columns_3L, rest_SL)
 
 
 def require_whole(packed: PackedLatents) -> None:
@@ -95,6 +102,9 @@ def require_whole(packed: PackedLatents) -> None:
             raise ValueError(f"{name} {array.shape} of {array.dtype}")
     if len(columns_3L) != 3 or not np.isfinite(columns_3L).all() or (columns_3L[2] < 0).any():
         raise ValueError("columns that are not bits, least values and steps")
+    rest_SL = packed.rest_SL
+    if len(rest_SL) and (rest_SL.dtype != np.float32 or rest_SL.ndim != 2 or rest_SL.shape[1] != columns_3L.shape[1]):
+        raise ValueError(f"rows behind the codes {rest_SL.shape} of {rest_SL.dtype}")
     bits_L = columns_3L[0]
     if ((bits_L < 1) | (bits_L > _MOST_BITS) | (bits_L % 1 != 0)).any():
         raise ValueError(f"codes of {bits_L.min():g} to {bits_L.max():g} bits")

@@ -1,10 +1,11 @@
 """The latents of one heart as a file: what a model needs to decode it again, and nothing else.
 
 `latents.npz`: latents (M, L) f32, or in fewer bits latent_codes (M, R) u8 and latent_columns (3, L) f32
-(latent_codes.py); class_names (C,) text; frame_affine, frame_shape, frame_centre, frame_scale as in a case file; meta,
-JSON text: case_id, checkpoint_sha256 (another checkpoint cannot decode them), source_geometry, states (C,) of the
-classes (vecset/common/structure_state.py; files of earlier versions lack them), and slices, of a heart that was seen
-in slices ({"planes": their number}; null or not there: it was not).
+(latent_codes.py), and latent_rest (S, L) f32 where the network has rows that are no latents; class_names (C,) text;
+frame_affine, frame_shape, frame_centre, frame_scale as in a case file; meta, JSON text: case_id, checkpoint_sha256
+(another checkpoint cannot decode them), source_geometry, states (C,) of the classes (vecset/common/structure_state.py;
+files of earlier versions lack them), and slices, of a heart that was seen in slices ({"planes": their number}; null or
+not there: it was not).
 """
 
 import json
@@ -25,6 +26,7 @@ from vecset.inference.latent_codes import PackedLatents, require_whole
 FILE = "latents.npz"
 WHOLE = ("latents",)
 PACKED = ("latent_codes", "latent_columns")
+REST = "latent_rest"  # of PACKED, where there is one
 _MEMBERS = ("class_names", "frame_affine", "frame_shape", "frame_centre", "frame_scale", "meta")
 
 
@@ -47,6 +49,7 @@ def write_latents(
     }
     if isinstance(latents, PackedLatents):
         members = dict(zip(PACKED, (latents.codes_MR, latents.columns_3L), strict=True))
+        members |= {REST: latents.rest_SL} if len(latents.rest_SL) else {}
     else:
         members = {"latents": np.asarray(latents, np.float32)}
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
@@ -82,9 +85,10 @@ def read_stored(path: Path | str) -> tuple[np.ndarray, PackedLatents | None, Cas
                     f"not a file of latents: it lacks {', '.join(missing)}",
                     "make them with reconstruct.py --latents",
                 )
+            form += (REST,) * (form is PACKED and REST in archive.files)
             require_members_fit(archive, (*form, *_MEMBERS), path)
             stored = {name: member(archive, name) for name in (*form, *_MEMBERS)}
-        packed = PackedLatents(*map(stored.get, PACKED)) if form is PACKED else None
+        packed = PackedLatents(*map(stored.get, form)) if form[0] in PACKED else None
         if packed:
             require_whole(packed)
         latents_ML = packed.latents_ML if packed else stored["latents"]

@@ -126,6 +126,11 @@ class LoadedModel:
         """Whether the last three numbers of each latent are its place (unit)."""
         return getattr(self.network, "anchored", False) and self.network.query_type == "point"
 
+    @property
+    def stored_rows(self) -> int:
+        """How many of the last rows of `encode` are no latents (vecset/models/proposed_distances.py)."""
+        return getattr(self.network, "stored_rows", 0)
+
     def field(
         self,
         latents: torch.Tensor | np.ndarray,

@@ -24,8 +24,10 @@ EXTENSIONS = {
     "states": False,
     "answer_noise": 0,
     "shape_model": None,
+    "fit_at_queries": False,
 }
 _FLAGS = {"states": "observe"}  # where the flag of main_ae.py has another name
+_IMPLIED = ("fit_at_queries",)  # by another flag, in networks of this version
 NETWORKS = ("joint", "per_class", "parts")
 GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
@@ -72,5 +74,5 @@ def option_words(config: dict) -> str:
             value = f"({', '.join(f'{size} {name}' for name, size in value.items())})"
         return "" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}"
 
-    changed = [name for name, off in EXTENSIONS.items() if config.get(name, off) != off]
+    changed = [name for name, off in EXTENSIONS.items() if config.get(name, off) != off and name not in _IMPLIED]
     return " ".join(f"--{_FLAGS.get(name, name)}{told(config[name])}" for name in changed)

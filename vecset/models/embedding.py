@@ -3,10 +3,13 @@
 import functools
 import importlib.util
 import math
+import re
 import warnings
 
 import torch
 from torch import nn
+
+from vecset.common.errors import InputError
 
 FREQUENCIES = 8  # 2^k pi for k = 0..7 per axis, as in the public release
 
@@ -39,6 +42,24 @@ class PointEmbed(nn.Module):
 
     def forward(self, points_BNF: torch.Tensor) -> torch.Tensor:
         return self.mlp(self.features(points_BNF))
+
+
+def parse_density(text: str, num_classes: int) -> torch.Tensor | None:
+    """ "9:3,10:2" -> (C,) float32 with 3 for class 9, 2 for class 10 and 1 for the others; "" -> None."""
+    if not text:
+        return None
+    density_C = torch.ones(num_classes)
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+):(\d*\.?\d+)", part.strip())
+        if not match or not 1 <= int(match[1]) <= num_classes or not 0 < float(match[2]) <= 100:
+            raise InputError(
+                "--fps_density",
+                f"CLASS:FACTOR,... with classes 1..{num_classes} and factors up to 100",
+                repr(part),
+                'for example "9:3,10:2"',
+            )
+        density_C[int(match[1]) - 1] = float(match[2])
+    return density_C
 
 
 @torch.no_grad()

@@ -4,13 +4,12 @@ The architecture is that of the public VecSetX release (Zhang et al., https://gi
 3DShape2VecSet, Zhang, Tang, Niessner, Wonka, SIGGRAPH 2023), with 3 + C numbers per surface point in, a query embedding
 of its own, and 1 + C numbers per query out: the signed distance to the union (unit, negative inside) and C class
 logits. Named extensions, off by default: `anchors`, `rotary`, `fps_class_gap`, `fps_density`, `decoder_layers`,
-`class_outputs`, `states`, `answer_noise`, `shape_model` (see `VecSetAutoencoder`).
+`class_outputs`, `states`, `answer_noise`, `shape_model`, `fit_at_queries` (see `VecSetAutoencoder`).
 
 Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M latents of L numbers, D width.
 """
 
 import math
-import re
 from collections.abc import Sequence
 
 import torch
@@ -23,30 +22,13 @@ from vecset.models import attention, attention_slope
 from vecset.models.answer_noise import AnswerNoise
 from vecset.models.attention import Attention, FeedForward, Places, PreNorm
 from vecset.models.bottleneck import BOTTLENECKS
-from vecset.models.embedding import PointEmbed, farthest_point_sampling
+from vecset.models.embedding import PointEmbed, farthest_point_sampling, parse_density
 from vecset.models.folding import queries_of_points, read_points
 from vecset.models.labels import UNKNOWN_LOGIT, logits_of_distances
+from vecset.models.proposed_distances import ProposedDistances
 from vecset.models.shape_model import ShapeModel, with_proposals
 
 CLASS_OUTPUTS = ("logits", "distances", "both")
-
-
-def parse_density(text: str, num_classes: int) -> torch.Tensor | None:
-    """ "9:3,10:2" -> (C,) float32 with 3 for class 9, 2 for class 10 and 1 for the others; "" -> None."""
-    if not text:
-        return None
-    density_C = torch.ones(num_classes)
-    for part in text.split(","):
-        match = re.fullmatch(r"(\d+):(\d*\.?\d+)", part.strip())
-        if not match or not 1 <= int(match[1]) <= num_classes or not 0 < float(match[2]) <= 100:
-            raise InputError(
-                "--fps_density",
-                f"CLASS:FACTOR,... with classes 1..{num_classes} and factors up to 100",
-                repr(part),
-                'for example "9:3,10:2"',
-            )
-        density_C[int(match[1]) - 1] = float(match[2])
-    return density_C
 
 
 class VecSetAutoencoder(nn.Module):
@@ -82,6 +64,8 @@ class VecSetAutoencoder(nn.Module):
     shape_model     with states, anchors and point queries: the sizes of a `ShapeModel` (shape_model.py), whose
                     proposals of what is unknown or cut the encoder reads beside what is seen, marked by a learned
                     vector. Latents lie on both, as if it were a whole heart. None: without.
+    fit_at_queries  with shape_model: the decoder is told at every query the distances of the fitted model; the fit is
+                    stored as the last rows of the latents (proposed_distances.py).
     """
 
     decoder_passes = 1  # how often a query goes through the decoder
@@ -105,6 +89,7 @@ class VecSetAutoencoder(nn.Module):
         states: bool = False,
         answer_noise: int = 0,
         shape_model: dict | None = None,
+        fit_at_queries: bool = False,
     ):
         super().__init__()
         if rotary and not anchors:
@@ -133,7 +118,7 @@ class VecSetAutoencoder(nn.Module):
         if states:  # of zeros: a network that was trained without them stays the same function
             self.state_embed = nn.Parameter(torch.zeros(num_classes, len(State), dim))
             self.far_slope = nn.Parameter(torch.ones(()))
-        self.shape_model = None
+        self.shape_model = self.proposed_distances = None
         if shape_model:
             if not (states and anchors and query_type == "point"):
                 raise InputError.because(
@@ -143,6 +128,8 @@ class VecSetAutoencoder(nn.Module):
                 )
             self.shape_model = ShapeModel(num_classes, **shape_model)
             self.proposal_embed = nn.Parameter(torch.zeros(dim))
+            if fit_at_queries:
+                self.proposed_distances = ProposedDistances(num_classes, self.shape_model.num_modes, dim, code_dim + 3)
         self.cross_attend_blocks = nn.ModuleList(
             [PreNorm(dim, Attention(dim, dim, rotary)), PreNorm(dim, FeedForward(dim))]
         )
@@ -250,8 +237,9 @@ class VecSetAutoencoder(nn.Module):
             raise ValueError(f"states of the classes {'are missing' if self.told_states else 'for a network without'}")
         points_BN3, marks_BND = surface_BNF[..., :3], None
         if self.shape_model is not None:
-            surface_BNF, points_BN3, proposed_BN1 = with_proposals(self.shape_model, surface_BNF, states_BC)
-            marks_BND = proposed_BN1 * self.proposal_embed
+            proposed = with_proposals(self.shape_model, surface_BNF, states_BC)
+            surface_BNF, points_BN3 = proposed.surface_BNF, proposed.places_BN3
+            marks_BND = proposed.proposed_BN1 * self.proposal_embed
         x, anchors_BM3 = self._queries_of_surface(surface_BNF, num_latents, marks_BND)
         if self.told_states:
             x = x + self._told(states_BC).to(x.dtype)
@@ -262,7 +250,15 @@ class VecSetAutoencoder(nn.Module):
         latents_BML, kl_B = self.bottleneck.pre(x, None if noise_BML is None else noise_BML[:, : x.shape[1]])
         if self.anchored and self.query_type == "point":
             latents_BML = torch.cat([latents_BML, anchors_BM3.to(latents_BML.dtype)], dim=-1)
+        if self.proposed_distances is not None:
+            rows_BRL = self.proposed_distances.rows_of(proposed.fit, proposed.wanted_BC, latents_BML.shape[-1])
+            latents_BML = torch.cat([latents_BML.to(rows_BRL.dtype), rows_BRL], dim=1)
         return latents_BML, kl_B
+
+    @property
+    def stored_rows(self) -> int:
+        """How many of the last rows of the latents are no latents but numbers of the shape model's fit."""
+        return 0 if self.proposed_distances is None else self.proposed_distances.num_rows
 
     def _told(self, states_BC):
         """(B, 1, D): what the encoder is told of the classes' states."""
@@ -296,6 +292,7 @@ class VecSetAutoencoder(nn.Module):
         """The latent stack, and the decoder's keys and values: everything that is the same for all queries of a case.
         Returns a context for `decode`. noise_BK: unit normal numbers, for one of many answers of a network with
         `answer_noise`; None: the one answer, that of zeros."""
+        fitted, latents_BML = self._fit_and_latents(latents_BML)
         x, anchors_BM3 = self._tokens_of(latents_BML)
         places = self._places_of_layers(anchors_BM3)
         if noise_BK is not None:
@@ -304,7 +301,14 @@ class VecSetAutoencoder(nn.Module):
             x = self._run(self._layer, layer, x, places)
             if noise_BK is not None:
                 x = self.answer_noise(number, x, noise_BK)
-        return self._context_of(x, anchors_BM3)
+        return {**self._context_of(x, anchors_BM3), "fitted": fitted}
+
+    def _fit_and_latents(self, latents_BML):
+        """(`FittedShape` or None, the latents that are tokens) of what `encode` gives."""
+        if not self.stored_rows:
+            return None, latents_BML
+        latents_BML, rows_BRL = latents_BML[:, : -self.stored_rows], latents_BML[:, -self.stored_rows :]
+        return self.proposed_distances.read(rows_BRL, self.shape_model), latents_BML
 
     def _places_of_layers(self, anchors_BM3):
         """Places for layers of the stack in which tokens at these places see each other. All rotary layers of a network
@@ -352,7 +356,7 @@ class VecSetAutoencoder(nn.Module):
         inside) of a network that has them, else None."""
         layer = self.decoder_cross_attn.fn
         attended = attention.fused_attention(*self._decoder_parts(context, queries_BQ3), layer.scale)
-        return self._outputs(attended, queries_BQ3)
+        return self._outputs(attended, queries_BQ3, context.get("fitted"))
 
     def _decoder_parts(self, context, queries_BQ3):
         """(q, k, v) of the decoder's attention."""
@@ -364,13 +368,15 @@ class VecSetAutoencoder(nn.Module):
         places = Places(queries_BQ3, context["anchors_BM3"], self.decoder_gain.exp()) if self.anchored else None
         return block.fn.parts(q_BQD, context["keys_values"], places)
 
-    def _outputs(self, attended_BHQd, queries_BQ3):
+    def _outputs(self, attended_BHQd, queries_BQ3, fitted=None):
         """Distance, logits and class distances or None, of what the queries have read."""
         layer = self.decoder_cross_attn.fn
         x = layer.out(attended_BHQd, layer.turn(queries_BQ3))
         if self._residual:
             embedded_BQD = self.query_embed(queries_BQ3)
             x = x + (embedded_BQD if x.ndim == 3 else embedded_BQD.unsqueeze(1))
+        if fitted is not None:
+            x = x + self.proposed_distances(self.shape_model, fitted, queries_BQ3)
         for feed_forward in self.decoder_layers:
             x = feed_forward(x) + x
         with torch.autocast(x.device.type, enabled=False):  # a distance of 8 bits would be off by 0.4 %
@@ -403,7 +409,7 @@ class VecSetAutoencoder(nn.Module):
             with torch.enable_grad():
                 q, k, v = self._decoder_parts(exact, through)
                 attended = attention.fused_attention(q, k, v, scale)
-                sdf = self._outputs(attended, beside)[0]
+                sdf = self._outputs(attended, beside, exact.get("fitted"))[0]
                 ends = (attended, beside) if self._residual or self.told_states else (attended,)
                 direction, *direct = torch.autograd.grad(sdf.sum(), ends, create_graph=create_graph)
                 slope = attention_slope.slope_kernel(q, k, v, direction, scale)

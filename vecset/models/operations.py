@@ -80,10 +80,14 @@ def pass_operations(
         int(config.get("decoder_layers") or 0),
         1 if fields > 1 else 1 + C * (2 if outputs == "both" else 1),
     )
-    fit = 0
+    fit = told = 0
     if shape := config.get("shape_model"):
         proposals = num_proposals(surface)
         fit, surface = _shape_fit(min(surface, FIT_POINTS), proposals, shape["modes"]), surface + proposals
+        if config.get("fit_at_queries"):  # the distances at the model's cells, then at queries and slopes
+            field = 2 * shape["cells"] * (1 + shape["modes"])
+            told = field + net.fit_told(decoded, C)
+            fit += told + net.slope_of_fit_told(slope, C)
     m, n = (num_latents or sizes["num_latents"]) // fields, max(1, surface // fields)
     depth = sizes["depth"]
     over_all = depth // 2 if network == "parts" else 0
@@ -97,7 +101,7 @@ def pass_operations(
         per_case += net.tokens_of_latents(m) + depth * net.layer(m, 1) + (net.turns(m, 2) if depth else 0)
         per_case += net.linear(m, net.D, 2 * net.D) + net.turns(m, 2)
         per_case += net.queries(decoded) + net.beside(decoded) + net.decoded(decoded, m)
-        per_case += 2 * (depth + 1) * net.linear(1, numbers, 2 * net.D, 2)
+        per_case += 2 * (depth + 1) * net.linear(1, numbers, 2 * net.D, 2) + told
     return cases * (per_case + fit) + net.maps(1 + (slope > 0) + bool(config.get("answer_noise")))
 
 
@@ -189,6 +193,16 @@ class _Network:
     def beside(self, tokens):
         """The residual round the decoder's attention."""
         return self.embed(tokens, _POINT) if self.rotary or self.decoder_layers else 0
+
+    def fit_told(self, tokens, classes):
+        """What queries are told of a shape model's fit."""
+        read = self.linear(tokens, 2 * classes + 2, self.D, 2) + self.linear(tokens, self.D, self.D)
+        return 2 * tokens * 3 * 3 + read  # their places in the model first
+
+    def slope_of_fit_told(self, points, classes):
+        """With its slope, and both differentiated."""
+        read = self.linear(points, 2 * classes + 2, self.D, 6) + self.linear(points, self.D, self.D, 6)
+        return 4 * 2 * points * 3 * 3 + read
 
     def behind(self, tokens):
         """What stands behind the decoder's attention."""

@@ -56,6 +56,7 @@ class PartAutoencoder(VecSetAutoencoder):
         states: bool = False,
         answer_noise: int = 0,
         shape_model: dict | None = None,
+        fit_at_queries: bool = False,
         **options,
     ):
         name = "parts" if parts else "per_class"

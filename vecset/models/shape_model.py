@@ -10,8 +10,8 @@ weights a follow from all such points by Gauss-Newton steps with a robust loss: 
 1995) of implicit surfaces (Tsai et al. 2003), conditioned on what is seen as a posterior shape model is (Albrecht et
 al. 2013). What is not seen follows from the weights. It is a proposal: the network is shown it beside what is seen.
 
-Shapes: B hearts, N points, C structures, K modes, P proposed points, V cells of all structures' grids together. Lengths
-of points are those of the frame of what is seen; those of the model are about unit.
+Shapes: B hearts, N points, Q places, C structures, K modes, P proposed points, V cells of all structures' grids
+together. Lengths of points are those of the frame of what is seen; those of the model are about unit.
 """
 
 from collections.abc import Mapping
@@ -33,6 +33,7 @@ HOLD = 25.0  # of a step of turn, shift and scale: what is seen may not decide t
 LONGEST_SCALING = 0.3  # of a step, as a logarithm
 SURFACE_STEPS, LONGEST_MOVE = 2, 0.06  # of a template point to the surface that was fitted
 PROPOSALS_SHARE = 0.25  # of the number of points that are seen
+CORNERS = [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]  # of a cell
 UNUSED_AT = 100.0  # where nothing of the heart is: attention gives no weight to it
 
 
@@ -74,7 +75,7 @@ class ShapeModel(nn.Module):
         add("step", torch.ones(()))
         add("template_CT3", torch.zeros(num_classes, template, 3, dtype=torch.float16))
         add("known_C", torch.zeros(num_classes, dtype=torch.bool))
-        add("corners_E3", torch.tensor([[i >> 2 & 1, i >> 1 & 1, i & 1] for i in range(8)]), persistent=False)
+        add("corners_E3", torch.tensor(CORNERS), persistent=False)
 
     def load(self, arrays: Mapping) -> None:
         """Takes over arrays by the names of the buffers (vecset/data/shape_model_file.py)."""
@@ -110,6 +111,29 @@ class ShapeModel(nn.Module):
         shape_BNE = values_BNEK[..., 0] + (values_BNEK[..., 1:] @ weights_BK[:, None, :, None]).squeeze(-1)
         distance_BN = mean_modes[..., 0, 0] + (modes_BNK * weights_BK.unsqueeze(1)).sum(-1)
         return distance_BN, (shape_BNE.unsqueeze(-1) * slopes).sum(-2), modes_BNK
+
+    @torch.no_grad()
+    def field_of(self, weights_BK: torch.Tensor) -> torch.Tensor:
+        """(B, V): the distances at all cells of all structures' grids."""
+        return F.pad(weights_BK, (1, 0), value=1.0) @ self.table_VK.float().T
+
+    def distances_in(self, field_BV: torch.Tensor, at_BQ3: torch.Tensor) -> torch.Tensor:
+        """(B, Q, C): the signed distances to all structures at places of the model, from their `field_of`, with slopes
+        in the places. Beyond a structure's grid, what its border says."""
+        B, Q, _ = at_BQ3.shape
+        u = (at_BQ3.unsqueeze(2) - self.low_C3) / self.step  # (B, Q, C, 3)
+        u = torch.minimum(u.clamp_min(0), (self.cells_C3 - 1) * (1 - 1e-6))
+        cell = u.detach().floor()
+        X, Y, Z = cell.long().unbind(-1)
+        x, y, z = (u - cell).unbind(-1)  # in the cell, 0 to 1
+        _, ny, nz = self.cells_C3.unbind(-1)
+        base_BQC = self.first_C + (X * ny + Y) * nz + Z
+        total = torch.zeros_like(x)
+        for i, j, k in CORNERS:
+            rows_BQC = base_BQC + (i * ny + j) * nz + k
+            share = (x if i else 1 - x) * (y if j else 1 - y) * (z if k else 1 - z)
+            total = total + share * field_BV.gather(1, rows_BQC.view(B, -1)).view(B, Q, -1)
+        return total
 
     @torch.no_grad()
     def fit(self, points_BN3: torch.Tensor, classes_BN: torch.Tensor) -> ShapeFit:
@@ -179,11 +203,14 @@ def num_proposals(points: int) -> int:
 class Proposed(NamedTuple):
     """What the encoder reads where there is a shape model: surface_BNF the points that are seen, then as many proposals
     for all hearts; places_BN3 where attention takes them to be; proposed_BN1 f32, 1 for a proposal. Of a heart that
-    nothing is proposed for, these are seen points once more, so far away that no weight goes to them."""
+    nothing is proposed for, these are seen points once more, so far away that no weight goes to them. And what they
+    follow from: the fit, and the structures that are unknown or cut (wanted_BC bool)."""
 
     surface_BNF: torch.Tensor
     places_BN3: torch.Tensor
     proposed_BN1: torch.Tensor
+    fit: ShapeFit
+    wanted_BC: torch.Tensor
 
 
 @torch.no_grad()
@@ -207,7 +234,8 @@ def with_proposals(model: ShapeModel, surface_BNF: torch.Tensor, states_BC: torc
     surface = torch.cat([surface_BNF, torch.where(used_B11, proposals, again)], 1)
     places = torch.where(used_B11, surface[:, N:, :3], UNUSED_AT)
     proposed = used_B11.expand(B, P, 1).to(surface.dtype)
-    return Proposed(surface, torch.cat([surface_BNF[..., :3], places], 1), F.pad(proposed, (0, 0, N, 0)))
+    places_BN3 = torch.cat([surface_BNF[..., :3], places], 1)
+    return Proposed(surface, places_BN3, F.pad(proposed, (0, 0, N, 0)), fit, wanted_BC)
 
 
 def _rows(part):

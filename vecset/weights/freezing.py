@@ -26,7 +26,15 @@ PARTS = {
         "absent",
     ),
     "layers": ("layers", "answer_noise"),
-    "decoder": ("query_embed", "decoder_cross_attn", "decoder_layers", "decoder_gain", "far_slope", "to_outputs"),
+    "decoder": (
+        "query_embed",
+        "decoder_cross_attn",
+        "decoder_layers",
+        "decoder_gain",
+        "far_slope",
+        "proposed_distances",
+        "to_outputs",
+    ),
 }
 
 

@@ -51,6 +51,8 @@ def class_parts(model: torch.nn.Module) -> dict[str, ClassParts]:
         found["state_embed"] = ClassParts(0)
     if hasattr(model, "class_embed"):  # a field per class: an embedding of zeros would be no class's
         found["class_embed.weight"] = ClassParts(0, fill=None)
+    if model.proposed_distances is not None:
+        found["proposed_distances.tell.0.weight"] = ClassParts(1, 2)
     blocks = (len(model.to_outputs[1].bias) - 1) // C
     if blocks:
         new = {"logits": (NEW_LOGIT,), "distances": (NEW_DISTANCE,), "both": (NEW_LOGIT, NEW_DISTANCE)}

@@ -60,6 +60,9 @@ def load_initial_weights(model, model_config: dict, path, class_names: Sequence[
     if model_config.get("shape_model"):  # this run's own; weights without one are not told of proposals
         shapes = {f"shape_model.{name}": value for name, value in model.shape_model.state_dict().items()}
         state = {"proposal_embed": torch.zeros_like(model.proposal_embed)} | dict(state) | shapes
+    if model_config.get("fit_at_queries"):  # of zeros behind them, the distances of a fit change nothing
+        prefix = "proposed_distances."
+        state = {prefix + name: value for name, value in model.proposed_distances.state_dict().items()} | dict(state)
     if model_config.get("answer_noise"):  # numbers of zeros change nothing, whatever the weights
         state = {f"answer_noise.{name}": value for name, value in model.answer_noise.state_dict().items()} | dict(state)
     ours = model.state_dict()
@@ -111,6 +114,8 @@ def _check_own(theirs, ours, path, by_name=False):
             continue  # vectors of zeros are the same function
         if name == "shape_model" and ours.get(name):
             continue  # this run's own is used, and with zeros for its mark proposals are points as others are
+        if name == "fit_at_queries" and ours.get(name):
+            continue  # as above
         if name == "answer_noise" and ours.get(name) and not theirs.get(name):
             continue  # and so are numbers of zeros
         if theirs.get(name) != ours.get(name) and not (name == "name" and _same_network(theirs, ours)):
