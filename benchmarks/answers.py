@@ -12,7 +12,9 @@ volume where two maps differ (Gneiting and Raftery, J. Am. Stat. Assoc. 2007: a 
 vectors); of one answer it is its distance. The posterior shape model's draws and its one answer stand beside
 (vecset/metrics/posterior_shape.py), which sees what the network sees. What is given is given: where the truth has a
 given structure, nothing of what is left out counts, of network and baseline alike. Intervals in brackets: 95 %,
-bootstrap over hearts. Each heart is a line of OUT/answers.jsonl; the same command goes on. Progress goes to stderr.
+bootstrap over hearts. Each heart is a line of OUT/answers.jsonl and one of OUT/baselines.jsonl; the same command goes
+on. The baseline's lines are the same for every network: --baselines_only makes them while a network still trains, and
+--output_dir of another network takes a copy of them. Progress goes to stderr.
 """
 
 import argparse
@@ -34,7 +36,7 @@ from vecset.common.cores import limit_threads  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.common.memory import keep_freed_memory  # noqa: E402
 
-VERSION = 1  # of the comparison: lines of another one do not count
+VERSION = 2  # of the comparison: lines of another one do not count
 BOOTSTRAP = 2000
 KINDS = {
     "network": "network, N answers",
@@ -51,7 +53,8 @@ def main(argv=None):
     require_writable(args.output_dir)
     run = Run(args)
     run.all_hearts()
-    print(run.write_table())
+    if not args.baselines_only:
+        print(run.write_table())
     return 0
 
 
@@ -63,6 +66,7 @@ def parse_arguments(argv):
     add("--samples", type=int, default=39, help="answers per heart (default: 39)")
     add("--every", type=int, default=2, help="decode and score every N-th voxel along each axis (default: 2)")
     add("--no_baseline", action="store_true", help="the network alone")
+    add("--baselines_only", action="store_true", help="only the baseline's lines; of --checkpoint only classes count")
     add("--hearts", type=int, help="only the first N of the unseen hearts (default: all)")
     add("--num_surface_points", type=int, help="as for reconstruct.py (default: as in training)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
@@ -81,6 +85,8 @@ def parse_arguments(argv):
     for name, least in (("every", 1), ("hearts", 1), ("num_train", 3), ("num_val", 1), ("size", 16)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise InputError(f"--{name}", f"at least {least}", getattr(args, name))
+    if args.baselines_only and args.no_baseline:
+        raise InputError.because("--baselines_only", "it makes the baseline's lines alone", "leave --no_baseline out")
     if args.val_csv and not (args.train_csv or args.no_baseline):
         raise InputError.because("", "the baseline has no training hearts", "give --train_csv, or --no_baseline")
     return args
@@ -112,11 +118,11 @@ class Run:
         from vecset.inference.model import load_model
         from vecset.report.completion import UnseenHeart, choices
 
-        self.args, self.lines = args, args.output_dir / "answers.jsonl"
+        self.args = args
         self.model = load_model(
             args.checkpoint, device=args.device, num_surface_points=args.num_surface_points, seed=args.seed
         )
-        if not self.model.answer_numbers:
+        if not (self.model.answer_numbers or args.baselines_only):
             raise InputError.because(args.checkpoint, "it gives one answer", "train with main_ae.py --answer_noise")
         train_csv, source = args.train_csv, args.val_csv
         if not source:
@@ -130,35 +136,38 @@ class Run:
         every = choices(self.model.class_names, self.hearts[0].original.annotated)
         self.choices = [choice for choice in every if choice.hidden]
         self.baselines = None
-        self.settings = {
-            "version": VERSION,
+        how = {"version": VERSION, "samples": args.samples, "every": args.every, "seed": args.seed}
+        of_network = {
             "checkpoint": self.model.checkpoint_sha256,
-            "samples": args.samples,
-            "every": args.every,
-            "seed": args.seed,
             "num_surface_points": self.model.num_surface_points,
-            "training": len(self.training),
         }
+        folder = args.output_dir
+        self.parts = []  # (file of its lines, what they depend on, the volumes and scores of a heart)
+        if self.training:
+            self.parts.append((folder / "baselines.jsonl", {**how, "training": len(self.training)}, self.posterior))
+        if not args.baselines_only:
+            self.parts.append((folder / "answers.jsonl", {**how, **of_network}, self.network))
 
     def all_hearts(self):
         from networks import one_at_a_time
 
         with one_at_a_time(self.args.output_dir):
-            done = self.done_before()
-            for number, left_out, heart in self.pairs():
-                case_id = heart.entry.case_id
-                if case_id in done:
-                    continue
-                started = time.process_time()
-                record = {"heart": case_id, "row": left_out.name, "settings": self.settings}
-                reason = heart.lacks(left_out)
-                record |= {"skipped": reason} if reason else self.record(left_out, heart)
-                append_text(self.lines, json.dumps(record) + "\n")
-                told = reason or ", ".join(f"{name} {value:.2f}" for name, value in record["energy"].items())
-                say(
-                    f"[{number}/{len(self.hearts)}] {case_id} without {left_out.name}: {told} "
-                    f"({time.process_time() - started:.1f} s of CPU)"
-                )
+            for file, settings, answers in self.parts:
+                done = self.done_before(file, settings)
+                for number, left_out, heart in self.pairs():
+                    case_id = heart.entry.case_id
+                    if case_id in done:
+                        continue
+                    started = time.process_time()
+                    record = {"heart": case_id, "row": left_out.name, "settings": settings}
+                    reason = heart.lacks(left_out)
+                    record |= {"skipped": reason} if reason else self.figures(left_out, heart, answers)
+                    append_text(file, json.dumps(record) + "\n")
+                    told = reason or ", ".join(f"{name} {value:.2f}" for name, value in record["energy"].items())
+                    say(
+                        f"[{number}/{len(self.hearts)}] {case_id} without {left_out.name}: {told} "
+                        f"({time.process_time() - started:.1f} s of CPU)"
+                    )
 
     def pairs(self):
         """(number from 1, what is left out, heart): the hearts of a choice one after the other, so that the baseline
@@ -167,44 +176,31 @@ class Run:
         order = [(left_out, heart) for k, left_out in enumerate(self.choices) for heart in self.hearts[k::several]]
         return [(number, *pair) for number, pair in enumerate(order, 1)]
 
-    def done_before(self):
-        records, whole = read_records(self.lines)
-        if any(record["settings"] != self.settings for record in records):
+    @staticmethod
+    def done_before(file, settings):
+        records, whole = read_records(file)
+        if any(record["settings"] != settings for record in records):
             raise InputError.because(
-                self.lines,
+                file,
                 "it has lines of another checkpoint or other options",
                 "give another --output_dir, or move this file elsewhere",
             )
         if not whole:
-            write_text(self.lines, "".join(json.dumps(record) + "\n" for record in records))
+            write_text(file, "".join(json.dumps(record) + "\n" for record in records))
         return {record["heart"] for record in records}
 
-    def record(self, left_out, heart) -> dict:
-        """classes {name: true_ml, and of network and posterior low, high, one}, energy {kind of KINDS: score}."""
-        from vecset.fields.answers import answer_numbers, interval_of
-        from vecset.fields.decoding import decode_label_map
-        from vecset.fields.heart_field import CHUNK
-        from vecset.inference.heart_result import decode_heart
-        from vecset.inference.settings import OutputSettings
+    def figures(self, left_out, heart, answers) -> dict:
+        """classes {name: true_ml, and the low, high and one of the kind}, energy {kind of KINDS: score}, of the label
+        maps {kind: (N, X, Y, Z) u8} that answers(left_out, heart) gives."""
+        from vecset.fields.answers import interval_of
 
-        model, case_id, count = self.model, heart.entry.case_id, self.args.samples
-        case, whole = heart.case(left_out), heart.whole
+        whole = heart.whole
         voxel_ml = float(np.prod(whole.frame.spacing_mm)) / 1000
-        how = OutputSettings(meshes=False, complete=True)
-        decoded = decode_heart(model, how, case_id, case, None, CHUNK, lambda line: None)
-        answers = []
-        for number in range(1, count + 1):
-            noise_K = answer_numbers(model.answer_numbers, number, case_id, model.seed)
-            field = model.field(decoded.latents, CHUNK, decoded.drawing.drawn, decoded.field.radius_unit, noise_K)
-            answers.append(decode_label_map(field, case.frame, seed=model.seed).labels)
-        found = {"network": np.stack(answers), "network_one": decoded.on_source[None]}
-        if self.training:
-            found |= self.posterior(left_out, heart, count)
         keep = np.zeros(256, np.uint8)
         keep[list(left_out.hidden)] = left_out.hidden
         free = ~np.isin(whole.truth_labels(), heart.given(left_out))
         truth = keep[whole.truth_labels()]
-        found = {name: keep[labels] * free for name, labels in found.items()}
+        found = {name: keep[labels] * free for name, labels in answers(left_out, heart).items()}
         shown = np.any([(labels > 0).any(0) for labels in found.values()], axis=0) | (truth > 0)
         box = tuple(slice(i.min(), i.max() + 1) for i in np.nonzero(shown))
         energy = {name: energy_score(labels[:, *box], truth[box], voxel_ml) for name, labels in found.items()}
@@ -217,10 +213,28 @@ class Run:
                     told[name] = float(volumes[0])
                 else:
                     told[f"{name}_low"], told[f"{name}_high"] = interval_of(volumes)
-            classes[model.class_names[c - 1]] = told
+            classes[self.model.class_names[c - 1]] = told
         return {"classes": classes, "energy": energy}
 
-    def posterior(self, left_out, heart, count):
+    def network(self, left_out, heart):
+        """The network's answers, and its one answer, on the grid that is scored."""
+        from vecset.fields.answers import answer_numbers
+        from vecset.fields.decoding import decode_label_map
+        from vecset.fields.heart_field import CHUNK
+        from vecset.inference.heart_result import decode_heart
+        from vecset.inference.settings import OutputSettings
+
+        model, case_id, case = self.model, heart.entry.case_id, heart.case(left_out)
+        how = OutputSettings(meshes=False, complete=True)
+        decoded = decode_heart(model, how, case_id, case, None, CHUNK, lambda line: None)
+        answers = []
+        for number in range(1, self.args.samples + 1):
+            noise_K = answer_numbers(model.answer_numbers, number, case_id, model.seed)
+            field = model.field(decoded.latents, CHUNK, decoded.drawing.drawn, decoded.field.radius_unit, noise_K)
+            answers.append(decode_label_map(field, case.frame, seed=model.seed).labels)
+        return {"network": np.stack(answers), "network_one": decoded.on_source[None]}
+
+    def posterior(self, left_out, heart):
         """Draws and the one answer of the posterior shape model, on the grid that is scored."""
         from vecset.common.draws import random_stream
         from vecset.metrics.completion_baselines import CompletionBaselines
@@ -234,16 +248,28 @@ class Run:
         seen = SeenHeart.of(original.truth_labels(), original.frame.affine, given, left_out.hidden, heart.entry.case_id)
         answer = fitted.answer(seen)
         rng = random_stream(self.args.seed, 0, heart.entry.case_id, "posterior shape")
-        draws = answer.samples("posterior_shape", count, rng, every=n)
+        draws = answer.samples("posterior_shape", self.args.samples, rng, every=n)
         return {"posterior": np.stack(list(draws)), "posterior_one": answer.labels("posterior_shape", every=n)[None]}
 
     def write_table(self) -> str:
         """Writes answers.md; returns its text."""
-        mine = {heart.entry.case_id for heart in self.hearts}
-        records = [r for r in read_records(self.lines)[0] if r["heart"] in mine]
+        mine = {heart.entry.case_id: {} for heart in self.hearts}
+        for file, _, _ in reversed(self.parts):  # the network first
+            for record in read_records(file)[0]:
+                if record["heart"] in mine:
+                    mine[record["heart"]] = joined(mine[record["heart"]], record)
+        records = [record for record in mine.values() if record]
         text = "\n".join(table_of(records, self.args.samples)) + "\n"
         write_text(self.args.output_dir / "answers.md", text)
         return text
+
+
+def joined(one: dict, other: dict) -> dict:
+    """The lines of network and baseline on a heart as one."""
+    if "classes" not in one or "classes" not in other:
+        return {**other, **one}
+    classes = {name: {**one["classes"][name], **told} for name, told in other["classes"].items()}
+    return {**one, "classes": classes, "energy": {**one["energy"], **other["energy"]}}
 
 
 def table_of(records: list[dict], samples: int) -> list[str]:

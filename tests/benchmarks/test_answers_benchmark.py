@@ -75,18 +75,30 @@ def test_a_tiny_network_beside_the_posterior_shape_model(made, tmp_path, capsys)
     out = tmp_path / "out"
     how = ("--samples", 19, "--every", 2)
     assert module.main(options(made, out, *how, "--hearts", 1)) == 0
+    assert module.main(options(made, out, *how, "--baselines_only", run="one")) == 0  # the network does not matter
     assert module.main(options(made, out, *how)) == 0  # goes on
     said = capsys.readouterr()
-    assert said.err.count("without RA") == 1 and said.err.count("without RV") == 1
-    records = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
-    assert [record["row"] for record in records] == ["RA", "RV"]
-    for record in records:
-        assert set(record["energy"]) == set(module.KINDS)
-        told = record["classes"][record["row"]]
-        assert told["true_ml"] > 0 and told["network_low"] <= told["network_high"]
+    assert said.err.count("without RA") == 2 and said.err.count("without RV") == 2
+    for file, kind in (("answers.jsonl", "network"), ("baselines.jsonl", "posterior")):
+        records = [json.loads(line) for line in (out / file).read_text().splitlines()]
+        assert [record["row"] for record in records] == ["RA", "RV"]
+        for record in records:
+            assert set(record["energy"]) == {kind, f"{kind}_one"} < set(module.KINDS)
+            told = record["classes"][record["row"]]
+            assert told["true_ml"] > 0 and told[f"{kind}_low"] <= told[f"{kind}_high"]
     assert "| posterior shape model, N draws |" in (out / "answers.md").read_text()
     with pytest.raises(InputError, match="lines of another checkpoint or other options"):
         module.main(options(made, out, "--samples", 20, "--every", 2))
+
+
+def test_lines_of_network_and_baseline_are_joined_by_heart():
+    network = {"heart": "a", "classes": {"RA": {"true_ml": 1.0, "network_low": 2.0}}, "energy": {"network": 1.0}}
+    baseline = {"heart": "a", "classes": {"RA": {"true_ml": 1.0, "posterior_low": 3.0}}, "energy": {"posterior": 2.0}}
+    told = module.joined(network, baseline)
+    assert told["classes"] == {"RA": {"true_ml": 1.0, "network_low": 2.0, "posterior_low": 3.0}}
+    assert told["energy"] == {"network": 1.0, "posterior": 2.0}
+    skipped = {"heart": "a", "skipped": "why"}
+    assert module.joined({}, network) == network and module.joined(skipped, skipped) == skipped
 
 
 def test_hearts_of_a_choice_follow_one_another():
@@ -104,3 +116,5 @@ def test_what_cannot_be_is_one_line(made, tmp_path):
         module.main(options(made, tmp_path / "out", run="one"))
     with pytest.raises(InputError, match="--samples: expected 19 to 255"):
         module.main(options(made, tmp_path / "out", "--samples", 9))
+    with pytest.raises(InputError, match="--baselines_only: it makes the baseline's lines alone"):
+        module.main(options(made, tmp_path / "out", "--baselines_only", "--no_baseline"))
