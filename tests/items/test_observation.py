@@ -30,6 +30,7 @@ from vecset.items.observation import (
     observation_draws,
     parse_observe,
 )
+from vecset.items.point_weights import point_weights
 
 GIVEN, ABSENT, UNKNOWN, CUT = State
 UNIT_PER_MM = 1 / 60
@@ -246,6 +247,19 @@ def test_an_item_that_sees_all_is_the_item_without_states(entries):
     assert all(np.array_equal(item[name], value) for name, value in without.items())
     validation = dataset(entries, "cut=1", training=False)[2, 1]
     assert validation["states"].tolist() == [GIVEN] * 4
+
+
+def test_points_have_weights_where_a_part_is_hidden(entries):
+    """In the order of the decoded points, the augmentation's frame and all; an item of which all is seen has ones."""
+    hidden = dataset(entries, "few=1", augmentation=Augmentation(20, 0.1))
+    for index in range(3):
+        item = hidden[2, index]
+        points = np.concatenate([item["query_points"], item["surface_points"][item["surface_decoded"]]])
+        expected = point_weights(points, item["seen_points"])
+        assert np.array_equal(item["point_weights"], expected) and expected.std() > 0.1 and (expected > 0).all()
+    whole = dataset(entries, "few=0.0001", augmentation=Augmentation(20, 0.1))[2, 1]
+    assert (whole["point_weights"] == 1).all() and whole["point_weights"].shape == (120,)
+    assert "point_weights" not in dataset(entries, "few=1", training=False)[2, 1]
 
 
 def test_training_is_told_what_the_field_of_view_cuts_as_inference_is(tmp_path):

@@ -10,8 +10,7 @@ from vecset.common.errors import InputError
 from vecset.engines.losses import compute_losses, decoded_points
 from vecset.models import attention
 from vecset.models.autoencoder import build_model, parse_model_name
-from vecset.models.embedding import PointEmbed, farthest_point_sampling, surface_features
-from vecset.models.joint_network import spread_in_ball
+from vecset.models.embedding import PointEmbed, farthest_point_sampling, spread_in_ball, surface_features
 
 WEIGHTS = {"vol": 1.0, "near": 10.0, "surface": 10.0, "eikonal": 0.5, "class": 1.0, "kl": 0.1}
 # constants added to the distance have no slope; in eval the mean is decoded

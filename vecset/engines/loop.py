@@ -145,6 +145,7 @@ def forward_losses(model, batch: dict, options: StepOptions, num_classes: int, n
         options.loss_weights,
         normals_BS3=batch.get("normal_vectors"),
         class_sdf_BTC=decoded_class_distances(batch),
+        weights_BT=batch.get("point_weights"),
         **options.loss_options,
     )
     cases = len(points_BT3)

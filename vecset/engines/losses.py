@@ -1,4 +1,6 @@
 """The losses, by name. Each is a mean over a case's points, then over cases, so batches and ranks change nothing.
+Where a part of the heart is hidden, points have weights (point_weights.py) in vol, near, surface, class and
+class_distance.
 
 vol        L1 of the distance at volume points (inside and outside)        unit
 near       L1 of the distance at points near the surfaces                  unit
@@ -24,14 +26,14 @@ class_far       at the others; mean over annotated classes: in place of the unio
 A class that is annotated and absent has the distance ABSENT_DISTANCE everywhere (vecset/common/structure_state.py).
 
 Of two answers to one heart (vecset/models/answer_noise.py) the losses are scores that are least where answers are
-distributed as truths are, given what is seen. vol, near and surface: the energy score of two draws, |a - y| / 2 +
-|b - y| / 2 - |a - b| / 2 (Gneiting and Raftery, J. Am. Stat. Assoc. 2007, equation 22; of one number, the continuous
-ranked probability score), which is the L1 of one answer where both are the same. class: that score of the
-probabilities, summed over them, and the cross-entropy of the mean of both answers' probabilities, which trains where a
-probability is far off. eikonal: of the first.
+distributed as truths are, given what is seen: the energy score of two draws, |a - y| / 2 + |b - y| / 2 - |a - b| / 2
+(Gneiting and Raftery, J. Am. Stat. Assoc. 2007, equation 22), where |.| is the root of the mean square over all points
+of a case: point by point it would be least also for answers that are all large or all small together. vol, near and
+surface: of distances. class: of the probabilities of a class, summed over classes, and the cross-entropy of the mean of
+both answers' probabilities, which trains where a probability is far off. eikonal: of the first.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +60,7 @@ LOSSES = tuple(DEFAULT_WEIGHTS)
 _DISTANCE_LOSSES = {"vol": ("inside", "outside"), "near": ("near",), "surface": ("surface",)}
 OF_ANSWERS = ("vol", "near", "surface", "eikonal", "class", "kl")  # the losses that two answers have
 LEAST_PROBABILITY = 1e-7
+LEAST_DISTANCE = 1e-4  # of two answers: below it they count as one, and the slope of a root stays finite
 _OF_CLASS_FIELDS = ("class_near", "class_far", "eikonal", "kl")
 
 
@@ -121,6 +124,7 @@ def compute_losses(
     normals_BS3: torch.Tensor | None = None,
     class_sdf_BTC: torch.Tensor | None = None,
     class_distance_clip: float = 0.1,
+    weights_BT: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """outputs of the model at the points of `decoded_points`; targets = (sdf_BT, labels_BT, group_BT) from there.
     weights: name -> weight; a loss of weight 0 is not computed.
@@ -129,15 +133,24 @@ def compute_losses(
     outputs["other"]: sdf_BQ and logits_BQC of another answer; losses are then those of OF_ANSWERS.
     class_sdf_BTC: from `decoded_class_distances`; the losses of class distances need them and
     outputs["class_sdf_BQC"]. class_distance_clip: half width (unit) of their band.
+    weights_BT: what the points count (`point_weights`); None: 1 each.
     -> (total, raw): raw maps each computed loss's name to its value before weighting (0-d, float32).
     """
     sdf_BT, labels_BT, group_BT = targets
     predicted_BT, other = outputs["sdf_BQ"], outputs.get("other")
-    error_BT = energy_score(predicted_BT, other["sdf_BQ"], sdf_BT) if other else (predicted_BT - sdf_BT).abs()
     raw = {}
     for name, members in _DISTANCE_LOSSES.items():
-        if weights.get(name):
-            raw[name] = _mean_per_case(error_BT, in_groups(group_BT, members)).mean()
+        if not weights.get(name):
+            continue
+        chosen_BT = in_groups(group_BT, members)
+
+        def mean(values_BT, chosen_BT=chosen_BT):
+            return _mean_per_case(_weighted(values_BT, weights_BT), chosen_BT)
+
+        if other:
+            raw[name] = energy_score(predicted_BT, other["sdf_BQ"], sdf_BT, mean).mean()
+        else:
+            raw[name] = mean((predicted_BT - sdf_BT).abs()).mean()
     if weights.get("eikonal") and "gradient_BE3" in outputs:
         raw["eikonal"] = (safe_norm(outputs["gradient_BE3"]) - 1).square().mean(1).mean()
     if weights.get("eikonal") and "class_gradient_BEC3" in outputs:
@@ -145,9 +158,9 @@ def compute_losses(
         raw["eikonal"] = _mean_over_classes(error_BEC.mean(1), outputs["present_BC"]).mean()
     if weights.get("class") and other:
         answers = outputs["logits_BQC"], other["logits_BQC"]
-        raw["class"] = CLASS_LOSSES_OF_ANSWERS[class_loss](*answers, labels_BT, annotated_BC)
+        raw["class"] = CLASS_LOSSES_OF_ANSWERS[class_loss](*answers, labels_BT, annotated_BC, weights_BT)
     elif weights.get("class"):
-        raw["class"] = CLASS_LOSSES[class_loss](outputs["logits_BQC"], labels_BT, annotated_BC)
+        raw["class"] = CLASS_LOSSES[class_loss](outputs["logits_BQC"], labels_BT, annotated_BC, weights_BT)
     if weights.get("kl") and "kl_B" in outputs:
         raw["kl"] = outputs["kl_B"].mean()
     if weights.get("normal") and normals_BS3 is not None:
@@ -159,7 +172,7 @@ def compute_losses(
         raw["truncated"] = _mean_per_case(error_BT, in_groups(group_BT, QUERY_GROUPS)).mean()
     if class_sdf_BTC is not None:
         raw |= _class_distance_losses(
-            outputs["class_sdf_BQC"], class_sdf_BTC, annotated_BC, weights, class_distance_clip
+            outputs["class_sdf_BQC"], class_sdf_BTC, annotated_BC, weights, class_distance_clip, weights_BT
         )
     if not raw:
         raise ValueError(f"no loss to compute: weights {weights}")
@@ -167,11 +180,11 @@ def compute_losses(
     return total, raw
 
 
-def _class_distance_losses(predicted_BTC, truth_BTC, annotated_BC, weights, clip):
+def _class_distance_losses(predicted_BTC, truth_BTC, annotated_BC, weights, clip, weights_BT):
     raw = {}
     if weights.get("class_distance"):
         error_BTC = truncated_error(predicted_BTC, truth_BTC, clip)
-        raw["class_distance"] = _mean_over_classes(error_BTC.mean(1), annotated_BC).mean()
+        raw["class_distance"] = _mean_over_classes(_weighted(error_BTC, weights_BT).mean(1), annotated_BC).mean()
     near_BTC = truth_BTC.abs() < clip
     for name, chosen_BTC in (("class_near", near_BTC), ("class_far", ~near_BTC)):
         if weights.get(name):
@@ -200,16 +213,28 @@ def safe_norm(vectors: torch.Tensor) -> torch.Tensor:
     return torch.where(nonzero, torch.where(nonzero, square, 1.0).sqrt(), 0.0)
 
 
+def _weighted(values, weights_BT):
+    """Values of points (B, T) or (B, T, K) times what the points count."""
+    if weights_BT is None:
+        return values
+    return values * (weights_BT if values.ndim == 2 else weights_BT.unsqueeze(-1))
+
+
 def _mean_per_case(values_BT, chosen_BT):
     # not values x chosen: what is not finite in one group would be so in all, and the message would name them all
     return torch.where(chosen_BT, values_BT, 0.0).sum(1) / chosen_BT.sum(1).clamp_min(1)
 
 
-def binary_class_loss(logits_BTC: torch.Tensor, labels_BT: torch.Tensor, annotated_BC: torch.Tensor) -> torch.Tensor:
+def binary_class_loss(
+    logits_BTC: torch.Tensor,
+    labels_BT: torch.Tensor,
+    annotated_BC: torch.Tensor,
+    weights_BT: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Binary cross-entropy per class, mean over annotated classes and points. An annotated class that this heart does
     not have is trained towards 'nowhere'."""
     target_BTC = F.one_hot(labels_BT, logits_BTC.shape[-1] + 1)[..., 1:].to(logits_BTC.dtype)
-    loss_BTC = F.binary_cross_entropy_with_logits(logits_BTC, target_BTC, reduction="none")
+    loss_BTC = _weighted(F.binary_cross_entropy_with_logits(logits_BTC, target_BTC, reduction="none"), weights_BT)
     mask_B1C = annotated_BC.to(loss_BTC.dtype).unsqueeze(1)
     return ((loss_BTC * mask_B1C).sum((1, 2)) / (mask_B1C.sum((1, 2)).clamp_min(1) * logits_BTC.shape[1])).mean()
 
@@ -235,45 +260,58 @@ def _with_background(logits_BTC, annotated_BC):
     return torch.cat([torch.zeros_like(logits_BTC[..., :1]), logits_BTC], -1)
 
 
-def softmax_class_loss(logits_BTC: torch.Tensor, labels_BT: torch.Tensor, annotated_BC: torch.Tensor) -> torch.Tensor:
+def softmax_class_loss(
+    logits_BTC: torch.Tensor,
+    labels_BT: torch.Tensor,
+    annotated_BC: torch.Tensor,
+    weights_BT: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Cross-entropy over background (its logit is 0) and the annotated classes, mean over points."""
     logits_BTK = _with_background(logits_BTC, annotated_BC)
-    return (
-        F.cross_entropy(logits_BTK.flatten(0, 1), labels_BT.flatten(), reduction="none")
-        .view_as(labels_BT)
-        .float()
-        .mean(1)
-        .mean()
-    )
+    loss_BT = F.cross_entropy(logits_BTK.flatten(0, 1), labels_BT.flatten(), reduction="none").view_as(labels_BT)
+    return _weighted(loss_BT.float(), weights_BT).mean(1).mean()
 
 
-def energy_score(a: torch.Tensor, b: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Of two answers, number by number, all of one shape."""
-    return ((a - truth).abs() + (b - truth).abs() - (a - b).abs()) / 2
+def energy_score(a: torch.Tensor, b: torch.Tensor, truth: torch.Tensor, mean: Callable) -> torch.Tensor:
+    """Of two answers a, b (B, T, ...), per case, with the root of `mean` of the squares over the points as distance.
+    mean: (B, T, ...) -> (B, ...)."""
+
+    def distance(one, other):
+        return (mean((one - other).square()) + LEAST_DISTANCE**2).sqrt()
+
+    return (distance(a, truth) + distance(b, truth) - distance(a, b)) / 2
 
 
 def softmax_loss_of_answers(
-    a_BTC: torch.Tensor, b_BTC: torch.Tensor, labels_BT: torch.Tensor, annotated_BC: torch.Tensor
+    a_BTC: torch.Tensor,
+    b_BTC: torch.Tensor,
+    labels_BT: torch.Tensor,
+    annotated_BC: torch.Tensor,
+    weights_BT: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Over background (its logit is 0) and the annotated classes, mean over points."""
+    """Over background (its logit is 0) and the annotated classes."""
     p_BTK, q_BTK = (_with_background(x.float(), annotated_BC).softmax(-1) for x in (a_BTC, b_BTC))
     right_BT = ((p_BTK + q_BTK) / 2).gather(-1, labels_BT.unsqueeze(-1)).squeeze(-1)
     target_BTK = F.one_hot(labels_BT, p_BTK.shape[-1]).to(p_BTK.dtype)
-    score_BT = energy_score(p_BTK, q_BTK, target_BTK).sum(-1)
-    return (score_BT - right_BT.clamp_min(LEAST_PROBABILITY).log()).mean(1).mean()
+    score_BK = energy_score(p_BTK, q_BTK, target_BTK, lambda x: _weighted(x, weights_BT).mean(1))
+    missed_BT = -right_BT.clamp_min(LEAST_PROBABILITY).log()
+    return (score_BK.sum(-1) + _weighted(missed_BT, weights_BT).mean(1)).mean()
 
 
 def binary_loss_of_answers(
-    a_BTC: torch.Tensor, b_BTC: torch.Tensor, labels_BT: torch.Tensor, annotated_BC: torch.Tensor
+    a_BTC: torch.Tensor,
+    b_BTC: torch.Tensor,
+    labels_BT: torch.Tensor,
+    annotated_BC: torch.Tensor,
+    weights_BT: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Each class against all else, mean over annotated classes and points."""
+    """Each class against all else, mean over annotated classes."""
     p_BTC, q_BTC = a_BTC.float().sigmoid(), b_BTC.float().sigmoid()
     target_BTC = F.one_hot(labels_BT, p_BTC.shape[-1] + 1)[..., 1:].to(p_BTC.dtype)
     mean_BTC = (p_BTC + q_BTC) / 2
     right_BTC = torch.where(target_BTC > 0, mean_BTC, 1 - mean_BTC).clamp_min(LEAST_PROBABILITY)
-    loss_BTC = energy_score(p_BTC, q_BTC, target_BTC) - right_BTC.log()
-    mask_B1C = annotated_BC.to(loss_BTC.dtype).unsqueeze(1)
-    return ((loss_BTC * mask_B1C).sum((1, 2)) / (mask_B1C.sum((1, 2)).clamp_min(1) * loss_BTC.shape[1])).mean()
+    score_BC = energy_score(p_BTC, q_BTC, target_BTC, lambda x: _weighted(x, weights_BT).mean(1))
+    return _mean_over_classes(score_BC + _weighted(-right_BTC.log(), weights_BT).mean(1), annotated_BC).mean()
 
 
 CLASS_LOSSES_OF_ANSWERS = {"bce": binary_loss_of_answers, "softmax": softmax_loss_of_answers}

@@ -16,6 +16,7 @@ from vecset.common.structure_state import ABSENT_DISTANCE
 from vecset.data.case_file import CLASS_DISTANCES
 from vecset.data.listed_case import read_as_listed
 from vecset.items.observation import FAR_SHARE, Observation, ObservationDraws, far_queries, frame_of_seen
+from vecset.items.point_weights import point_weights
 
 QUERY_GROUPS = ("near", "inside", "outside")  # the groups of query points, in the order of an item
 ONE_ANSWER_SHARE = 0.3  # of the items train the one answer, that of zeros
@@ -138,6 +139,8 @@ class CaseDataset(torch.utils.data.Dataset):
     code_noise (M, L) = noise_shape         unit normal numbers for the KL bottleneck, in training only
     answer_noise (2, K = answer_numbers)    for two answers of a network with several (models/answer_noise.py), in
                                             training only; zeros for ONE_ANSWER_SHARE of the items
+    point_weights (T,)                      with `observations`: what the query points, then the decoded surface points
+                                            count (items/point_weights.py); 1 each where all is seen
     states (C,) i64 `State`, seen_points (N, 3), seen_labels (N,)       with `with_states`: what the encoder is given in
                                             place of the surface points, and what it is told of every structure
 
@@ -278,6 +281,8 @@ class CaseDataset(torch.utils.data.Dataset):
             rng = stream("answers")
             several = rng.random() >= ONE_ANSWER_SHARE
             item["answer_noise"] = several * rng.standard_normal((2, self.answer_numbers), dtype=np.float32)
+        if self.observations:
+            item["point_weights"] = _weights(item)
         item["annotated"] = np.array(self.cases[index].annotated)
         item["case_index"] = np.int64(index)
         return item
@@ -314,6 +319,15 @@ class CaseDataset(torch.utils.data.Dataset):
         centre, factor = frame_of_seen(places)
         _into_frame_of_seen(item, centre, factor)
         return centre, factor
+
+
+def _weights(item):
+    surface = item["surface_points"]
+    decoded = surface[item["surface_decoded"]] if "surface_decoded" in item else surface
+    points_T3 = np.concatenate([item["query_points"], decoded])  # the order of engines/losses.py, `decoded_points`
+    if np.array_equal(item["seen_points"], surface):
+        return np.ones(len(points_T3), np.float32)
+    return point_weights(points_T3, item["seen_points"])
 
 
 def _surface_part(arrays, rows):

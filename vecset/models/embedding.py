@@ -1,4 +1,5 @@
-"""From points to tokens: Fourier features of coordinates, and farthest point sampling."""
+"""From points to tokens: Fourier features of coordinates, and where latents lie: farthest point sampling, or learned
+places."""
 
 import functools
 import importlib.util
@@ -60,6 +61,17 @@ def parse_density(text: str, num_classes: int) -> torch.Tensor | None:
             )
         density_C[int(match[1]) - 1] = float(match[2])
     return density_C
+
+
+def spread_in_ball(num_points: int) -> torch.Tensor:
+    """(num_points, 3) evenly spread in the unit ball: the R3 sequence (Roberts 2018: steps of 1/g, 1/g^2, 1/g^3 with
+    g^4 = g + 1) as volume fraction within the radius, height and longitude."""
+    g = 1.2207440846057596
+    index = torch.arange(1, num_points + 1, dtype=torch.float64)
+    fraction, height, turn = ((0.5 + index / g**k) % 1.0 for k in (1, 2, 3))
+    height, angle = 2 * height - 1, 2 * math.pi * turn
+    ring = (1 - height.square()).sqrt()
+    return (fraction[:, None] ** (1 / 3) * torch.stack([ring * angle.cos(), ring * angle.sin(), height], -1)).float()
 
 
 @torch.no_grad()

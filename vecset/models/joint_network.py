@@ -9,7 +9,6 @@ logits. Named extensions, off by default: `anchors`, `rotary`, `fps_class_gap`, 
 Shapes: B cases, N surface points, F = 3 + C, Q queries, E Eikonal points, M latents of L numbers, D width.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -22,7 +21,7 @@ from vecset.models import attention, attention_slope
 from vecset.models.answer_noise import AnswerNoise
 from vecset.models.attention import Attention, FeedForward, Places, PreNorm
 from vecset.models.bottleneck import BOTTLENECKS
-from vecset.models.embedding import PointEmbed, farthest_point_sampling, parse_density
+from vecset.models.embedding import PointEmbed, farthest_point_sampling, parse_density, spread_in_ball
 from vecset.models.folding import queries_of_points, read_points
 from vecset.models.labels import UNKNOWN_LOGIT, logits_of_distances
 from vecset.models.proposed_distances import ProposedDistances
@@ -487,14 +486,3 @@ def _read_and_feed(blocks, embed, x, surface_BNF, places, fold, marks_BND=None):
 def _beyond_unit_ball(points_BQ3):
     """(B, Q) max(|x| - 1, 0), with slope 0 in the ball, its middle included."""
     return points_BQ3.square().sum(-1).clamp_min(1).sqrt() - 1
-
-
-def spread_in_ball(num_points: int) -> torch.Tensor:
-    """(num_points, 3) evenly spread in the unit ball: the R3 sequence (Roberts 2018: steps of 1/g, 1/g^2, 1/g^3 with
-    g^4 = g + 1) as volume fraction within the radius, height and longitude."""
-    g = 1.2207440846057596
-    index = torch.arange(1, num_points + 1, dtype=torch.float64)
-    fraction, height, turn = ((0.5 + index / g**k) % 1.0 for k in (1, 2, 3))
-    height, angle = 2 * height - 1, 2 * math.pi * turn
-    ring = (1 - height.square()).sqrt()
-    return (fraction[:, None] ** (1 / 3) * torch.stack([ring * angle.cos(), ring * angle.sin(), height], -1)).float()
