@@ -142,17 +142,10 @@ def test_a_template_point_moves_by_no_more_than_it_may():
 
 def network(**options):
     torch.manual_seed(0)
-    model = build_model(
-        MODEL,
-        4,
-        anchors=True,
-        rotary=True,
-        fps_class_gap=2.0,
-        states=True,
-        shape_model=sizes_of(ball_arrays()),
-        **options,
-    ).eval()
-    model.shape_model.load(ball_arrays())
+    plain = {"anchors": True, "rotary": True, "fps_class_gap": 2.0, "states": True}
+    model = build_model(MODEL, 4, **plain, **{"shape_model": sizes_of(ball_arrays()), **options}).eval()
+    if model.shape_model is not None:
+        model.shape_model.load(ball_arrays())
     return model
 
 
@@ -161,6 +154,12 @@ def test_a_whole_heart_is_encoded_as_if_there_were_no_shape_model():
     features, given = surface_features(points, classes + 1, 4), torch.zeros(1, 4, dtype=torch.long)
     model = network()
     latents = model.encode(features, states_BC=given)
+    plain = network(shape_model=None)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    for count in range(20, 41):  # whichever point the choice of latents starts with
+        some = features[:, : 4 * count]
+        with_model, without = (m.encode(some, states_BC=given) for m in (model, plain))
+        torch.testing.assert_close(with_model, without, rtol=0, atol=2e-5)
     with torch.no_grad():
         model.proposal_embed.fill_(3.0)
         model.shape_model.table_VK.mul_(2)
@@ -173,7 +172,7 @@ def test_latents_lie_on_proposals_and_follow_what_is_seen_alone():
     model = network()
     latents = model.encode(features, states_BC=states)
     away = (latents[0, :, -3:] - torch.tensor(CENTRES[3], dtype=torch.float32)).norm(dim=-1)
-    assert (away < RADII[3] + 0.1).sum() >= 2
+    assert (away < RADII[3] + 0.1).any()
     with torch.no_grad():
         model.proposal_embed.fill_(1.0)
     assert not torch.equal(model.encode(features, states_BC=states), latents)

@@ -81,10 +81,13 @@ def farthest_point_sampling(
     labels_BN: torch.Tensor | None = None,
     fps_class_gap: float = 0.0,
     density_K: torch.Tensor | None = None,
+    first_of: int | None = None,
 ) -> torch.Tensor:
     """(B, num_samples) indices of points, each the farthest from those before it (Eldar et al., 1997; greedy
     2-approximation of the k-centre problem). Starts at the point farthest from the mean, so the set does not depend on
     the order of the points (ties aside). O(N num_samples).
+
+    first_of: the mean is that of so many first points, and so is the start, one of them; None: of all.
 
     fps_class_gap: the distance of two points of different `labels_BN` is sqrt(their distance^2 + fps_class_gap^2).
     density_K: points of label k count as density_K[k] times as far from all others as they are, and so lie that many
@@ -94,7 +97,8 @@ def farthest_point_sampling(
     if num_samples > N:
         raise ValueError(f"{num_samples} samples of {N} points")
     points_BN3 = points_BN3.float()
-    first_B = (points_BN3 - points_BN3.mean(1, keepdim=True)).square().sum(-1).argmax(1)
+    own_BN3 = points_BN3[:, :first_of]
+    first_B = (own_BN3 - own_BN3.mean(1, keepdim=True)).square().sum(-1).argmax(1)
     stretch_BN = None if density_K is None else density_K.to(points_BN3)[labels_BN].square()
     kernel = _kernel(points_BN3.device) if points_BN3.is_cuda else None
     if kernel and N <= kernel.MOST_POINTS:

@@ -234,12 +234,12 @@ class VecSetAutoencoder(nn.Module):
         """-> latents_BML, and kl_B or None."""
         if self.told_states != (states_BC is not None):
             raise ValueError(f"states of the classes {'are missing' if self.told_states else 'for a network without'}")
-        points_BN3, marks_BND = surface_BNF[..., :3], None
+        points_BN3, marks_BND, seen = surface_BNF[..., :3], None, surface_BNF.shape[1]
         if self.shape_model is not None:
             proposed = with_proposals(self.shape_model, surface_BNF, states_BC)
             surface_BNF, points_BN3 = proposed.surface_BNF, proposed.places_BN3
             marks_BND = proposed.proposed_BN1 * self.proposal_embed
-        x, anchors_BM3 = self._queries_of_surface(surface_BNF, num_latents, marks_BND)
+        x, anchors_BM3 = self._queries_of_surface(surface_BNF, num_latents, marks_BND, seen)
         if self.told_states:
             x = x + self._told(states_BC).to(x.dtype)
         places = Places(anchors_BM3, points_BN3, self.encoder_gain.exp()) if self.anchored else None
@@ -264,9 +264,9 @@ class VecSetAutoencoder(nn.Module):
         classes_C = torch.arange(self.num_classes, device=states_BC.device)
         return self.state_embed[classes_C, states_BC].sum(1, keepdim=True)
 
-    def _queries_of_surface(self, surface_BNF, num_latents=None, marks_BND=None):
+    def _queries_of_surface(self, surface_BNF, num_latents=None, marks_BND=None, seen=None):
         """The tokens that read the surface (B, M, D), and with anchors their places (B, M, 3), else None. marks_BND:
-        what is added to the tokens of points that are chosen."""
+        what is added to the tokens of points that are chosen. seen: how many points are no proposals; None: all."""
         if self.query_type == "learnable":
             if num_latents not in (None, self.num_latents):
                 raise ValueError(f"{num_latents} latents of a model whose {self.num_latents} queries are learned")
@@ -278,7 +278,7 @@ class VecSetAutoencoder(nn.Module):
         points_BN3 = surface_BNF[..., :3]
         labels_BN = surface_BNF[..., 3:].argmax(-1) if self.fps_class_gap else None
         index_BM1 = farthest_point_sampling(
-            points_BN3, num_latents or self.num_latents, labels_BN, self.fps_class_gap, self.density_C
+            points_BN3, num_latents or self.num_latents, labels_BN, self.fps_class_gap, self.density_C, seen
         ).unsqueeze(-1)
         x = self.point_embed(surface_BNF.gather(1, index_BM1.expand(-1, -1, surface_BNF.shape[-1])))
         if marks_BND is not None:
