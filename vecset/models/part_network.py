@@ -144,9 +144,9 @@ class PartAutoencoder(VecSetAutoencoder):
         one_hot_BCnC = one_hot_CC.view(1, C, 1, C).expand(B, -1, n, -1)
         return torch.cat([points_BCn3, one_hot_BCnC], -1).flatten(0, 1), present_BC
 
-    def _queries_of_surface(self, surface_XnF, num_latents=None, marks_XnD=None):
+    def _queries_of_surface(self, surface_XnF, num_latents=None, marks_XnD=None, seen=None):
         if self.query_type == "point":
-            return super()._queries_of_surface(surface_XnF, num_latents, marks_XnD)
+            return super()._queries_of_surface(surface_XnF, num_latents, marks_XnD, seen)
         if num_latents not in (None, len(self.latents.weight)):
             raise ValueError(f"{num_latents} latents per class, of a model with {len(self.latents.weight)} learned")
         x, anchors = super()._queries_of_surface(surface_XnF)
