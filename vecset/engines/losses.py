@@ -1,6 +1,6 @@
 """The losses, by name. Each is a mean over a case's points, then over cases, so batches and ranks change nothing.
-Where a part of the heart is hidden, points have weights (point_weights.py) in vol, near, surface, class and
-class_distance.
+Where a part of the heart is hidden, points have weights (vecset/items/point_weights.py) in vol, near, surface,
+class and class_distance.
 
 vol        L1 of the distance at volume points (inside and outside)        unit
 near       L1 of the distance at points near the surfaces                  unit
