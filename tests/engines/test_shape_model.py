@@ -94,3 +94,14 @@ def test_other_structures_and_validation_hearts_are_refused(data, tmp_path, caps
         assert run_command(main, words) == EXIT_BAD_INPUT
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_its_network(data, shapes, tmp_path, monkeypatch):
+    """Its decoder was not told the fit."""
+    flags = (*POINTS, *OBSERVE, *shapes)
+    with monkeypatch.context() as patch:
+        patch.setattr("vecset.engines.setup._fit_at_queries", lambda args: False)
+        assert main(tiny_arguments(data, tmp_path / "run", *flags, "--max_steps", 1)) == 0
+    assert main(tiny_arguments(data, tmp_path / "run", *flags)) == 0
+    stored = load_checkpoint(tmp_path / "run" / "checkpoint-last.pth")
+    assert not stored["model_config"]["fit_at_queries"] and stored["epoch"] == 2

@@ -117,7 +117,7 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
     shape_arrays = read_training_shapes(args, class_names, validation)
     model_config = {"name": args.model, "num_classes": len(class_names), **model_options(args, training)}
     model_config["shape_model"] = sizes_of(shape_arrays) if shape_arrays else None
-    model_config["fit_at_queries"] = bool(shape_arrays)
+    model_config["fit_at_queries"] = bool(shape_arrays) and _fit_at_queries(args)
     idle = without_effect(args)
     if idle and ranks.main:
         say(f"note: without effect with {network_words(args)}: {', '.join(f'--{name}' for name in idle)}")
@@ -164,6 +164,12 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
         class_names=class_names,
         lr=lr,
     )
+
+
+def _fit_at_queries(args):
+    """Whether the decoder is told the shape model's fit: in new runs; a run that goes on keeps the network it has."""
+    start = starting_file(args)
+    return start is None or bool(load_start(start, args.output_dir)["model_config"].get("fit_at_queries"))
 
 
 def _model(args, ranks, model_config, training, shape_arrays):
