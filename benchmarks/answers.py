@@ -68,6 +68,7 @@ def parse_arguments(argv):
     add("--no_baseline", action="store_true", help="the network alone")
     add("--baselines_only", action="store_true", help="only the baseline's lines; of --checkpoint only classes count")
     add("--hearts", type=int, help="only the first N of the unseen hearts (default: all)")
+    add("--calibration", type=user_path, help="as for reconstruct.py (default: without)")
     add("--num_surface_points", type=int, help="as for reconstruct.py (default: as in training)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     add("--seed", type=int, default=0, help="of synthetic hearts, points and answers (default: 0)")
@@ -119,9 +120,8 @@ class Run:
         from vecset.report.completion import UnseenHeart, choices
 
         self.args = args
-        self.model = load_model(
-            args.checkpoint, device=args.device, num_surface_points=args.num_surface_points, seed=args.seed
-        )
+        how = {"device": args.device, "num_surface_points": args.num_surface_points, "seed": args.seed}
+        self.model = load_model(args.checkpoint, decision_tuning=args.calibration, **how)
         if not (self.model.answer_numbers or args.baselines_only):
             raise InputError.because(args.checkpoint, "it gives one answer", "train with main_ae.py --answer_noise")
         train_csv, source = args.train_csv, args.val_csv
@@ -139,6 +139,7 @@ class Run:
         how = {"version": VERSION, "samples": args.samples, "every": args.every, "seed": args.seed}
         of_network = {
             "checkpoint": self.model.checkpoint_sha256,
+            "calibration": self.model.tuning_sha256,
             "num_surface_points": self.model.num_surface_points,
         }
         folder = args.output_dir
