@@ -219,21 +219,15 @@ class Run:
 
     def network(self, left_out, heart):
         """The network's answers, and its one answer, on the grid that is scored."""
-        from vecset.fields.answers import answer_numbers
-        from vecset.fields.decoding import decode_label_map
         from vecset.fields.heart_field import CHUNK
-        from vecset.inference.heart_result import decode_heart
+        from vecset.inference.heart_result import answers_of, decode_heart
         from vecset.inference.settings import OutputSettings
 
         model, case_id, case = self.model, heart.entry.case_id, heart.case(left_out)
         how = OutputSettings(meshes=False, complete=True)
         decoded = decode_heart(model, how, case_id, case, None, CHUNK, lambda line: None)
-        answers = []
-        for number in range(1, self.args.samples + 1):
-            noise_K = answer_numbers(model.answer_numbers, number, case_id, model.seed)
-            field = model.field(decoded.latents, CHUNK, decoded.drawing.drawn, decoded.field.radius_unit, noise_K)
-            answers.append(decode_label_map(field, case.frame, seed=model.seed).labels)
-        return {"network": np.stack(answers), "network_one": decoded.on_source[None]}
+        answers = np.stack(list(answers_of(model, decoded, self.args.samples)))
+        return {"network": answers, "network_one": decoded.on_source[None]}
 
     def posterior(self, left_out, heart):
         """Draws and the one answer of the posterior shape model, on the grid that is scored."""

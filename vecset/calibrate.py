@@ -4,7 +4,8 @@ where they are), for `reconstruct.py --calibration FILE`:
     python -m vecset.calibrate --checkpoint train/checkpoint-best.pth --csv cases/train.csv --output calibration.json
 
 Why, and how: vecset/fields/decision_tuning.py. Give the hearts that the model was trained on, never those that it is
-judged by, and the same --num_surface_points and --num_latents as to reconstruct.py.
+judged by, and the same --num_surface_points and --num_latents as to reconstruct.py. With --answers_csv it also finds
+how much several answers (main_ae.py --answer_noise) have to differ: vecset/report/answer_spread.py.
 """
 
 import argparse
@@ -35,6 +36,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--hearts", type=int, default=8, help="number of training hearts used, evenly chosen (default: 8)"
     )
+    parser.add_argument(
+        "--answers_csv",
+        type=user_path,
+        help="for a model of main_ae.py --answer_noise: hearts that training has not seen and no figure is to be given "
+        "of; the answers of reconstruct.py --samples are spread so that 90 %% of their volumes lie in the intervals",
+    )
     parser.add_argument("--num_surface_points", type=int, help="as for reconstruct.py (default: as in training)")
     parser.add_argument("--num_latents", type=int, help="as for reconstruct.py (default: as the model was trained)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
@@ -52,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from vecset.common.atomic import require_writable
-    from vecset.data.listed_case import read_listed
+    from vecset.data.listed_case import check_disjoint, read_listed
     from vecset.fields.decision_tuning import write_decision_tuning
     from vecset.inference.decision_tuning_search import evenly_chosen, tune_decisions
     from vecset.inference.model import load_model
@@ -66,10 +73,24 @@ def main(argv: list[str] | None = None) -> int:
     )
     require_writable(args.output.parent, "--output")
     cases = read_listed(args.csv, args.data_path or args.csv.parent)
+    held_out = []
+    if args.answers_csv:
+        if not model.answer_numbers:
+            to_do = "leave --answers_csv out, or train with main_ae.py --answer_noise"
+            raise InputError.because(args.checkpoint, "it gives one answer", to_do)
+        held_out = read_listed(args.answers_csv, args.data_path or args.answers_csv.parent)
+        check_disjoint(cases, held_out, args.answers_csv)
     chosen = evenly_chosen(cases, args.hearts)
     failed = {}
     tuning, table, record = tune_decisions(model, chosen, functools.partial(tqdm, dynamic_ncols=True), failed)
     print("\n".join(table))
+    if held_out:
+        tuning, told = with_spread(model, tuning, held_out)
+        record["answers"] = told
+        print(
+            f"several answers: {told['inside_before']:.3f} of {told['structures']} volumes in their intervals; "
+            f"with the spread {tuning.answer_spread:.2f}, nine in ten"
+        )
     write_decision_tuning(args.output, tuning, model.class_names, model.checkpoint_sha256, record)
     print(f"written: {args.output}")
     if failed:
@@ -77,6 +98,26 @@ def main(argv: list[str] | None = None) -> int:
         for case_id, reason in failed.items():
             print(f"  {shown(case_id)}: {reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def with_spread(model, tuning, held_out):
+    """(the tuning with the spread of answers that hearts `held_out` ask for, what is recorded of it)."""
+    import dataclasses
+
+    from tqdm import tqdm
+
+    from vecset.report.answer_spread import GRID, find_spread
+    from vecset.report.completion import UnseenHeart
+
+    tuned = dataclasses.replace(model, decision_tuning=tuning)
+    hearts = []
+    for entry in held_out:
+        heart = UnseenHeart(tuned, entry, seed=model.seed)
+        every = max(1, round(max(heart.original.frame.shape) / GRID))
+        hearts.append(UnseenHeart(tuned, entry, every=every, seed=model.seed))
+    bar = functools.partial(tqdm, unit="heart", desc="answers", dynamic_ncols=True)
+    spread, record = find_spread(tuned, hearts, progress=bar)
+    return dataclasses.replace(tuning, answer_spread=spread), record
 
 
 if __name__ == "__main__":

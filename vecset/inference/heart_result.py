@@ -1,7 +1,7 @@
 """One heart to its result: encoded, decoded, written as files, scored."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from vecset.data.case_file import Case
 from vecset.fields.answers import Answers, answer_numbers, require_answer_memory
 from vecset.fields.claims import count_claims
 from vecset.fields.decoding import Decoded, decode_label_map, require_grid_memory
-from vecset.fields.heart_field import HeartField
+from vecset.fields.heart_field import CHUNK, HeartField
 from vecset.fields.meshes import cube_round, require_mesh_memory
 from vecset.imaging.class_names import file_names
 from vecset.imaging.frame import Frame
@@ -349,6 +349,14 @@ def write_heart(
     return files + sampled, volumes
 
 
+def answers_of(model: LoadedModel, heart: DecodedHeart, samples: int, chunk: int = CHUNK) -> Iterator[np.ndarray]:
+    """The label maps (X, Y, Z) u8, on the grid of `heart.frame`, of so many answers to what is not seen of a heart."""
+    for number in range(1, samples + 1):
+        noise_K = answer_numbers(model.answer_numbers, number, heart.case_id, model.seed)
+        field = model.field(heart.latents, chunk, heart.drawing.drawn, heart.field.radius_unit, noise_K)
+        yield decode_label_map(field, heart.frame, seed=model.seed).labels
+
+
 def _write_answers(folder, model, settings, heart, names, geometry, chunk, say, meshes):
     """Decodes the answers to a heart, one after the other; writes their label maps and the probability maps, and adds
     to each mesh of a structure that is not seen whole the spread of its vertices (`Answers.spread_mm`). -> names of the
@@ -358,10 +366,7 @@ def _write_answers(folder, model, settings, heart, names, geometry, chunk, say, 
     answers, files = Answers(heart.frame, classes, vertices), []
     (folder / SAMPLES).mkdir()
     (folder / PROBABILITY).mkdir()
-    for number in range(1, settings.samples + 1):
-        noise_K = answer_numbers(model.answer_numbers, number, heart.case_id, model.seed)
-        field = model.field(heart.latents, chunk, heart.drawing.drawn, heart.field.radius_unit, noise_K)
-        labels = decode_label_map(field, heart.frame, seed=model.seed).labels
+    for number, labels in enumerate(answers_of(model, heart, settings.samples, chunk), 1):
         answers.add(labels)
         files.append(f"{SAMPLES}/{number:03d}.nii.gz")
         write_label_map(folder / files[-1], labels, heart.frame.affine, names, geometry)

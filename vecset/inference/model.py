@@ -144,6 +144,8 @@ class LoadedModel:
         without an option; `radius_unit`: `inferred_radius_unit` where parts of the heart may lie beyond the unit
         cube; `noise_K`: unit normal numbers, `answer_numbers` of them, for one of several answers."""
         latents = torch.as_tensor(latents)
+        if noise_K is not None and self.decision_tuning:
+            noise_K = noise_K * np.float32(self.decision_tuning.answer_spread)
         return HeartField(
             self.network, latents, chunk, self.device, self.decision_tuning, drawn_C, radius_unit, noise_K
         )
