@@ -96,7 +96,7 @@ REAL = Sizes()
 TINY = Sizes(
     ten=4,
     fifteen=3,
-    unseen=2,
+    unseen=1,
     size=64,
     epochs=2,
     every=4,
@@ -118,6 +118,7 @@ TINY = Sizes(
     },
 )
 NETWORKS = ("A", "B", "A+B", "A then B")
+BASELINE = "baselines of B"  # in the place of a network's name in the lines
 FOLDERS = {"A": "A", "B": "B", "A+B": "AB", "A then B": "A_then_B"}
 
 
@@ -164,6 +165,10 @@ class Comparison:
         content |= {"points": args.num_surface_points, "latents": args.num_latents, "seed": args.seed}
         self.settings = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         self.baselines = None
+        if "A then B" in args.networks:
+            before = args.networks[: args.networks.index("A then B")]
+            if "A" not in before and not (self.folder / "A" / "tuning.json").is_file():
+                raise InputError("--networks", "A before 'A then B', which begins with it", " ".join(args.networks))
         if any(record["settings"] != self.settings for record in read_records(self.rows_file)[0]):
             raise InputError.because(
                 self.rows_file, "it has rows of other options", "give another --output_dir, or move this file elsewhere"
@@ -213,8 +218,6 @@ class Comparison:
         """Trains to the end, or goes on; then tunes decisions on hearts of training."""
         folder, split = self.folder / FOLDERS[network], self.split(network)
         checkpoint = folder / "train" / "checkpoint-last.pth"
-        if network == "A then B" and not (self.folder / "A" / "tuning.json").is_file():
-            raise InputError("--networks", "A before 'A then B', which begins with it", network)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "tuning.json").is_file():
             return
@@ -286,13 +289,16 @@ class Comparison:
                     raise InputError.because(entry.path, reason, "this benchmark needs hearts that have all structures")
                 case = heart.case(left_out)
                 dice = {"network": dice_by_name(heart.whole, infer(model, case, entry.case_id, say=say))}
-                if row == "inferred" and network == "B":
-                    dice |= self.baseline_dice(heart, left_out)
-                hidden = FIVE if left_out.hidden else []
-                record = {"network": network, "row": row, "heart": entry.case_id, "hidden": hidden, "dice": dice}
-                append_text(self.rows_file, json.dumps({**record, "pooled": {}, "settings": self.settings}) + "\n")
-                mean = sum(d or 0 for d in dice["network"].values()) / len(dice["network"])
-                say(f"{network}, {row}, {entry.case_id}: {mean:.3f}")
+                record = {"row": row, "heart": entry.case_id, "hidden": FIVE if left_out.hidden else []}
+                self.keep({**record, "network": network, "dice": dice})
+                if left_out.hidden and (BASELINE, row, entry.case_id) not in done:
+                    self.keep({**record, "network": BASELINE, "dice": self.baseline_dice(heart, left_out)})
+
+    def keep(self, record: dict):
+        append_text(self.rows_file, json.dumps({**record, "pooled": {}, "settings": self.settings}) + "\n")
+        for name, dice in record["dice"].items():
+            shown = [dice.get(c) or 0.0 for c in record["hidden"] or dice]
+            say(f"{record['network']}, {record['row']}, {record['heart']}: {name} {sum(shown) / len(shown):.3f}")
 
     def baseline_dice(self, heart, left_out) -> dict:
         """{baseline: {name of one of the five: Dice}}, learned from B."""
@@ -321,7 +327,7 @@ class Comparison:
 def table_of(records: list[dict]) -> list[str]:
     """Markdown: means of the ten and of the five per network, each of the five, and the paired difference to A."""
     found = {}
-    for network in NETWORKS:
+    for network in (*NETWORKS, BASELINE):
         mine = [record for record in records if record["network"] == network]
         found |= {(network, row): Row(row, mine) for row in ("ten", "fifteen", "inferred")}
     lines = ["| Dice of the ten | " + " | ".join(NETWORKS) + " |", "|---" * (1 + len(NETWORKS)) + "|"]
@@ -336,7 +342,7 @@ def table_of(records: list[dict]) -> list[str]:
             cells.append(cell)
         lines.append(f"| {words} | " + " | ".join(cells) + " |")
     columns = [(network, "network", network) for network in NETWORKS[1:]]
-    columns += [("B", name, name.replace("_", " ") + " of B") for name in BASELINES]
+    columns += [(BASELINE, name, name.replace("_", " ") + " of B") for name in BASELINES]
     for row, words in (("fifteen", "the five, given"), ("inferred", "the five, inferred from the ten")):
         shown = [c for c in columns if c[1] == "network" or row == "inferred"]
         lines += ["", f"| {words} | " + " | ".join(c[2] for c in shown) + " |", "|---" * (1 + len(shown)) + "|"]

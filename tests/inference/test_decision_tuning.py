@@ -2,6 +2,7 @@
 commands."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from helpers.formula_fields import FRAMES
 
 from vecset.common.draws import random_stream
 from vecset.common.errors import InputError
+from vecset.data.listed_case import ListedCase
 from vecset.fields.decision_tuning import DecisionTuning, read_decision_tuning, write_decision_tuning
 from vecset.fields.decoding import decode_label_map
 from vecset.fields.heart_field import HeartField
 from vecset.fields.meshes import class_meshes
-from vecset.inference.decision_tuning_search import Sample, dice_per_class, draw_voxels, fit, slopes
+from vecset.inference.decision_tuning_search import Sample, dice_per_class, draw_voxels, evenly_chosen, fit, slopes
 
 LATENTS, NONE = torch.zeros(1, 3), frozenset()
 
@@ -176,3 +178,17 @@ def test_the_file_comes_back_and_one_of_another_checkpoint_is_refused(tmp_path):
             read_decision_tuning(bad, names, "abc")
     with pytest.raises(InputError, match="no such file"):
         read_decision_tuning(tmp_path / "nowhere.json", names, "abc")
+
+
+def test_hearts_are_chosen_evenly_and_of_every_data_set():
+    def listed(dataset, count):
+        return [ListedCase(f"{dataset}{i}", Path(f"{dataset}{i}.npz"), dataset=dataset) for i in range(count)]
+
+    def names(cases, count):
+        return [case.case_id for case in evenly_chosen(cases, count)]
+
+    assert names(listed("", 9), 3) == ["0", "4", "8"] and names(listed("", 2), 8) == ["0", "1"]
+    both = listed("A", 101) + listed("B", 3)
+    assert names(both, 4) == ["B0", "B2", "A0", "A100"]
+    assert names(both, 8) == ["B0", "B1", "B2", "A0", "A25", "A50", "A75", "A100"]
+    assert names(both, 1) == ["B0", "A0"]

@@ -28,9 +28,17 @@ SLOPE_STEP_UNIT = 0.005
 
 
 def evenly_chosen(cases: Sequence[ListedCase], count: int) -> list[ListedCase]:
-    """Up to `count` of `cases`, at even steps through the list."""
-    rows = np.linspace(0, len(cases) - 1, min(len(cases), count)).astype(int)
-    return [cases[i] for i in np.unique(rows)]
+    """Up to `count` of `cases`, at even steps through the list; of several data sets as many of each, at least one, for
+    a small one may have structures that the others lack."""
+    of_sets = {}
+    for case in cases:
+        of_sets.setdefault(case.dataset, []).append(case)
+    chosen = []
+    for left, mine in zip(range(len(of_sets), 0, -1), sorted(of_sets.values(), key=len)):
+        share = max(1, (count - len(chosen)) // left)
+        rows = np.linspace(0, len(mine) - 1, min(len(mine), share)).astype(int)
+        chosen += [mine[i] for i in np.unique(rows)]
+    return chosen
 
 
 def tune_decisions(

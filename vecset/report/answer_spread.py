@@ -38,7 +38,8 @@ def factor_of(volumes_N: np.ndarray, truth: float) -> float:
 
 
 def spread_of(factors: Sequence[float]) -> float:
-    """The factor below which one more heart's lies with probability INTERVAL: of n, that of rank INTERVAL (n + 1), rounded up."""
+    """The factor below which that of one more structure lies with probability INTERVAL: of n factors, the one of rank
+    INTERVAL (n + 1), rounded up."""
     rank = math.ceil(INTERVAL * (len(factors) + 1))
     return float(np.sort(factors)[min(rank, len(factors)) - 1])
 
