@@ -193,7 +193,7 @@ class Run:
     def figures(self, left_out, heart, answers) -> dict:
         """classes {name: true_ml, and the low, high and one of the kind}, energy {kind of KINDS: score}, of the label
         maps {kind: (N, X, Y, Z) u8} that answers(left_out, heart) gives."""
-        from vecset.fields.answers import interval_of
+        from vecset.fields.answers import interval_of, interval_round
 
         whole = heart.whole
         voxel_ml = float(np.prod(whole.frame.spacing_mm)) / 1000
@@ -214,6 +214,11 @@ class Run:
                     told[name] = float(volumes[0])
                 else:
                     told[f"{name}_low"], told[f"{name}_high"] = interval_of(volumes)
+                    told[f"{name}_median"] = float(np.median(volumes))
+                    if name == "network" and self.model.answer_interval is not None:
+                        one = float((found["network_one"] == c).sum() * voxel_ml)
+                        ends = interval_round(one, volumes, self.model.answer_interval)
+                        told[f"{name}_low"], told[f"{name}_high"] = ends
             classes[self.model.class_names[c - 1]] = told
         return {"classes": classes, "energy": energy}
 

@@ -5,7 +5,7 @@ where they are), for `reconstruct.py --calibration FILE`:
 
 Why, and how: vecset/fields/decision_tuning.py. Give the hearts that the model was trained on, never those that it is
 judged by, and the same --num_surface_points and --num_latents as to reconstruct.py. With --answers_csv it also finds
-how much several answers (main_ae.py --answer_noise) have to differ: vecset/report/answer_spread.py.
+how wide intervals of several answers (main_ae.py --answer_noise) have to be: vecset/report/answer_intervals.py.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--answers_csv",
         type=user_path,
         help="for a model of main_ae.py --answer_noise: hearts that training has not seen and no figure is to be given "
-        "of; the answers of reconstruct.py --samples are spread so that 90 %% of their volumes lie in the intervals",
+        "of; the intervals of reconstruct.py --samples are made so wide that 90 %% of these volumes lie in them",
     )
     parser.add_argument("--num_surface_points", type=int, help="as for reconstruct.py (default: as in training)")
     parser.add_argument("--num_latents", type=int, help="as for reconstruct.py (default: as the model was trained)")
@@ -85,11 +85,11 @@ def main(argv: list[str] | None = None) -> int:
     tuning, table, record = tune_decisions(model, chosen, functools.partial(tqdm, dynamic_ncols=True), failed)
     print("\n".join(table))
     if held_out:
-        tuning, told = with_spread(model, tuning, held_out)
+        tuning, told = with_interval(model, tuning, held_out)
         record["answers"] = told
         print(
-            f"several answers: {told['inside_before']:.3f} of {told['structures']} volumes in their intervals; "
-            f"with the spread {tuning.answer_spread:.2f}, nine in ten"
+            f"several answers: {told['inside_before']:.3f} of {told['structures']} volumes in their intervals; with "
+            f"intervals round the one answer and the factor {tuning.answer_interval:.2f}, nine in ten"
         )
     write_decision_tuning(args.output, tuning, model.class_names, model.checkpoint_sha256, record)
     print(f"written: {args.output}")
@@ -100,13 +100,13 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def with_spread(model, tuning, held_out):
-    """(the tuning with the spread of answers that hearts `held_out` ask for, what is recorded of it)."""
+def with_interval(model, tuning, held_out):
+    """(the tuning with the factor of intervals that hearts `held_out` ask for, what is recorded of it)."""
     import dataclasses
 
     from tqdm import tqdm
 
-    from vecset.report.answer_spread import GRID, find_spread
+    from vecset.report.answer_intervals import GRID, find_factor
     from vecset.report.completion import UnseenHeart
 
     tuned = dataclasses.replace(model, decision_tuning=tuning)
@@ -116,8 +116,8 @@ def with_spread(model, tuning, held_out):
         every = max(1, round(max(heart.original.frame.shape) / GRID))
         hearts.append(UnseenHeart(tuned, entry, every=every, seed=model.seed))
     bar = functools.partial(tqdm, unit="heart", desc="answers", dynamic_ncols=True)
-    spread, record = find_spread(tuned, hearts, progress=bar)
-    return dataclasses.replace(tuning, answer_spread=spread), record
+    factor, record = find_factor(tuned, hearts, progress=bar)
+    return dataclasses.replace(tuning, answer_interval=factor), record
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from vecset.fields.answers import (
     answer_numbers,
     distance_from_surface,
     interval_of,
+    interval_round,
     require_answer_memory,
 )
 from vecset.imaging.frame import Frame
@@ -65,8 +66,12 @@ def test_what_is_counted_is_what_the_label_maps_hold():
     spread = counted.spread_mm(2)
     assert np.median(spread) == pytest.approx(np.std(radii, ddof=1), abs=0.2)
     np.testing.assert_allclose(spread, np.std(radii, ddof=1), atol=0.8)  # voxels of 1 x 1.5 x 2 mm
-    told = counted.volumes()
-    assert told[2]["median_ml"] == np.median(np.array(counted.volumes_ml)[:, 0])
+    told = counted.volumes([1.0, 1.0])
+    column = np.array(counted.volumes_ml)[:, 0]
+    assert told[2]["median_ml"] == np.median(column)
+    assert (told[2]["low_ml"], told[2]["high_ml"]) == interval_of(column)
+    round_one = counted.volumes([5.0, 1.0], 0.5)[2]
+    assert (round_one["low_ml"], round_one["high_ml"]) == interval_round(5.0, column, 0.5)
 
 
 def test_a_structure_of_one_answer_has_no_spread():

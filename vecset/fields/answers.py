@@ -33,6 +33,34 @@ def interval_of(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def interval_round(one: float, values: np.ndarray, factor: float) -> tuple[float, float]:
+    """The ends of an interval round the volume `one` of the one answer: it reaches as far from it, by quotients, as
+    `interval_of` the answers (N,) does from their median, to the power `factor`. The answers of a network may all be
+    too small or too large, while their spread tells how certain it is. Where quotients say nothing, because `one` or
+    the median is 0: `interval_of` the answers, and `one`."""
+    low, high = interval_of(values)
+    middle = float(np.median(values))
+    if one <= 0 or middle <= 0:
+        return min(low, one), max(high, one)
+    return one * (low / middle) ** factor, one * (high / middle) ** factor
+
+
+def factor_to(truth: float, one: float, values: np.ndarray) -> float:
+    """The least `factor` of `interval_round` with which the interval holds `truth`; infinite where none does."""
+    if truth == one:
+        return 0.0
+    low, high = interval_of(values)
+    middle = float(np.median(values))
+    if one <= 0 or middle <= 0:
+        return 0.0 if min(low, one) <= truth <= max(high, one) else float("inf")
+    end = (high if truth > one else low) / middle
+    if end == 0:  # the interval begins at 0
+        return 0.0
+    if truth == 0 or end == 1:
+        return float("inf")
+    return float(np.log(truth / one) / np.log(end))
+
+
 def require_answer_memory(frame: Frame, num_classes: int) -> None:
     """Raises InputError, with the size, where the counts of so many classes on the grid of `frame` take more memory
     than there is. Nothing is allocated."""
@@ -83,11 +111,12 @@ class Answers:
         for row, c in enumerate(self.classes):
             yield c, self.counts[row] / np.float32(len(self.volumes_ml))
 
-    def volumes(self) -> dict[int, dict[str, float]]:
-        """{class id: median, low and high ml}: low and high are `interval_of` the answers."""
+    def volumes(self, one_ml: Sequence[float], factor: float | None = None) -> dict[int, dict[str, float]]:
+        """{class id: median, low and high ml}. one_ml: of the one answer, in the order of `classes`; factor: of
+        `interval_round`, which low and high then are; None: they are `interval_of` the answers."""
         told = {}
-        for c, column in zip(self.classes, np.array(self.volumes_ml).T):
-            low, high = interval_of(column)
+        for c, one, column in zip(self.classes, one_ml, np.array(self.volumes_ml).T):
+            low, high = interval_of(column) if factor is None else interval_round(one, column, factor)
             told[c] = {"median_ml": float(np.median(column)), "low_ml": low, "high_ml": high}
         return told
 

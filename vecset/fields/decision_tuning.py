@@ -13,8 +13,8 @@ voxel. And a distance learned by L1 is a median: where the place of a vessel of 
 slope_c is how steeply the margin rises where it is zero, in logits per unit, so that distance' stays a distance there.
 Only its sign matters for label maps. Figures: docs/log.md, 2026-11-26.
 
-Of a network that gives several answers the random numbers of an answer are multiplied by `answer_spread`, so that the
-intervals of its answers hold as many truths as they should (vecset/report/answer_spread.py).
+Of a network that gives several answers the file may have the `answer_interval`, the factor with which the intervals of
+volumes hold as many truths as they should (`interval_round`; it is found by vecset/report/answer_intervals.py).
 """
 
 import json
@@ -34,11 +34,12 @@ FORMAT = "vecsetx-heart calibration 1"  # of the file, which reconstruct.py take
 
 @dataclass(frozen=True)
 class DecisionTuning:
-    """offset_C, slope_C: (C,) f32 as above; slope 0: the class has none. answer_spread 1: answers stay as they are."""
+    """offset_C, slope_C: (C,) f32 as above; slope 0: the class has none. answer_interval: None
+    where it was not found."""
 
     offset_C: np.ndarray
     slope_C: np.ndarray
-    answer_spread: float = 1.0
+    answer_interval: float | None = None
 
     def apply(self, sdf_Q: torch.Tensor, logits_QC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Distances (Q,) and logits (Q, C) -> the same, tuned."""
@@ -67,8 +68,8 @@ def write_decision_tuning(
             for name, o, s in zip(class_names, tuning.offset_C, tuning.slope_C)
         },
     }
-    if tuning.answer_spread != 1:
-        content["answer_spread"] = round(tuning.answer_spread, 4)
+    if tuning.answer_interval is not None:
+        content["answer_interval"] = round(tuning.answer_interval, 4)
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -82,7 +83,8 @@ def read_decision_tuning(path: Path, class_names: Sequence[str], checkpoint_sha2
             raise InputError(path, f"a {FORMAT}", repr(found), to_do)
         classes = content["classes"]
         values = np.array([[classes[name][key] for name in class_names] for key in ("offset", "slope")], np.float32)
-        spread = float(content.get("answer_spread", 1))
+        factor = content.get("answer_interval")
+        factor = None if factor is None else float(factor)
         found = content["checkpoint_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError.because(
@@ -94,6 +96,6 @@ def read_decision_tuning(path: Path, class_names: Sequence[str], checkpoint_sha2
         raise InputError.because(path, "the decision tuning of another checkpoint", to_do)
     if not np.isfinite(values).all() or (values[1] < 0).any():
         raise InputError.because(path, "offsets must be finite, and slopes 0 or more", to_do)
-    if not 0 < spread < np.inf:
-        raise InputError.because(path, f"answer_spread is {spread}, and must be above 0", to_do)
-    return DecisionTuning(*values, spread)
+    if factor is not None and not 0 < factor < np.inf:
+        raise InputError.because(path, f"answer_interval is {factor}, and must be above 0", to_do)
+    return DecisionTuning(*values, factor)

@@ -375,7 +375,8 @@ def _write_answers(folder, model, settings, heart, names, geometry, chunk, say, 
     for c, shares in answers.probabilities():
         files.append(f"{PROBABILITY}/{file_names(model.class_names)[c - 1]}.nii.gz")
         write_scalar_map(folder / files[-1], shares, heart.frame.affine, geometry)
-    volumes = answers.volumes()
+    one = np.bincount(heart.output.labels.ravel(), minlength=256) * float(np.prod(heart.frame.spacing_mm)) / 1000
+    volumes = answers.volumes(one[classes], model.answer_interval)
     for c in vertices:
         spread = answers.spread_mm(c)
         if spread is not None:

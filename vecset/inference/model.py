@@ -122,6 +122,11 @@ class LoadedModel:
         return getattr(self.network, "noise_numbers", 0)
 
     @property
+    def answer_interval(self) -> float | None:
+        """The factor of `interval_round` for the volumes of several answers; None where it was not found."""
+        return self.decision_tuning.answer_interval if self.decision_tuning else None
+
+    @property
     def latents_have_places(self) -> bool:
         """Whether the last three numbers of each latent are its place (unit)."""
         return getattr(self.network, "anchored", False) and self.network.query_type == "point"
@@ -144,8 +149,6 @@ class LoadedModel:
         without an option; `radius_unit`: `inferred_radius_unit` where parts of the heart may lie beyond the unit
         cube; `noise_K`: unit normal numbers, `answer_numbers` of them, for one of several answers."""
         latents = torch.as_tensor(latents)
-        if noise_K is not None and self.decision_tuning:
-            noise_K = noise_K * np.float32(self.decision_tuning.answer_spread)
         return HeartField(
             self.network, latents, chunk, self.device, self.decision_tuning, drawn_C, radius_unit, noise_K
         )
