@@ -177,10 +177,8 @@ def _detached(part, whole):
             raise CannotMake(f"{_NAMES[part]} does not touch {_NAMES[whole]} anyway")
         layer = (labels == part) & (_away_mm(labels == whole, spacing_mm) <= LAYER_MM * grade)
         layer |= contact(labels, part, whole)
-        kinds = [0]
-        for other in (MYO, RA, PA):  # not those whose contacts other defects take away
-            if (ndimage.binary_dilation(layer, _TOUCHING) & (labels == other)).any():
-                kinds.append(other)
+        beside = np.unique(labels[ndimage.binary_dilation(layer, _TOUCHING)])
+        kinds = [0, *(c for c in (MYO, RA, PA) if c in beside)]  # not those whose contacts other defects take away
         if rng.random() < 0.5:  # by a neighbour where one is there and stays in one piece
             kinds = kinds[1:] + kinds[:1]
         for fill in kinds:
