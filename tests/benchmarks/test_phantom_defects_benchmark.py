@@ -8,7 +8,7 @@ from vecset.phantom.defects import KINDS
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-import phantom_defects as module  # noqa: E402
+import phantom_defects as module
 
 
 def test_each_kind_is_counted(capsys):

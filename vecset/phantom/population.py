@@ -191,6 +191,5 @@ def _remove_truths(folder, keep_folder):
         for path in (folder / CLEAN).iterdir():
             if NAME.fullmatch(path.name):
                 path.unlink()
-        if not keep_folder:
-            with contextlib.suppress(OSError):
-                (folder / CLEAN).rmdir()
+        if not keep_folder and not any((folder / CLEAN).iterdir()):
+            (folder / CLEAN).rmdir()
