@@ -3,7 +3,8 @@
     python make_phantoms.py --output_dir output/phantoms --num 80 --size 128 --seed 0
 
 Writes phantom_0000.nii.gz, ... (uint8, RAS+ mm, qform and sform set) and phantoms.json with the options. Run again
-with the same options, it makes only the hearts that are missing; with other options it makes all of them again.
+with the same options, it makes only the hearts that are missing; with other options it makes all of them again. With
+--defects, clean/ holds the same hearts without them, and defects.csv says what each heart has.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import sys
 from vecset.common.arguments import CommandParser, user_path
 from vecset.common.errors import InputError, run_command
 from vecset.imaging.classes import HEART16_CLASSES, HEART_CLASSES
+from vecset.phantom.defects import KINDS
 from vecset.phantom.phantom import PhantomOptions
 from vecset.phantom.population import make_population
 
@@ -94,6 +96,15 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="MM",
         help="standard deviation in mm of the noise added to the outlines; where not 0, stray voxels are added too",
     )
+    parser.add_argument(
+        "--defects",
+        nargs="+",
+        default=[],
+        metavar="KIND[:SHARE]",
+        help=f"defects of real label maps ({', '.join(sorted(KINDS))}) that a share of the hearts gets, from 0 to 1; 1 "
+        "where not given; how large is drawn per heart. The hearts without them go into clean/ in --output_dir, and "
+        "defects.csv lists the defects",
+    )
     parser.add_argument("--file_workers", type=int, default=1, help="processes")
     return parser
 
@@ -148,10 +159,29 @@ def read_options(args: argparse.Namespace) -> PhantomOptions:
     )
 
 
+def read_defects(items: list[str]) -> dict[str, float]:
+    """{kind: share} of the words of --defects. Raises InputError where one is no kind, is named twice, or has no share
+    from 0 to 1."""
+    shares = {}
+    for item in items:
+        kind, _, share = item.partition(":")
+        try:
+            share = float(share) if share else 1.0
+        except ValueError:
+            share = -1.0
+        if kind not in KINDS or not 0 <= share <= 1:
+            raise InputError("--defects", f"one of {', '.join(sorted(KINDS))}, with :SHARE from 0 to 1", item)
+        if kind in shares:
+            raise InputError.because("--defects", f"{kind} is named twice", "name each kind once")
+        shares[kind] = share
+    return shares
+
+
 def main(argv: list[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
     options = read_options(args)
-    failed = make_population(args.output_dir, args.num, args.seed, options, args.file_workers)
+    defects = read_defects(args.defects)
+    failed = make_population(args.output_dir, args.num, args.seed, options, args.file_workers, defects)
     return 1 if failed else 0
 
 

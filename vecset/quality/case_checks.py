@@ -15,13 +15,14 @@ from vecset.common.errors import InputError
 from vecset.data.case_file import GROUPS, OPTIONAL_MEMBERS, POINT_MEMBERS, read_case
 from vecset.imaging.frame import UNIT_RADIUS, check_affine
 from vecset.imaging.image_file import case_id
+from vecset.quality.anatomy import check_anatomy
 from vecset.quality.class_distances import check_class_distances
 from vecset.quality.exact import check_exact, check_source
 from vecset.quality.near_balance import check_near_balance
 from vecset.quality.thresholds import BINS, FileReport
 from vecset.quality.truth_reference import TruthReference
 
-VERSION = 1  # of the method: higher when the same case file gets other findings
+VERSION = 2  # of the method: higher when the same case file gets other findings
 _NORMAL_STEP = 0.6  # voxels: from between two voxels into the next one; more would cross a thin vessel
 _SURFACE_SAMPLE = 15000  # surface points whose neighbourhood is checked; with the usual class floors 600 of each class
 _CLASS_POINTS = 50  # no share of a class is judged from fewer points
@@ -134,6 +135,7 @@ def _check_truth(report, case, rng, sample):
     _check_distances(report, case, reference, inside_voxel, rng, sample)
     if case.vol_class_sdf is not None:
         check_class_distances(report, case, present, rng, max(sample // 3, 1))
+    check_anatomy(report, case)
     touching = _border_classes(case)
     absent = [c for c in range(1, case.num_classes + 1) if not voxels[c]]
     report.facts.update(

@@ -25,7 +25,7 @@ def _count(number, word):
 
 def failure_lines(report: FileReport, level: str = "fail", every_class: bool = False) -> list[str]:
     """One line per check of `level` that `report` misses: file, check, class, value, threshold. Where several classes
-    miss a check, the worst is shown and the others are counted; with `every_class` all are shown."""
+    miss a check, the worst is shown and the others are counted, and named; with `every_class` all are shown."""
     lines, missed = [], {}
     for finding in report.failed(level):
         missed.setdefault(finding["check"], []).append(finding)
@@ -33,12 +33,14 @@ def failure_lines(report: FileReport, level: str = "fail", every_class: bool = F
         findings = sorted(findings, key=lambda f: -excess(check, f["value"]))
         for f in findings if every_class else findings[:1]:
             name, more = class_name(report, f["class_id"]), len(findings) - 1
+            others = ", ".join(filter(None, (class_name(report, other["class_id"]) for other in findings[1:])))
+            others = f" ({others})" if others else ""
             word, of_class = "FAIL" if level == "fail" else "note", " of " + name if name else ""
             lines.append(
                 f"{word} {report.file}: {check}{of_class} = "
                 f"{_figure(f['value'])}, want {limit_text(check)} ({CHECKS[check].meaning})"
                 f"{': ' + f['note'] if f['note'] else ''}"
-                f"{f'; and {more} more' if more and not every_class else ''}"
+                f"{f'; and {more} more{others}' if more and not every_class else ''}"
             )
     return lines
 

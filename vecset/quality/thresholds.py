@@ -74,6 +74,12 @@ CHECKS = {
     "radius_mm": Check(25, 160, "mm", "radius of the heart", "warn"),
     "crumbs": Check(0, 1.03, "", "radius of the heart with islands over radius without: they move the frame", "warn"),
     "crumb_class": Check(30, INF, "voxels", "smallest class of the truth", "warn"),
+    # whether the truth holds together as a heart does; reported, not judged (anatomy.py)
+    "pieces": Check(1, 1, "pieces", "pieces (26-connected) of a structure that is one piece in any heart", "warn"),
+    "coronary_pieces": Check(1, 2, "pieces", "pieces of the coronaries: a left and a right tree", "warn"),
+    "contact": Check(1, INF, "voxels", "voxels of a structure that touch the one that it touches in any heart", "warn"),
+    "loose_pieces": Check(0, 0, "pieces", "pieces of coronaries off the aorta, or of veins off the LA", "warn"),
+    "leak": Check(0, 0.0005, "share", "surface of the LV, off its valves, without muscle beside it", "warn"),
     # balance of the near points, by near_other (near_balance.py)
     "outer_outside": Check(0.48, 0.52, "share", "near points offset from the outer surface that lie outside the union"),
     "outer_outside_class": Check(0.4, 0.6, "share", "the same for one class (with 50 such points or more)"),

@@ -114,10 +114,11 @@ def _write_tables(folder, reports):
                 "case_id": r.case_id,
                 "verdict": "PASS" if r.passed else "FAIL",
                 "failed": " ".join(sorted({f["check"] for f in r.failed()})),
+                "noted": " ".join(sorted({f["check"] for f in r.failed("warn")})),
                 **{c: _cell(f["value"]) if f else "" for c, f in worst.items()},
             }
         )
-    _write_csv(folder / "files.csv", ["case_id", "verdict", "failed", *checks], rows)
+    _write_csv(folder / "files.csv", ["case_id", "verdict", "failed", "noted", *checks], rows)
     columns = [
         "case_id",
         "class_id",
@@ -129,6 +130,10 @@ def _write_tables(folder, reports):
         "near",
         "inside",
         "near_outside",
+        "pieces",
+        "contact",
+        "loose_pieces",
+        "leak",
     ]
     rows = []
     for r in reports:
