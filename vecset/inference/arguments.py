@@ -229,7 +229,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
             raise InputError(f"--{flag}", f"at least {least}", value)
     if args.spacing is not None and not SPACING_MM[0] <= args.spacing <= SPACING_MM[1]:
         raise InputError("--spacing", "mm, 0.05 to 50", args.spacing)
-    args.annotated, args.given = _classes("--annotated", args.annotated), _classes("--given", args.given)
+    args.annotated, args.given = (
+        classes_in_words("--annotated", args.annotated),
+        classes_in_words("--given", args.given),
+    )
     if args.annotated and stored_latents:
         raise InputError.because("--annotated", "stored latents say themselves what was annotated", "leave it out")
     if args.given and stored_latents:
@@ -263,7 +266,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     return args
 
 
-def _classes(flag, text):
+def classes_in_words(flag: str, text: str | None) -> tuple[str, ...] | None:
     """The ids and names in '1,3,LV', each once, sorted; None for None. InputError where there is none, or a gap."""
     if text is None:
         return None
