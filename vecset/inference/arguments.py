@@ -179,6 +179,12 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "whole heart)",
         choices=("file", "folder"),
     )
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="also write the input's own label map with stray pieces, gaps and lost contacts mended where the model "
+        "says how: repaired.nii.gz, and what was changed in result.json (default: without)",
+    )
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument("--overwrite", action="store_true", help="make finished hearts again (default: skip them)")
@@ -250,6 +256,11 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
         raise InputError.because(
             "--slices", "stored latents hold a heart that was encoded before", "give its slices to --input"
         )
+    for flag, other in (("--latents FILE", stored_latents), ("--given", args.given), ("--slices", args.slices)):
+        if args.repair and other:
+            raise InputError.because(
+                "--repair", f"it mends a label map that is shown whole, not with {flag}", "leave one out"
+            )
     if args.slices and args.annotated:
         raise InputError.because(
             "--annotated",
