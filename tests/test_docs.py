@@ -116,7 +116,7 @@ def test_commands_have_their_flags(page):
 @names(REFERENCE)
 def test_flags_in_the_text_exist(page):
     programs = [p.name for p in ROOT.glob("*.py")] + ["run_tests.sh"]
-    programs += [f"vecset/{name}.py" for name in ("main_ae", "calibrate", "complete", "shape_model")]
+    programs += [f"vecset/{name}.py" for name in ("main_ae", "calibrate", "complete", "shape_model", "quality/rank")]
     programs += [name for name in PASSED_ON if name.endswith(".sh")]
     known = OF_OTHERS.union(*map(visible_flags, programs))
     of_benchmarks = r"`python\s+benchmarks/[^`]*`|^ {4,}python benchmarks/.*$"

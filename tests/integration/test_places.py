@@ -98,6 +98,7 @@ COMMANDS = {  # and an option of each that is a path
     "vecset/calibrate.py": "--csv",
     "vecset/complete.py": "--input",
     "vecset/info.py": "",
+    "vecset/quality/rank.py": "--input",
     "vecset/pipeline/main.py": "--input_dir",
     "vecset/cluster/shards.py": "--logs",
 }
@@ -145,6 +146,7 @@ def parsers():
         "vecset.calibrate",
         "vecset.complete",
         "vecset.info",
+        "vecset.quality.rank",
         "vecset.pipeline.main",
     ]
     made = [importlib.import_module(name).get_parser() for name in modules]

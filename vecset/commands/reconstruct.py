@@ -10,6 +10,7 @@
     OUT/CASE/latents.npz         with --latents: the latents of the heart, which --latents FILE decodes again
     OUT/CASE/samples/NNN.nii.gz, OUT/CASE/probability/NAME.nii.gz
                                  with --samples: the label map of every answer; the share of them with the structure
+    OUT/CASE/repaired.nii.gz     with --repair: the label map that was given, on its own grid, mended
     OUT/CASE/result.json         this heart's figures, and what they were made from
     OUT/metrics.csv, .json       overlap, surface distances, volumes, topology per heart and class; means, counts
     OUT/samples.csv              with --samples: volumes of the structures that are not seen whole, with intervals
@@ -104,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         complete=args.complete,
         extend_mm=args.extend or 0.0,
         samples=args.samples or 0,
+        repair=args.repair,
         slices=args.slices,
     )
     if args.latents not in (None, True):

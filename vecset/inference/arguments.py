@@ -179,6 +179,12 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "whole heart)",
         choices=("file", "folder"),
     )
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="also write the input's own label map with stray pieces, gaps and lost contacts mended where the model "
+        "says how: repaired.nii.gz, and what was changed in result.json (default: without)",
+    )
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument("--overwrite", action="store_true", help="make finished hearts again (default: skip them)")
@@ -229,7 +235,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
             raise InputError(f"--{flag}", f"at least {least}", value)
     if args.spacing is not None and not SPACING_MM[0] <= args.spacing <= SPACING_MM[1]:
         raise InputError("--spacing", "mm, 0.05 to 50", args.spacing)
-    args.annotated, args.given = _classes("--annotated", args.annotated), _classes("--given", args.given)
+    args.annotated, args.given = (
+        classes_in_words("--annotated", args.annotated),
+        classes_in_words("--given", args.given),
+    )
     if args.annotated and stored_latents:
         raise InputError.because("--annotated", "stored latents say themselves what was annotated", "leave it out")
     if args.given and stored_latents:
@@ -247,6 +256,11 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
         raise InputError.because(
             "--slices", "stored latents hold a heart that was encoded before", "give its slices to --input"
         )
+    for flag, other in (("--latents FILE", stored_latents), ("--given", args.given), ("--slices", args.slices)):
+        if args.repair and other:
+            raise InputError.because(
+                "--repair", f"it mends a label map that is shown whole, not with {flag}", "leave one out"
+            )
     if args.slices and args.annotated:
         raise InputError.because(
             "--annotated",
@@ -263,7 +277,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     return args
 
 
-def _classes(flag, text):
+def classes_in_words(flag: str, text: str | None) -> tuple[str, ...] | None:
     """The ids and names in '1,3,LV', each once, sorted; None for None. InputError where there is none, or a gap."""
     if text is None:
         return None

@@ -22,7 +22,7 @@ from vecset.inference.settings import OutputSettings
 
 SAMPLES, PROBABILITY, SPREAD = "samples", "probability", "spread_mm"
 LABELS, SEGMENTATION, SCENE, MESHES = "labels.nii.gz", "labels.seg.nrrd", "heart.glb", "meshes"
-INFERRED = "inferred.nii.gz"
+INFERRED, REPAIRED = "inferred.nii.gz", "repaired.nii.gz"
 MESH_FORMATS = ("ply", "stl", "obj")
 
 
@@ -113,7 +113,7 @@ def _told(class_names):
 
 def discard(folder: Path) -> None:
     """Removes the files of the names that are written here, and the folder where nothing else is in it."""
-    made = [folder / name for name in (LABELS, SEGMENTATION, INFERRED, SCENE, LATENTS)]
+    made = [folder / name for name in (LABELS, SEGMENTATION, INFERRED, REPAIRED, SCENE, LATENTS)]
     for path in (*made, *(p for suffix in MESH_FORMATS for p in (folder / MESHES).glob(f"*.{suffix}"))):
         path.unlink(missing_ok=True)
     for sampled in (SAMPLES, PROBABILITY):

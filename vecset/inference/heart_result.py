@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vecset.common.errors import InputError
 from vecset.common.structure_state import STATE_WORDS, State, is_seen
 from vecset.data.case_file import Case
 from vecset.fields.answers import Answers, answer_numbers, require_answer_memory
@@ -22,6 +23,7 @@ from vecset.imaging.label_map import write_label_map, write_scalar_map
 from vecset.inference.beyond_seen import beyond_line, drawn_beyond
 from vecset.inference.heart_files import (
     PROBABILITY,
+    REPAIRED,
     SAMPLES,
     SPREAD,
     clear_samples,
@@ -30,6 +32,7 @@ from vecset.inference.heart_files import (
     write_labels,
     write_meshes,
 )
+from vecset.inference.label_repair import changes_line, mend
 from vecset.inference.latent_codes import PackedLatents, pack_latents
 from vecset.inference.latents import FILE, write_latents
 from vecset.inference.model import LoadedModel
@@ -37,6 +40,7 @@ from vecset.inference.settings import OutputSettings
 from vecset.metrics.overlap import is_union, score
 from vecset.metrics.resampling_limit import labels_of_own_field
 
+INSIDE_VOXELS = 0.25  # in which a distance turns from in to out, as a probability
 SLICE_MARGIN_MM = 20.0  # round what slices show, where the reconstruction is compared with them
 
 
@@ -123,8 +127,9 @@ def make_result(
     coarse to fine was not safe. Returns files (names), scores and floor (rows of vecset/metrics/overlap.py, none
     without a truth; floor: the resampling limit), decoding (counts and seconds; claims: `count_claims` on the grid that
     is written, of networks with class distances), and latents_file where they are saved: latents, numbers of each,
-    bits_per_number (with all that is needed to have them back) and bytes of the file; what `Drawing.words` says; and
-    of a heart that is seen in slices, slices: `slices_agreement`.
+    bits_per_number (with all that is needed to have them back) and bytes of the file; what `Drawing.words` says;
+    repair {structure: `label_repair.Mending`} where the label map is mended; and of a heart that is seen in slices,
+    slices: `slices_agreement`.
     Rows of scores have `observed`: given or inferred, None for a class that is neither, and for the union."""
     start, judged = time.time(), case.whole or case
     with ThreadPoolExecutor(1) as beside:  # the limit needs no model: it is found while the heart is decoded
@@ -134,6 +139,9 @@ def make_result(
         heart = decode_heart(model, settings, case_id, case, latents, chunk, say)
         folder = open_folder()
         files, volumes = write_heart(folder, model, settings, heart, chunk, say)
+        (folder / REPAIRED).unlink(missing_ok=True)  # of an earlier run
+        repair = repaired(folder, heart, say) if settings.repair else {}
+        files += [REPAIRED] if repair else []
         if settings.samples and not volumes:
             say(f"note: {case_id}: all that is drawn of it is seen whole: no samples")
         if heart.field.fallbacks > heart.output.dense:
@@ -164,9 +172,32 @@ def make_result(
             },
             **heart.drawing.words(model.class_names),
             **({"samples": _told_of_samples(settings, heart, volumes)} if volumes else {}),
+            **({"repair": repair} if repair else {}),
             **({"slices": slices_agreement(heart)} if case.in_slices else {}),
             **({"latents_file": _told_of_latents(heart, folder / FILE)} if settings.latents else {}),
         }
+
+
+def repaired(folder: Path, heart: DecodedHeart, say: Callable[[str], None]) -> dict:
+    """Writes the label map that was given, mended, and returns {structure: what was changed}. InputError where the
+    heart has no label map."""
+    case = heart.case
+    if case.truth_crop is None:
+        raise InputError.because(case.path, "it holds no label map that could be mended", "leave out --repair")
+    voxel_unit = float(case.frame.spacing_mm.max() * case.frame.scale)
+
+    def probabilities(index):
+        sdf_Q, logits_QC = map(torch.from_numpy, heart.field.values(case.frame.voxel_to_unit(index).astype(np.float32)))
+        inside_Q = torch.sigmoid(-sdf_Q / (INSIDE_VOXELS * voxel_unit))
+        return (logits_QC.softmax(1) * inside_Q.unsqueeze(1)).numpy()
+
+    mended, told = mend(case.truth_labels(), heart.on_source, probabilities, case.frame.spacing_mm, case.class_names)
+    nowhere = heart.drawing.left_out | heart.drawing.inferred  # no voxel of the map is of these
+    names = shown_names(case.class_names, nowhere, np.zeros(len(nowhere), bool))
+    write_label_map(folder / REPAIRED, mended, case.frame.affine, names, case.meta.get("source_geometry"))
+    if line := changes_line(told):
+        say(f"{heart.case_id}: repaired: {line}")
+    return told
 
 
 def _tell_observed(rows, drawing):

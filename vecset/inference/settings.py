@@ -11,6 +11,8 @@ from vecset.inference.model import LoadedModel
 
 VERSION = 8  # of the method: hearts that another version made are made again
 
+REPAIR_VERSION = 1  # of vecset/inference/label_repair.py, likewise
+
 
 @dataclass(frozen=True)
 class OutputSettings:
@@ -24,7 +26,8 @@ class OutputSettings:
     looked for, None: as the input says; given: those that are shown to the model, the rest of the map is hidden from it
     and drawn all the same, None: all; complete: structures that are unknown are inferred and drawn; extend_mm: how far
     the grid goes beyond the image, on every side; slices: one of `vecset.sparse.slices.WAYS`, where the input shows
-    planes, None: it shows all; samples: how many answers are given to what is not seen whole, 0: the one alone."""
+    planes, None: it shows all; samples: how many answers are given to what is not seen whole, 0: the one alone; repair:
+    whether the input's label map is written mended, too."""
 
     meshes: bool = True
     mesh_cells: int = MESH_CELLS
@@ -42,6 +45,7 @@ class OutputSettings:
     extend_mm: float = 0.0
     slices: str | None = None
     samples: int = 0
+    repair: bool = False
 
 
 def made_from(model: LoadedModel, output: OutputSettings) -> dict:
@@ -73,6 +77,7 @@ def made_from(model: LoadedModel, output: OutputSettings) -> dict:
         **({"extend_mm": output.extend_mm} if output.extend_mm else {}),
         **({"slices": output.slices} if output.slices else {}),
         **({"samples": output.samples} if output.samples else {}),
+        **({"repair": REPAIR_VERSION} if output.repair else {}),
         **({"class_colours": colours} if (colours := getattr(model.class_names, "colours", {})) else {}),
         "num_latents": model.num_latents,
     }

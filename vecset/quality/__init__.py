@@ -1,1 +1,2 @@
-"""Whether case files may be trained on: checks, thresholds, findings as data. No pages and no torch."""
+"""Whether case files may be trained on: checks, thresholds, findings as data; which label maps a model finds odd. No
+pages; torch in rank.py alone."""

@@ -11,7 +11,7 @@ So the truth of what is left out has no way into surface, frame, points or state
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from vecset.imaging.frame import Frame
 from vecset.inference.heart_result import decode_heart
 from vecset.inference.model import LoadedModel
 from vecset.inference.settings import OutputSettings
+from vecset.inference.thinned_case import every_nth
 from vecset.items.observation import GROUPS, Observation
 from vecset.metrics.overlap import is_union, joint_histogram, mean_defined, score
 
@@ -131,21 +132,6 @@ class UnseenHeart:
         frame = self.whole.frame
         index = np.stack(np.meshgrid(*(np.arange(n) for n in frame.shape), indexing="ij"), -1)
         return frame.voxel_to_unit(index) @ normal > offset
-
-
-def every_nth(case: Case, n: int) -> Case:
-    """The `Case` with every n-th voxel of its grid along each axis, from the first on; the truth likewise. Points and
-    unit stay."""
-    if n == 1:
-        return case
-    affine = np.array(case.frame.affine)
-    affine[:3, :3] *= n
-    frame = Frame(affine, -(-np.array(case.frame.shape) // n), case.frame.centre_mm, case.frame.scale)
-    truth = {}
-    if case.truth_crop is not None:
-        labels = np.ascontiguousarray(case.truth_labels()[::n, ::n, ::n])
-        truth = {"truth_crop": labels, "truth_origin": np.zeros(3, int)}
-    return replace(case, frame=frame, **truth, whole=case.whole and every_nth(case.whole, n))
 
 
 def cut_off(case: Case, normal: np.ndarray, offset: float) -> Case:

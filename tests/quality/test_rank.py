@@ -1,0 +1,204 @@
+"""Label maps that a model reconstructs badly come first: the ranking by hand-made numbers, the command on balls."""
+
+import contextlib
+import csv
+import json
+
+import numpy as np
+import pytest
+from helpers.ball_cases import write_ball_cases
+from helpers.formula_hearts import NAMES, centred_ball, make_heart, write_checkpoint
+
+from vecset.common.errors import EXIT_BAD_INPUT, run_command
+from vecset.imaging.frame import UNIT_RADIUS
+from vecset.imaging.label_map import write_label_map
+from vecset.inference.inputs import find_hearts
+from vecset.inference.model import load_model
+from vecset.quality import rank
+from vecset.quality.ranking import (
+    LEAST_SPREAD,
+    MeasuredHeart,
+    dice_of,
+    few_hearts_line,
+    rank_hearts,
+    rank_lines,
+    rank_table,
+    usual_dice,
+)
+from vecset.report.completion import UnseenHeart, dice_by_name, infer
+from vecset.weights import checkpoint as checkpoint_file
+
+
+def hearts_of(table):
+    """MeasuredHearts h0, h1, ... of {structure: [Dice of each]}."""
+    count = len(next(iter(table.values())))
+    return [MeasuredHeart(f"h{n}", f"h{n}.nii.gz", {s: dice[n] for s, dice in table.items()}) for n in range(count)]
+
+
+def test_what_is_usual_is_the_median_and_its_spread_that_of_most():
+    table = {"LV": [0.90, 0.94, 0.92, 0.96, 0.10], "Coronary": [0.5, 0.5, 0.5, 0.5, None], "PV": [None] * 5}
+    usual = usual_dice(hearts_of(table))
+    assert set(usual) == {"LV", "Coronary"}
+    assert usual["LV"] == pytest.approx((0.92, 1.4826 * 0.02))  # deviations 0.02, 0.02, 0, 0.04, 0.82
+    assert usual["Coronary"] == (0.5, LEAST_SPREAD)
+
+
+def test_the_overlap_is_that_of_each_structure_that_was_looked_for():
+    truth, drawn = np.array([1, 1, 1, 2, 0, 4], np.uint8), np.array([1, 1, 0, 2, 2, 0], np.uint8)
+    found = dice_of(truth, drawn, ["a", "b", "c", "d", "e"], np.array([True, True, True, True, False]))
+    assert found == {"a": pytest.approx(4 / 5), "b": pytest.approx(2 / 3), "c": None, "d": 0.0, "e": None}
+    assert dice_of(truth, drawn, ["a", "b", "c", "d"], np.array([False, True, True, True]))["a"] is None
+
+
+def test_hand_made_hearts_are_ranked_by_what_is_lower_than_usual():
+    """Spreads are LEAST_SPREAD = 0.01; the slack is 2 of them. The coronary is worse than the LV in every heart."""
+    table = {
+        "LV": [0.95, 0.95, 0.95, 0.91, 0.95, 0.94],
+        "Coronary": [0.60, 0.60, 0.60, 0.60, 0.30, 0.60],
+    }
+    ranked = rank_hearts(hearts_of(table))
+    assert [row.heart.case_id for row in ranked] == ["h4", "h3", "h5", "h0", "h1", "h2"]
+    first, second, third = ranked[:3]
+    assert (first.structure, first.dice, first.usual) == ("Coronary", 0.3, 0.6)
+    assert first.deviation == pytest.approx(30) and first.score == pytest.approx((0.30 - 0.02) / 2)
+    assert second.structure == "LV" and second.deviation == pytest.approx(4)
+    assert second.score == pytest.approx((0.04 - 0.02) / 2)
+    assert third.score == 0 and third.deviation == pytest.approx(1), "within chance, and before what is usual"
+
+
+def test_a_heart_without_any_structure_and_one_with_fewer():
+    hearts = [*hearts_of({"LV": [0.9, 0.9, 0.9], "RV": [0.9, 0.9, None]}), MeasuredHeart("none", "n", {"LV": None})]
+    ranked = {row.heart.case_id: row for row in rank_hearts(hearts)}
+    assert ranked["none"].structure is None and ranked["none"].score == 0
+    assert ranked["h2"].structure == "LV"
+    assert any("no structure" in line for line in rank_lines(list(ranked.values())))
+
+
+def test_table_and_lines():
+    ranked = rank_hearts(hearts_of({"LV": [0.9] * 11 + [0.5], "a, b": [None] * 12}))
+    rows = list(csv.reader(rank_table(ranked, ["LV", "a, b"]).splitlines()))
+    assert rows[0][:4] == ["rank", "case_id", "file", "score"] and rows[0][-2:] == ["dice_LV", "dice_a, b"]
+    assert rows[1] == ["1", "h11", "h11.nii.gz", "0.3800", "LV", "40.0000", "0.5000", "0.9000", "0.5000", ""]
+    assert len(rows) == 13 and len(rank_lines(ranked)) == 11
+    assert not few_hearts_line([row.heart for row in ranked]) and "3 hearts" in few_hearts_line([1, 2, 3])
+
+
+def command(folder, *more, source="val.csv"):
+    return run_command(
+        rank.main,
+        ["--checkpoint", str(folder / "checkpoint.pth"), "--input", str(folder / source)]
+        + ["--output_dir", str(folder / "out"), "--device", "cpu", *map(str, more)],
+    )
+
+
+def rows_of(folder):
+    with open(folder / "out" / rank.TABLE, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+@pytest.fixture
+def balls(tmp_path):
+    write_ball_cases(tmp_path, 0, 4, num_classes=3)
+    write_checkpoint(tmp_path / "checkpoint.pth", classes=3, names=["c1", "c2", "c3"])
+    return tmp_path
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The case ids that are encoded."""
+    from vecset.inference.model import LoadedModel
+
+    found, encode = [], LoadedModel.encode
+    monkeypatch.setattr(
+        LoadedModel, "encode", lambda self, case, name: (found.append(name), encode(self, case, name))[1]
+    )
+    return found
+
+
+def test_figures_are_those_of_the_reconstruction(balls):
+    assert command(balls, "--every", 2) == 0
+    model = load_model(balls / "checkpoint.pth", device="cpu")
+    rows = {row["case_id"]: row for row in rows_of(balls)}
+    for entry in find_hearts(balls / "val.csv"):
+        heart = UnseenHeart(model, entry, every=2)
+        expected = dice_by_name(heart.whole, infer(model, heart.whole, entry.case_id))
+        assert {n: rows[entry.case_id][f"dice_{n}"] for n in expected} == {n: f"{d:.4f}" for n, d in expected.items()}
+    assert sorted(row["rank"] for row in rows.values()) == ["1", "2", "3", "4"]
+
+
+def test_goes_on_where_it_was_stopped(balls, encoded, monkeypatch):
+    measure = rank.measure
+
+    def stopped(model, settings, heart, *rest):
+        if heart.case_id == "ball02":
+            raise KeyboardInterrupt
+        return measure(model, settings, heart, *rest)
+
+    monkeypatch.setattr(rank, "measure", stopped)
+    assert command(balls) == 130 and encoded == ["ball00", "ball01"]
+    assert not (balls / "out" / rank.TABLE).exists()
+    monkeypatch.setattr(rank, "measure", measure)
+    with open(balls / "out" / rank.MEASURED, "a") as handle:
+        handle.write('{"key": "cut o')
+    assert command(balls) == 0 and encoded[2:] == ["ball02", "ball03"]
+    kept = (balls / "out" / rank.MEASURED).read_text().splitlines()
+    assert len({json.loads(line)["key"] for line in kept}) == len(kept) == 4
+    table = (balls / "out" / rank.TABLE).read_bytes()
+    assert command(balls) == 0 and len(encoded) == 4 and (balls / "out" / rank.TABLE).read_bytes() == table
+
+
+def test_what_changed_is_measured_again(balls, encoded):
+    assert command(balls) == 0 and len(encoded) == 4
+    write_ball_cases(balls / "new", 0, 4, num_classes=3, missing=(2,))
+    (balls / "new" / "ball01.npz").replace(balls / "ball01.npz")
+    assert command(balls) == 0 and encoded[4:] == ["ball01"]
+    assert {row["case_id"]: row for row in rows_of(balls)}["ball01"]["dice_c2"] == "", "c2 is not there"
+    assert command(balls, "--every", 2) == 0 and len(encoded) == 9
+    write_checkpoint(balls / "checkpoint.pth", seed=1, classes=3, names=["c1", "c2", "c3"])
+    assert command(balls, "--every", 2) == 0 and len(encoded) == 13
+
+
+def test_a_bad_file_is_one_line_and_the_others_are_ranked(balls, capsys):
+    (balls / "ball02.npz").write_bytes(b"no zip file")
+    assert command(balls) == 1
+    said = capsys.readouterr()
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "ball02" in errors[0] and "1 of 4 hearts failed" in said.err
+    assert [row["case_id"] for row in sorted(rows_of(balls), key=lambda r: r["case_id"])] == [
+        "ball00",
+        "ball01",
+        "ball03",
+    ]
+    for path in balls.glob("ball*.npz"):
+        path.write_bytes(b"no zip file")
+    assert command(balls) == 1
+    assert "nothing to rank" in capsys.readouterr().err and not (balls / "out" / rank.TABLE).exists()
+
+
+@pytest.mark.parametrize("words", [("--every", 0), ("--num_surface_points", 0), ("--annotated", "c1,,c2")])
+def test_bad_options_are_one_line(balls, capsys, words):
+    with pytest.raises(SystemExit) if words[0] != "--annotated" else contextlib.nullcontext():
+        assert command(balls, *words) == EXIT_BAD_INPUT
+    assert capsys.readouterr().err.count("error: ") == 1 and not (balls / "out").exists()
+
+
+def test_dirty_label_maps_come_first_and_the_structure_is_named(tmp_path, monkeypatch):
+    """The model draws a ball of eight octants, whatever it is given. In two label maps an octant's label runs into the
+    next one, more in the second."""
+    network = centred_ball()
+    network.distance = lambda points: points.norm(dim=1) - UNIT_RADIUS
+    monkeypatch.setattr(checkpoint_file, "model_from_checkpoint", lambda saved, device, where: network.to(device))
+    write_checkpoint(tmp_path / "checkpoint.pth")
+    (tmp_path / "maps").mkdir()
+    labels, frame = make_heart()
+    for n in range(10):
+        dirty = labels.copy()
+        mine = np.argwhere(labels == 3)
+        leak = mine[: {7: len(mine) // 4, 4: len(mine) // 2}.get(n, 0)]
+        dirty[tuple(leak.T)] = 4
+        write_label_map(tmp_path / "maps" / f"heart{n}.nii.gz", dirty, frame.affine, NAMES)
+    assert command(tmp_path, source="maps") == 0
+    first, second, third = rows_of(tmp_path)[:3]
+    assert (first["case_id"], second["case_id"]) == ("heart4", "heart7")
+    assert first["structure"] == second["structure"] == "class_3"
+    assert float(first["score"]) > float(second["score"]) > float(third["score"]) == 0

@@ -1,0 +1,257 @@
+"""Mends a label map with what a model draws of it: stray pieces, gaps and lost contacts.
+
+The map's own labels stay wherever the model agrees or is not certain. Two things are changed, in this order:
+
+    stray pieces   a piece of a structure, neither its largest nor one that begins where it should, where the model
+                   gives the structure almost no chance, becomes what the model draws there
+    lost contacts  a piece of a structure that has to begin at another one (ROOTS) and neither touches it nor a piece
+                   that does is joined to the nearest of them, along the path that the model finds most likely; two
+                   pieces that both touch it, where the model finds the structure in the gap between them (LIKELY)
+
+So a coronary tree that fell apart is one piece again, and left and right tree stay two, each at the aorta. A label that
+leaks into a neighbour is left as it is: a network that draws a valve a few mm off gives such places to the neighbour as
+surely as it gives a leak.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import edt
+import numpy as np
+from scipy import ndimage
+from skimage.graph import MCP_Geometric
+
+from vecset.imaging.components import WITH_CORNERS
+from vecset.imaging.structure_names import class_of
+
+ROOTS = {"LAA": "LA", "PV": "LA", "Coronary": "Aorta", "SVC": "RA", "IVC": "RA"}  # what each structure begins at
+NO_CHANCE = 0.05  # mean probability of a structure below which the model is certain that it is not there
+LONGEST_GAP_MM = 15.0
+END_MM = 4.0  # of a piece, whose thickness the new part takes
+LIKELY = 0.3  # least probability on a way between two pieces, each of which begins where it should
+LEAST_PROBABILITY = 1e-3  # of a step of a path: what the model excludes is expensive, not impossible
+_STEP, _THROUGH_OTHERS = 0.2, 2.0  # costs of a step: of each, and of one through another structure
+
+
+@dataclass
+class Mending:
+    """What was changed of one structure: pieces, before and after; stray_pieces and their voxels that were taken away;
+    joined: pieces that were joined to others or to what they begin at; touches: whether it
+    touches that now (None where nothing is asked); gained, lost: voxels in all."""
+
+    pieces_before: int = 0
+    pieces: int = 0
+    stray_pieces: int = 0
+    stray_voxels: int = 0
+    joined: int = 0
+    touched_before: bool | None = None
+    touches: bool | None = None
+    gained: int = 0
+    lost: int = 0
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.gained or self.lost)
+
+
+def mend(
+    labels: np.ndarray,
+    drawn: np.ndarray,
+    probabilities: Callable[[np.ndarray], np.ndarray],
+    spacing_mm: np.ndarray,
+    class_names: Sequence[str],
+) -> tuple[np.ndarray, dict[str, dict]]:
+    """(mended labels (X, Y, Z) u8, {structure: `Mending` as dict} of those that are there).
+
+    labels, drawn (X, Y, Z) u8: the map, and what the model draws of it, on one grid with spacing_mm (3,);
+    probabilities(index (n, 3) voxels) -> (n, C) f32: what the model gives each class there."""
+    before, labels = labels, labels.copy()
+    told = {c: Mending() for c in np.unique(labels[labels > 0]).tolist()}
+    roots = root_ids(class_names)
+    for c, mending in told.items():
+        mending.pieces_before = _pieces(labels == c)[1]
+        if roots.get(c) in told:
+            mending.touched_before = touches(labels, c, roots[c])
+    for c, mending in told.items():
+        mending.stray_pieces, mending.stray_voxels = _drop_stray(labels, drawn, probabilities, c, roots.get(c))
+    for c, mending in told.items():
+        if roots.get(c) in told:
+            mending.joined = _join(labels, drawn, probabilities, c, roots[c], spacing_mm)
+            mending.touches = touches(labels, c, roots[c])
+    for c, mending in told.items():
+        mending.pieces = _pieces(labels == c)[1]
+        mending.gained = int(np.count_nonzero((labels == c) & (before != c)))
+        mending.lost = int(np.count_nonzero((labels != c) & (before == c)))
+    return labels, {class_names[c - 1]: asdict(mending) for c, mending in told.items()}
+
+
+def changes_line(told: dict[str, dict]) -> str:
+    """What was changed of which structure, in words, or ""."""
+    words = []
+    for name, one in told.items():
+        parts = [f"{one['stray_pieces']} stray pieces removed"] if one["stray_pieces"] else []
+        parts += [f"{one['joined']} pieces joined"] if one["joined"] else []
+        if parts:
+            words.append(f"{name}: {', '.join(parts)} (+{one['gained']}, -{one['lost']} voxels)")
+    return "; ".join(words)
+
+
+def root_ids(class_names: Sequence[str]) -> dict[int, int]:
+    """{class id: id of the class that it begins at}, by the names of the structures; {} where there are none."""
+    ids = {class_of(name): c for c, name in enumerate(class_names, 1)}
+    return {ids[part]: ids[root] for part, root in ROOTS.items() if part in ids and root in ids}
+
+
+def touches(labels: np.ndarray, part: int, root: int) -> bool:
+    """Whether a voxel of `part` shares a face, an edge or a corner with one of `root`."""
+    box = _box(labels == part, 1)
+    return bool((ndimage.binary_dilation(labels[box] == part, WITH_CORNERS) & (labels[box] == root)).any())
+
+
+def _pieces(mask):
+    """(numbers of the 26-connected pieces (X, Y, Z), their number)."""
+    return ndimage.label(mask, WITH_CORNERS)
+
+
+def _box(mask, margin):
+    """The box round the True voxels, `margin` (a number or one per axis) voxels wider, as slices."""
+    margin = np.broadcast_to(margin, 3)
+    found = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        at = np.flatnonzero(mask.any(axis=others))
+        if not len(at):
+            return (slice(0, 0),) * 3
+        found.append(slice(max(int(at[0] - margin[axis]), 0), int(at[-1] + margin[axis]) + 1))
+    return tuple(found)
+
+
+def _mean_chance(probabilities, mask, box, c):
+    """Mean probability of a class at the voxels `mask` of a box."""
+    index = np.argwhere(mask) + [s.start for s in box]
+    return float(probabilities(index)[:, c - 1].mean())
+
+
+def _drop_stray(labels, drawn, probabilities, c, root):
+    """(number, voxels) of the pieces that were taken away; none that touches what it begins at."""
+    whole = _box(labels == c, 0)
+    parts, count = _pieces(labels[whole] == c)
+    if count < 2:
+        return 0, 0
+    sizes = np.bincount(parts.ravel())[1:]
+    dropped = voxels = 0
+    for n, place in enumerate(ndimage.find_objects(parts), 1):
+        if n == sizes.argmax() + 1:
+            continue
+        mine = parts[place] == n
+        box = tuple(slice(w.start + s.start, w.start + s.stop) for w, s in zip(whole, place))
+        if root and _touches_root(labels, mine, box, root):
+            continue
+        if _mean_chance(probabilities, mine, box, c) < NO_CHANCE:
+            labels[box][mine] = np.where(drawn[box][mine] == c, 0, drawn[box][mine])
+            dropped, voxels = dropped + 1, voxels + int(mine.sum())
+    return dropped, voxels
+
+
+def _touches_root(labels, mine, box, root):
+    """Whether the voxels `mine` of a box touch the class `root`."""
+    wider = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
+    there = np.zeros(labels[wider].shape, bool)
+    there[tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, wider))] = mine
+    return bool((ndimage.binary_dilation(there, WITH_CORNERS) & (labels[wider] == root)).any())
+
+
+def _join(labels, drawn, probabilities, c, root, spacing_mm):
+    """The number of pieces that were joined to the root or to a piece that touches it, nearest first."""
+    joined, given_up = 0, set()
+    while True:
+        parts, count = _pieces(labels == c)
+        held = set(np.unique(parts[ndimage.binary_dilation(labels == root, WITH_CORNERS)])) - {0}
+        loose = [n for n in range(1, count + 1) if n not in held and _first(parts, n) not in given_up]
+        if not loose:
+            return joined + _join_trees(labels, drawn, probabilities, c, root, spacing_mm)
+        target = np.isin(parts, list(held)) | (labels == root)
+        away_mm = edt.edt(np.ascontiguousarray(~target), anisotropy=tuple(map(float, spacing_mm)), parallel=1)
+        gaps_mm = ndimage.minimum(away_mm, parts, loose)
+        n, gap_mm = loose[int(np.argmin(gaps_mm))], float(np.min(gaps_mm))
+        mine = parts == n
+        if gap_mm > LONGEST_GAP_MM or not _bridge(
+            labels, drawn, probabilities, c, root, mine, target, gap_mm, spacing_mm
+        ):
+            given_up.add(_first(parts, n))
+            continue
+        joined += 1
+
+
+def _join_trees(labels, drawn, probabilities, c, root, spacing_mm):
+    """The number of pieces, each of which begins at the root, that were joined to others: where the model draws the
+    structure in the gap."""
+    joined, tried = 0, set()
+    while True:
+        parts, count = _pieces(labels == c)
+        left = [n for n in range(1, count + 1) if _first(parts, n) not in tried]
+        if count < 2 or not left:
+            return joined
+        tried.add(_first(parts, left[0]))
+        mine, others = parts == left[0], (parts > 0) & (parts != left[0])
+        away_mm = edt.edt(np.ascontiguousarray(~others), anisotropy=tuple(map(float, spacing_mm)), parallel=1)
+        gap_mm = float(away_mm[mine].min())
+        if gap_mm <= LONGEST_GAP_MM:
+            how = mine, others, gap_mm, spacing_mm, LIKELY
+            joined += _bridge(labels, drawn, probabilities, c, root, *how)
+
+
+def _first(parts, n):
+    """The first voxel of a piece, by which it is known again."""
+    return int(np.argmax(parts.ravel() == n))
+
+
+def _bridge(labels, drawn, probabilities, c, root, mine, target, gap_mm, spacing_mm, likely=0.0):
+    """Joins the piece `mine` to `target`, both (X, Y, Z) bool, in `labels`; whether there was a way."""
+    spacing_mm = np.asarray(spacing_mm, float)
+    margin = np.ceil((gap_mm + END_MM) / spacing_mm).astype(int)
+    box = _box(mine, margin)
+    here, start, goal, draws = labels[box], mine[box], target[box], drawn[box]
+    own_mm, other_mm = (
+        edt.edt(np.ascontiguousarray(~m), anisotropy=tuple(spacing_mm), parallel=1) for m in (start, goal)
+    )
+    zone = ~start & ~goal & (own_mm + other_mm <= 1.5 * gap_mm + 2 * spacing_mm.max())
+    index = np.argwhere(zone)
+    chance = np.zeros(here.shape, np.float32)
+    if len(index):
+        chance[tuple(index.T)] = probabilities(index + [s.start for s in box])[:, c - 1]
+    cost = np.full(here.shape, -1.0)  # not to be entered
+    cost[zone] = _STEP - np.log(np.maximum(chance[zone], LEAST_PROBABILITY)) + _THROUGH_OTHERS * (here[zone] > 0)
+    cost[start | goal] = _STEP
+    ends = np.argwhere(goal & (own_mm <= gap_mm + END_MM))
+    starts = np.argwhere(start & (other_mm <= gap_mm + END_MM))
+    search = MCP_Geometric(cost, sampling=tuple(spacing_mm))
+    costs, _ = search.find_costs(starts, ends, find_all_ends=False)
+    reached = costs[tuple(ends.T)]
+    if not len(ends) or not np.isfinite(reached).any():
+        return False
+    path = np.array(search.traceback(ends[int(np.argmin(reached))]))
+    way = np.zeros(here.shape, bool)
+    way[tuple(path.T)] = True
+    way &= ~start & ~goal
+    if not way.any():
+        way[tuple(path[len(path) // 2])] = True
+    if chance[way].min() < likely:
+        return False
+    radius_mm = _thickness_mm(start, path[0], spacing_mm)
+    if here[tuple(path[-1])] == c:
+        radius_mm = min(radius_mm, _thickness_mm(goal & (here == c), path[-1], spacing_mm))
+    from_way_mm = edt.edt(np.ascontiguousarray(~way), anisotropy=tuple(spacing_mm), parallel=1)
+    between = zone & (own_mm <= gap_mm) & (other_mm <= gap_mm)
+    fill = way | between & (from_way_mm <= radius_mm) & ((here == 0) | (draws == c))
+    here[fill & (here != root) & (here != c)] = c
+    return True
+
+
+def _thickness_mm(mask, at, spacing_mm):
+    """Half the thickness of a structure near its voxel `at`: the largest distance to its surface within END_MM."""
+    reach = np.ceil(END_MM / spacing_mm).astype(int)
+    box = tuple(slice(max(a - r, 0), a + r + 1) for a, r in zip(at, reach))
+    inner = np.pad(mask[box], 1)
+    thick_mm = edt.edt(np.ascontiguousarray(inner), anisotropy=tuple(spacing_mm), parallel=1).max()
+    return float(thick_mm - spacing_mm.min() / 2)  # to the face of a voxel, not to the centre beyond it

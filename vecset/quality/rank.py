@@ -1,0 +1,217 @@
+"""Lists label maps by how badly a trained model reconstructs them, the worst first, so that dirty labels are found.
+
+    python -m vecset.quality.rank --checkpoint train/checkpoint-best.pth --input LABELS --output_dir OUT --every 2
+
+Each heart is encoded and drawn as by reconstruct.py, and compared with its own label map; each structure with what is
+usual for it over all hearts of the list (vecset/quality/ranking.py). OUT/rank.csv has a row per heart. What is measured
+is kept in OUT/hearts.jsonl: run again after a stop, or with more hearts, only what is new or changed is measured.
+"""
+
+import argparse
+import functools
+import json
+import sys
+from pathlib import Path
+
+ROOT = str(Path(__file__).resolve().parents[2])
+if not __package__:  # run as a file: the repository's root in place of this folder, whose modules would shadow others
+    sys.path[:] = [ROOT] + [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+
+from vecset.common.arguments import CommandParser, count, user_path, user_path_text  # noqa: E402
+from vecset.common.cores import limit_threads  # noqa: E402
+from vecset.common.errors import InputError, describe_failure, run_command, shown  # noqa: E402
+from vecset.common.memory import keep_freed_memory  # noqa: E402
+from vecset.quality.ranking import MeasuredHeart, dice_of, few_hearts_line, rank_hearts, rank_lines, rank_table  # noqa: E402
+
+VERSION = 1  # of what is measured: lines of another one are measured again
+TABLE, MEASURED = "rank.csv", "hearts.jsonl"
+MEMORY_ADVICE = "give a larger --every, or use a machine with more memory"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        "python -m vecset.quality.rank", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=user_path, required=True, help="checkpoint-best.pth or -last.pth of main_ae.py")
+    add(
+        "--input",
+        type=user_path,
+        required=True,
+        help="label maps or case files: a folder, a CSV of create_csv.py, or one file, as for reconstruct.py",
+    )
+    add("--output_dir", type=user_path, required=True, help=f"folder of {TABLE} and {MEASURED}")
+    add("--data_path", type=user_path, help="folder of the files in a CSV (default: the CSV's own)")
+    add("--recursive", action="store_true", help="for --input FOLDER: label maps in sub-folders, too (default: not)")
+    add("--pattern", metavar="GLOB", help="for --input FOLDER: label maps of such names alone (default: all)")
+    add("--every", type=count(1), default=1, help="compare every n-th voxel along each axis (default: 1, all of them)")
+    add("--calibration", type=user_path, help="file of python -m vecset.calibrate (default: without)")
+    add("--num_surface_points", type=count(1), help="as for reconstruct.py (default: as in training)")
+    add("--num_latents", type=count(1), help="as for reconstruct.py (default: as in training)")
+    add("--label_mapping", type=user_path_text, metavar="FILE", help="as for reconstruct.py (default: names or ids)")
+    add("--annotated", metavar="CLASSES", help="as for reconstruct.py (default: as the files say)")
+    add("--spacing_from", choices=("affine", "pixdim"), help="as for reconstruct.py (default: refuse such files)")
+    add("--geometry_from", choices=("sform", "qform"), help="as for reconstruct.py (default: refuse such files)")
+    add("--seed", type=int, default=0, help="seed of the draw of surface points (default: 0)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = get_parser().parse_args(argv)
+    limit_threads()  # before torch is imported
+    keep_freed_memory()
+    from vecset.common.atomic import remove_leftovers, require_writable, write_text
+    from vecset.data.case_classes import check_chosen
+    from vecset.data.label_folder import Selection
+    from vecset.imaging.label_mapping import LabelMapping
+    from vecset.inference.arguments import classes_in_words
+    from vecset.inference.inputs import find_hearts
+    from vecset.inference.model import load_model
+    from vecset.inference.own_tables import check_chosen_in_tables, taken_by_number
+    from vecset.inference.settings import OutputSettings
+    from vecset.weights.checkpoint import require_checkpoint
+
+    require_checkpoint(args.checkpoint)
+    model = load_model(
+        args.checkpoint,
+        device=args.device,
+        num_latents=args.num_latents,
+        num_surface_points=args.num_surface_points,
+        decision_tuning=args.calibration,
+        seed=args.seed,
+    )
+    mapping = LabelMapping.load(args.label_mapping, len(model.class_names)) if args.label_mapping else None
+    if mapping:
+        mapping.for_classes(model.class_names)  # refused here, not per heart
+    annotated = classes_in_words("--annotated", args.annotated)
+    check_chosen("--annotated", annotated or (), model.class_names)
+    settings = OutputSettings(
+        meshes=False,
+        spacing_from=args.spacing_from,
+        geometry_from=args.geometry_from,
+        label_mapping=mapping,
+        annotated=annotated,
+    )
+    say = functools.partial(print, file=sys.stderr)
+    hearts = find_hearts(args.input, args.data_path, Selection(args.recursive, args.pattern), say)
+    check_chosen_in_tables(hearts, model.class_names, mapping, annotated)
+    by_number = taken_by_number(hearts, model.class_names, mapping)
+    if by_number:
+        print(f"note: {by_number}")
+    require_writable(args.output_dir)
+    remove_leftovers(args.output_dir)
+    (args.output_dir / TABLE).unlink(missing_ok=True)  # of an earlier run, with other files or hearts
+    measured, failed, known = measure_all(model, settings, hearts, args.output_dir, args.every)
+    if known:
+        print(f"{known} of {len(hearts)} hearts were measured before")
+    if measured:
+        ranked = rank_hearts(measured)
+        write_text(args.output_dir / TABLE, rank_table(ranked, model.class_names))
+        if few := few_hearts_line(measured):
+            print(few)
+        print("\n".join(rank_lines(ranked)))
+        print(f"written: {args.output_dir / TABLE}")
+    if failed:
+        told = "and the others are ranked" if measured else "so there is nothing to rank"
+        print(f"{failed} of {len(hearts)} hearts failed, {told}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def measure_all(model, settings, hearts, folder, every):
+    """([`MeasuredHeart`] in the order of `hearts`, the number of those that failed, each told in one line, and the
+    number of those that were measured before). What is measured is added to the folder's MEASURED at once."""
+    from tqdm import tqdm
+
+    from vecset.common.atomic import append_text
+    from vecset.common.file_names import require_sound_name
+
+    kept, found, failed, known = read_measured(folder / MEASURED), [], 0, 0
+    with tqdm(hearts, unit="heart", desc="rank", dynamic_ncols=True) as bar:
+        for heart in bar:
+            try:
+                require_sound_name(heart.path)
+                key = key_of(model, settings, heart, every)
+                if key in kept:
+                    known += 1
+                else:
+                    dice = measure(model, settings, heart, every, tqdm.write)
+                    append_text(folder / MEASURED, json.dumps({"key": key, "dice": dice}) + "\n")
+                    kept[key] = dice
+            except Exception as error:  # a defect met on one heart must not stop the others
+                failed += 1
+                reason = describe_failure(heart.path, error, MEMORY_ADVICE)
+                tqdm.write(f"error: {shown(heart.case_id)}: {reason}", file=sys.stderr)
+                continue
+            found.append(MeasuredHeart(heart.case_id, str(heart.path), kept[key]))
+    return found, failed, known
+
+
+def key_of(model, settings, heart, every):
+    """Equal where the same would be measured: checkpoint, options, and the bytes of the heart's file. The case's name
+    counts, for it seeds the draw of surface points."""
+    from vecset.inference.inputs import input_sha256, names_that_decide
+    from vecset.inference.settings import fingerprint, made_from
+
+    return fingerprint(
+        {
+            "measured": VERSION,
+            **made_from(model, settings),
+            **names_that_decide(heart, model.class_names),
+            "every": every,
+            "case_id": heart.case_id,
+            "input_sha256": input_sha256(heart),
+        }
+    )
+
+
+def measure(model, settings, heart, every, say):
+    """`dice_of` a heart's label map and what reconstruct.py would draw of it, on every n-th voxel. InputError where it
+    holds no label map."""
+    from vecset.fields.heart_field import CHUNK
+    from vecset.inference.heart_result import decode_heart
+    from vecset.inference.thinned_case import every_nth
+
+    case = model.read(
+        heart,
+        spacing_from=settings.spacing_from,
+        geometry_from=settings.geometry_from,
+        label_mapping=settings.label_mapping,
+        annotated=settings.annotated,
+    )
+    if case.truth_crop is None:
+        raise InputError.because(heart.path, "it holds no label map to compare with", "give label maps to --input")
+    for note in case.notes:
+        say(f"note: {heart.case_id}: {note}")
+    case = every_nth(case, every)
+    drawn = decode_heart(model, settings, heart.case_id, case, None, CHUNK, _unsaid).on_source
+    return dice_of(case.truth_labels(), drawn, model.class_names, case.annotated)
+
+
+def _unsaid(line):
+    """What reconstruct.py says of a drawn heart is about files that are not written here."""
+
+
+def read_measured(path):
+    """{key: {structure: Dice or None}} of the lines of a file of `measure_all`. A line that a stop has cut off counts
+    as not there, and is taken out of the file, so that the next line begins anew."""
+    from vecset.common.atomic import write_text
+
+    if not path.exists():
+        return {}
+    found, whole = {}, []
+    text = path.read_bytes().decode("utf-8", "replace")
+    for line in text.splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+            found[entry["key"]] = dict(entry["dice"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        whole.append(line)
+    if "".join(whole) != text or not text.endswith("\n"):
+        write_text(path, "".join(f"{line.rstrip()}\n" for line in whole))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,129 @@
+"""Which label maps to look at first: those that a model reconstructs worse than is usual for the structure.
+
+A structure is compared with itself in the other hearts, since a coronary is always drawn worse than a ventricle. What
+is usual is the median of its Dice, and how far hearts differ from it the median absolute deviation: neither is moved by
+the few dirty maps that are looked for, as mean and standard deviation would be.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vecset.common.errors import shown
+from vecset.metrics.overlap import joint_histogram
+
+SLACK = 2.0  # spreads below the usual Dice that are taken for chance
+TO_SIGMA = 1.4826  # median absolute deviation to standard deviation, of a normal distribution
+LEAST_SPREAD = 0.01  # of Dice: where all hearts are alike, less is not worth a look
+FEW_HEARTS = 10  # below, what is usual is hardly known
+COLUMNS = ("rank", "case_id", "file", "score", "structure", "deviation", "dice", "usual_dice")
+
+
+@dataclass(frozen=True)
+class MeasuredHeart:
+    """dice: {structure: Dice of the reconstruction with the label map, None where the map has no voxel of it, or nobody
+    looked for it}."""
+
+    case_id: str
+    file: str
+    dice: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class RankedHeart:
+    """score: the larger, the more suspicious, 0 where nothing is worse than usual; structure: the one that deviates
+    most, its Dice `deviation` spreads below the usual one (all None in a heart without a structure)."""
+
+    heart: MeasuredHeart
+    score: float
+    structure: str | None
+    deviation: float | None
+    dice: float | None
+    usual: float | None
+
+
+def dice_of(truth: np.ndarray, prediction: np.ndarray, class_names: Sequence[str], annotated: np.ndarray) -> dict:
+    """{structure: Dice} of two label maps of one shape, None where neither has a voxel of it or where `annotated` (C,)
+    bool is false. Raises ValueError as `joint_histogram` does."""
+    counts = joint_histogram(truth, prediction, len(class_names))
+    found = {}
+    for c, name in enumerate(class_names, 1):
+        size = counts[c].sum() + counts[:, c].sum()
+        found[name] = float(2 * counts[c, c] / size) if size and annotated[c - 1] else None
+    return found
+
+
+def usual_dice(hearts: Sequence[MeasuredHeart]) -> dict[str, tuple[float, float]]:
+    """{structure: (median of its Dice, spread)} over the hearts that have it; the spread is that of a standard
+    deviation where most hearts are normally distributed, and at least LEAST_SPREAD."""
+    values: dict[str, list[float]] = {}
+    for heart in hearts:
+        for name, dice in heart.dice.items():
+            if dice is not None:
+                values.setdefault(name, []).append(dice)
+    found = {}
+    for name, mine in values.items():
+        middle = float(np.median(mine))
+        spread = TO_SIGMA * float(np.median(np.abs(np.array(mine) - middle)))
+        found[name] = middle, max(spread, LEAST_SPREAD)
+    return found
+
+
+def rank_hearts(hearts: Sequence[MeasuredHeart]) -> list[RankedHeart]:
+    """The hearts, the most suspicious first.
+
+    The score is the mean over a heart's structures of how much lower their Dice is than usual, as far as that is more
+    than SLACK spreads. So a defect of one structure is not outweighed by chance in the others, and of two defects the
+    one that changes more of a structure comes first. Of equal scores, the lower Dice comes first."""
+    usual, found = usual_dice(hearts), []
+    for heart in hearts:
+        known = {name: dice for name, dice in heart.dice.items() if dice is not None}
+        if not known:
+            found.append((0.0, RankedHeart(heart, 0.0, None, None, None, None)))
+            continue
+        lower = {name: usual[name][0] - dice for name, dice in known.items()}
+        deviation = {name: lower[name] / usual[name][1] for name in known}
+        score = float(np.mean([max(0.0, lower[name] - SLACK * usual[name][1]) for name in known]))
+        worst = max(deviation, key=deviation.__getitem__)
+        row = RankedHeart(heart, score, worst, deviation[worst], known[worst], usual[worst][0])
+        found.append((float(np.mean(list(lower.values()))), row))
+    return [row for _, row in sorted(found, key=lambda pair: (-pair[1].score, -pair[0], pair[1].heart.case_id))]
+
+
+def rank_table(ranked: Sequence[RankedHeart], class_names: Sequence[str]) -> str:
+    """A CSV with COLUMNS and the Dice of each structure; empty where it is not defined."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(f"dice_{name}" for name in class_names)])
+    for n, row in enumerate(ranked, 1):
+        judged = [row.structure or "", *(_number(v) for v in (row.deviation, row.dice, row.usual))]
+        each = [_number(row.heart.dice.get(name)) for name in class_names]
+        writer.writerow([n, row.heart.case_id, row.heart.file, _number(row.score), *judged, *each])
+    return text.getvalue()
+
+
+def _number(value):
+    return "" if value is None else f"{value:.4f}"
+
+
+def rank_lines(ranked: Sequence[RankedHeart], most: int = 10) -> list[str]:
+    """The first `most` hearts as a table, in lines."""
+    shown_ids = [shown(row.heart.case_id) for row in ranked[:most]]
+    width = max([4, *map(len, shown_ids)])
+    lines = [f"rank  {'case':{width}s}  score   structure that deviates most"]
+    for n, (name, row) in enumerate(zip(shown_ids, ranked), 1):
+        told = "no structure"
+        if row.structure is not None:
+            told = f"{shown(row.structure)}: Dice {row.dice:.3f}, usual {row.usual:.3f} ({row.deviation:+.1f} spreads)"
+        lines.append(f"{n:4d}  {name:{width}s}  {row.score:.4f}  {told}")
+    return lines
+
+
+def few_hearts_line(hearts: Sequence[MeasuredHeart]) -> str:
+    """What to say where the hearts are too few to know what is usual, or ""."""
+    if len(hearts) >= FEW_HEARTS:
+        return ""
+    return f"note: {len(hearts)} hearts say little of what is usual; rank at least {FEW_HEARTS} together"
