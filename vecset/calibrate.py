@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from vecset.common.atomic import require_writable
-    from vecset.data.listed_case import check_disjoint, read_listed
+    from vecset.data.listed_case import read_listed
     from vecset.fields.decision_tuning import write_decision_tuning
     from vecset.inference.decision_tuning_search import evenly_chosen, tune_decisions
     from vecset.inference.model import load_model
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             to_do = "leave --answers_csv out, or train with main_ae.py --answer_noise"
             raise InputError.because(args.checkpoint, "it gives one answer", to_do)
         held_out = read_listed(args.answers_csv, args.data_path or args.answers_csv.parent)
-        check_disjoint(cases, held_out, args.answers_csv)
+        check_held_out(cases, held_out, args.answers_csv)
     chosen = evenly_chosen(cases, args.hearts)
     failed = {}
     tuning, table, record = tune_decisions(model, chosen, functools.partial(tqdm, dynamic_ncols=True), failed)
@@ -98,6 +98,20 @@ def main(argv: list[str] | None = None) -> int:
         for case_id, reason in failed.items():
             print(f"  {shown(case_id)}: {reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def check_held_out(cases, held_out, where):
+    """Refuses hearts that are among `cases`: the same file, or a copy of the same name. Names alone do not tell."""
+    from vecset.imaging.label_map import file_sha256
+
+    by_name = {}
+    for case in cases:
+        by_name.setdefault(case.case_id, []).append(case.path)
+    for heart in held_out:
+        for path in by_name.get(heart.case_id, ()):
+            if path.resolve() == heart.path.resolve() or file_sha256(path) == file_sha256(heart.path):
+                to_do = "give hearts that are in no training, as val.csv of create_csv.py"
+                raise InputError.because(where, f"{shown(heart.case_id)} is among the hearts of --csv, too", to_do)
 
 
 def with_interval(model, tuning, held_out):

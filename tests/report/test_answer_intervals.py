@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from helpers.ball_cases import tiny_arguments, write_ball_cases
 
+from vecset.calibrate import check_held_out
 from vecset.calibrate import main as calibrate
 from vecset.common.errors import InputError
+from vecset.data.listed_case import ListedCase
 from vecset.fields.answers import factor_to, interval_of, interval_round
 from vecset.inference.inputs import find_hearts
 from vecset.inference.model import load_model
@@ -111,6 +113,19 @@ def test_what_cannot_be_is_one_line(made, tmp_path):
     path = tmp_path / "tuning.json"
     with pytest.raises(InputError, match="it gives one answer"):
         calibrate(words(made, path, run="one"))
-    with pytest.raises(InputError, match="no case in both train and val"):
+    with pytest.raises(InputError, match="is among the hearts of --csv, too; give hearts that are in no training"):
         calibrate(words(made, path, answers="train"))
     assert not path.exists()
+
+
+def test_another_heart_of_the_same_name_is_held_out(made, tmp_path):
+    def listed(path):
+        return ListedCase("ball00", path)
+
+    one, copy, other = (made / "cases" / "ball00.npz", tmp_path / "ball00.npz", tmp_path / "other.npz")
+    copy.write_bytes(one.read_bytes())
+    other.write_bytes((made / "cases" / "ball01.npz").read_bytes())
+    check_held_out([listed(one)], [listed(other)], "val.csv")
+    for same in (one, copy):
+        with pytest.raises(InputError, match="val.csv: ball00 is among the hearts of --csv, too"):
+            check_held_out([listed(one)], [listed(same)], "val.csv")
