@@ -34,8 +34,8 @@ FORMAT = "vecsetx-heart calibration 1"  # of the file, which reconstruct.py take
 
 @dataclass(frozen=True)
 class DecisionTuning:
-    """offset_C, slope_C: (C,) f32 as above; slope 0: the class has none. answer_interval: None
-    where it was not found."""
+    """offset_C, slope_C: (C,) f32 as above; slope 0: the class has none. answer_interval: None where
+    it was not found."""
 
     offset_C: np.ndarray
     slope_C: np.ndarray
