@@ -109,6 +109,11 @@ def _number(value):
     return "" if value is None else f"{value:.4f}"
 
 
+def _beside(deviation):
+    """How far a Dice lies from what is usual, in words."""
+    return f"{abs(deviation):.1f} spreads {'below' if deviation >= 0 else 'above'}"
+
+
 def rank_lines(ranked: Sequence[RankedHeart], most: int = 10) -> list[str]:
     """The first `most` hearts as a table, in lines."""
     shown_ids = [shown(row.heart.case_id) for row in ranked[:most]]
@@ -117,7 +122,7 @@ def rank_lines(ranked: Sequence[RankedHeart], most: int = 10) -> list[str]:
     for n, (name, row) in enumerate(zip(shown_ids, ranked), 1):
         told = "no structure"
         if row.structure is not None:
-            told = f"{shown(row.structure)}: Dice {row.dice:.3f}, usual {row.usual:.3f} ({row.deviation:+.1f} spreads)"
+            told = f"{shown(row.structure)}: Dice {row.dice:.3f}, usual {row.usual:.3f} ({_beside(row.deviation)})"
         lines.append(f"{n:4d}  {name:{width}s}  {row.score:.4f}  {told}")
     return lines
 
@@ -126,4 +131,5 @@ def few_hearts_line(hearts: Sequence[MeasuredHeart]) -> str:
     """What to say where the hearts are too few to know what is usual, or ""."""
     if len(hearts) >= FEW_HEARTS:
         return ""
-    return f"note: {len(hearts)} hearts say little of what is usual; rank at least {FEW_HEARTS} together"
+    hearts_say = f"{len(hearts)} hearts say" if len(hearts) > 1 else "one heart says"
+    return f"note: {hearts_say} little of what is usual; rank at least {FEW_HEARTS} together"
