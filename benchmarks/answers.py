@@ -29,6 +29,7 @@ sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 import numpy as np  # noqa: E402
 from completion import make_hearts, say  # noqa: E402
 from completion_table import read_records  # noqa: E402
+from folder_lock import one_at_a_time  # noqa: E402
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.atomic import append_text, require_writable, write_text  # noqa: E402
@@ -150,8 +151,6 @@ class Run:
             self.parts.append((folder / "answers.jsonl", {**how, **of_network}, self.network))
 
     def all_hearts(self):
-        from networks import one_at_a_time
-
         with one_at_a_time(self.args.output_dir):
             for file, settings, answers in self.parts:
                 done = self.done_before(file, settings)

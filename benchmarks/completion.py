@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 from completion_table import read_records, table_of  # noqa: E402
+from folder_lock import one_at_a_time  # noqa: E402
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.atomic import append_text, require_writable, write_text  # noqa: E402
@@ -193,8 +194,6 @@ class Run:
     # --- rows
 
     def all_rows(self):
-        from networks import one_at_a_time
-
         with one_at_a_time(self.args.output_dir):
             done = self.records_before(self.rows_file, self.settings)
             for number, left_out, heart in self.left_to_do(done):
@@ -208,8 +207,6 @@ class Run:
 
     def all_baselines(self):
         """The lines of the baselines alone."""
-        from networks import one_at_a_time
-
         if not self.training:
             raise InputError.because("--baselines_only", "there are no training hearts", "give --train_csv")
         with one_at_a_time(self.args.output_dir):

@@ -34,7 +34,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 from completion_table import BASELINES, Row, mean_of, read_records, with_interval  # noqa: E402
-from networks import one_at_a_time, run  # noqa: E402
+from cpu_time import run  # noqa: E402
+from folder_lock import one_at_a_time  # noqa: E402
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.atomic import append_text, require_writable, write_text  # noqa: E402
