@@ -29,6 +29,7 @@ sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 import numpy as np  # noqa: E402
 from completion import make_hearts, say  # noqa: E402
 from completion_table import read_records  # noqa: E402
+from folder_lock import one_at_a_time  # noqa: E402
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.atomic import append_text, require_writable, write_text  # noqa: E402
@@ -114,6 +115,8 @@ class Run:
     """The hearts of one command line."""
 
     def __init__(self, args):
+        from baseline_answers import BaselineAnswers
+
         from vecset.data.listed_case import check_disjoint, read_listed
         from vecset.inference.inputs import find_hearts
         from vecset.inference.model import load_model
@@ -135,7 +138,11 @@ class Run:
         self.hearts = [UnseenHeart(self.model, entry, None, args.every, args.seed) for entry in entries[: args.hearts]]
         every = choices(self.model.class_names, self.hearts[0].original.annotated)
         self.choices = [choice for choice in every if choice.hidden]
-        self.baselines = None
+        self.baselines = BaselineAnswers(
+            [entry.path for entry in self.training],
+            len(self.model.class_names),
+            lambda: say(f"reads {len(self.training)} training hearts for the baseline"),
+        )
         how = {"version": VERSION, "samples": args.samples, "every": args.every, "seed": args.seed}
         of_network = {
             "checkpoint": self.model.checkpoint_sha256,
@@ -150,8 +157,6 @@ class Run:
             self.parts.append((folder / "answers.jsonl", {**how, **of_network}, self.network))
 
     def all_hearts(self):
-        from networks import one_at_a_time
-
         with one_at_a_time(self.args.output_dir):
             for file, settings, answers in self.parts:
                 done = self.done_before(file, settings)
@@ -237,16 +242,8 @@ class Run:
     def posterior(self, left_out, heart):
         """Draws and the one answer of the posterior shape model, on the grid that is scored."""
         from vecset.common.draws import random_stream
-        from vecset.metrics.completion_baselines import CompletionBaselines
-        from vecset.metrics.seen_heart import SeenHeart
 
-        if self.baselines is None:
-            say(f"reads {len(self.training)} training hearts for the baseline")
-            self.baselines = CompletionBaselines([e.path for e in self.training], len(self.model.class_names))
-        original, n, given = heart.original, self.args.every, heart.given(left_out)
-        fitted = self.baselines.fit(given, left_out.hidden)
-        seen = SeenHeart.of(original.truth_labels(), original.frame.affine, given, left_out.hidden, heart.entry.case_id)
-        answer = fitted.answer(seen)
+        n, answer = self.args.every, self.baselines.answer(heart, left_out)
         rng = random_stream(self.args.seed, 0, heart.entry.case_id, "posterior shape")
         draws = answer.samples("posterior_shape", self.args.samples, rng, every=n)
         return {"posterior": np.stack(list(draws)), "posterior_one": answer.labels("posterior_shape", every=n)[None]}

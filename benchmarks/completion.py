@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 from completion_table import read_records, table_of  # noqa: E402
+from folder_lock import one_at_a_time  # noqa: E402
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.atomic import append_text, require_writable, write_text  # noqa: E402
@@ -123,6 +124,8 @@ class Run:
     """The rows of one command line."""
 
     def __init__(self, args):
+        from baseline_answers import BaselineAnswers
+
         from vecset.data.listed_case import check_disjoint, read_listed
         from vecset.inference.inputs import find_hearts
         from vecset.inference.model import load_model
@@ -148,7 +151,11 @@ class Run:
         ]
         annotated = self.hearts[0].original.annotated
         self.choices = self.chosen(choices(self.model.class_names, annotated))
-        self.baselines = self.for_cuts = None
+        self.baselines = BaselineAnswers(
+            [entry.path for entry in self.training],
+            len(self.model.class_names),
+            lambda: say(f"reads {len(self.training)} training hearts for the baselines"),
+        )
         self.settings = self.settings_now()
 
     def chosen(self, every):
@@ -193,8 +200,6 @@ class Run:
     # --- rows
 
     def all_rows(self):
-        from networks import one_at_a_time
-
         with one_at_a_time(self.args.output_dir):
             done = self.records_before(self.rows_file, self.settings)
             for number, left_out, heart in self.left_to_do(done):
@@ -208,8 +213,6 @@ class Run:
 
     def all_baselines(self):
         """The lines of the baselines alone."""
-        from networks import one_at_a_time
-
         if not self.training:
             raise InputError.because("--baselines_only", "there are no training hearts", "give --train_csv")
         with one_at_a_time(self.args.output_dir):
@@ -320,42 +323,13 @@ class Run:
         """`figures` of the baselines: those of an earlier run, or made and kept."""
         place = left_out.name, heart.entry.case_id
         if place not in self.baselines_before:
-            answers = self.baseline_answers(left_out, heart, heart.given(left_out))
+            answers = self.baselines.labels(heart, left_out)
             region = heart.beyond(left_out) if left_out.cut else None
             found = self.figures(answers, left_out, heart.whole, region)
             self.baselines_before[place] = self.keep(
                 self.baselines_file, self.baseline_settings, left_out, heart, found
             )
         return {key: self.baselines_before[place][key] for key in ("dice", "pooled")}
-
-    def baseline_answers(self, left_out, heart, given) -> dict:
-        """{name: labels on the grid that is scored} of the baselines, which see the heart on its own grid."""
-        from vecset.metrics.completion_baselines import NAMES, CompletionBaselines
-        from vecset.metrics.seen_heart import SeenHeart
-
-        if self.baselines is None:
-            say(f"reads {len(self.training)} training hearts for the baselines")
-            self.baselines = CompletionBaselines([e.path for e in self.training], len(self.model.class_names))
-        original, n = heart.original, self.args.every
-        if left_out.cut:
-            normal, offset = heart.plane(left_out)
-            offset_mm = offset / original.frame.scale + float(normal @ original.frame.centre_mm)
-            answer = self.cut_baselines(tuple(given)).answer(
-                original.truth_labels(), original.frame.affine, normal, offset_mm
-            )
-            return {name: answer.labels(name)[::n, ::n, ::n] for name in NAMES}
-        fitted = self.baselines.fit(given, left_out.hidden)
-        seen = SeenHeart.of(original.truth_labels(), original.frame.affine, given, left_out.hidden, heart.entry.case_id)
-        answer = fitted.answer(seen)
-        return {name: answer.labels(name, every=n) for name in NAMES}
-
-    def cut_baselines(self, classes: tuple):
-        """The baselines for cut hearts of these classes; the last ones are kept."""
-        from vecset.metrics.cut_baselines import CutBaselines
-
-        if self.for_cuts is None or self.for_cuts[0] != classes:
-            self.for_cuts = classes, CutBaselines(self.baselines, classes)
-        return self.for_cuts[1]
 
     def write_table(self) -> str:
         """Writes table.md; returns its text."""

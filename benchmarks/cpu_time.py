@@ -16,8 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vecset.common.cores import THREAD_VARIABLES
+from vecset.common.errors import InputError
 from vecset.common.signals import ENDING, catch, drop_lost_outputs, put_back
 
+THREADS = 2  # of each command of a comparison: with another number its CPU seconds are others
+ENVIRONMENT = {**dict.fromkeys(THREAD_VARIABLES, str(THREADS)), "OMP_WAIT_POLICY": "PASSIVE"}
 TICKS = os.sysconf("SC_CLK_TCK")
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent ends
 
@@ -90,6 +94,24 @@ class Child:
             put_back(before)
         self._process.returncode = os.waitstatus_to_exitcode(status)
         return Ended(self._process.returncode, self.wall_s, usage.ru_utime + usage.ru_stime, self.stopped)
+
+
+def run(words: list, log: Path, on_line=lambda line, child: None, well=(0,)) -> Ended:
+    """A Python command to its end, its output in `log`. InputError where its exit code is not in `well`."""
+    ended = Child([sys.executable, *words], log, ENVIRONMENT).wait(on_line)
+    must_end_well(ended, words, log, well)
+    return ended
+
+
+def must_end_well(ended: Ended, words: list, log: Path, well: tuple) -> None:
+    """Raises KeyboardInterrupt where this process was asked to stop, InputError where the command failed."""
+    if ended.stopped:
+        raise KeyboardInterrupt
+    if ended.code not in well:
+        name = next(Path(str(word)).name for word in words if word != "-m")
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        last = f": {lines[-1][:300]}" if lines else ""
+        raise InputError.because(log, f"{name} ended with exit code {ended.code}{last}", "see its last lines")
 
 
 def tree_cpu_seconds(pid: int) -> float:

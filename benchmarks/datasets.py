@@ -23,6 +23,7 @@ the end, with intervals of 95 % by bootstrap over hearts.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import sys
@@ -34,7 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 from completion_table import BASELINES, Row, mean_of, read_records, with_interval  # noqa: E402
-from networks import one_at_a_time, run  # noqa: E402
+from cpu_time import run  # noqa: E402
+from folder_lock import one_at_a_time  # noqa: E402
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.atomic import append_text, require_writable, write_text  # noqa: E402
@@ -164,7 +166,6 @@ class Comparison:
         content = {"version": VERSION, **vars(self.sizes), "epochs": self.epochs, "weight": args.weight}
         content |= {"points": args.num_surface_points, "latents": args.num_latents, "seed": args.seed}
         self.settings = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-        self.baselines = None
         if "A then B" in args.networks:
             before = args.networks[: args.networks.index("A then B")]
             if "A" not in before and not (self.folder / "A" / "tuning.json").is_file():
@@ -292,7 +293,9 @@ class Comparison:
                 record = {"row": row, "heart": entry.case_id, "hidden": FIVE if left_out.hidden else []}
                 self.keep({**record, "network": network, "dice": dice})
                 if left_out.hidden and (BASELINE, row, entry.case_id) not in done:
-                    self.keep({**record, "network": BASELINE, "dice": self.baseline_dice(heart, left_out)})
+                    answers = self.baselines.labels(heart, left_out)
+                    dice = {name: dice_by_name(heart.whole, a, classes=five.hidden) for name, a in answers.items()}
+                    self.keep({**record, "network": BASELINE, "dice": dice})
 
     def keep(self, record: dict):
         append_text(self.rows_file, json.dumps({**record, "pooled": {}, "settings": self.settings}) + "\n")
@@ -300,23 +303,12 @@ class Comparison:
             shown = [dice.get(c) or 0.0 for c in record["hidden"] or dice]
             say(f"{record['network']}, {record['row']}, {record['heart']}: {name} {sum(shown) / len(shown):.3f}")
 
-    def baseline_dice(self, heart, left_out) -> dict:
-        """{baseline: {name of one of the five: Dice}}, learned from B."""
-        from vecset.metrics.completion_baselines import NAMES, CompletionBaselines
-        from vecset.metrics.seen_heart import SeenHeart
-        from vecset.report.completion import dice_by_name
+    @functools.cached_property
+    def baselines(self):
+        """Those that learn from B."""
+        from baseline_answers import BaselineAnswers
 
-        if self.baselines is None:
-            files = sorted((self.folder / "cases" / "B").glob("*.npz"))
-            classes = heart.original.num_classes
-            self.baselines = CompletionBaselines(files, classes)
-        original, given, hidden = heart.original, heart.given(left_out), left_out.hidden
-        fitted = self.baselines.fit(given, hidden)
-        seen = SeenHeart.of(original.truth_labels(), original.frame.affine, given, hidden, heart.entry.case_id)
-        answer, every = fitted.answer(seen), self.sizes.every
-        return {
-            name: dice_by_name(heart.whole, answer.labels(name, every=every), classes=list(hidden)) for name in NAMES
-        }
+        return BaselineAnswers(sorted((self.folder / "cases" / "B").glob("*.npz")), len(FIFTEEN))
 
     def write_table(self) -> str:
         text = "\n".join(table_of(read_records(self.rows_file)[0])) + "\n"

@@ -15,130 +15,35 @@ With --report, rows that benchmarks/networks.jsonl has from elsewhere count too,
 """
 
 import argparse
-import csv
-import dataclasses
 import datetime
-import fcntl
-import hashlib
 import json
 import platform
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 import numpy as np  # noqa: E402
-from cpu_time import Child, Ended  # noqa: E402
+from cpu_time import ENVIRONMENT, THREADS, Child, must_end_well, run  # noqa: E402
+from folder_lock import one_at_a_time  # noqa: E402
+from networks_figures import figures_of, measure_decoding, read_csv, spent, told_of  # noqa: E402
 from networks_page import NETWORKS, read_rows, table_lines, write_page  # noqa: E402
+from networks_sets import SETS, VERSION, Comparison, settings_of, settings_of_sets, training_options  # noqa: E402
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.atomic import append_text, require_writable, write_text  # noqa: E402
-from vecset.common.cores import THREAD_VARIABLES  # noqa: E402
 from vecset.common.errors import EXIT_STOPPED, InputError, run_command  # noqa: E402
-from vecset.metrics.overlap import COUNTED  # noqa: E402
 from vecset.pipeline.options import flags  # noqa: E402
-from vecset.pipeline.recipes import Recipe, training_flags  # noqa: E402
 
-VERSION = 1  # of the comparison: rows of another one do not count
-THREADS = 2
-ENVIRONMENT = {**dict.fromkeys(THREAD_VARIABLES, str(THREADS)), "OMP_WAIT_POLICY": "PASSIVE"}
 NOT_FINITE = 3  # exit code of main_ae.py
 STEP = re.compile(r"epoch (\d+)/\d+ step (\d+)/(\d+) \|")
 RESUMED = re.compile(r"going on from .* global step (\d+)")
 MAIN_AE = ROOT / "vecset" / "main_ae.py"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One size of the comparison.
-
-    train, unseen   numbers of hearts
-    networks        that are compared; none: those that --networks names
-    seeds           of training; the hearts and their split are the same for all
-    budget_s        CPU seconds of the training steps of a row
-    recipe          sizes and options; epochs follow from the budget
-    rounds          how often the cost of a training step is measured
-    settle, steps   training steps before such a measurement, and in it
-    decoded         number of unseen hearts on which decoding is measured
-    """
-
-    name: str
-    train: int
-    unseen: int
-    networks: tuple
-    seeds: tuple
-    budget_s: float
-    recipe: Recipe
-    rounds: int = 3
-    settle: int = 4
-    steps: int = 12
-    decoded: int = 4
-
-
-# The options of the recipe `cpu` of 2026-11-27, written out: the recipe may change, what was compared does not
-_CPU = Recipe(
-    phantoms={"size": 128},
-    prepare={},
-    train={
-        "model": "point_vec256x16_dim128_depth4_nb",
-        "anchors": True,
-        "rotary": True,
-        "fps_class_gap": 2,
-        "fps_density": "auto",
-        "batch_size": 8,
-        "point_cloud_size": 2048,
-        "surface_loss_points": 512,
-        "near_points": 512,
-        "inside_points": 256,
-        "outside_points": 256,
-        "balance": 0.5,
-        "augment_rotation": 20,
-        "eikonal_points": 64,
-        "class_loss": "softmax",
-        "class_weight": 5,
-        "lr": 5e-3,
-        "beta2": 0.95,
-        "weight_decay": 0.01,
-        "num_workers": 1,
-    },
-    reconstruct={"num_surface_points": 8192},  # and as many latents as in training
-    heart_passes=0,  # by the budget
-    max_epochs=0,
-    warmup_share=0.03,
-)
-_TINY = Recipe(
-    phantoms={"size": 64},
-    prepare={"num_surface_points": 4000, "num_vol_points": 4000, "num_near_points": 4000},
-    train={
-        **_CPU.train,
-        "model": "point_vec20x4_dim32_depth2_nb",
-        "batch_size": 1,
-        "point_cloud_size": 256,
-        "surface_loss_points": 64,
-        "near_points": 64,
-        "inside_points": 32,
-        "outside_points": 32,
-        "eikonal_points": 16,
-        "num_workers": 0,
-    },
-    reconstruct={},
-    heart_passes=0,
-    max_epochs=0,
-    warmup_share=0.03,
-    calibrate={"hearts": 1},
-)
-SETS = {
-    "small": Comparison("small", 64, 16, tuple(NETWORKS), (0, 1), 720.0, _CPU),
-    "large": Comparison("large", 200, 40, (), (0, 1, 2), 3600.0, _CPU),
-    "tiny": Comparison("tiny", 3, 2, tuple(NETWORKS), (0,), 2.0, _TINY, rounds=1, settle=1, steps=3, decoded=1),
-}
 
 
 def main(argv=None):
@@ -189,58 +94,10 @@ def parse_arguments(argv):
     return args
 
 
-class one_at_a_time:
-    """Context in which this process alone works in a folder."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __enter__(self):
-        self._file = open(self.folder / ".lock", "w", encoding="utf-8")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError.because(self.folder, "another comparison works there", "wait for it, or stop it") from None
-
-    def __exit__(self, *exc):
-        self._file.close()
-
-
-def training_options(comparison: Comparison, network: str, seed: int, epochs: int) -> dict:
-    """{flag: value} of main_ae.py: the recipe's, for so many epochs, with one validation, at the end."""
-    recipe = dataclasses.replace(
-        comparison.recipe, heart_passes=comparison.train * epochs, max_epochs=epochs, validations=1
-    )
-    return {
-        **training_flags(recipe, [], comparison.train, 1, seed),
-        "grid_size": 24,  # of the validation, which decides nothing here
-        "device": "cpu",
-        **NETWORKS[network].flags,
-    }
-
-
 def training_words(run_of_rows, network: str, seed: int, epochs: int, output_dir: Path, more: dict) -> list:
     """The command of main_ae.py; `more`: further options of it, which change nothing of what is learned."""
     options = training_options(run_of_rows.comparison, network, seed, epochs)
     return [MAIN_AE, *flags({"data_path": run_of_rows.cases, "output_dir": output_dir, **options, **more})]
-
-
-def settings_of(comparison: Comparison, network: str) -> str:
-    """What a row's figures depend on, as 16 hex digits: rows with others do not count."""
-    recipe = comparison.recipe
-    content = {
-        "version": VERSION,
-        "hearts": [comparison.train, comparison.unseen, recipe.phantoms, recipe.prepare],
-        "budget_s": comparison.budget_s,
-        "environment": ENVIRONMENT,
-        "training": {k: v for k, v in training_options(comparison, network, 0, 1000).items() if k != "num_workers"},
-        "reconstruct": [recipe.reconstruct, recipe.calibrate],
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def settings_of_sets() -> dict:
-    return {(name, network): settings_of(chosen, network) for name, chosen in SETS.items() for network in NETWORKS}
 
 
 class Run:
@@ -484,145 +341,8 @@ class Row:
         return {**figures_of(out), "cpu_s": round(ended.cpu_s, 1)}
 
 
-def spent(segments: list[dict]) -> float:
-    """CPU seconds of these starts."""
-    return sum(segment["cpu_s"] for segment in segments)
-
-
-def told_of(segments: list[dict], total: int) -> dict:
-    """What all starts of a training run used, of `total` steps. train_cpu_s is of the steps alone, also of those that
-    were done again after a kill: their number times the CPU seconds per step, measured between the first and the last
-    line of every start."""
-    measured = [s for s in segments if s["first"] and s["last"][0] > s["first"][0]]
-    between = sum(s["last"][0] - s["first"][0] for s in measured)
-    per_step = sum(s["last"][1] - s["first"][1] for s in measured) / between if between else None
-    reached = [s["last"][0] if s["last"] else s["from"] for s in segments]
-    steps = total if segments[-1]["code"] == 0 else max(reached)
-    # a start that was asked to stop saved after its last line: the next one goes on from there
-    ends = [max(pair) for pair in zip(reached, [*(s["from"] for s in segments[1:]), steps])]
-    done = sum(end - s["from"] for s, end in zip(segments, ends))
-    return {
-        "steps": steps,
-        "steps_done_again": done - steps,
-        "starts": len(segments),
-        "wall_s": round(sum(s["wall_s"] for s in segments), 1),
-        "cpu_s": round(spent(segments), 1),
-        "train_cpu_s": round(per_step * done, 1) if per_step else None,
-        "cpu_s_per_step": round(per_step, 4) if per_step else None,
-    }
-
-
-def figures_of(folder: Path) -> dict:
-    """What metrics.json, metrics.csv and result.json of a reconstruction say."""
-    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["classes"]
-    mean, union = content["mean of classes"], content["union"]
-    classes = {name: entry for name, entry in content.items() if name not in ("mean of classes", "union")}
-    rows = read_csv(folder / "metrics.csv")
-    of_classes = [row for row in rows if row["class_id"] and row["status"] in COUNTED]
-    right = [row["components"] == row["truth_components"] for row in of_classes]
-    thin = [r for r, row in zip(right, of_classes) if row["class_name"] == "Coronary"]
-    hearts = {}
-    for row in of_classes:
-        hearts.setdefault(row["case_id"], []).append(float(row["dice"] or 0))
-    found = {
-        "dice": mean["dice"],
-        "coronary": classes["Coronary"]["dice"],
-        "union": union["dice"],
-        "classes": {name: entry["dice"] for name, entry in classes.items()},
-        "hd95_mm": mean["hd95_mm"],
-        "union_hd95_mm": union["hd95_mm"],
-        "missed": sum(row["status"] == "missed" for row in of_classes),
-        "components": sum(right) / len(right),
-        "coronary_components": sum(thin) / len(thin) if thin else None,
-        "hearts": {case_id: round(sum(values) / len(values), 4) for case_id, values in hearts.items()},
-    }
-    return {**found, **claims_of(list(hearts), folder)}
-
-
-def claims_of(case_ids: list[str], folder: Path) -> dict:
-    """Voxels per heart that several structures claim (overlap) and that none does (unclaimed), by the counts that
-    reconstruct.py keeps of networks with class distances (vecset/fields/claims.py); {} for others."""
-    counts = []
-    for case_id in case_ids:
-        result = json.loads((folder / case_id / "result.json").read_text(encoding="utf-8"))
-        counts.append(result["decoding"].get("claims"))
-    if None in counts:
-        return {}
-    scale = [count["heart_voxels"] / max(count["looked_at"], 1) for count in counts]
-    return {
-        f"{ours}_voxels": round(statistics.fmean(s * count[theirs] for s, count in zip(scale, counts)), 1)
-        for ours, theirs in (("overlap", "overlaps"), ("unclaimed", "unclaimed"))
-    }
-
-
-def measure_decoding(checkpoint: Path, hearts: Path, count: int, options: dict) -> dict:
-    """CPU seconds to encode and to decode a heart on its own grid (this process's, all threads), and gap_voxels (see
-    `gap_voxels`): means over the first `count` hearts of a CSV. Besides: parameters of the network, and numbers: how
-    many latents a heart has and the numbers of each."""
-    from vecset.common.cores import limit_threads
-
-    limit_threads()
-    from vecset.data.listed_case import read_listed
-    from vecset.fields.decoding import decode_label_map
-    from vecset.inference.model import load_model
-
-    model = load_model(checkpoint, device="cpu", **options)
-    entries = read_listed(hearts, hearts.parent)[:count]
-    found = []
-    for entry in [entries[0], *entries]:
-        case = model.read(entry)
-        began = time.process_time()
-        latents = model.encode(case, entry.case_id)
-        encoded = time.process_time()
-        labels = decode_label_map(model.field(latents), case.frame).labels
-        decoded = time.process_time()
-        figures = {"encode_cpu_s": encoded - began, "decode_cpu_s": decoded - encoded}
-        found.append({**figures, "gap_voxels": gap_voxels(labels, case.truth_labels())})
-    del found[0]  # the first call of everything costs more
-    means = {name: round(statistics.fmean(f[name] for f in found), 3) for name in found[0]}
-    parameters = sum(p.numel() for p in model.network.parameters())
-    return {"parameters": parameters, "numbers": list(latents.shape[1:]), **means}
-
-
-def gap_voxels(labels: np.ndarray, truth: np.ndarray) -> int:
-    """Number of voxels that are heart in `truth`, background in `labels`, and have two different classes of `labels`
-    among their 26 neighbours. labels, truth: (X, Y, Z) u8."""
-    from scipy import ndimage
-
-    around = np.ones((3, 3, 3), bool)
-    highest = ndimage.maximum_filter(labels, footprint=around)
-    lowest = ndimage.minimum_filter(np.where(labels > 0, labels, 255).astype(np.uint8), footprint=around)
-    return int(((truth > 0) & (labels == 0) & (highest > 0) & (highest != lowest)).sum())
-
-
-# --- commands
-
-
-def run(words: list, log: Path, on_line=lambda line, child: None, well=(0,)) -> Ended:
-    """A Python command to its end, its output in `log`. InputError where its exit code is not in `well`."""
-    ended = Child([sys.executable, *words], log, ENVIRONMENT).wait(on_line)
-    must_end_well(ended, words, log, well)
-    return ended
-
-
-def must_end_well(ended: Ended, words: list, log: Path, well: tuple) -> None:
-    """Raises KeyboardInterrupt where this process was asked to stop, InputError where the command failed."""
-    if ended.stopped:
-        raise KeyboardInterrupt
-    if ended.code not in well:
-        name = next(Path(str(word)).name for word in words if word != "-m")
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        last = f": {lines[-1][:300]}" if lines else ""
-        raise InputError.because(log, f"{name} ended with exit code {ended.code}{last}", "see its last lines")
-
-
 def read_json_file(path: Path, default):
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
-
-
-def read_csv(path: Path) -> list[dict]:
-    with open(path, newline="", encoding="utf-8") as handle:
-        return list(csv.DictReader(handle))
 
 
 def commit() -> str:

@@ -29,6 +29,7 @@ sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 import numpy as np  # noqa: E402
 from completion import say  # noqa: E402
 from completion_table import interval, mean_of, read_records  # noqa: E402
+from folder_lock import one_at_a_time  # noqa: E402
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.atomic import append_text, require_writable, write_text  # noqa: E402
@@ -119,8 +120,6 @@ class Run:
 
     def all_rows(self) -> int:
         """Makes the rows that are not there; 1 where a heart failed, which is told in one line."""
-        from networks import one_at_a_time
-
         from vecset.inference.inputs import input_sha256
 
         failed = 0

@@ -18,9 +18,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
+import cpu_time  # noqa: E402
 import networks  # noqa: E402
+import networks_figures as results  # noqa: E402
 import networks_page as page  # noqa: E402
-from cpu_time import Child  # noqa: E402
+import networks_sets as sets  # noqa: E402
 
 from vecset.common.errors import InputError  # noqa: E402
 from vecset.engines.argument_checks import check_arguments  # noqa: E402
@@ -50,7 +52,7 @@ def fake_row(network="A", seed=0, dice=0.8, coronary=0.5, name="small", failure=
         "set": name,
         "network": network,
         "seed": seed,
-        "settings": networks.settings_of(networks.SETS[name], network),
+        "settings": sets.settings_of(sets.SETS[name], network),
         "date": "2026-11-27",
         "commit": "abc",
         "machine": "a machine",
@@ -91,7 +93,7 @@ def large_rows(**dices):
 
 
 def decide(*rows):
-    return page.verdict([row for part in rows for row in part], networks.SETS)
+    return page.verdict([row for part in rows for row in part], sets.SETS)
 
 
 def test_nothing_is_decided_before_every_row_is_there():
@@ -134,15 +136,15 @@ def test_where_a_is_not_among_the_best_two_the_small_set_compares_with_it():
 def test_a_network_that_diverged_is_a_row_and_never_wins():
     small = small_rows()
     small[2] = fake_row("B", 0, failure="a loss or gradient was not finite")
-    assert page.ranking(small, networks.SETS["small"])[-1] == "B"
+    assert page.ranking(small, sets.SETS["small"])[-1] == "B"
     assert decide(small, large_rows(A=(0.8, 0.5), C=(0.9, 0.5))).startswith("C (part latents)")
-    assert any("not finite" in line for line in page.table_lines(small, networks.SETS))
+    assert any("not finite" in line for line in page.table_lines(small, sets.SETS))
 
 
 def test_tables_hold_every_row_and_their_columns_fit():
     rows = [*small_rows(), *large_rows(C=(0.9, 0.6))]
     rows[0]["plain"]["overlap_voxels"] = 1500.0
-    lines = page.table_lines(rows, networks.SETS)
+    lines = page.table_lines(rows, sets.SETS)
     tables = [list(of) for is_table, of in itertools.groupby(lines, lambda line: line.startswith("|")) if is_table]
     assert [len(t) - 2 for t in tables] == [5, 10, 1, 3]
     for table in tables:
@@ -150,7 +152,7 @@ def test_tables_hold_every_row_and_their_columns_fit():
     cells = [cell.strip() for cell in tables[0][2].split("|")[1:-1]]
     assert cells[:3] == ["**A** joint", "0 1", "0.800 (0.799, 0.801)"] and "88 %" in cells and "256 x 19" in cells
     assert "-" in cells, "one seed alone has overlaps: no mean is invented"
-    assert page.table_lines([], networks.SETS) == ["No row yet."]
+    assert page.table_lines([], sets.SETS) == ["No row yet."]
 
 
 def test_of_two_rows_the_later_counts_and_a_cut_last_line_is_dropped(tmp_path):
@@ -174,7 +176,7 @@ def docs(tmp_path):
 def test_the_page_gets_verdict_and_rows_and_keeps_its_words(docs):
     rows = [fake_row("A", 0), fake_row("C", 0, settings="other"), fake_row("B", 0, name="tiny")]
     (docs / "out" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = page.write_page(docs / "out", networks.SETS, networks.settings_of_sets(), docs)
+    told = page.write_page(docs / "out", sets.SETS, sets.settings_of_sets(), docs)
     assert "1 rows; 1 made with other settings left out" in told
     text, before = ((root / "docs" / "networks.md").read_text() for root in (docs, ROOT))
     assert text.startswith("# Which network: not decided: the comparison has 1 of 16 rows\n")
@@ -183,25 +185,25 @@ def test_the_page_gets_verdict_and_rows_and_keeps_its_words(docs):
     assert words[0] == words[1]
     # rows from elsewhere stay, and writing it again changes nothing
     (docs / "out" / "rows.jsonl").unlink()
-    page.write_page(docs / "out", networks.SETS, networks.settings_of_sets(), docs)
+    page.write_page(docs / "out", sets.SETS, sets.settings_of_sets(), docs)
     assert (docs / "docs" / "networks.md").read_text() == text
 
 
 def test_the_committed_page_shows_the_committed_rows(docs):
     kept = ROOT / "benchmarks" / "networks.jsonl"
     rows = page.read_rows(kept)
-    current = networks.settings_of_sets()
+    current = sets.settings_of_sets()
     assert [r for r in rows if current[r["set"], r["network"]] != r["settings"]] == [], "rows of other settings"
     if kept.is_file():
         shutil.copy(kept, docs / "benchmarks")
-    page.write_page(docs / "out", networks.SETS, current, docs)
+    page.write_page(docs / "out", sets.SETS, current, docs)
     assert (docs / "docs" / "networks.md").read_text() == (ROOT / "docs" / "networks.md").read_text()
 
 
 @pytest.mark.parametrize("network", page.NETWORKS)
 def test_all_networks_train_alike_and_their_learning_rate_reaches_its_end(network):
-    of_a = networks.training_options(networks.SETS["small"], "A", 3, 50)
-    ours = networks.training_options(networks.SETS["small"], network, 3, 50)
+    of_a = sets.training_options(sets.SETS["small"], "A", 3, 50)
+    ours = sets.training_options(sets.SETS["small"], network, 3, 50)
     assert ours == {**of_a, **page.NETWORKS[network].flags}
     assert (ours["epochs"], ours["eval_every"], ours["warmup_epochs"], ours["seed"]) == (50, 50, 2, 3)
     args = parse_arguments(["--data_path", "cases", "--output_dir", "train", *flags(ours)])
@@ -210,16 +212,16 @@ def test_all_networks_train_alike_and_their_learning_rate_reaches_its_end(networ
 
 
 def test_settings_tell_sets_networks_and_budgets_apart():
-    small = networks.SETS["small"]
-    found = [networks.settings_of(networks.SETS[n], network) for n in ("small", "large") for network in page.NETWORKS]
-    found.append(networks.settings_of(replace(small, budget_s=700.0), "A"))
+    small = sets.SETS["small"]
+    found = [sets.settings_of(sets.SETS[n], network) for n in ("small", "large") for network in page.NETWORKS]
+    found.append(sets.settings_of(replace(small, budget_s=700.0), "A"))
     assert len(set(found)) == len(found)
-    assert networks.settings_of(replace(small, seeds=(5,)), "A") == networks.settings_of(small, "A")
+    assert sets.settings_of(replace(small, seeds=(5,)), "A") == sets.settings_of(small, "A")
 
 
 def test_what_all_starts_used_is_added_up():
     whole = {"wall_s": 60.0, "cpu_s": 110.0, "code": 0, "from": 0, "first": [10, 20.0], "last": [90, 100.0]}
-    assert networks.told_of([whole], 96) == {
+    assert results.told_of([whole], 96) == {
         "steps": 96,
         "steps_done_again": 0,
         "starts": 1,
@@ -230,18 +232,18 @@ def test_what_all_starts_used_is_added_up():
     }
     stopped = {"wall_s": 10.0, "cpu_s": 56.0, "code": 130, "from": 0, "first": [10, 20.0], "last": [40, 50.0]}
     later = {"wall_s": 20.0, "cpu_s": 70.0, "code": 0, "from": 43, "first": [50, 15.0], "last": [90, 55.0]}
-    found = networks.told_of([stopped, later], 96)
+    found = results.told_of([stopped, later], 96)
     assert (found["steps_done_again"], found["starts"], found["wall_s"], found["cpu_s"]) == (0, 2, 30.0, 126.0)
     killed = {**stopped, "code": None}
     after = {**later, "from": 30, "first": [40, 15.0], "last": [90, 65.0]}
-    found = networks.told_of([killed, after], 96)
+    found = results.told_of([killed, after], 96)
     assert found["steps_done_again"] == 10 and found["train_cpu_s"] == 106.0
     early = {"wall_s": 1.0, "cpu_s": 2.0, "code": 130, "from": 0, "first": None, "last": None}
-    assert networks.told_of([early, whole], 96)["cpu_s"] == 112.0
+    assert results.told_of([early, whole], 96)["cpu_s"] == 112.0
 
 
 def test_costs_are_measured_in_turn_and_the_cheapest_round_counts(tmp_path, monkeypatch):
-    comparison = replace(networks.SETS["small"], rounds=3, budget_s=100.0)
+    comparison = replace(sets.SETS["small"], rounds=3, budget_s=100.0)
     run, asked = networks.Run(comparison, tmp_path), []
     run.folder.mkdir()
     prices = {"A": iter((1.2, 1.0, 1.1)), "C": iter((2.0, 2.0, 2.5))}
@@ -276,7 +278,7 @@ def test_cpu_seconds_are_those_of_the_whole_family(tmp_path):
         + "p.communicate(b'')\n"
     )
     seen = []
-    child = Child([sys.executable, tmp_path / "parent.py"], tmp_path / "log")
+    child = cpu_time.Child([sys.executable, tmp_path / "parent.py"], tmp_path / "log")
     ended = child.wait(lambda line, child: seen.append(child.cpu_s()))
     assert len(seen) == 2 and 0.97 <= seen[-1] <= ended.cpu_s + 0.03 and ended.cpu_s >= 0.99
     assert ended.code == 0 and not ended.stopped and (tmp_path / "log").read_text() == "burnt\nburnt\n"
@@ -285,7 +287,7 @@ def test_cpu_seconds_are_those_of_the_whole_family(tmp_path):
 def test_a_command_that_fails_is_one_line_with_its_last_words(tmp_path):
     (tmp_path / "bad.py").write_text("print('error: no such heart'); raise SystemExit(2)")
     with pytest.raises(InputError, match=r"bad.py ended with exit code 2: error: no such heart; see"):
-        networks.run([tmp_path / "bad.py"], tmp_path / "log")
+        cpu_time.run([tmp_path / "bad.py"], tmp_path / "log")
 
 
 def test_gaps_are_background_between_two_structures_where_the_truth_has_heart():
@@ -296,7 +298,7 @@ def test_gaps_are_background_between_two_structures_where_the_truth_has_heart():
     for x, y, z in np.argwhere((labels == 0) & (truth > 0)):
         around = padded[x : x + 3, y : y + 3, z : z + 3]
         expected += len(set(around[around > 0].tolist())) > 1
-    assert networks.gap_voxels(labels, truth) == expected > 20
+    assert results.gap_voxels(labels, truth) == expected > 20
 
 
 def test_outlines_go_round_what_differs():

@@ -10,9 +10,8 @@ import pytest
 from vecset.commands import check_data_quality, create_csv
 from vecset.common.errors import InputError, run_command
 from vecset.data.case_file import Case, write_case
-from vecset.data.datasets import DataSet, datasets_of_folders, read_datasets, union_of
+from vecset.data.datasets import DataSet, datasets_of_folders, read_datasets
 from vecset.data.listed_case import read_as_listed, read_listed, read_split, table_of
-from vecset.imaging.classes import ClassNames
 from vecset.imaging.frame import Frame
 
 TEN = ["Myocardium", "LA", "LV"]
@@ -220,24 +219,6 @@ def test_one_heart_for_training_and_for_the_test(tmp_path, capsys):
     assert run_command(create_csv.main, ["--datasets", str(path), "--output_dir", str(tmp_path / "AB")]) == 2
     told = capsys.readouterr().err
     assert "case x of A: it is for train, and the same heart or patient is for test, as y of B" in told
-
-
-def test_the_union_of_tables():
-    union, lines = union_of(
-        {
-            "A": (ClassNames(["Cavity", "Plaque"], {"Cavity": ["LV"]}, {"Plaque": "#123456"}), {1, 2}),
-            "B": (["Aorta", "left ventricle", "calcium"], {1, 2}),
-            "C": (ClassNames(["Stone"], {"Stone": ["plaque"]}), {1}),
-        }
-    )
-    assert union == ["LV", "Aorta", "Plaque"] and union.colours == {"Plaque": "#123456"}
-    assert union.aliases == {"LV": ["Cavity", "left ventricle"], "Plaque": ["Stone"]}
-    assert lines[0] == "one structure, LV: 'Cavity' in A, 'left ventricle' in B"
-    assert lines[1] == "one structure, Plaque: 'Plaque' in A, 'Stone' in C"
-    with pytest.raises(InputError, match="^data set A: its classes 1 LV and 2 left ventricle are one structure, LV; "):
-        union_of({"A": (["LV", "left ventricle"], {1, 2})})
-    with pytest.raises(InputError, match="^data set B: X fits P and Q of the other data sets"):
-        union_of({"A": (["P", "Q"], {1, 2}), "B": (ClassNames(["X"], {"X": ["p", "q"]}), {1})})
 
 
 def test_csvs_without_their_record_or_with_other_files(tmp_path):

@@ -70,7 +70,7 @@ def test_a_fit_is_read_back_from_the_rows_that_hold_it(places, code_dim):
     told = ProposedDistances(4, model.num_modes, 16, code_dim)
     fit = model.fit(heart([0, 1, 2])[..., :3].repeat(2, 1, 1), torch.arange(3).repeat_interleave(60).repeat(2, 1))
     wanted = torch.tensor([[False, False, False, True], [False] * 4])
-    rows = told.rows_of(fit, wanted, code_dim)
+    rows = told.rows_of(fit, wanted)
     assert rows.shape == (2, told.num_rows, code_dim) and 18 <= told.num_rows * code_dim < 18 + code_dim
     assert not rows[1].any(), "nothing of a heart that nothing is to be inferred of"
     read = told.read(rows, model)
@@ -90,7 +90,7 @@ def test_a_query_is_told_the_distances_to_what_is_wanted(places):
     told.tell = torch.nn.Identity()
     fit = model.fit(heart([0, 1, 2, 3])[..., :3], torch.arange(4).repeat_interleave(60)[None])
     wanted = torch.tensor([[False, True, False, True]])
-    found = told(model, told.read(told.rows_of(fit, wanted, 20), model), places[:1] / 1.5)[0]
+    found = told(model, told.read(told.rows_of(fit, wanted), model), places[:1] / 1.5)[0]
     away = np.linalg.norm(places[0].numpy()[:, None] - CENTRES, axis=-1) - radii(WEIGHTS)
     expected = np.where(wanted.numpy(), np.clip(away, -CLIP, CLIP) / CLIP, 1.0)
     within = (np.abs(away[:, [1, 3]]) < 0.15).any(1)  # inside the grids

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,6 @@ from vecset.pipeline.stages import (
     constant,
     contents,
     listing,
-    move_aside,
     run_child,
     run_stage,
 )
@@ -250,7 +248,7 @@ def test_an_ignored_signal_ends_neither_the_pipeline_nor_its_child():
 
 
 def test_under_nohup_torchrun_is_told_to_leave_sighup_alone():
-    from vecset.pipeline.job import launcher_signals
+    from vecset.pipeline.launching import launcher_signals
 
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -269,12 +267,3 @@ def test_listing_sees_a_rewritten_file_and_contents_does_not_mind_an_equal_one(t
     assert listing([path], tmp_path) != before[0]
     assert contents([path], tmp_path) == before[1]
     assert set(before[0]) == {"a.csv"}
-
-
-def test_move_aside_counts_up_and_never_overwrites(tmp_path):
-    for word in ("first", "second"):
-        (tmp_path / "train").mkdir()
-        (tmp_path / "train" / "log.txt").write_text(word)
-        move_aside(tmp_path / "train")
-    assert [(tmp_path / f"train.old-{n}" / "log.txt").read_text() for n in (1, 2)] == ["first", "second"]
-    assert move_aside(Path(tmp_path / "train")) is None

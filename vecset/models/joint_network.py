@@ -128,7 +128,8 @@ class VecSetAutoencoder(nn.Module):
             self.shape_model = ShapeModel(num_classes, **shape_model)
             self.proposal_embed = nn.Parameter(torch.zeros(dim))
             if fit_at_queries:
-                self.proposed_distances = ProposedDistances(num_classes, self.shape_model.num_modes, dim, code_dim + 3)
+                stored = code_dim + 3  # numbers of a latent and its place
+                self.proposed_distances = ProposedDistances(num_classes, self.shape_model.num_modes, dim, stored)
         self.cross_attend_blocks = nn.ModuleList(
             [PreNorm(dim, Attention(dim, dim, rotary)), PreNorm(dim, FeedForward(dim))]
         )
@@ -250,7 +251,7 @@ class VecSetAutoencoder(nn.Module):
         if self.anchored and self.query_type == "point":
             latents_BML = torch.cat([latents_BML, anchors_BM3.to(latents_BML.dtype)], dim=-1)
         if self.proposed_distances is not None:
-            rows_BRL = self.proposed_distances.rows_of(proposed.fit, proposed.wanted_BC, latents_BML.shape[-1])
+            rows_BRL = self.proposed_distances.rows_of(proposed.fit, proposed.wanted_BC)
             latents_BML = torch.cat([latents_BML.to(rows_BRL.dtype), rows_BRL], dim=1)
         return latents_BML, kl_B
 

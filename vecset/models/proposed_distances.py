@@ -38,25 +38,24 @@ class ProposedDistances(nn.Module):
     def __init__(self, num_classes: int, num_modes: int, dim: int, code_dim: int):
         """code_dim: L, numbers in a row of the latents."""
         super().__init__()
-        self.num_classes, self.num_modes = num_classes, num_modes
-        self.num_rows = -(-(12 + num_modes + num_classes) // code_dim)
+        self.parts = [9, 3, num_modes, num_classes]  # of the numbers of a fit: turn and scale, shift, weights, wanted
+        self.code_dim, self.num_rows = code_dim, -(-sum(self.parts) // code_dim)
         self.tell = nn.Sequential(nn.Linear(2 * num_classes + 2, dim), nn.GELU(), nn.Linear(dim, dim))
         nn.init.zeros_(self.tell[2].weight)
         nn.init.zeros_(self.tell[2].bias)
 
-    def rows_of(self, fit: ShapeFit, wanted_BC: torch.Tensor, code_dim: int) -> torch.Tensor:
-        """(B, R, L) f32: the fit as rows of latents of L = code_dim numbers."""
+    def rows_of(self, fit: ShapeFit, wanted_BC: torch.Tensor) -> torch.Tensor:
+        """(B, R, L) f32: the fit as rows of latents."""
         turn_B9 = (fit.scale_B[:, None, None] * fit.turn_B33).flatten(1)
         numbers = torch.cat([turn_B9, fit.shift_B3, fit.weights_BK, wanted_BC.to(fit.shift_B3.dtype)], 1)
         numbers = torch.where(wanted_BC.any(1, keepdim=True), numbers, 0.0)
-        return F.pad(numbers, (0, self.num_rows * code_dim - numbers.shape[1])).view(len(numbers), self.num_rows, -1)
+        padded = F.pad(numbers, (0, self.num_rows * self.code_dim - sum(self.parts)))
+        return padded.view(len(numbers), self.num_rows, self.code_dim)
 
     def read(self, rows_BRL: torch.Tensor, model: ShapeModel) -> FittedShape | None:
         """The fit of `rows_of`. None, in passes without gradients, where no heart of the batch wants anything told."""
         numbers = rows_BRL.detach().flatten(1).float()  # joined to what is learned, and not learned itself
-        turn_B9, shift_B3, weights_BK, wanted_BC, _ = numbers.split_with_sizes(
-            [9, 3, self.num_modes, self.num_classes, numbers.shape[1] - 12 - self.num_modes - self.num_classes], 1
-        )
+        turn_B9, shift_B3, weights_BK, wanted_BC = numbers[:, : sum(self.parts)].split_with_sizes(self.parts, 1)
         wanted_BC = wanted_BC > 0.5
         if not torch.is_grad_enabled() and not wanted_BC.any():
             return None

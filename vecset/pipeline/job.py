@@ -3,15 +3,14 @@
 import functools
 import os
 import shlex
-import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
+from vecset.pipeline.earlier_results import move_aside, remove_made, remove_outdated_cases
 from vecset.pipeline.earlier_stamps import in_present_form
+from vecset.pipeline.launching import command, find_gpus, launcher_signals
 from vecset.pipeline.options import (
     flags,
     own_model,
@@ -22,7 +21,7 @@ from vecset.pipeline.options import (
     training_options,
 )
 from vecset.pipeline.recipes import RECIPES, training_flags
-from vecset.pipeline.stages import PACKAGE, Stage, constant, contents, listing, move_aside
+from vecset.pipeline.stages import PACKAGE, Stage, constant, contents, listing
 
 ROOT = PACKAGE.parent
 # Where each stage's method version stands: beside the code that does the work
@@ -186,7 +185,7 @@ class Pipeline:
             inputs=dict,
             options=lambda: options,
             outputs=self.label_maps,
-            put_away=lambda old, wanted, whole: self.remove_made(self.label_maps(), old, self.labels),
+            put_away=lambda old, wanted, whole: remove_made(self.label_maps(), old, self.labels, self.out),
             command=lambda resumed: command(
                 "vecset.commands.make_phantoms",
                 "--output_dir",
@@ -215,7 +214,9 @@ class Pipeline:
             options=lambda: prepare_options([*flags(options), *self.prepare_words]),
             defaults=lambda: prepare_options([]),
             outputs=self.case_files,
-            put_away=self.remove_outdated_cases,
+            put_away=lambda old, wanted, whole: remove_outdated_cases(
+                self.case_files(), old, wanted, whole, self.cases
+            ),
             **self.going_on(),
             command=lambda resumed: command(
                 "vecset.commands.prepare_data",
@@ -407,46 +408,7 @@ class Pipeline:
             *flags({**tuned, **self.reconstruction_options(), "remark": self.recipe.remark or None}),
         )
 
-    # --- earlier results
-
-    def remove_made(self, files: list[Path], old: dict, base: Path) -> None:
-        """Removes what an earlier run of a stage made, as its stamp lists it. Raises InputError where the folder holds
-        other files."""
-        made = {str(self.out / path) for path in old.get("outputs", ())}
-        strangers = [p for p in files if str(p) not in made] if old.get("state") != "running" else []
-        if strangers:
-            raise InputError.because(
-                base,
-                f"this command did not make {strangers[0].name}, and would remove it",
-                "give another --output_dir, or move that file elsewhere",
-            )
-        for path in files:
-            path.unlink()
-
-    def remove_outdated_cases(self, old: dict, wanted: dict, whole: bool) -> None:
-        """Removes the case files that have to be made again: all of them (`whole`), or those whose label map changed
-        or is gone."""
-        from vecset.imaging.image_file import case_id
-
-        files = self.case_files()
-        made = {Path(path).name for path in old.get("outputs", ())}
-        before = old.get("inputs", {})
-        known = made | {f"{case_id(name)}.npz" for name in before}
-        strangers = [p.name for p in files if p.name not in known]
-        if strangers:
-            raise InputError.because(
-                self.cases,
-                f"this command did not make {strangers[0]}, and would train on it",
-                "give another --output_dir, or move that file elsewhere",
-            )
-        keep = {
-            f"{case_id(name)}.npz"
-            for name, state in wanted["inputs"].items()
-            if not whole and before.get(name) == state
-        }
-        for path in files:
-            if path.name not in keep:
-                path.unlink()
+    # --- done in this process
 
     def move_training_aside(self, old: dict, wanted: dict, whole: bool) -> None:
         moved = move_aside(self.train)
@@ -461,31 +423,3 @@ class Pipeline:
             raise broken[0]
         record = {"seed": self.args.seed, "val_ratio": None, "overfit": True, "cases": len(entries)}
         splits.write_splits(self.cases, {"train.csv": entries, "val.csv": entries}, record)
-
-
-def command(module: str, *words) -> list:
-    """The command line of a module. -P: what lies in the working directory is not imported."""
-    return [sys.executable, "-P", "-m", module, *words]
-
-
-def launcher_signals() -> dict:
-    """Environment with which torchrun, too, leaves SIGHUP ignored where it is (nohup): it would set its own handler,
-    and end its workers when the terminal is closed. The names are those of torch 2.8 and of later versions."""
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        return {}
-    return dict.fromkeys(("TORCHELASTIC_SIGNALS_TO_HANDLE", "PET_SIGNALS_TO_HANDLE"), "SIGTERM,SIGINT,SIGQUIT")
-
-
-def find_gpus() -> int:
-    """Number of CUDA devices. PyTorch, which takes seconds to import, is only asked where there is a driver."""
-    driver = any(Path(p).exists() for p in ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
-    if not driver and shutil.which("nvidia-smi") is None:
-        return 0
-    words = [
-        sys.executable,
-        "-P",
-        "-c",
-        "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)",
-    ]
-    answer = subprocess.run(words, capture_output=True, text=True, check=False)
-    return int(answer.stdout.split()[-1]) if answer.returncode == 0 else 0

@@ -289,15 +289,3 @@ def _wait_for(child):
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
         child.terminate()
         child.wait()
-
-
-def move_aside(folder) -> Path | None:
-    """Renames `folder` to `folder.old-N` (the first free N), because a run that took hours is never deleted. Returns
-    the new path, or None where there is no such folder."""
-    folder = Path(folder)
-    if not folder.exists():
-        return None
-    number = 1
-    while folder.with_name(f"{folder.name}.old-{number}").exists():
-        number += 1
-    return folder.rename(folder.with_name(f"{folder.name}.old-{number}"))
