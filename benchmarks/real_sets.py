@@ -27,9 +27,11 @@ sys.path[:] = [str(ROOT), str(ROOT / "benchmarks"), *sys.path[1:]]
 
 import numpy as np  # noqa: E402
 from completion_table import with_interval  # noqa: E402
+from cpu_time import run  # noqa: E402
 from datasets import REAL as DATASETS  # noqa: E402
 from datasets import TINY as TINY_DATASETS  # noqa: E402
-from networks import one_at_a_time, read_csv, run  # noqa: E402
+from folder_lock import one_at_a_time  # noqa: E402
+from networks_figures import read_csv  # noqa: E402
 
 from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.atomic import require_writable, write_text  # noqa: E402
