@@ -89,6 +89,12 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError.because(
             "--samples", "this checkpoint gives one answer", "train with main_ae.py --answer_noise, or leave it out"
         )
+    if args.samples and model.answer_interval is None:
+        lacks = f"{args.calibration} has no factor for them" if args.calibration else "without --calibration"
+        print(
+            f"note: intervals of volumes are the quantiles of the answers, not calibrated ({lacks}); "
+            "python -m vecset.calibrate --answers_csv HELD_OUT.csv finds the factor"
+        )
     settings = OutputSettings(
         meshes=not args.no_meshes,
         mesh_cells=args.mesh_cells,
