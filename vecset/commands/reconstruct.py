@@ -32,7 +32,14 @@ from vecset.common.cores import limit_threads
 from vecset.common.errors import InputError, describe_failure, require_package, run_command
 from vecset.common.memory import keep_freed_memory
 from vecset.inference.arguments import LATENT_BITS, build_parser, parse
-from vecset.inference.closing_lines import earlier_notes, failed_line, latents_lines, slices_lines, unknown_lines
+from vecset.inference.closing_lines import (
+    earlier_notes,
+    failed_line,
+    latents_lines,
+    repair_lines,
+    slices_lines,
+    unknown_lines,
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -161,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     counts = [claims for result in outcome.results.values() if (claims := result["decoding"].get("claims"))]
     if counts:
         print(claims_line(counts))
+    print("".join(f"{line}\n" for line in repair_lines(outcome.results.values())), end="")
     print("".join(f"{line}\n" for line in slices_lines(list(outcome.results.values()))), end="")
     print("".join(f"{line}\n" for line in unknown_lines(list(outcome.results.values()))), end="")
     write_table(args.output_dir / TABLE, list(outcome.results.values()))

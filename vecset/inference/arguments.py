@@ -182,8 +182,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--repair",
         action="store_true",
-        help="also write the input's own label map with stray pieces, gaps and lost contacts mended where the model "
-        "says how: repaired.nii.gz, and what was changed in result.json (default: without)",
+        help="also write the input's own label map (of a case file: the one that it holds) with stray pieces, gaps and "
+        "lost contacts mended where the model says how: repaired.nii.gz, and what was changed in result.json "
+        "(default: without)",
     )
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
