@@ -21,7 +21,15 @@ from vecset.common.arguments import CommandParser, count, user_path, user_path_t
 from vecset.common.cores import limit_threads  # noqa: E402
 from vecset.common.errors import InputError, describe_failure, run_command, shown  # noqa: E402
 from vecset.common.memory import keep_freed_memory  # noqa: E402
-from vecset.quality.ranking import MeasuredHeart, dice_of, few_hearts_line, rank_hearts, rank_lines, rank_table  # noqa: E402
+from vecset.quality.ranking import (  # noqa: E402
+    MeasuredHeart,
+    dice_of,
+    few_hearts_line,
+    rank_hearts,
+    rank_lines,
+    rank_table,
+    usual_line,
+)
 
 VERSION = 1  # of what is measured: lines of another one are measured again
 TABLE, MEASURED = "rank.csv", "hearts.jsonl"
@@ -111,6 +119,8 @@ def main(argv: list[str] | None = None) -> int:
         if few := few_hearts_line(measured):
             print(few)
         print("\n".join(rank_lines(ranked)))
+        if usual := usual_line(ranked):
+            print(usual)
         print(f"written: {args.output_dir / TABLE}")
     if failed:
         told = "and the others are ranked" if measured else "so there is nothing to rank"

@@ -127,6 +127,16 @@ def rank_lines(ranked: Sequence[RankedHeart], most: int = 10) -> list[str]:
     return lines
 
 
+def usual_line(ranked: Sequence[RankedHeart]) -> str:
+    """From which rank on no structure is worse than usual, in words, or "" where each heart has one that is."""
+    worse = sum(row.score > 0 for row in ranked)
+    if worse == len(ranked):
+        return ""
+    if not worse:
+        return "no heart is worse than usual (all scores are 0): the order says nothing of faults"
+    return f"from rank {worse + 1} on nothing is worse than usual (score 0)"
+
+
 def few_hearts_line(hearts: Sequence[MeasuredHeart]) -> str:
     """What to say where the hearts are too few to know what is usual, or ""."""
     if len(hearts) >= FEW_HEARTS:
