@@ -18,7 +18,6 @@ from vecset.quality import rank
 from vecset.quality.ranking import (
     LEAST_SPREAD,
     MeasuredHeart,
-    dice_of,
     few_hearts_line,
     rank_hearts,
     rank_lines,
@@ -42,13 +41,6 @@ def test_what_is_usual_is_the_median_and_its_spread_that_of_most():
     assert set(usual) == {"LV", "Coronary"}
     assert usual["LV"] == pytest.approx((0.92, 1.4826 * 0.02))  # deviations 0.02, 0.02, 0, 0.04, 0.82
     assert usual["Coronary"] == (0.5, LEAST_SPREAD)
-
-
-def test_the_overlap_is_that_of_each_structure_that_was_looked_for():
-    truth, drawn = np.array([1, 1, 1, 2, 0, 4], np.uint8), np.array([1, 1, 0, 2, 2, 0], np.uint8)
-    found = dice_of(truth, drawn, ["a", "b", "c", "d", "e"], np.array([True, True, True, True, False]))
-    assert found == {"a": pytest.approx(4 / 5), "b": pytest.approx(2 / 3), "c": None, "d": 0.0, "e": None}
-    assert dice_of(truth, drawn, ["a", "b", "c", "d"], np.array([False, True, True, True]))["a"] is None
 
 
 def test_hand_made_hearts_are_ranked_by_what_is_lower_than_usual():

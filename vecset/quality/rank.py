@@ -23,7 +23,6 @@ from vecset.common.errors import InputError, describe_failure, run_command, show
 from vecset.common.memory import keep_freed_memory  # noqa: E402
 from vecset.quality.ranking import (  # noqa: E402
     MeasuredHeart,
-    dice_of,
     few_hearts_line,
     rank_hearts,
     rank_lines,
@@ -176,11 +175,12 @@ def key_of(model, settings, heart, every):
 
 
 def measure(model, settings, heart, every, say):
-    """`dice_of` a heart's label map and what reconstruct.py would draw of it, on every n-th voxel. InputError where it
-    holds no label map."""
+    """The `MeasuredHeart.dice` of a heart's label map and what reconstruct.py would draw of it, on every n-th voxel.
+    InputError where it holds no label map."""
     from vecset.fields.heart_field import CHUNK
     from vecset.inference.heart_result import decode_heart
     from vecset.inference.thinned_case import every_nth
+    from vecset.metrics.overlap import is_union, score
 
     case = model.read(
         heart,
@@ -195,7 +195,8 @@ def measure(model, settings, heart, every, say):
         say(f"note: {heart.case_id}: {note}")
     case = every_nth(case, every)
     drawn = decode_heart(model, settings, heart.case_id, case, None, CHUNK, _unsaid).on_source
-    return dice_of(case.truth_labels(), drawn, model.class_names, case.annotated)
+    rows = score(case.truth_labels(), drawn, model.class_names, case.annotated)
+    return {row["class_name"]: row["dice"] for row in rows if not is_union(row)}
 
 
 def _unsaid(line):
