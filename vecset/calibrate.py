@@ -61,17 +61,11 @@ def main(argv: list[str] | None = None) -> int:
     from vecset.common.atomic import require_writable
     from vecset.data.listed_case import read_listed
     from vecset.fields.decision_tuning import write_decision_tuning
+    from vecset.inference.arguments import opened_model
     from vecset.inference.decision_tuning_search import evenly_chosen, tune_decisions
-    from vecset.inference.model import load_model
     from vecset.report.answer_intervals import left_out_of
 
-    model = load_model(
-        args.checkpoint,
-        device=args.device,
-        num_latents=args.num_latents,
-        num_surface_points=args.num_surface_points,
-        seed=args.seed,
-    )
+    model = opened_model(args)
     require_writable(args.output.parent, "--output")
     cases = read_listed(args.csv, args.data_path or args.csv.parent)
     bar = functools.partial(tqdm, dynamic_ncols=True)

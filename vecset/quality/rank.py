@@ -71,26 +71,15 @@ def main(argv: list[str] | None = None) -> int:
     from vecset.common.atomic import remove_leftovers, require_writable, write_text
     from vecset.data.case_classes import check_chosen
     from vecset.data.label_folder import Selection
-    from vecset.imaging.label_mapping import LabelMapping
-    from vecset.inference.arguments import classes_in_words
+    from vecset.inference.arguments import classes_in_words, opened_model
     from vecset.inference.inputs import find_hearts
-    from vecset.inference.model import load_model
-    from vecset.inference.own_tables import check_chosen_in_tables, taken_by_number
+    from vecset.inference.own_tables import check_chosen_in_tables, mapping_of, taken_by_number
     from vecset.inference.settings import OutputSettings
     from vecset.weights.checkpoint import require_checkpoint
 
     require_checkpoint(args.checkpoint)
-    model = load_model(
-        args.checkpoint,
-        device=args.device,
-        num_latents=args.num_latents,
-        num_surface_points=args.num_surface_points,
-        decision_tuning=args.calibration,
-        seed=args.seed,
-    )
-    mapping = LabelMapping.load(args.label_mapping, len(model.class_names)) if args.label_mapping else None
-    if mapping:
-        mapping.for_classes(model.class_names)  # refused here, not per heart
+    model = opened_model(args)
+    mapping = mapping_of(args.label_mapping, model.class_names)
     annotated = classes_in_words("--annotated", args.annotated)
     check_chosen("--annotated", annotated or (), model.class_names)
     settings = OutputSettings(
