@@ -61,31 +61,28 @@ def main(argv: list[str] | None = None) -> int:
     from vecset.common.atomic import require_writable
     from vecset.data.listed_case import read_listed
     from vecset.fields.decision_tuning import write_decision_tuning
+    from vecset.inference.arguments import opened_model
     from vecset.inference.decision_tuning_search import evenly_chosen, tune_decisions
-    from vecset.inference.model import load_model
+    from vecset.report.answer_intervals import left_out_of
 
-    model = load_model(
-        args.checkpoint,
-        device=args.device,
-        num_latents=args.num_latents,
-        num_surface_points=args.num_surface_points,
-        seed=args.seed,
-    )
+    model = opened_model(args)
     require_writable(args.output.parent, "--output")
     cases = read_listed(args.csv, args.data_path or args.csv.parent)
-    held_out = []
+    bar = functools.partial(tqdm, dynamic_ncols=True)
+    pairs = []
     if args.answers_csv:
         if not model.answer_numbers:
             to_do = "leave --answers_csv out, or train with main_ae.py --answer_noise"
             raise InputError.because(args.checkpoint, "it gives one answer", to_do)
         held_out = read_listed(args.answers_csv, args.data_path or args.answers_csv.parent)
         check_held_out(cases, held_out, args.answers_csv)
+        pairs = left_out_of(model, bar(held_out, unit="heart", desc="held-out hearts"))  # before the long work
     chosen = evenly_chosen(cases, args.hearts)
     failed = {}
-    tuning, table, record = tune_decisions(model, chosen, functools.partial(tqdm, dynamic_ncols=True), failed)
+    tuning, table, record = tune_decisions(model, chosen, bar, failed)
     print("\n".join(table))
-    if held_out:
-        tuning, told = with_interval(model, tuning, held_out)
+    if pairs:
+        tuning, told = with_interval(model, tuning, pairs)
         record["answers"] = told
         print(
             f"several answers: {told['inside_before']:.3f} of {told['structures']} volumes in their intervals; with "
@@ -114,23 +111,18 @@ def check_held_out(cases, held_out, where):
                 raise InputError.because(where, f"{shown(heart.case_id)} is among the hearts of --csv, too", to_do)
 
 
-def with_interval(model, tuning, held_out):
-    """(the tuning with the factor of intervals that hearts `held_out` ask for, what is recorded of it)."""
+def with_interval(model, tuning, pairs):
+    """(the tuning with the factor of intervals that the held-out hearts of `left_out_of` ask for, what is recorded)."""
     import dataclasses
 
     from tqdm import tqdm
 
-    from vecset.report.answer_intervals import GRID, find_factor
-    from vecset.report.completion import UnseenHeart
+    from vecset.fields.answers import LEAST
+    from vecset.report.answer_intervals import find_factor
 
     tuned = dataclasses.replace(model, decision_tuning=tuning)
-    hearts = []
-    for entry in held_out:
-        heart = UnseenHeart(tuned, entry, seed=model.seed)
-        every = max(1, round(max(heart.original.frame.shape) / GRID))
-        hearts.append(UnseenHeart(tuned, entry, every=every, seed=model.seed))
-    bar = functools.partial(tqdm, unit="heart", desc="answers", dynamic_ncols=True)
-    factor, record = find_factor(tuned, hearts, progress=bar)
+    with tqdm(total=LEAST * len(pairs), unit="answer", desc="answers", dynamic_ncols=True) as bar:
+        factor, record = find_factor(tuned, pairs, LEAST, bar.update)
     return dataclasses.replace(tuning, answer_interval=factor), record
 
 

@@ -55,21 +55,14 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from vecset.common.atomic import require_writable, write_text
+    from vecset.inference.arguments import opened_model
     from vecset.inference.decision_tuning_search import evenly_chosen
     from vecset.inference.inputs import find_hearts
-    from vecset.inference.model import load_model
     from vecset.report.completion import VERSION, UnseenHeart, measure
     from vecset.report.completion_picture import write_examples
     from vecset.report.completion_section import FIGURES, FOLDER, PICTURE, table_lines
 
-    model = load_model(
-        args.checkpoint,
-        device=args.device,
-        num_latents=args.num_latents,
-        num_surface_points=args.num_surface_points,
-        decision_tuning=args.calibration,
-        seed=args.seed,
-    )
+    model = opened_model(args)
     if not model.told_states:
         print("note: this model was not trained to infer what it does not see (main_ae.py --observe); it guesses")
     folder = args.output_dir or args.checkpoint.parent / FOLDER

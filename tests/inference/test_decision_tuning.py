@@ -17,7 +17,15 @@ from vecset.fields.decision_tuning import DecisionTuning, read_decision_tuning, 
 from vecset.fields.decoding import decode_label_map
 from vecset.fields.heart_field import HeartField
 from vecset.fields.meshes import class_meshes
-from vecset.inference.decision_tuning_search import Sample, dice_per_class, draw_voxels, evenly_chosen, fit, slopes
+from vecset.inference.decision_tuning_search import (
+    Sample,
+    dice_per_class,
+    dice_table,
+    draw_voxels,
+    evenly_chosen,
+    fit,
+    slopes,
+)
 
 LATENTS, NONE = torch.zeros(1, 3), frozenset()
 
@@ -149,6 +157,22 @@ def test_what_needs_no_mending_and_what_was_not_annotated_is_left_alone():
     assert deciding == NONE and not offset.any()
     offset, deciding = fit([sample_of(HeartField(timid_model(), LATENTS), frame, truth)[0]], [[True, False]])
     assert deciding == NONE and not offset.any(), "the rod was not annotated"
+
+
+def test_a_structure_that_loses_by_the_tuning_is_named():
+    """With an offset of b, b takes 10 of 100 voxels of a and 1 of 200 of c."""
+    truth = np.repeat(np.uint8([1, 2, 3]), [100, 20, 200])
+    logits = 3 * torch.eye(3)[torch.from_numpy(truth).long() - 1]
+    logits[90:100, 1] = logits[120, 1] = 2.5
+    sample = Sample(truth, np.ones(320), torch.full((320,), -1.0), logits)
+    names, tuned = ["a", "b", "c"], np.float32([0, 1, 0])
+    lines, record = dice_table([sample], [[True] * 3], names, tuned, NONE)
+    a, b, c = 180 / 190, 40 / 51, 398 / 399
+    losses = f"a ({a - 1:.3f}), b ({b - 1:.3f})"
+    assert lines[-1] == f"note: worse than untuned by more than 0.01, for the best mean: {losses}"
+    assert record == {"mean_dice_before": 1.0, "mean_dice_after": round((a + b + c) / 3, 4)}
+    lines, _ = dice_table([sample], [[False, False, True]], names, tuned, NONE)
+    assert "worse" not in lines[-1], "c loses 0.0025, and the others were not annotated"
 
 
 def test_the_file_comes_back_and_one_of_another_checkpoint_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from helpers.formula_hearts import NAMES, OBLIQUE, make_case, make_heart, make_w
 from scipy import ndimage
 
 from vecset.data.case_file import read_case, write_case
+from vecset.inference.closing_lines import repair_lines
 from vecset.inference.label_repair import changes_line, mend, root_ids, touches
 
 CLASSES = ["LA", "Aorta", "LAA", "Coronary"]
@@ -120,12 +121,35 @@ def test_stray_pieces_go_where_the_model_is_certain():
     after, told = mended(dirty)
     np.testing.assert_array_equal(after, heart())
     assert (told["LA"]["stray_pieces"], told["LA"]["stray_voxels"]) == (1, 27)
-    assert told["Aorta"]["stray_pieces"] == 1 and "LA: 1 stray pieces removed" in changes_line(told)
+    assert (
+        told["Aorta"]["stray_pieces"] == 1
+        and changes_line(told)
+        == "LA: 1 stray piece removed (+8, -27 voxels); Aorta: 1 stray piece removed (+0, -8 voxels)"
+    )
     kept, _ = mend(dirty, heart(), lambda index: np.full((len(index), 4), 0.1), SPACING_MM, CLASSES)
     np.testing.assert_array_equal(kept, dirty)
 
 
-def test_the_command_writes_the_map_on_its_own_grid(workdir):
+def test_words_for_one_piece_and_for_several_and_for_more_than_before():
+    one = {"stray_pieces": 0, "joined": 0, "pieces_before": 1, "pieces": 1, "gained": 0, "lost": 0}
+    told = {
+        "LA": {**one, "stray_pieces": 2, "joined": 1, "pieces_before": 4, "gained": 5, "lost": 9},
+        "RA": {**one, "joined": 3, "pieces_before": 4},
+        "LV": {**one, "pieces": 2, "lost": 7},
+        "RV": one,
+    }
+    assert changes_line(told) == (
+        "LA: 2 stray pieces removed, 1 piece joined (+5, -9 voxels); RA: 3 pieces joined (+0, -0 voxels); "
+        "LV: 2 pieces now, 1 before (+0, -7 voxels)"
+    )
+    first, second = repair_lines([{"repair": told}, {"repair": {"RV": one}}, {"case_id": "an old one"}])
+    assert first.startswith("--repair: 1 of 2 label maps were mended; in 1 there was nothing to mend")
+    assert "more pieces of a structure than before (LV in 1)" in second
+    assert repair_lines([{"repair": {"LA": told["LA"]}}]) == ["--repair: 1 of 1 label maps were mended"]
+    assert repair_lines([{"case_id": "without --repair"}]) == []
+
+
+def test_the_command_writes_the_map_on_its_own_grid(workdir, capsys):
     make_case(workdir / "data" / "a.npz", **OBLIQUE)
     clean = make_heart(**OBLIQUE)[0]
     case = read_case(workdir / "data" / "a.npz")
@@ -133,6 +157,9 @@ def test_the_command_writes_the_map_on_its_own_grid(workdir):
     case.truth_crop[0:2, 0:2, 0:2] = 3
     write_case(workdir / "data" / "a.npz", case)
     assert run(workdir, "--no_meshes", "--repair", "--spacing", 2) == 0
+    said = capsys.readouterr()
+    assert "class_3: 1 stray piece removed (+0, -8 voxels)" in said.out + said.err
+    assert "--repair: 1 of 1 label maps were mended\n" in said.out
     image = nib.load(workdir / "out" / "a" / "repaired.nii.gz")
     np.testing.assert_array_equal(np.asanyarray(image.dataobj), clean)
     np.testing.assert_allclose(image.affine, make_heart(**OBLIQUE)[1].affine, atol=1e-5)
@@ -142,6 +169,15 @@ def test_the_command_writes_the_map_on_its_own_grid(workdir):
     assert run(workdir, "--no_meshes") == 0
     assert not (workdir / "out" / "a" / "repaired.nii.gz").exists()
     assert "repair" not in json.loads((workdir / "out" / "a" / "result.json").read_text())
+
+
+def test_a_line_says_that_there_was_nothing_to_mend(workdir, capsys):
+    make_case(workdir / "data" / "a.npz")
+    for _ in range(2):  # the second time, the heart is done
+        assert run(workdir, "--no_meshes", "--repair") == 0
+        assert "--repair: 0 of 1 label maps were mended; in 1 there was nothing to mend" in capsys.readouterr().out
+    image = nib.load(workdir / "out" / "a" / "repaired.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(image.dataobj), make_heart()[0])
 
 
 def test_what_cannot_be_mended_is_one_line(workdir, capsys):

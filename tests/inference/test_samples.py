@@ -11,6 +11,8 @@ from helpers.formula_hearts import NAMES, centred_ball, make_case, make_heart, r
 from helpers.report_run import page_data
 
 from vecset.fields.answers import answer_numbers
+from vecset.fields.decision_tuning import DecisionTuning, write_decision_tuning
+from vecset.imaging.label_map import file_sha256
 from vecset.weights import checkpoint as checkpoint_file
 
 N = 19
@@ -58,6 +60,7 @@ def test_samples_differ_by_their_numbers_and_say_so_everywhere(several, capsys):
     make_case(several / "data" / "a.npz")
     assert run(several, "--given", "1,2", "--samples", N, cells=16) == 0
     said, content = capsys.readouterr().out, result(several)
+    assert "not calibrated (without --calibration)" in said
     inferred, (truth, _) = NAMES[2:8], make_heart()
     maps = np.stack([labels(several, f"samples/{n:03d}.nii.gz") for n in range(1, N + 1)])
     volume = (maps > 0).sum((1, 2, 3))
@@ -134,3 +137,17 @@ def test_a_real_network_gives_samples(tmp_path):
     make_case(tmp_path / "data" / "a.npz")
     assert run(tmp_path, "--given", "1,2", "--samples", N, "--no_meshes", "--num_surface_points", 64) == 0
     assert result(tmp_path)["samples"]["number"] == N
+
+
+def test_a_line_says_where_intervals_are_not_calibrated(several, capsys):
+    make_case(several / "data" / "a.npz")
+    sha256, zeros = file_sha256(several / "checkpoint.pth"), np.zeros(len(NAMES), np.float32)
+    told = {}
+    for name, factor in (("without.json", None), ("with.json", 1.5)):
+        write_decision_tuning(several / name, DecisionTuning(zeros, zeros, factor), NAMES, sha256, {})
+        flags = ("--given", "1,2", "--samples", N, "--no_meshes", "--calibration", several / name)
+        assert run(several, *flags) == 0
+        told[name] = [line for line in capsys.readouterr().out.splitlines() if "not calibrated" in line]
+    assert told["with.json"] == []
+    assert len(told["without.json"]) == 1 and "without.json has no factor" in told["without.json"][0]
+    assert "vecset.calibrate --answers_csv" in told["without.json"][0]

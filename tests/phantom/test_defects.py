@@ -204,7 +204,10 @@ def test_a_line_names_what_cannot_be_made(tmp_path, capsys):
     assert table(tmp_path) == [] and "0 defects in 0 hearts" in said.out
 
 
-@pytest.mark.parametrize("words", [["hole"], ["leak:2"], ["leak:x"], ["leak", "leak:0.5"], ["leak:-0.1"]])
+BAD = [["hole"], ["leak:2"], ["leak:x"], ["leak", "leak:0.5"], ["leak:-0.1"], ["leak:0"], ["islands", "leak:0.0"]]
+
+
+@pytest.mark.parametrize("words", BAD)
 def test_bad_defects_are_named(tmp_path, words):
     with pytest.raises(InputError, match="--defects"):
         make_phantoms.main(["--output_dir", str(tmp_path / "out"), "--num", "1", "--defects", *words])

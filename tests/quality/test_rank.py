@@ -18,12 +18,12 @@ from vecset.quality import rank
 from vecset.quality.ranking import (
     LEAST_SPREAD,
     MeasuredHeart,
-    dice_of,
     few_hearts_line,
     rank_hearts,
     rank_lines,
     rank_table,
     usual_dice,
+    usual_line,
 )
 from vecset.report.completion import UnseenHeart, dice_by_name, infer
 from vecset.weights import checkpoint as checkpoint_file
@@ -41,13 +41,6 @@ def test_what_is_usual_is_the_median_and_its_spread_that_of_most():
     assert set(usual) == {"LV", "Coronary"}
     assert usual["LV"] == pytest.approx((0.92, 1.4826 * 0.02))  # deviations 0.02, 0.02, 0, 0.04, 0.82
     assert usual["Coronary"] == (0.5, LEAST_SPREAD)
-
-
-def test_the_overlap_is_that_of_each_structure_that_was_looked_for():
-    truth, drawn = np.array([1, 1, 1, 2, 0, 4], np.uint8), np.array([1, 1, 0, 2, 2, 0], np.uint8)
-    found = dice_of(truth, drawn, ["a", "b", "c", "d", "e"], np.array([True, True, True, True, False]))
-    assert found == {"a": pytest.approx(4 / 5), "b": pytest.approx(2 / 3), "c": None, "d": 0.0, "e": None}
-    assert dice_of(truth, drawn, ["a", "b", "c", "d"], np.array([False, True, True, True]))["a"] is None
 
 
 def test_hand_made_hearts_are_ranked_by_what_is_lower_than_usual():
@@ -81,6 +74,24 @@ def test_table_and_lines():
     assert rows[1] == ["1", "h11", "h11.nii.gz", "0.3800", "LV", "40.0000", "0.5000", "0.9000", "0.5000", ""]
     assert len(rows) == 13 and len(rank_lines(ranked)) == 11
     assert not few_hearts_line([row.heart for row in ranked]) and "3 hearts" in few_hearts_line([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "dice, words",
+    [
+        ([0.9, 0.9, 0.9, 0.9], "no heart is worse than usual (all scores are 0)"),
+        ([0.9, 0.9, 0.9, 0.2], "from rank 2 on nothing is worse than usual"),
+        ([0.9, 0.9, 0.9, 0.885], "no heart is worse than usual"),  # 1.5 spreads below
+    ],
+)
+def test_a_line_says_from_which_rank_on_nothing_is_worse_than_usual(dice, words):
+    assert usual_line(rank_hearts(hearts_of({"LV": dice}))).startswith(words)
+
+
+def test_where_each_heart_has_something_worse_no_line_says_so():
+    hearts = hearts_of({"LV": [0.9, 0.9, 0.9, 0.2], "RV": [0.2, 0.9, 0.9, 0.9], "PA": [0.9, 0.2, 0.9, 0.9]})
+    ranked = rank_hearts(hearts)
+    assert usual_line(ranked).startswith("from rank 4 on") and usual_line(ranked[:3]) == ""
 
 
 def command(folder, *more, source="val.csv"):
@@ -182,7 +193,7 @@ def test_bad_options_are_one_line(balls, capsys, words):
     assert capsys.readouterr().err.count("error: ") == 1 and not (balls / "out").exists()
 
 
-def test_dirty_label_maps_come_first_and_the_structure_is_named(tmp_path, monkeypatch):
+def test_dirty_label_maps_come_first_and_the_structure_is_named(tmp_path, monkeypatch, capsys):
     """The model draws a ball of eight octants, whatever it is given. In two label maps an octant's label runs into the
     next one, more in the second."""
     network = centred_ball()
@@ -202,3 +213,4 @@ def test_dirty_label_maps_come_first_and_the_structure_is_named(tmp_path, monkey
     assert (first["case_id"], second["case_id"]) == ("heart4", "heart7")
     assert first["structure"] == second["structure"] == "class_3"
     assert float(first["score"]) > float(second["score"]) > float(third["score"]) == 0
+    assert "from rank 3 on nothing is worse than usual" in capsys.readouterr().out

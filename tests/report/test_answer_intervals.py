@@ -11,12 +11,12 @@ from vecset.calibrate import main as calibrate
 from vecset.common.errors import InputError
 from vecset.data.listed_case import ListedCase
 from vecset.fields.answers import factor_to, interval_of, interval_round
+from vecset.inference import decision_tuning_search
 from vecset.inference.inputs import find_hearts
 from vecset.inference.model import load_model
 from vecset.main_ae import main as train
 from vecset.report import answer_intervals
-from vecset.report.answer_intervals import factor_for_all, find_factor
-from vecset.report.completion import UnseenHeart
+from vecset.report.answer_intervals import factor_for_all, find_factor, left_out_of
 
 NAMES = ["RA", "RV", "PA", "LV"]
 
@@ -102,11 +102,37 @@ def test_answers_that_do_not_differ_have_no_factor(made):
     model = load_model(made / "train" / "checkpoint-last.pth", device="cpu")
     for layer in model.network.answer_noise.maps:
         layer.weight.zero_()
-    hearts = [UnseenHeart(model, entry) for entry in find_hearts(made / "cases" / "val.csv", None)]
+    pairs = left_out_of(model, find_hearts(made / "cases" / "val.csv", None))
     with pytest.raises(InputError, match="would need the factor inf, and 4 is the most"):
-        find_factor(model, hearts)
-    with pytest.raises(InputError, match="1 structures could be left out of 1 hearts"):
-        find_factor(model, hearts[:1])
+        find_factor(model, pairs)
+
+
+def test_too_few_hearts_are_refused_before_the_tuning(made, tmp_path, monkeypatch, capsys):
+    lines = (made / "cases" / "val.csv").read_text().splitlines(keepends=True)
+    (made / "cases" / "few.csv").write_text("".join(lines[:2]))
+    monkeypatch.setattr(decision_tuning_search, "tune_decisions", lambda *words: pytest.fail("the tuning began"))
+    with pytest.raises(InputError, match="1 structures could be left out of 1 hearts; give more hearts: 20"):
+        calibrate(words(made, tmp_path / "tuning.json", answers="few"))
+    assert "held-out hearts" in capsys.readouterr().err and not (tmp_path / "tuning.json").exists()
+
+
+def test_each_held_out_heart_is_read_once_and_each_answer_is_told(made, monkeypatch):
+    model, read = load_model(made / "train" / "checkpoint-last.pth", device="cpu"), []
+    load = type(model).read
+
+    def counted(self, heart, *rest, **how):
+        read.append((heart.case_id, how.get("given") is None))
+        return load(self, heart, *rest, **how)
+
+    monkeypatch.setattr(type(model), "read", counted)
+    monkeypatch.setattr(answer_intervals, "factor_for_all", lambda factors: 1.0)
+    entries, told = find_hearts(made / "cases" / "val.csv", None), []
+    pairs = left_out_of(model, entries)
+    assert [(name, whole) for name, whole in read] == [(entry.case_id, True) for entry in entries]
+    assert len({left_out.name for left_out, _ in pairs}) > 1 and all(max(h.whole.frame.shape) <= 48 for _, h in pairs)
+    find_factor(model, pairs, 19, lambda: told.append(1))
+    assert len(told) == 19 * len(pairs)
+    assert read[len(entries) :] == [(heart.entry.case_id, False) for _, heart in pairs]
 
 
 def test_what_cannot_be_is_one_line(made, tmp_path):

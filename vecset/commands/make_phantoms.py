@@ -101,9 +101,9 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="KIND[:SHARE]",
-        help=f"defects of real label maps ({', '.join(sorted(KINDS))}) that a share of the hearts gets, from 0 to 1; 1 "
-        "where not given; how large is drawn per heart. The hearts without them go into clean/ in --output_dir, and "
-        "defects.csv lists the defects",
+        help=f"defects of real label maps ({', '.join(sorted(KINDS))}) that a share of the hearts gets, above 0 and "
+        "up to 1; 1 where not given; how large is drawn per heart. The hearts without them go into clean/ in "
+        "--output_dir, and defects.csv lists the defects",
     )
     parser.add_argument("--file_workers", type=int, default=1, help="processes")
     return parser
@@ -161,7 +161,7 @@ def read_options(args: argparse.Namespace) -> PhantomOptions:
 
 def read_defects(items: list[str]) -> dict[str, float]:
     """{kind: share} of the words of --defects. Raises InputError where one is no kind, is named twice, or has no share
-    from 0 to 1."""
+    above 0 and up to 1."""
     shares = {}
     for item in items:
         kind, _, share = item.partition(":")
@@ -169,8 +169,9 @@ def read_defects(items: list[str]) -> dict[str, float]:
             share = float(share) if share else 1.0
         except ValueError:
             share = -1.0
-        if kind not in KINDS or not 0 <= share <= 1:
-            raise InputError("--defects", f"one of {', '.join(sorted(KINDS))}, with :SHARE from 0 to 1", item)
+        if kind not in KINDS or not 0 < share <= 1:
+            expected = f"one of {', '.join(sorted(KINDS))}, with :SHARE above 0 and up to 1"
+            raise InputError("--defects", expected, item, "leave it out for none" if share == 0 else "")
         if kind in shares:
             raise InputError.because("--defects", f"{kind} is named twice", "name each kind once")
         shares[kind] = share

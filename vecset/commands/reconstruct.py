@@ -31,8 +31,15 @@ from vecset.common.atomic import remove_leftovers, require_writable
 from vecset.common.cores import limit_threads
 from vecset.common.errors import InputError, describe_failure, require_package, run_command
 from vecset.common.memory import keep_freed_memory
-from vecset.inference.arguments import LATENT_BITS, build_parser, parse
-from vecset.inference.closing_lines import earlier_notes, failed_line, latents_lines, slices_lines, unknown_lines
+from vecset.inference.arguments import LATENT_BITS, build_parser, opened_model, parse
+from vecset.inference.closing_lines import (
+    earlier_notes,
+    failed_line,
+    latents_lines,
+    repair_lines,
+    slices_lines,
+    unknown_lines,
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -57,28 +64,17 @@ def main(argv: list[str] | None = None) -> int:
     keep_freed_memory()
     from vecset.data.case_classes import check_chosen
     from vecset.fields.claims import claims_line
-    from vecset.imaging.label_mapping import LabelMapping
     from vecset.inference.inputs import find_hearts, find_stored_latents
-    from vecset.inference.model import load_model
-    from vecset.inference.own_tables import check_chosen_in_tables, taken_by_number
+    from vecset.inference.own_tables import check_chosen_in_tables, mapping_of, taken_by_number
     from vecset.inference.reconstruction import Reconstruction
     from vecset.inference.settings import OutputSettings
     from vecset.report.samples import TABLE, sample_lines, write_table
 
     require_package("SimpleITK")  # writes the .seg.nrrd of every heart
-    model = load_model(
-        args.checkpoint,
-        device=args.device,
-        num_latents=args.num_latents,
-        num_surface_points=args.num_surface_points,
-        decision_tuning=args.calibration,
-        seed=args.seed,
-    )
+    model = opened_model(args)
     if model.latent_words:
         print(f"note: {model.latent_words}")
-    mapping = LabelMapping.load(args.label_mapping, len(model.class_names)) if args.label_mapping else None
-    if mapping:
-        mapping.for_classes(model.class_names)  # refused here, not per heart
+    mapping = mapping_of(args.label_mapping, model.class_names)
     for flag in ("annotated", "given"):
         check_chosen(f"--{flag}", getattr(args, flag) or (), model.class_names)
     if (args.given or args.complete or args.slices) and not model.told_states:
@@ -88,6 +84,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.samples and not model.answer_numbers:
         raise InputError.because(
             "--samples", "this checkpoint gives one answer", "train with main_ae.py --answer_noise, or leave it out"
+        )
+    if args.samples and model.answer_interval is None:
+        lacks = f"{args.calibration} has no factor for them" if args.calibration else "without --calibration"
+        print(
+            f"note: intervals of volumes are the quantiles of the answers, not calibrated ({lacks}); "
+            "python -m vecset.calibrate --answers_csv HELD_OUT.csv finds the factor"
         )
     settings = OutputSettings(
         meshes=not args.no_meshes,
@@ -155,6 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     counts = [claims for result in outcome.results.values() if (claims := result["decoding"].get("claims"))]
     if counts:
         print(claims_line(counts))
+    print("".join(f"{line}\n" for line in repair_lines(outcome.results.values())), end="")
     print("".join(f"{line}\n" for line in slices_lines(list(outcome.results.values()))), end="")
     print("".join(f"{line}\n" for line in unknown_lines(list(outcome.results.values()))), end="")
     write_table(args.output_dir / TABLE, list(outcome.results.values()))

@@ -1,4 +1,4 @@
-"""The flags of reconstruct.py, and the checks that need several of them."""
+"""The flags of reconstruct.py, the checks that need several of them, and the model that they ask for."""
 
 import argparse
 
@@ -182,8 +182,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--repair",
         action="store_true",
-        help="also write the input's own label map with stray pieces, gaps and lost contacts mended where the model "
-        "says how: repaired.nii.gz, and what was changed in result.json (default: without)",
+        help="also write the input's own label map (of a case file: the one that it holds) with stray pieces, gaps and "
+        "lost contacts mended where the model says how: repaired.nii.gz, and what was changed in result.json "
+        "(default: without)",
     )
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
@@ -275,6 +276,21 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 
     require_checkpoint(args.checkpoint)
     return args
+
+
+def opened_model(args: argparse.Namespace):
+    """The `LoadedModel` of a command's --checkpoint, --device, --num_latents, --num_surface_points, --seed, and
+    --calibration where it has that. Errors: as `load_model`."""
+    from vecset.inference.model import load_model  # imports torch
+
+    return load_model(
+        args.checkpoint,
+        device=args.device,
+        num_latents=args.num_latents,
+        num_surface_points=args.num_surface_points,
+        decision_tuning=getattr(args, "calibration", None),
+        seed=args.seed,
+    )
 
 
 def classes_in_words(flag: str, text: str | None) -> tuple[str, ...] | None:

@@ -46,6 +46,23 @@ def slices_lines(results):
     ]
 
 
+def repair_lines(results):
+    """What the last lines say about label maps that were mended, of the hearts that --repair is of: in how many there
+    was nothing to mend, and where mending left a structure in more pieces than it was in."""
+    told = [result["repair"] for result in results if "repair" in result]
+    if not told:
+        return []
+    changed = sum(any(one["gained"] or one["lost"] for one in mine.values()) for mine in told)
+    same = len(told) - changed
+    as_it_was = f"; in {same} there was nothing to mend, and repaired.nii.gz is as it was given" if same else ""
+    lines = [f"--repair: {changed} of {len(told)} label maps were mended{as_it_was}"]
+    more = Counter(name for mine in told for name, one in mine.items() if one["pieces"] > one["pieces_before"])
+    if more:
+        names = ", ".join(f"{name} in {n}" for name, n in more.items())
+        lines.append(f"note: mending left more pieces of a structure than before ({names}); look at repaired.nii.gz")
+    return lines
+
+
 def latents_lines(results, bits):
     """What the last lines say about the latents of the hearts that are done."""
     files = [result["latents_file"] for result in results if "latents_file" in result]

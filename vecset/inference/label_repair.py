@@ -86,11 +86,14 @@ def mend(
 
 
 def changes_line(told: dict[str, dict]) -> str:
-    """What was changed of which structure, in words, or ""."""
+    """What was changed of which structure, and which is in more pieces than before, in words, or ""."""
     words = []
     for name, one in told.items():
-        parts = [f"{one['stray_pieces']} stray pieces removed"] if one["stray_pieces"] else []
-        parts += [f"{one['joined']} pieces joined"] if one["joined"] else []
+        stray, joined = one["stray_pieces"], one["joined"]
+        parts = [f"{stray} stray {'piece' if stray == 1 else 'pieces'} removed"] if stray else []
+        parts += [f"{joined} {'piece' if joined == 1 else 'pieces'} joined"] if joined else []
+        if one["pieces"] > one["pieces_before"]:
+            parts.append(f"{one['pieces']} pieces now, {one['pieces_before']} before")
         if parts:
             words.append(f"{name}: {', '.join(parts)} (+{one['gained']}, -{one['lost']} voxels)")
     return "; ".join(words)

@@ -15,6 +15,16 @@ from vecset.imaging.label_mapping import LabelMapping
 from vecset.imaging.structure_names import is_automatic
 
 
+def mapping_of(file: str | None, class_names: Sequence[str]) -> LabelMapping | None:
+    """The mapping of --label_mapping, None without one; class_names (C,): of the checkpoint. InputError where it cannot
+    be read, or does not fit them: here, and not once for each heart."""
+    if not file:
+        return None
+    mapping = LabelMapping.load(file, len(class_names))
+    mapping.for_classes(class_names)
+    return mapping
+
+
 def own_tables(
     heart: ListedCase, class_names: Sequence[str], label_mapping: LabelMapping | None = None
 ) -> list[dict[int, int]]:

@@ -21,7 +21,14 @@ from vecset.common.arguments import CommandParser, count, user_path, user_path_t
 from vecset.common.cores import limit_threads  # noqa: E402
 from vecset.common.errors import InputError, describe_failure, run_command, shown  # noqa: E402
 from vecset.common.memory import keep_freed_memory  # noqa: E402
-from vecset.quality.ranking import MeasuredHeart, dice_of, few_hearts_line, rank_hearts, rank_lines, rank_table  # noqa: E402
+from vecset.quality.ranking import (  # noqa: E402
+    MeasuredHeart,
+    few_hearts_line,
+    rank_hearts,
+    rank_lines,
+    rank_table,
+    usual_line,
+)
 
 VERSION = 1  # of what is measured: lines of another one are measured again
 TABLE, MEASURED = "rank.csv", "hearts.jsonl"
@@ -64,26 +71,15 @@ def main(argv: list[str] | None = None) -> int:
     from vecset.common.atomic import remove_leftovers, require_writable, write_text
     from vecset.data.case_classes import check_chosen
     from vecset.data.label_folder import Selection
-    from vecset.imaging.label_mapping import LabelMapping
-    from vecset.inference.arguments import classes_in_words
+    from vecset.inference.arguments import classes_in_words, opened_model
     from vecset.inference.inputs import find_hearts
-    from vecset.inference.model import load_model
-    from vecset.inference.own_tables import check_chosen_in_tables, taken_by_number
+    from vecset.inference.own_tables import check_chosen_in_tables, mapping_of, taken_by_number
     from vecset.inference.settings import OutputSettings
     from vecset.weights.checkpoint import require_checkpoint
 
     require_checkpoint(args.checkpoint)
-    model = load_model(
-        args.checkpoint,
-        device=args.device,
-        num_latents=args.num_latents,
-        num_surface_points=args.num_surface_points,
-        decision_tuning=args.calibration,
-        seed=args.seed,
-    )
-    mapping = LabelMapping.load(args.label_mapping, len(model.class_names)) if args.label_mapping else None
-    if mapping:
-        mapping.for_classes(model.class_names)  # refused here, not per heart
+    model = opened_model(args)
+    mapping = mapping_of(args.label_mapping, model.class_names)
     annotated = classes_in_words("--annotated", args.annotated)
     check_chosen("--annotated", annotated or (), model.class_names)
     settings = OutputSettings(
@@ -111,6 +107,8 @@ def main(argv: list[str] | None = None) -> int:
         if few := few_hearts_line(measured):
             print(few)
         print("\n".join(rank_lines(ranked)))
+        if usual := usual_line(ranked):
+            print(usual)
         print(f"written: {args.output_dir / TABLE}")
     if failed:
         told = "and the others are ranked" if measured else "so there is nothing to rank"
@@ -166,11 +164,12 @@ def key_of(model, settings, heart, every):
 
 
 def measure(model, settings, heart, every, say):
-    """`dice_of` a heart's label map and what reconstruct.py would draw of it, on every n-th voxel. InputError where it
-    holds no label map."""
+    """The `MeasuredHeart.dice` of a heart's label map and what reconstruct.py would draw of it, on every n-th voxel.
+    InputError where it holds no label map."""
     from vecset.fields.heart_field import CHUNK
     from vecset.inference.heart_result import decode_heart
     from vecset.inference.thinned_case import every_nth
+    from vecset.metrics.overlap import is_union, score
 
     case = model.read(
         heart,
@@ -185,7 +184,8 @@ def measure(model, settings, heart, every, say):
         say(f"note: {heart.case_id}: {note}")
     case = every_nth(case, every)
     drawn = decode_heart(model, settings, heart.case_id, case, None, CHUNK, _unsaid).on_source
-    return dice_of(case.truth_labels(), drawn, model.class_names, case.annotated)
+    rows = score(case.truth_labels(), drawn, model.class_names, case.annotated)
+    return {row["class_name"]: row["dice"] for row in rows if not is_union(row)}
 
 
 def _unsaid(line):

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from vecset.common.errors import shown
-from vecset.metrics.overlap import joint_histogram
 
 SLACK = 2.0  # spreads below the usual Dice that are taken for chance
 TO_SIGMA = 1.4826  # median absolute deviation to standard deviation, of a normal distribution
@@ -43,17 +42,6 @@ class RankedHeart:
     deviation: float | None
     dice: float | None
     usual: float | None
-
-
-def dice_of(truth: np.ndarray, prediction: np.ndarray, class_names: Sequence[str], annotated: np.ndarray) -> dict:
-    """{structure: Dice} of two label maps of one shape, None where neither has a voxel of it or where `annotated` (C,)
-    bool is false. Raises ValueError as `joint_histogram` does."""
-    counts = joint_histogram(truth, prediction, len(class_names))
-    found = {}
-    for c, name in enumerate(class_names, 1):
-        size = counts[c].sum() + counts[:, c].sum()
-        found[name] = float(2 * counts[c, c] / size) if size and annotated[c - 1] else None
-    return found
 
 
 def usual_dice(hearts: Sequence[MeasuredHeart]) -> dict[str, tuple[float, float]]:
@@ -125,6 +113,16 @@ def rank_lines(ranked: Sequence[RankedHeart], most: int = 10) -> list[str]:
             told = f"{shown(row.structure)}: Dice {row.dice:.3f}, usual {row.usual:.3f} ({_beside(row.deviation)})"
         lines.append(f"{n:4d}  {name:{width}s}  {row.score:.4f}  {told}")
     return lines
+
+
+def usual_line(ranked: Sequence[RankedHeart]) -> str:
+    """From which rank on no structure is worse than usual, in words, or "" where each heart has one that is."""
+    worse = sum(row.score > 0 for row in ranked)
+    if worse == len(ranked):
+        return ""
+    if not worse:
+        return "no heart is worse than usual (all scores are 0): the order says nothing of faults"
+    return f"from rank {worse + 1} on nothing is worse than usual (score 0)"
 
 
 def few_hearts_line(hearts: Sequence[MeasuredHeart]) -> str:
