@@ -15,8 +15,8 @@ from vecset.geometry.tube_ends import TubeEnd
 
 LONGEST_MM = 15.0
 CERTAIN_MM, CERTAIN_DEG, CERTAIN_RATIO = 10.0, 35.0, 1.6  # gap, angle at each end, and quotient of the radii at most
-LIKELY_MM, LIKELY_COST_MM = 10.0, 20.0  # between two ends: gap, and gap with its bends
-SIDE_MM, SIDE_DEG = 8.0, 40.0  # from an end to a side
+LIKELY_MM, LIKELY_COST_MM = 10.0, 25.0  # gap, and gap with the bends at its ends
+LIKELY_SIDE_DEG = 40.0
 BEND = 2.0  # how many times its length a gap counts more for each 1 - cos of the angles at its ends
 NO_DIRECTION = 0.7  # cosine that a piece without a direction counts with
 LEAST_COSINE, LEAST_SIDE_COSINE = -0.2, 0.25  # vessels make sharp bends, but do not turn back
@@ -100,7 +100,7 @@ def _to_side(end, piece, places_mm):
     best = int(np.argmin(costs))
     if not np.isfinite(costs[best]):
         return None
-    likely = end.directed and gaps_mm[best] <= SIDE_MM and cosines[best] >= np.cos(np.deg2rad(SIDE_DEG))
+    likely = end.directed and gaps_mm[best] <= LIKELY_MM and cosines[best] >= np.cos(np.deg2rad(LIKELY_SIDE_DEG))
     return Join(end, piece, None, places_mm[best], float(costs[best]), False, bool(likely))
 
 
@@ -108,9 +108,9 @@ def choose_joins(joins: list[Join], held: set[int]) -> list[Join]:
     """Those of `joins` (cheapest first) that are closed; `held`: the pieces that touch what they begin at.
 
     Each other piece, loose ones, is joined once, by its cheapest way to a held one or to the root, through others where
-    these are nearer. Beyond that: what is certain, as where both arms of a ring are broken; what is likely, from a
-    loose piece to the root, or between two trees, where one of the two pieces is loose. So two trees of which nothing
-    has come off are joined only where it is certain."""
+    these are nearer. Beyond that: what is certain, as where both arms of a ring are broken; and what is likely, from a
+    tree that has come off as a whole to the root, and between two trees, where one of the two pieces is loose. So two
+    trees of which nothing has come off are joined only where it is certain."""
     rooted, trees = _Groups(), _Groups()
     for piece in held:
         rooted.unite(piece, ROOT)
@@ -125,7 +125,7 @@ def choose_joins(joins: list[Join], held: set[int]) -> list[Join]:
         if not (
             rooted.find(piece) != rooted.find(other)
             or (join.certain and free)
-            or (join.likely and free and other == ROOT)
+            or (join.likely and free and other == ROOT and not any(trees.find(n) == trees.find(piece) for n in held))
             or (join.likely and loose and apart and other != ROOT)
         ):
             continue

@@ -270,12 +270,9 @@ def _bridge(labels, drawn, probabilities, c, root, mine, target, gap_mm, spacing
     cost[start | goal] = _STEP
     ends = np.argwhere(goal & (own_mm <= gap_mm + END_MM))
     starts = np.argwhere(start & (other_mm <= gap_mm + END_MM))
-    search = MCP_Geometric(cost, sampling=tuple(spacing_mm))
-    costs, _ = search.find_costs(starts, ends, find_all_ends=False)
-    reached = costs[tuple(ends.T)]
-    if not len(ends) or not np.isfinite(reached).any():
+    path = _cheapest_way(cost, starts, ends, spacing_mm)
+    if path is None:
         return False
-    path = np.array(search.traceback(ends[int(np.argmin(reached))]))
     way = np.zeros(here.shape, bool)
     way[tuple(path.T)] = True
     way &= ~start & ~goal
@@ -291,6 +288,17 @@ def _bridge(labels, drawn, probabilities, c, root, mine, target, gap_mm, spacing
     fill = way | between & (from_way_mm <= radius_mm) & ((here == 0) | (draws == c))
     here[fill & (here != root) & (here != c)] = c
     return True
+
+
+def _cheapest_way(cost, starts, ends, spacing_mm):
+    """(n, 3) voxels of the cheapest way from one of `starts` (k, 3) to one of `ends` (m, 3), or None: a step costs its
+    length in mm times the mean of the `cost` (X, Y, Z) of its two voxels; negative: not to be entered."""
+    search = MCP_Geometric(cost, sampling=tuple(spacing_mm))
+    costs, _ = search.find_costs(starts, ends, find_all_ends=False)
+    reached = costs[tuple(ends.T)]
+    if not len(ends) or not np.isfinite(reached).any():
+        return None
+    return np.array(search.traceback(ends[int(np.argmin(reached))]))
 
 
 def _thickness_mm(mask, at, spacing_mm):
