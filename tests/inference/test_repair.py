@@ -1,5 +1,7 @@
 """Label maps mended with what a model draws: analytic shapes, of which the truth is known, and the command."""
 
+import heapq
+import itertools
 import json
 
 import nibabel as nib
@@ -9,6 +11,7 @@ from helpers.formula_hearts import NAMES, OBLIQUE, make_case, make_heart, make_w
 from scipy import ndimage
 
 from vecset.data.case_file import read_case, write_case
+from vecset.inference import label_repair
 from vecset.inference.closing_lines import repair_lines
 from vecset.inference.label_repair import changes_line, mend, root_ids, touches
 
@@ -93,6 +96,104 @@ def test_two_trees_are_joined_only_where_the_model_finds_the_vessel_between_them
     between[7:10, 22:26, 16:19] = CORONARY
     after, told = mended(dirty, between)
     assert pieces(after, CORONARY) == 2 and told["Coronary"]["joined"] == 1
+
+
+def test_a_piece_between_two_gaps_of_a_vessel_stays_and_is_joined_though_the_model_does_not_draw_it():
+    dirty = heart()
+    dirty[17, 30:33, 10:13] = dirty[26, 30:33, 10:13] = 0
+    drawn = heart()
+    drawn[12:, 30:33, 10:13] = 0
+    after, told = mended(dirty, drawn)
+    assert pieces(dirty, CORONARY) == 4 and pieces(after, CORONARY) == 2
+    assert told["Coronary"]["joined"] == 2 and told["Coronary"]["stray_pieces"] == 0
+    assert dice(after, heart(), CORONARY) > dice(dirty, heart(), CORONARY)
+    dirty[18:, 30:33, 10:13] = 0
+    dirty[22, 20, 20] = CORONARY  # in line with nothing
+    assert mended(dirty, drawn)[1]["Coronary"]["stray_pieces"] == 1
+
+
+@pytest.mark.parametrize("drawn_as", [LAA, LA])
+def test_a_lost_layer_is_filled_as_far_as_the_model_draws_it(drawn_as):
+    """The layer of the appendage beside the atrium is background, as where two annotations were kept apart. The model
+    gives it to either of both. Only what lies between them is filled, and with the appendage."""
+    dirty, drawn = heart(), heart()
+    dirty[16:19, 7:13, 7:13] = 0
+    drawn[16:19, 7:13, 7:13] = drawn_as
+    drawn[10:16, 16:19, 4:16] = LA  # it draws the atrium too large elsewhere, too
+    after, told = mended(dirty, drawn)
+    assert told["LAA"]["touches"] and (after[16:19, 7:13, 7:13] == LAA).all()
+    beside = np.argwhere(after != heart())  # near the way it is as thick as the appendage, whatever is drawn
+    assert len(beside) < 10 and (beside >= [16, 6, 6]).all() and (beside <= [19, 13, 13]).all()
+    drawn[16:19, 7:13, 7:10] = 0  # half of it: the way, as thick as the appendage, and what is drawn
+    half = mended(dirty, drawn)[0]
+    assert (half[16:19, 7:13, 10:13] == LAA).all() and (half[half != dirty] == LAA).all()
+
+
+def cheapest_cost(cost, starts, ends, spacing_mm):
+    """Plain Dijkstra over the 26 neighbours; a step costs its length times the mean cost of its two voxels."""
+    steps = [s for s in itertools.product((-1, 0, 1), repeat=3) if any(s)]
+    best, queue = {tuple(s): 0.0 for s in starts}, [(0.0, tuple(s)) for s in starts]
+    goals = {tuple(e) for e in ends}
+    while queue:
+        so_far, at = heapq.heappop(queue)
+        if at in goals:
+            return so_far
+        for step in steps:
+            there = tuple(np.add(at, step))
+            if all(0 <= t < n for t, n in zip(there, cost.shape)) and cost[there] >= 0:
+                total = so_far + np.linalg.norm(step * spacing_mm) * (cost[at] + cost[there]) / 2
+                if total < best.get(there, np.inf):
+                    best[there] = total
+                    heapq.heappush(queue, (total, there))
+    return None
+
+
+def way_cost(cost, way, spacing_mm):
+    lengths = np.linalg.norm(np.diff(way, axis=0) * spacing_mm, axis=1)
+    each = cost[tuple(way.T)]
+    return float((lengths * (each[1:] + each[:-1]) / 2).sum())
+
+
+def test_a_bridge_takes_the_cheapest_way_and_is_as_thick_as_brute_force_says(monkeypatch):
+    rng, taken = np.random.default_rng(8), []
+    found = label_repair._cheapest_way
+
+    def recorded(*given):
+        taken.append((*given, found(*given)))
+        return taken[-1][-1]
+
+    monkeypatch.setattr(label_repair, "_cheapest_way", recorded)
+    for _ in range(2):
+        dirty = np.zeros((22, 14, 12), np.uint8)
+        dirty[:5] = LA
+        dirty[11:18, 4:9, 3:8] = LAA
+        dirty[6:11][rng.random((5, 14, 12)) < 0.15] = AORTA  # it costs more to go through it
+        chances = rng.random((*dirty.shape, 4)).astype(np.float32)
+        chances[..., AORTA - 1] = 0.5  # so that none of it is a stray piece
+        after, _ = mend(dirty, np.zeros_like(dirty), lambda at, p=chances: p[tuple(at.T)], SPACING_MM, CLASSES)
+        cost, starts, ends, _, way = taken[-1]
+        assert (np.abs(np.diff(way, axis=0)).max(1) == 1).all()
+        assert way_cost(cost, way, SPACING_MM) == pytest.approx(cheapest_cost(cost, starts, ends, SPACING_MM))
+        # the box that `cost` lies in starts at the first voxel of the piece less gap and END_MM
+        at = np.argwhere(dirty == LAA)
+        gap_mm = min(np.linalg.norm((one - np.argwhere(dirty == LA)) * SPACING_MM, axis=1).min() for one in at)
+        low = np.maximum(at.min(0) - np.ceil((gap_mm + label_repair.END_MM) / SPACING_MM), 0).astype(int)
+        way = way + low
+        new = [v for v in way if dirty[tuple(v)] not in (LA, LAA)]
+        # half the thickness: the largest distance from what is near the first voxel of the way to what lies outside
+        block = np.array(list(np.ndindex(*(dirty.shape + np.full(3, 20))))) - 10
+        reach = np.ceil(label_repair.END_MM / SPACING_MM)
+        is_part = (np.abs(block - way[0]) <= reach).all(1) & np.isin(block, at).all(1)
+        is_part &= (np.where(is_part[:, None], block, 0)[:, None] == at).all(2).any(1)
+        outside = block[~is_part] * SPACING_MM
+        near = [np.linalg.norm(outside - v * SPACING_MM, axis=1).min() for v in block[is_part]]
+        radius_mm = max(near) - SPACING_MM.min() / 2
+        for v in np.ndindex(after.shape):
+            own, other = (np.linalg.norm((np.argwhere(dirty == c) - v) * SPACING_MM, axis=1).min() for c in (LAA, LA))
+            beside = np.linalg.norm((np.array(new) - v) * SPACING_MM, axis=1).min() <= radius_mm
+            filled = dirty[v] == 0 and own <= gap_mm and other <= gap_mm and beside
+            on_way = any((v == w).all() for w in new)
+            assert (after[v] != dirty[v]) == bool(filled or on_way), v
 
 
 def test_an_appendage_touches_its_atrium_again_over_another_structure_too():

@@ -1,11 +1,15 @@
 """Mends a label map with what a model draws of it: stray pieces, gaps and lost contacts.
 
-The map's own labels stay wherever the model agrees or is not certain. Two things are changed, in this order:
+The map's own labels stay wherever the model agrees or is not certain. Three things are changed, in this order:
 
     stray pieces   a piece of a structure, neither its largest nor one that begins where it should, where the model
-                   gives the structure almost no chance, becomes what the model draws there
+                   gives the structure almost no chance, becomes what the model draws there; not a piece of a vessel
+                   that lies in line with another
+    gaps           of vessels (TUBES): ends that go on in each other are joined by a tube, by their own directions and
+                   radii (vecset/geometry/tube_gaps.py): a model draws vessels too poorly to be asked
     lost contacts  a piece of a structure that has to begin at another one (ROOTS) and neither touches it nor a piece
-                   that does is joined to the nearest of them, along the path that the model finds most likely; two
+                   that does is joined to the nearest of them, along the path that the model finds most likely, and
+                   but for vessels (TUBES) in the whole layer between both, where the model draws one of them; two
                    pieces that both touch it, where the model finds the structure in the gap between them (LIKELY)
 
 So a coronary tree that fell apart is one piece again, and left and right tree stay two, each at the aorta. A label that
@@ -21,10 +25,13 @@ import numpy as np
 from scipy import ndimage
 from skimage.graph import MCP_Geometric
 
+from vecset.geometry.tube_ends import tube_ends
+from vecset.geometry.tube_gaps import centre_line, choose_joins, find_joins, tube_voxels
 from vecset.imaging.components import WITH_CORNERS
 from vecset.imaging.structure_names import class_of
 
 ROOTS = {"LAA": "LA", "PV": "LA", "Coronary": "Aorta", "SVC": "RA", "IVC": "RA"}  # what each structure begins at
+TUBES = {"Coronary"}  # those of them whose gaps are closed by their own shape
 NO_CHANCE = 0.05  # mean probability of a structure below which the model is certain that it is not there
 LONGEST_GAP_MM = 15.0
 END_MM = 4.0  # of a piece, whose thickness the new part takes
@@ -72,11 +79,15 @@ def mend(
         mending.pieces_before = _pieces(labels == c)[1]
         if roots.get(c) in told:
             mending.touched_before = touches(labels, c, roots[c])
+    tubes = {c for c in told if class_of(class_names[c - 1]) in TUBES and roots.get(c) in told}
     for c, mending in told.items():
-        mending.stray_pieces, mending.stray_voxels = _drop_stray(labels, drawn, probabilities, c, roots.get(c))
+        kept = _in_line(labels, c, roots[c], spacing_mm) if c in tubes else None
+        mending.stray_pieces, mending.stray_voxels = _drop_stray(labels, drawn, probabilities, c, roots.get(c), kept)
     for c, mending in told.items():
+        if c in tubes:
+            mending.joined = _close_gaps(labels, drawn, c, roots[c], spacing_mm)
         if roots.get(c) in told:
-            mending.joined = _join(labels, drawn, probabilities, c, roots[c], spacing_mm)
+            mending.joined += _join(labels, drawn, probabilities, c, roots[c], spacing_mm, c not in tubes)
             mending.touches = touches(labels, c, roots[c])
     for c, mending in told.items():
         mending.pieces = _pieces(labels == c)[1]
@@ -135,8 +146,9 @@ def _mean_chance(probabilities, mask, box, c):
     return float(probabilities(index)[:, c - 1].mean())
 
 
-def _drop_stray(labels, drawn, probabilities, c, root):
-    """(number, voxels) of the pieces that were taken away; none that touches what it begins at."""
+def _drop_stray(labels, drawn, probabilities, c, root, kept=None):
+    """(number, voxels) of the pieces that were taken away; none that touches what it begins at, or is of `kept`
+    (X, Y, Z) bool."""
     whole = _box(labels == c, 0)
     parts, count = _pieces(labels[whole] == c)
     if count < 2:
@@ -148,7 +160,7 @@ def _drop_stray(labels, drawn, probabilities, c, root):
             continue
         mine = parts[place] == n
         box = tuple(slice(w.start + s.start, w.start + s.stop) for w, s in zip(whole, place))
-        if root and _touches_root(labels, mine, box, root):
+        if (root and _touches_root(labels, mine, box, root)) or (kept is not None and kept[box][mine].any()):
             continue
         if _mean_chance(probabilities, mine, box, c) < NO_CHANCE:
             labels[box][mine] = np.where(drawn[box][mine] == c, 0, drawn[box][mine])
@@ -164,7 +176,41 @@ def _touches_root(labels, mine, box, root):
     return bool((ndimage.binary_dilation(there, WITH_CORNERS) & (labels[wider] == root)).any())
 
 
-def _join(labels, drawn, probabilities, c, root, spacing_mm):
+def _joins(labels, c, root, spacing_mm):
+    """(numbers of the pieces (X, Y, Z), those that touch the root, `Join`s of their ends, cheapest first)."""
+    parts, count = _pieces(labels == c)
+    begin = labels == root
+    held = set(np.unique(parts[ndimage.binary_dilation(begin, WITH_CORNERS)]).tolist()) - {0}
+    if count == len(held) == 1:
+        return parts, held, []
+    # an end that looks at the root is no broken one; one that touches it beside its way may be
+    ends = [
+        end for end in tube_ends(parts, spacing_mm) if not end.runs_into(begin, spacing_mm) or end.piece not in held
+    ]
+    return parts, held, find_joins(ends, parts, begin, spacing_mm)
+
+
+def _in_line(labels, c, root, spacing_mm):
+    """(X, Y, Z) bool: the pieces of a vessel that another one may well go on in."""
+    parts, _, joins = _joins(labels, c, root, spacing_mm)
+    return (parts > 0) & np.isin(parts, [piece for join in joins if join.likely for piece in join.pieces])
+
+
+def _close_gaps(labels, drawn, c, root, spacing_mm):
+    """The number of gaps of a vessel that were closed, by its own directions and radii."""
+    _, held, joins = _joins(labels, c, root, spacing_mm)
+    chosen = choose_joins(joins, held)
+    for join in chosen:
+        tube, middle = tube_voxels(*centre_line(join, spacing_mm), labels.shape, spacing_mm)
+        at = tuple(tube.T)
+        tube = tube[(labels[at] == 0) | (drawn[at] == c)]
+        for index in (tube, middle):  # the middle goes through other structures, too
+            at = tuple(index[labels[tuple(index.T)] != root].T)
+            labels[at] = c
+    return len(chosen)
+
+
+def _join(labels, drawn, probabilities, c, root, spacing_mm, layer):
     """The number of pieces that were joined to the root or to a piece that touches it, nearest first."""
     joined, given_up = 0, set()
     while True:
@@ -179,7 +225,7 @@ def _join(labels, drawn, probabilities, c, root, spacing_mm):
         n, gap_mm = loose[int(np.argmin(gaps_mm))], float(np.min(gaps_mm))
         mine = parts == n
         if gap_mm > LONGEST_GAP_MM or not _bridge(
-            labels, drawn, probabilities, c, root, mine, target, gap_mm, spacing_mm
+            labels, drawn, probabilities, c, root, mine, target, gap_mm, spacing_mm, layer=layer
         ):
             given_up.add(_first(parts, n))
             continue
@@ -209,8 +255,11 @@ def _first(parts, n):
     return int(np.argmax(parts.ravel() == n))
 
 
-def _bridge(labels, drawn, probabilities, c, root, mine, target, gap_mm, spacing_mm, likely=0.0):
-    """Joins the piece `mine` to `target`, both (X, Y, Z) bool, in `labels`; whether there was a way."""
+def _bridge(labels, drawn, probabilities, c, root, mine, target, gap_mm, spacing_mm, likely=0.0, layer=False):
+    """Joins the piece `mine` to `target`, both (X, Y, Z) bool, in `labels`; whether there was a way.
+
+    layer: not only near the way, but wherever both face each other and the model draws one of the two in the background
+    between them. It is the piece's there: the root's own wall is as it was annotated."""
     spacing_mm = np.asarray(spacing_mm, float)
     margin = np.ceil((gap_mm + END_MM) / spacing_mm).astype(int)
     box = _box(mine, margin)
@@ -222,18 +271,16 @@ def _bridge(labels, drawn, probabilities, c, root, mine, target, gap_mm, spacing
     index = np.argwhere(zone)
     chance = np.zeros(here.shape, np.float32)
     if len(index):
-        chance[tuple(index.T)] = probabilities(index + [s.start for s in box])[:, c - 1]
+        either = [c - 1, root - 1] if layer else [c - 1]
+        chance[tuple(index.T)] = probabilities(index + [s.start for s in box])[:, either].sum(1)
     cost = np.full(here.shape, -1.0)  # not to be entered
     cost[zone] = _STEP - np.log(np.maximum(chance[zone], LEAST_PROBABILITY)) + _THROUGH_OTHERS * (here[zone] > 0)
     cost[start | goal] = _STEP
     ends = np.argwhere(goal & (own_mm <= gap_mm + END_MM))
     starts = np.argwhere(start & (other_mm <= gap_mm + END_MM))
-    search = MCP_Geometric(cost, sampling=tuple(spacing_mm))
-    costs, _ = search.find_costs(starts, ends, find_all_ends=False)
-    reached = costs[tuple(ends.T)]
-    if not len(ends) or not np.isfinite(reached).any():
+    path = _cheapest_way(cost, starts, ends, spacing_mm)
+    if path is None:
         return False
-    path = np.array(search.traceback(ends[int(np.argmin(reached))]))
     way = np.zeros(here.shape, bool)
     way[tuple(path.T)] = True
     way &= ~start & ~goal
@@ -247,8 +294,21 @@ def _bridge(labels, drawn, probabilities, c, root, mine, target, gap_mm, spacing
     from_way_mm = edt.edt(np.ascontiguousarray(~way), anisotropy=tuple(spacing_mm), parallel=1)
     between = zone & (own_mm <= gap_mm) & (other_mm <= gap_mm)
     fill = way | between & (from_way_mm <= radius_mm) & ((here == 0) | (draws == c))
+    if layer:
+        fill |= between & (here == 0) & ((draws == c) | (draws == root))
     here[fill & (here != root) & (here != c)] = c
     return True
+
+
+def _cheapest_way(cost, starts, ends, spacing_mm):
+    """(n, 3) voxels of the cheapest way from one of `starts` (k, 3) to one of `ends` (m, 3), or None: a step costs its
+    length in mm times the mean of the `cost` (X, Y, Z) of its two voxels; negative: not to be entered."""
+    search = MCP_Geometric(cost, sampling=tuple(spacing_mm))
+    costs, _ = search.find_costs(starts, ends, find_all_ends=False)
+    reached = costs[tuple(ends.T)]
+    if not len(ends) or not np.isfinite(reached).any():
+        return None
+    return np.array(search.traceback(ends[int(np.argmin(reached))]))
 
 
 def _thickness_mm(mask, at, spacing_mm):

@@ -11,7 +11,7 @@ from vecset.inference.model import LoadedModel
 
 VERSION = 8  # of the method: hearts that another version made are made again
 
-REPAIR_VERSION = 1  # of vecset/inference/label_repair.py, likewise
+REPAIR_VERSION = 2  # of vecset/inference/label_repair.py, likewise
 
 
 @dataclass(frozen=True)
