@@ -112,21 +112,23 @@ def test_a_piece_between_two_gaps_of_a_vessel_stays_and_is_joined_though_the_mod
     assert mended(dirty, drawn)[1]["Coronary"]["stray_pieces"] == 1
 
 
-@pytest.mark.parametrize("drawn_as", [LAA, LA])
-def test_a_lost_layer_is_filled_as_far_as_the_model_draws_it(drawn_as):
-    """The layer of the appendage beside the atrium is background, as where two annotations were kept apart. The model
-    gives it to either of both. Only what lies between them is filled, and with the appendage."""
+@pytest.mark.parametrize("labelled, drawn_as", [(0, LAA), (0, LA), (AORTA, LAA)])
+def test_a_lost_layer_is_filled_as_far_as_the_model_draws_it(labelled, drawn_as):
+    """The layer of the appendage beside the atrium is background, as where two annotations were kept apart, or has a
+    neighbour's label. The model gives it to either of both. Only what lies between is filled, and with the appendage.
+    """
     dirty, drawn = heart(), heart()
-    dirty[16:19, 7:13, 7:13] = 0
+    dirty[16:19, 7:13, 7:13] = labelled
     drawn[16:19, 7:13, 7:13] = drawn_as
     drawn[10:16, 16:19, 4:16] = LA  # it draws the atrium too large elsewhere, too
-    after, told = mended(dirty, drawn)
+    after, told = mended(dirty, drawn, chance=0.95)
     assert told["LAA"]["touches"] and (after[16:19, 7:13, 7:13] == LAA).all()
     beside = np.argwhere(after != heart())  # near the way it is as thick as the appendage, whatever is drawn
     assert len(beside) < 10 and (beside >= [16, 6, 6]).all() and (beside <= [19, 13, 13]).all()
     drawn[16:19, 7:13, 7:10] = 0  # half of it: the way, as thick as the appendage, and what is drawn
     half = mended(dirty, drawn)[0]
-    assert (half[16:19, 7:13, 10:13] == LAA).all() and (half[half != dirty] == LAA).all()
+    assert (half[16:19, 7:13, 10:13] == LAA).all()
+    assert labelled or (half[half != dirty] == LAA).all()  # a piece of the aorta there is a stray one
 
 
 def cheapest_cost(cost, starts, ends, spacing_mm):

@@ -258,8 +258,8 @@ def _first(parts, n):
 def _bridge(labels, drawn, probabilities, c, root, mine, target, gap_mm, spacing_mm, likely=0.0, layer=False):
     """Joins the piece `mine` to `target`, both (X, Y, Z) bool, in `labels`; whether there was a way.
 
-    layer: not only near the way, but wherever both face each other and the model draws one of the two in the background
-    between them. It is the piece's there: the root's own wall is as it was annotated."""
+    layer: not only near the way, but wherever both face each other and the model draws the piece's structure between
+    them, or the root in the background. It is the piece's there: the root's own wall is as it was annotated."""
     spacing_mm = np.asarray(spacing_mm, float)
     margin = np.ceil((gap_mm + END_MM) / spacing_mm).astype(int)
     box = _box(mine, margin)
@@ -295,7 +295,7 @@ def _bridge(labels, drawn, probabilities, c, root, mine, target, gap_mm, spacing
     between = zone & (own_mm <= gap_mm) & (other_mm <= gap_mm)
     fill = way | between & (from_way_mm <= radius_mm) & ((here == 0) | (draws == c))
     if layer:
-        fill |= between & (here == 0) & ((draws == c) | (draws == root))
+        fill |= between & ((draws == c) | (here == 0) & (draws == root))
     here[fill & (here != root) & (here != c)] = c
     return True
 
