@@ -10,16 +10,7 @@ from helpers.ball_cases import write_ball_cases
 from helpers.engine_parts import make_run
 
 from vecset.engines.loop import forward_losses
-from vecset.engines.losses import (
-    _DISTANCE_LOSSES,
-    BELOW_WEIGHT,
-    CLASS_LOSSES,
-    DEFAULT_WEIGHTS,
-    LOSSES,
-    POINT_GROUPS,
-    compute_losses,
-    safe_norm,
-)
+from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS, LOSSES, compute_losses, safe_norm
 from vecset.items.loader import collate
 from vecset.models.labels import UNKNOWN_LOGIT
 
@@ -104,31 +95,6 @@ def test_a_class_that_no_heart_has_annotated_changes_nothing(name):
     annotated = torch.ones(2, 2, dtype=torch.bool)
     alone = CLASS_LOSSES[name](logits, labels, annotated)
     assert CLASS_LOSSES[name](wider, labels, F.pad(annotated, (0, 1))) == alone
-
-
-def test_a_union_may_be_larger_than_what_is_annotated():
-    """Of a heart that lacks a structure which others have, distances below the stored ones count a tenth; of the
-    other heart, and of structures that no heart has, nothing changes."""
-    torch.manual_seed(0)
-    truth, predicted = torch.randn(2, 2, 30)
-    annotated = torch.tensor([[True, False, False], [True, True, False]])
-    targets = truth, torch.ones(2, 30, dtype=torch.long), torch.zeros(2, 30, dtype=torch.long)
-    outputs = {"sdf_BQ": predicted, "logits_BQC": torch.zeros(2, 30, 3)}
-    name = next(name for name, members in _DISTANCE_LOSSES.items() if POINT_GROUPS[0] in members)
-
-    def loss(known, other=None):
-        shown = {**outputs, "other": {**outputs, "sdf_BQ": other}} if other is not None else outputs
-        return compute_losses(shown, targets, annotated, {name: 1.0}, known_classes=torch.tensor(known))[1][name]
-
-    error = predicted - truth
-    counted = torch.stack([torch.where(error[0] < 0, BELOW_WEIGHT * -error[0], error[0]), error[1].abs()])
-    torch.testing.assert_close(loss([True, True, False]), counted.mean())
-    torch.testing.assert_close(loss([True, False, False]), error.abs().mean())
-    everything = compute_losses(outputs, targets, annotated, {name: 1.0})[1][name]
-    torch.testing.assert_close(loss([True, False, False]), everything, rtol=0, atol=0)
-    # two equal answers: the score is the root of the mean square of the same errors
-    of_two = counted.square().mean(1).sqrt().mean()  # but for LEAST_DISTANCE
-    torch.testing.assert_close(loss([True, True, False], predicted), of_two, rtol=1e-4, atol=0)
 
 
 def test_cases_weigh_the_same_whatever_their_points():

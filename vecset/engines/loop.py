@@ -29,14 +29,12 @@ class NotFiniteError(Exception):
 @dataclass
 class StepOptions:
     """What a forward pass and its losses need to know: weights by name and further arguments of `compute_losses`,
-    autocast to bfloat16 or not, the clipping norm (0: none), and (C,) bool on the device: which classes are annotated
-    in some heart of training (None: it does not matter)."""
+    autocast to bfloat16 or not, and the clipping norm (0: none)."""
 
     loss_weights: dict
     loss_options: dict = field(default_factory=dict)
     bf16: bool = False
     clip_grad: float = 0.0
-    known_classes: torch.Tensor | None = None
 
 
 class MetricSums:
@@ -148,7 +146,6 @@ def forward_losses(model, batch: dict, options: StepOptions, num_classes: int, n
         normals_BS3=batch.get("normal_vectors"),
         class_sdf_BTC=decoded_class_distances(batch),
         weights_BT=batch.get("point_weights"),
-        known_classes=options.known_classes,
         **options.loss_options,
     )
     cases = len(points_BT3)

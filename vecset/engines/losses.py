@@ -12,9 +12,8 @@ kl         of the KL bottleneck
 
 A heart in which a structure was not annotated says less than it seems to. At a point with a label no other structure
 can be, also none that nobody looked for. At a point without, one of those may be: background and they count as one
-class (marginal and exclusion loss: Shi et al., Med. Image Anal. 70, 2021). And the union's true distance is at most the
-stored one, since it may hold more: where structures that were not annotated here are known from other hearts, distances
-below the stored one count a tenth (BELOW_WEIGHT). Structures that no heart of training has annotated stay out of it.
+class (marginal and exclusion loss: Shi et al., Med. Image Anal. 70, 2021). Structures that no heart of training has
+annotated stay out of it: the network gives them UNKNOWN_LOGIT. Distances are those to the union of what is annotated.
 
 Off by default, for experiments:
 
@@ -67,7 +66,6 @@ _DISTANCE_LOSSES = {"vol": ("inside", "outside"), "near": ("near",), "surface": 
 OF_ANSWERS = ("vol", "near", "surface", "eikonal", "class", "kl")  # the losses that two answers have
 LEAST_PROBABILITY = 1e-7
 LEAST_DISTANCE = 1e-4  # of two answers: below it they count as one, and the slope of a root stays finite
-BELOW_WEIGHT = 0.1  # of an error below the stored distance, where the union may hold more than is annotated
 _OF_CLASS_FIELDS = ("class_near", "class_far", "eikonal", "kl")
 
 
@@ -132,7 +130,6 @@ def compute_losses(
     class_sdf_BTC: torch.Tensor | None = None,
     class_distance_clip: float = 0.1,
     weights_BT: torch.Tensor | None = None,
-    known_classes: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """outputs of the model at the points of `decoded_points`; targets = (sdf_BT, labels_BT, group_BT) from there.
     weights: name -> weight; a loss of weight 0 is not computed.
@@ -142,17 +139,10 @@ def compute_losses(
     class_sdf_BTC: from `decoded_class_distances`; the losses of class distances need them and
     outputs["class_sdf_BQC"]. class_distance_clip: half width (unit) of their band.
     weights_BT: what the points count (`point_weights`); None: 1 each.
-    known_classes: (C,) bool, on the device: which classes are annotated in some heart of training; None: distances of a
-    heart without some of them count as those of others.
     -> (total, raw): raw maps each computed loss's name to its value before weighting (0-d, float32).
     """
     sdf_BT, labels_BT, group_BT = targets
     predicted_BT, other = outputs["sdf_BQ"], outputs.get("other")
-    answer_BT = other["sdf_BQ"] if other else None
-    if known_classes is not None:
-        partly_B = (known_classes & ~annotated_BC).any(1)
-        predicted_BT = less_below(predicted_BT, sdf_BT, partly_B)
-        answer_BT = less_below(answer_BT, sdf_BT, partly_B) if other else None
     raw = {}
     for name, members in _DISTANCE_LOSSES.items():
         if not weights.get(name):
@@ -163,7 +153,7 @@ def compute_losses(
             return _mean_per_case(_weighted(values_BT, weights_BT), chosen_BT)
 
         if other:
-            raw[name] = energy_score(predicted_BT, answer_BT, sdf_BT, mean).mean()
+            raw[name] = energy_score(predicted_BT, other["sdf_BQ"], sdf_BT, mean).mean()
         else:
             raw[name] = mean((predicted_BT - sdf_BT).abs()).mean()
     if weights.get("eikonal") and "gradient_BE3" in outputs:
@@ -193,14 +183,6 @@ def compute_losses(
         raise ValueError(f"no loss to compute: weights {weights}")
     total = sum(weights[name] * value for name, value in raw.items())
     return total, raw
-
-
-def less_below(predicted_BT: torch.Tensor, sdf_BT: torch.Tensor, partly_B: torch.Tensor) -> torch.Tensor:
-    """The predicted distances (B, T), those below the stored ones moved towards them to BELOW_WEIGHT of their error, in
-    the cases `partly_B` (B,) bool. Where no case is one, the same numbers."""
-    error_BT = predicted_BT - sdf_BT
-    below_BT = (error_BT < 0) & partly_B.unsqueeze(1)
-    return torch.where(below_BT, sdf_BT + BELOW_WEIGHT * error_BT, predicted_BT)
 
 
 def _class_distance_losses(predicted_BTC, truth_BTC, annotated_BC, weights, clip, weights_BT):

@@ -143,7 +143,6 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
     model = _model(args, ranks, model_config, training, shape_arrays)
     frozen = Frozen(model, args.freeze, args.new_classes) if args.freeze else None
     options = step_options(args, ranks.device)
-    options.known_classes = model.known_classes
     lr = args.lr if args.lr is not None else scaled_rate(args.blr, plan.per_step)
     shards = ranks.size if args.shard == "optimizer" else 1
     optimizer = build_optimizer(model, lr, args.weight_decay, args.beta2, shards, args.optimizer)

@@ -135,19 +135,16 @@ def evaluate_checkpoint(args: Namespace, ranks: Ranks, stop: StopRequest) -> int
         if bool(args.observe) != checkpoint["model_config"]["states"]:
             how = "without" if args.observe else "with"
             raise InputError.because("--observe", f"{path} was trained {how} it", "leave it out")
-    model = model_from_checkpoint(checkpoint, ranks.device, path)
-    options = step_options(args, ranks.device)
-    options.known_classes = model.known_classes
     evaluator = Evaluator(
         make_dataset(args, validation, training=False),
         ranks,
-        options,
+        step_options(args, ranks.device),
         checkpoint["class_names"],
         args.batch_size,
         args.grid_size,
         args.num_workers,
     )
-    results = evaluator.evaluate(model, lambda: stop.asked)
+    results = evaluator.evaluate(model_from_checkpoint(checkpoint, ranks.device, path), lambda: stop.asked)
     if results is None:
         return EXIT_STOPPED
     results.pop("slices")
