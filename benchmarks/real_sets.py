@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Four data sets that share little, one network: does each do as well as in a network of its own?
 
-    python benchmarks/real_sets.py --real DIR --output_dir OUT            DIR: real label maps (below); 66 to 80 minutes
+    python benchmarks/real_sets.py --real DIR --output_dir OUT            DIR: real label maps (below)
     python benchmarks/real_sets.py --tiny --output_dir OUT                toy sizes of synthetic hearts, for the test
 
 | set | structures | learned from | scored on |

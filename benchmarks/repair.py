@@ -23,7 +23,8 @@ from vecset.common.arguments import CommandParser, user_path  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.imaging.classes import HEART_CLASSES  # noqa: E402
 from vecset.imaging.image_file import read_image  # noqa: E402
-from vecset.inference.label_repair import ROOTS, touches  # noqa: E402
+from vecset.imaging.structure_names import BEGINS_AT  # noqa: E402
+from vecset.inference.label_repair import touches  # noqa: E402
 from vecset.phantom.defects import pieces  # noqa: E402
 
 
@@ -70,7 +71,7 @@ def labels(path: Path) -> np.ndarray:
 def figures(dirty: np.ndarray, repaired: np.ndarray, clean: np.ndarray, structure: str) -> dict:
     """Of one structure in three label maps (X, Y, Z): Dice to `clean` before and after, whether the number of pieces is
     that of `clean`, whether it touches what it begins at (None where that is nothing)."""
-    c, root = HEART_CLASSES.index(structure) + 1, ROOTS.get(structure)
+    c, root = HEART_CLASSES.index(structure) + 1, BEGINS_AT.get(structure)
     return {
         "before": dice(dirty, clean, c),
         "after": dice(repaired, clean, c),

@@ -59,7 +59,7 @@ def tube_ends(parts: np.ndarray, spacing_mm: np.ndarray) -> list[TubeEnd]:
 
 def _ends_of(piece, at, spacing_mm):
     """The TubeEnds of one piece with the voxels `at` (n, 3)."""
-    graph = _graph(at, spacing_mm)
+    graph = voxel_graph(at, spacing_mm)
     from_first_mm = dijkstra(graph, indices=0)
     along_mm = dijkstra(graph, indices=int(np.argmax(from_first_mm)))
     tips = _peaks(graph, along_mm, LEAST_BRANCH_MM)
@@ -71,8 +71,9 @@ def _ends_of(piece, at, spacing_mm):
     return [_blob(piece, at, spacing_mm)] if len(ends) <= 2 else [end for end in ends if end.directed]
 
 
-def _graph(at, spacing_mm) -> csr_array:
-    """The voxels `at` (n, 3) that share a face, an edge or a corner, by their distance in mm; symmetric."""
+def voxel_graph(at: np.ndarray, spacing_mm: np.ndarray) -> csr_array:
+    """(n, n) sparse, symmetric: the distance in mm of those of the voxels `at` (n, 3) that share a face, an edge or a
+    corner; spacing_mm (3,)."""
     pairs = cKDTree(at).query_pairs(1.01, p=np.inf, output_type="ndarray")
     steps_mm = np.linalg.norm((at[pairs[:, 0]] - at[pairs[:, 1]]) * spacing_mm, axis=1)
     half = coo_array((steps_mm, (pairs[:, 0], pairs[:, 1])), (len(at), len(at)))

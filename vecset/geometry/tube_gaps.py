@@ -9,6 +9,7 @@ that leaves one end and enters the other in their own directions, and is as thic
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 from scipy.spatial import cKDTree
 
 from vecset.geometry.tube_ends import TubeEnd
@@ -111,9 +112,10 @@ def choose_joins(joins: list[Join], held: set[int]) -> list[Join]:
     these are nearer. Beyond that: what is certain, as where both arms of a ring are broken; and what is likely, from a
     tree that has come off as a whole to the root, and between two trees, where one of the two pieces is loose. So two
     trees of which nothing has come off are joined only where it is certain."""
-    rooted, trees = _Groups(), _Groups()
+    pieces = {ROOT, *held, *(piece for join in joins for piece in join.pieces)}
+    rooted, trees = DisjointSet(pieces), DisjointSet(pieces)
     for piece in held:
-        rooted.unite(piece, ROOT)
+        rooted.merge(piece, ROOT)
     used, chosen = set(), []
     for join in joins:
         piece, other = join.pieces
@@ -121,33 +123,20 @@ def choose_joins(joins: list[Join], held: set[int]) -> list[Join]:
             continue
         loose = piece not in held or other not in held
         free = id(join.first) not in used and id(join.other) not in used
-        apart = other == ROOT or trees.find(piece) != trees.find(other)
+        apart = other == ROOT or not trees.connected(piece, other)
         if not (
-            rooted.find(piece) != rooted.find(other)
+            not rooted.connected(piece, other)
             or (join.certain and free)
-            or (join.likely and free and other == ROOT and not any(trees.find(n) == trees.find(piece) for n in held))
+            or (join.likely and free and other == ROOT and not any(trees.connected(n, piece) for n in held))
             or (join.likely and loose and apart and other != ROOT)
         ):
             continue
-        rooted.unite(piece, other)
+        rooted.merge(piece, other)
         if other != ROOT:
-            trees.unite(piece, other)
+            trees.merge(piece, other)
         used |= {id(join.first)} | ({id(join.other)} if join.other is not None else set())
         chosen.append(join)
     return chosen
-
-
-class _Groups(dict):
-    """Union-find."""
-
-    def find(self, n):
-        self.setdefault(n, n)
-        while self[n] != n:
-            n = self[n]
-        return n
-
-    def unite(self, one, other):
-        self[self.find(one)] = self.find(other)
 
 
 def centre_line(join: Join, spacing_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 from vecset.imaging.classes import STRUCTURES, ClassNames
 
+# What a structure begins at, which it touches in any heart.
+BEGINS_AT = {"LAA": "LA", "PV": "LA", "Coronary": "Aorta", "SVC": "RA", "IVC": "RA"}
+
 # What may stand beside any name without changing it, and beside that of a chamber (its inside).
 _FILLERS = frozenset(["heart", "hearts", "cardiac", "human", "of", "the"])
 _INSIDE = frozenset(["cavity", "blood", "pool", "bloodpool", "lumen", "chamber"])

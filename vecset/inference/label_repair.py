@@ -7,9 +7,9 @@ The map's own labels stay wherever the model agrees or is not certain. Three thi
                    that lies in line with another
     gaps           of vessels (TUBES): ends that go on in each other are joined by a tube, by their own directions and
                    radii (vecset/geometry/tube_gaps.py): a model draws vessels too poorly to be asked
-    lost contacts  a piece of a structure that has to begin at another one (ROOTS) and neither touches it nor a piece
-                   that does is joined to the nearest of them, along the path that the model finds most likely, and
-                   but for vessels (TUBES) in the whole layer between both, where the model draws one of them; two
+    lost contacts  a piece of a structure that has to begin at another one (BEGINS_AT) and neither touches it nor a
+                   piece that does is joined to the nearest of them, along the path that the model finds most likely,
+                   and but for vessels (TUBES) in the whole layer between both, where the model draws one of them; two
                    pieces that both touch it, where the model finds the structure in the gap between them (LIKELY)
 
 So a coronary tree that fell apart is one piece again, and left and right tree stay two, each at the aorta. A label that
@@ -28,10 +28,10 @@ from skimage.graph import MCP_Geometric
 from vecset.geometry.tube_ends import tube_ends
 from vecset.geometry.tube_gaps import centre_line, choose_joins, find_joins, tube_voxels
 from vecset.imaging.components import WITH_CORNERS
-from vecset.imaging.structure_names import class_of
+from vecset.imaging.structure_names import BEGINS_AT, class_of
 
-ROOTS = {"LAA": "LA", "PV": "LA", "Coronary": "Aorta", "SVC": "RA", "IVC": "RA"}  # what each structure begins at
-TUBES = {"Coronary"}  # those of them whose gaps are closed by their own shape
+TUBES = {"Coronary"}  # structures of BEGINS_AT whose gaps are closed by their own shape
+COARSEST_MM = 3.0  # spacing with which a vessel's shape is seen: with thicker slices it falls apart by itself
 NO_CHANCE = 0.05  # mean probability of a structure below which the model is certain that it is not there
 LONGEST_GAP_MM = 15.0
 END_MM = 4.0  # of a piece, whose thickness the new part takes
@@ -43,8 +43,8 @@ _STEP, _THROUGH_OTHERS = 0.2, 2.0  # costs of a step: of each, and of one throug
 @dataclass
 class Mending:
     """What was changed of one structure: pieces, before and after; stray_pieces and their voxels that were taken away;
-    joined: pieces that were joined to others or to what they begin at; touches: whether it
-    touches that now (None where nothing is asked); gained, lost: voxels in all."""
+    joined: pieces that were joined to others or to what they begin at; touches: whether it touches that now (None where
+    nothing is asked); gained, lost: voxels in all."""
 
     pieces_before: int = 0
     pieces: int = 0
@@ -55,10 +55,6 @@ class Mending:
     touches: bool | None = None
     gained: int = 0
     lost: int = 0
-
-    @property
-    def changed(self) -> bool:
-        return bool(self.gained or self.lost)
 
 
 def mend(
@@ -80,6 +76,8 @@ def mend(
         if roots.get(c) in told:
             mending.touched_before = touches(labels, c, roots[c])
     tubes = {c for c in told if class_of(class_names[c - 1]) in TUBES and roots.get(c) in told}
+    if np.max(spacing_mm) > COARSEST_MM:
+        tubes = set()
     for c, mending in told.items():
         kept = _in_line(labels, c, roots[c], spacing_mm) if c in tubes else None
         mending.stray_pieces, mending.stray_voxels = _drop_stray(labels, drawn, probabilities, c, roots.get(c), kept)
@@ -87,7 +85,9 @@ def mend(
         if c in tubes:
             mending.joined = _close_gaps(labels, drawn, c, roots[c], spacing_mm)
         if roots.get(c) in told:
-            mending.joined += _join(labels, drawn, probabilities, c, roots[c], spacing_mm, c not in tubes)
+            mending.joined += _join(
+                labels, drawn, probabilities, c, roots[c], spacing_mm, class_of(class_names[c - 1]) not in TUBES
+            )
             mending.touches = touches(labels, c, roots[c])
     for c, mending in told.items():
         mending.pieces = _pieces(labels == c)[1]
@@ -113,7 +113,7 @@ def changes_line(told: dict[str, dict]) -> str:
 def root_ids(class_names: Sequence[str]) -> dict[int, int]:
     """{class id: id of the class that it begins at}, by the names of the structures; {} where there are none."""
     ids = {class_of(name): c for c, name in enumerate(class_names, 1)}
-    return {ids[part]: ids[root] for part, root in ROOTS.items() if part in ids and root in ids}
+    return {ids[part]: ids[root] for part, root in BEGINS_AT.items() if part in ids and root in ids}
 
 
 def touches(labels: np.ndarray, part: int, root: int) -> bool:

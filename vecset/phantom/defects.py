@@ -11,10 +11,10 @@ from typing import NamedTuple
 import edt
 import numpy as np
 from scipy import ndimage
-from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
+from vecset.geometry.tube_ends import voxel_graph
 from vecset.phantom.precedence import AORTA, CORONARY, LA, LAA, LV, MYO, PA, PV, RA, RV
 
 VERSION = 1  # changes whenever the same options give other defects to the same heart
@@ -135,14 +135,12 @@ def _gaps(labels, spacing_mm, grade, rng):
 def _along_the_tree(labels, at, spacing_mm):
     """The graph of the coronary voxels `at` (n, 3), neighbours by their distance in mm, and (n,) mm: the way along the
     tree from where it touches the aorta; of a piece that does not, from its first voxel."""
-    pairs = cKDTree(at).query_pairs(1.01, p=np.inf, output_type="ndarray")
-    steps_mm = np.linalg.norm((at[pairs[:, 0]] - at[pairs[:, 1]]) * spacing_mm, axis=1)
-    graph = coo_array((steps_mm, pairs.T), (len(at), len(at))).tocsr()
+    graph = voxel_graph(at, spacing_mm)
     roots = np.flatnonzero(contact(labels, CORONARY, AORTA)[tuple(at.T)])
     if not len(roots):
         roots = np.zeros(1, int)
     while True:
-        along_mm = dijkstra(graph, directed=False, indices=roots, min_only=True)
+        along_mm = dijkstra(graph, indices=roots, min_only=True)
         left = np.flatnonzero(np.isinf(along_mm))
         if not len(left):
             return graph, along_mm
@@ -152,11 +150,10 @@ def _along_the_tree(labels, at, spacing_mm):
 def _one_gap(graph, along_mm, width_mm, rng, least=8):
     """(m,) row numbers of the voxels of a gap, or None. At least `least` voxels of the branch lie beyond it, and as
     many before it."""
-    both = graph + graph.T
     for row in rng.permutation(len(along_mm))[:_TRIES]:
         beyond = np.flatnonzero(along_mm >= along_mm[row])
         place = np.searchsorted(beyond, row)
-        reach = dijkstra(both[beyond][:, beyond], indices=place, unweighted=True)
+        reach = dijkstra(graph[beyond][:, beyond], indices=place, unweighted=True)
         branch = beyond[np.isfinite(reach)]
         gap = branch[along_mm[branch] < along_mm[row] + width_mm]
         if len(branch) - len(gap) >= least and len(along_mm) - len(beyond) >= least:

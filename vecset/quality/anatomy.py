@@ -14,12 +14,13 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from vecset.data.case_file import Case
-from vecset.imaging.structure_names import class_named
+from vecset.imaging.structure_names import BEGINS_AT, class_named
 from vecset.quality.thresholds import FileReport
 
 ONE_PIECE = ("Myocardium", "LA", "LV", "RA", "RV", "Aorta", "PA", "LAA")
 # a structure, and the one that it touches in any heart
-CONTACTS = {"LAA": "LA", "PV": "LA", "Coronary": "Aorta", "LA": "LV", "RA": "RV", "RV": "PA", "LV": "Aorta"}
+_BEGINNINGS = {name: BEGINS_AT[name] for name in ("LAA", "PV", "Coronary")}
+CONTACTS = _BEGINNINGS | {"LA": "LV", "RA": "RV", "RV": "PA", "LV": "Aorta"}
 BY_PIECE = ("Coronary", "PV")  # several pieces, each of which touches its structure in CONTACTS
 VALVE_MM = 8.0  # the ventricle's rim at its two valves, where it may lie beside anything: as far from LA and aorta
 VALVE_VOXELS = 2.0  # the same on coarse grids
