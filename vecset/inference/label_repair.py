@@ -72,7 +72,7 @@ def mend(
     told = {c: Mending() for c in np.unique(labels[labels > 0]).tolist()}
     roots = root_ids(class_names)
     for c, mending in told.items():
-        mending.pieces_before = _pieces(labels == c)[1]
+        mending.pieces_before = _count(labels, c)
         if roots.get(c) in told:
             mending.touched_before = touches(labels, c, roots[c])
     tubes = {c for c in told if class_of(class_names[c - 1]) in TUBES and roots.get(c) in told}
@@ -82,15 +82,20 @@ def mend(
         kept = _in_line(labels, c, roots[c], spacing_mm) if c in tubes else None
         mending.stray_pieces, mending.stray_voxels = _drop_stray(labels, drawn, probabilities, c, roots.get(c), kept)
     for c, mending in told.items():
+        if roots.get(c) not in told:
+            continue
+        near = _near(labels, c, spacing_mm)
+        here, draws = labels[near], drawn[near]  # views: what changes in them changes the map
+        origin = [s.start for s in near]
         if c in tubes:
-            mending.joined = _close_gaps(labels, drawn, c, roots[c], spacing_mm)
-        if roots.get(c) in told:
-            mending.joined += _join(
-                labels, drawn, probabilities, c, roots[c], spacing_mm, class_of(class_names[c - 1]) not in TUBES
-            )
-            mending.touches = touches(labels, c, roots[c])
+            mending.joined = _close_gaps(here, draws, c, roots[c], spacing_mm)
+        layer = class_of(class_names[c - 1]) not in TUBES
+        mending.joined += _join(
+            here, draws, lambda index, origin=origin: probabilities(index + origin), c, roots[c], spacing_mm, layer
+        )
+        mending.touches = touches(labels, c, roots[c])
     for c, mending in told.items():
-        mending.pieces = _pieces(labels == c)[1]
+        mending.pieces = _count(labels, c)
         mending.gained = int(np.count_nonzero((labels == c) & (before != c)))
         mending.lost = int(np.count_nonzero((labels != c) & (before == c)))
     return labels, {class_names[c - 1]: asdict(mending) for c, mending in told.items()}
@@ -127,6 +132,11 @@ def _pieces(mask):
     return ndimage.label(mask, WITH_CORNERS)
 
 
+def _count(labels, c):
+    """The number of the pieces of a class."""
+    return _pieces(labels[_box(labels == c, 0)] == c)[1]
+
+
 def _box(mask, margin):
     """The box round the True voxels, `margin` (a number or one per axis) voxels wider, as slices."""
     margin = np.broadcast_to(margin, 3)
@@ -138,6 +148,11 @@ def _box(mask, margin):
             return (slice(0, 0),) * 3
         found.append(slice(max(int(at[0] - margin[axis]), 0), int(at[-1] + margin[axis]) + 1))
     return tuple(found)
+
+
+def _near(labels, c, spacing_mm):
+    """The box round a class, as slices, that holds all that lies at most LONGEST_GAP_MM from it."""
+    return _box(labels == c, np.ceil(LONGEST_GAP_MM / np.asarray(spacing_mm)).astype(int) + 2)
 
 
 def _mean_chance(probabilities, mask, box, c):
@@ -192,8 +207,11 @@ def _joins(labels, c, root, spacing_mm):
 
 def _in_line(labels, c, root, spacing_mm):
     """(X, Y, Z) bool: the pieces of a vessel that another one may well go on in."""
-    parts, _, joins = _joins(labels, c, root, spacing_mm)
-    return (parts > 0) & np.isin(parts, [piece for join in joins if join.likely for piece in join.pieces])
+    found = np.zeros(labels.shape, bool)
+    near = _near(labels, c, spacing_mm)
+    parts, _, joins = _joins(labels[near], c, root, spacing_mm)
+    found[near] = (parts > 0) & np.isin(parts, [piece for join in joins if join.likely for piece in join.pieces])
+    return found
 
 
 def _close_gaps(labels, drawn, c, root, spacing_mm):
