@@ -17,11 +17,11 @@ from vecset.fields.decision_tuning import DecisionTuning, read_decision_tuning, 
 from vecset.fields.decoding import decode_label_map
 from vecset.fields.heart_field import HeartField
 from vecset.fields.meshes import class_meshes
+from vecset.inference.decision_tuning_samples import DrawnHeart, Sample, draw_voxels
 from vecset.inference.decision_tuning_search import (
-    Sample,
+    OneClass,
     dice_per_class,
     dice_table,
-    draw_voxels,
     evenly_chosen,
     fit,
     slopes,
@@ -81,6 +81,23 @@ def test_what_is_applied_is_the_formula_point_by_point():
         assert float(found_sdf[q]) == pytest.approx(min(candidates), abs=1e-6)
 
 
+def test_many_offsets_of_one_class_have_the_dice_of_the_whole_formula():
+    rng = np.random.default_rng(0)
+    for classes in (1, 2, 5):
+        truth = rng.integers(0, classes + 1, 400).astype(np.uint8)
+        logits = torch.from_numpy(rng.normal(0, 2, (400, classes)).astype(np.float32))
+        sdf = torch.from_numpy(rng.normal(0.3, 1, 400).astype(np.float32))
+        sample = Sample(truth, rng.uniform(1, 5, 400), sdf, logits)
+        for _ in range(5):
+            offset, c = rng.normal(0, 1, classes).astype(np.float32), int(rng.integers(classes))
+            deciding = frozenset(np.flatnonzero(rng.random(classes) < 0.5).tolist())
+            fast = OneClass(sample, offset, deciding, c)
+            for value, decides in ((-1.5, False), (0.0, True), (2.0, True)):
+                offset[c] = value
+                slow = dice_per_class(sample, offset, deciding - {c} | ({c} if decides else frozenset()))
+                np.testing.assert_allclose(fast.dice(value, decides), slow, rtol=1e-12)
+
+
 def test_without_offsets_and_slopes_nothing_changes_and_one_class_works():
     sdf, logits = torch.tensor([-1.0, 0.5]), torch.tensor([[1.0], [2.0]])
     for found, given in zip(
@@ -126,7 +143,9 @@ def test_the_fit_finds_the_shift_and_the_class_that_must_decide_itself(name):
     sample, places = sample_of(field, frame, truth)
     offset, deciding = fit([sample], [[True, True]])
     assert deciding == {1} and offset[0] == 0 and abs(offset[1] + 1) <= 0.25
-    slope = slopes([sample], [field.values], [places], offset, deciding, 0.005)
+    known = np.array([True, True])
+    heart = DrawnHeart(ListedCase("a", Path("a.npz")), sample, field.values, places, known, ~known)
+    slope = slopes([heart], offset, deciding)
     assert slope[0] == 0 and slope[1] == pytest.approx(20, rel=0.06)
     mended = HeartField(timid_model(), LATENTS, decision_tuning=DecisionTuning(offset, slope))
     decoded = decode_label_map(mended, frame)

@@ -8,7 +8,8 @@ import torch
 from vecset.common.draws import random_stream
 from vecset.engines.distributed import Ranks
 from vecset.engines.evaluation import GridDice
-from vecset.inference.decision_tuning_search import Sample, dice_per_class, dice_table
+from vecset.inference.decision_tuning_samples import Sample
+from vecset.inference.decision_tuning_search import dice_per_class, dice_table
 from vecset.metrics.baselines import TrainingTruths, _mean_dice
 from vecset.metrics.overlap import mean_over_classes, score, summarise
 from vecset.report import tables

@@ -13,6 +13,10 @@ voxel. And a distance learned by L1 is a median: where the place of a vessel of 
 slope_c is how steeply the margin rises where it is zero, in logits per unit, so that distance' stays a distance there.
 Only its sign matters for label maps. Figures: docs/log.md, 2026-11-26.
 
+A structure that is inferred has numbers of its own. Its place is less certain, so its median is "outside" more often.
+And hearts in which nobody annotated it teach a distance to the union of the others, that is, that it is outside. Their
+class logits say nothing of it (vecset/engines/losses.py), so it is these that may decide.
+
 Of a network that gives several answers the file may have the `answer_interval`, the factor with which the intervals of
 volumes hold as many truths as they should (`interval_round`; it is found by vecset/report/answer_intervals.py).
 """
@@ -35,11 +39,24 @@ FORMAT = "vecsetx-heart calibration 1"  # of the file, which reconstruct.py take
 @dataclass(frozen=True)
 class DecisionTuning:
     """offset_C, slope_C: (C,) f32 as above; slope 0: the class has none. answer_interval: None where
-    it was not found."""
+    it was not found. inferred_offset_C, inferred_slope_C: likewise, of structures that are inferred; None where they
+    are those of structures that are seen."""
 
     offset_C: np.ndarray
     slope_C: np.ndarray
     answer_interval: float | None = None
+    inferred_offset_C: np.ndarray | None = None
+    inferred_slope_C: np.ndarray | None = None
+
+    def for_heart(self, inferred_C: np.ndarray) -> "DecisionTuning":
+        """That of a heart of which the classes of inferred_C (C,) bool are inferred."""
+        if self.inferred_offset_C is None:
+            return self
+        return DecisionTuning(
+            np.where(inferred_C, self.inferred_offset_C, self.offset_C),
+            np.where(inferred_C, self.inferred_slope_C, self.slope_C),
+            self.answer_interval,
+        )
 
     def apply(self, sdf_Q: torch.Tensor, logits_QC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Distances (Q,) and logits (Q, C) -> the same, tuned."""
@@ -59,13 +76,16 @@ def write_decision_tuning(
     path: Path, tuning: DecisionTuning, class_names: Sequence[str], checkpoint_sha256: str, record: dict
 ) -> None:
     """Writes a JSON file, atomically; record: what else it says about how the values were found."""
+    columns = {"offset": tuning.offset_C, "slope": tuning.slope_C}
+    if tuning.inferred_offset_C is not None:
+        columns |= {"inferred_offset": tuning.inferred_offset_C, "inferred_slope": tuning.inferred_slope_C}
     content = {
         "format": FORMAT,
         "checkpoint_sha256": checkpoint_sha256,
         **record,
         "classes": {
-            name: {"offset": round(float(o), 4), "slope": round(float(s), 3)}
-            for name, o, s in zip(class_names, tuning.offset_C, tuning.slope_C)
+            name: {key: round(float(values[c]), 4) for key, values in columns.items()}
+            for c, name in enumerate(class_names)
         },
     }
     if tuning.answer_interval is not None:
@@ -82,7 +102,10 @@ def read_decision_tuning(path: Path, class_names: Sequence[str], checkpoint_sha2
         if found != FORMAT:
             raise InputError(path, f"a {FORMAT}", repr(found), to_do)
         classes = content["classes"]
-        values = np.array([[classes[name][key] for name in class_names] for key in ("offset", "slope")], np.float32)
+        keys = ["offset", "slope"]
+        if any(key.startswith("inferred") for name in class_names for key in classes[name]):
+            keys += ["inferred_offset", "inferred_slope"]
+        values = np.array([[classes[name][key] for name in class_names] for key in keys], np.float32)
         factor = content.get("answer_interval")
         factor = None if factor is None else float(factor)
         found = content["checkpoint_sha256"]
@@ -94,8 +117,8 @@ def read_decision_tuning(path: Path, class_names: Sequence[str], checkpoint_sha2
         ) from None
     if found != checkpoint_sha256:
         raise InputError.because(path, "the decision tuning of another checkpoint", to_do)
-    if not np.isfinite(values).all() or (values[1] < 0).any():
+    if not np.isfinite(values).all() or (values[1::2] < 0).any():
         raise InputError.because(path, "offsets must be finite, and slopes 0 or more", to_do)
     if factor is not None and not 0 < factor < np.inf:
         raise InputError.because(path, f"answer_interval is {factor}, and must be above 0", to_do)
-    return DecisionTuning(*values, factor)
+    return DecisionTuning(*values[:2], factor, *values[2:])

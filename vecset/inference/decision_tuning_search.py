@@ -1,28 +1,28 @@
 """Finds the decision tuning of a checkpoint on training hearts, whose truth is known.
 
-Voxels are drawn from each heart and decoded once; offsets and deciding classes are then searched on what the model said
-of them, one class at a time, for the best mean Dice.
+Voxels are drawn from each heart and decoded once (vecset/inference/decision_tuning_samples.py); offsets and deciding
+classes are then searched on what the model said of them, one class at a time, for the best mean Dice. For a model that
+was trained to infer (main_ae.py --observe) the numbers of inferred classes are searched likewise, on hearts from which
+they are left out, while the other classes keep theirs.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import ndimage
 
-from vecset.common.draws import random_stream
 from vecset.common.errors import InputError, describe_failure
-from vecset.common.structure_state import is_seen
 from vecset.data.listed_case import ListedCase
 from vecset.fields.decision_tuning import DecisionTuning, margin
+from vecset.inference.decision_tuning_samples import DrawnHeart, Sample, draw_heart, what_to_hide
 from vecset.inference.model import LoadedModel
 from vecset.models.labels import labels_of
 
-VERSION = 2  # of the method: higher when the same hearts and options give another file
+VERSION = 3  # of the method: higher when the same hearts and options give another file
 OFFSETS = sorted(np.arange(-2.0, 1.01, 0.25).tolist(), key=abs)  # of two that are as good, the smaller
-NEAR_VOXELS = 3  # of a class: there its mistakes are looked for more closely
+OFFSETS_INFERRED = sorted(np.arange(-2.0, 3.01, 0.25).tolist(), key=abs)
 LEAST_GAIN = 2e-4  # in the mean Dice; less is chance
 SLOPE_STEP_UNIT = 0.005
 WORSE = 0.01  # of Dice, that a structure may lose without a word
@@ -53,82 +53,48 @@ def tune_decisions(
     model: without a tuning of its own. progress: wraps an iterable, with `unit` and `desc`, as tqdm does. failed: gets
     {case_id: the reason} of hearts that fail and are left out; None: such a heart raises. InputError where none is
     left."""
-    used, samples, fields, places, annotated = [], [], [], [], []
-    for listed in progress(cases, unit="heart", desc="calibrate"):
-        try:
-            sample, field, place, known = _sample_of(model, listed)
-        except Exception as error:
-            if failed is None:
-                raise
-            failed[listed.case_id] = describe_failure(listed.path, error)
-            continue
-        used.append(listed.case_id)
-        samples.append(sample)
-        fields.append(field)
-        places.append(place)
-        annotated.append(known)
-    if not used:
+    failures = {} if failed is None else failed
+
+    def drawn(wanted, desc):
+        found = []
+        for listed, hidden in progress(wanted, unit="heart", desc=desc):
+            try:
+                found.append(draw_heart(model, listed, hidden))
+            except Exception as error:
+                if failed is None:
+                    raise
+                failures[listed.case_id] = describe_failure(listed.path, error)
+        return found
+
+    hearts = drawn([(listed, None) for listed in cases], "calibrate")
+    if not hearts:
         raise InputError.because("", f"none of the {len(cases)} hearts can be used ({_first(failed)})", "check --csv")
+    samples, annotated = [heart.sample for heart in hearts], [heart.annotated for heart in hearts]
     offset_C, deciding = fit(samples, annotated, lambda classes: progress(classes, unit="class", desc="offsets"))
-    slope_C = slopes(samples, fields, places, offset_C, deciding, SLOPE_STEP_UNIT)
+    tuning = DecisionTuning(offset_C, slopes(hearts, offset_C, deciding))
     lines, record = dice_table(samples, annotated, model.class_names, offset_C, deciding)
     record |= {
-        "hearts": used,
+        "hearts": [heart.listed.case_id for heart in hearts],
         "num_surface_points": model.num_surface_points,
         "num_latents": model.num_latents,
     }
-    return DecisionTuning(offset_C, slope_C), lines, record
+    if not model.told_states:
+        return tuning, lines, record
+    completed = drawn([(heart.listed, hidden) for heart, hidden in what_to_hide(hearts)], "left out")
+    if not completed:
+        return tuning, lines, record
+    samples, annotated = [heart.sample for heart in completed], [heart.annotated for heart in completed]
+    base = Base(offset_C, deciding, np.array([heart.hidden for heart in completed]))
+    own_C, own = fit(samples, annotated, lambda classes: progress(classes, unit="class", desc="inferred"), base)
+    own_slope_C = np.where(base.inferred.any(0), slopes(completed, own_C, own, base), tuning.slope_C)
+    tuning = replace(tuning, inferred_offset_C=own_C, inferred_slope_C=own_slope_C)
+    more, record["inferred"] = dice_table(samples, annotated, model.class_names, own_C, own, base)
+    record["inferred"]["left_out"] = len(completed)
+    return tuning, [*lines, "", f"inferred where it is left out, {len(completed)} times in all:", *more], record
 
 
 def _first(failed):
     return next(iter((failed or {}).values()), "there is none")
-
-
-def _sample_of(model, listed):
-    """(`Sample`, field, places (n, 3) unit, annotated (C,) bool) of a heart. InputError where it holds no truth."""
-    case = model.read(listed)
-    if case.truth_crop is None:
-        raise InputError.because(listed.path, "it holds no true label map", "make it again with prepare_data.py")
-    field = model.field(model.encode(case, listed.case_id), drawn_C=is_seen(case.states))  # as it is reconstructed
-    truth = np.asarray(case.truth_crop)
-    flat, weight = draw_voxels(truth, random_stream(model.seed, 0, listed.case_id, "calibrate"))
-    index = np.stack(np.unravel_index(flat, truth.shape), -1) + np.asarray(case.truth_origin)
-    places = case.frame.voxel_to_unit(index).astype(np.float32)
-    sample = Sample(truth.ravel()[flat], weight, *map(torch.from_numpy, field.values(places)))
-    return sample, field.values, places, case.annotated
-
-
-@dataclass
-class Sample:
-    """Voxels of one heart: truth (n,) u8; weight (n,), how many voxels each stands for; sdf (n,), logits (n, C)."""
-
-    truth: np.ndarray
-    weight: np.ndarray
-    sdf: torch.Tensor
-    logits: torch.Tensor
-
-
-def draw_voxels(labels: np.ndarray, rng: np.random.Generator, per_stratum: int = 4000) -> tuple[np.ndarray, np.ndarray]:
-    """(flat indices (n,), weights (n,)) of voxels of a label map (X, Y, Z), drawn from strata: each class, what is
-    within 3 voxels of a class (the one with fewest voxels counts), and the rest; weight: size of the stratum over the
-    number drawn from it."""
-    counts = np.bincount(labels.ravel())
-    stratum = np.where(labels > 0, labels, 2 * len(counts)).astype(np.int32)
-    for c in sorted((c for c in range(1, len(counts)) if counts[c]), key=lambda c: -counts[c]):
-        mine = labels == c
-        box = tuple(
-            slice(max(0, s.start - NEAR_VOXELS), s.stop + NEAR_VOXELS)
-            for s in ndimage.find_objects(mine.astype(np.uint8))[0]
-        )
-        near = ndimage.binary_dilation(mine[box], iterations=NEAR_VOXELS) & ~mine[box]
-        stratum[box][near] = len(counts) + c
-    flat, indices, weights = stratum.ravel(), [], []
-    order = np.argsort(flat, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(flat[order])) + 1):
-        drawn = rng.choice(rows, min(per_stratum, len(rows)), replace=False)
-        indices.append(drawn)
-        weights.append(np.full(len(drawn), len(rows) / len(drawn)))
-    return np.concatenate(indices), np.concatenate(weights)
 
 
 def dice_per_class(sample: Sample, offset_C: np.ndarray, deciding: frozenset) -> np.ndarray:
@@ -137,74 +103,122 @@ def dice_per_class(sample: Sample, offset_C: np.ndarray, deciding: frozenset) ->
     slope_C = np.isin(np.arange(len(offset_C)), list(deciding)).astype(np.float32)  # the sign alone matters here
     tuning = DecisionTuning(np.asarray(offset_C, np.float32), slope_C)
     predicted = labels_of(*tuning.apply(sample.sdf, sample.logits)).numpy()
-    C = len(offset_C)
-    both = np.bincount(sample.truth[sample.truth == predicted], sample.weight[sample.truth == predicted], C + 1)
-    sizes = np.bincount(sample.truth, sample.weight, C + 1) + np.bincount(predicted, sample.weight, C + 1)
+    sizes = np.bincount(sample.truth, sample.weight, len(offset_C) + 1)
+    return _dice(sample.truth, predicted, sample.weight, sizes)
+
+
+@dataclass(frozen=True)
+class Base:
+    """What holds elsewhere where the numbers of inferred classes are searched for: offset_C and deciding as for `fit`,
+    and inferred (hearts, C) bool."""
+
+    offset_C: np.ndarray
+    deciding: frozenset
+    inferred: np.ndarray
+
+    def mixed(self, row: int, offset_C: np.ndarray, deciding: frozenset) -> tuple[np.ndarray, frozenset]:
+        """The numbers of one heart: those that are given for what is inferred there, else those of the base."""
+        mine = self.inferred[row]
+        other = frozenset(c for c in self.deciding if not mine[c])
+        return np.where(mine, offset_C, self.offset_C), other | {c for c in deciding if mine[c]}
+
+
+class OneClass:
+    """Dice of one heart's sample as `dice_per_class` has it, for many offsets of one class c (from 0)."""
+
+    def __init__(self, sample: Sample, offset_C: np.ndarray, deciding: frozenset, c: int):
+        logits_QC = sample.logits.numpy() + np.asarray(offset_C, np.float32)
+        logits_QC[:, c] = -np.inf
+        self.c, self.top = c, logits_QC.argmax(1)
+        self.largest = np.take_along_axis(logits_QC, self.top[:, None], 1)[:, 0]
+        self.mine, self.inside = sample.logits.numpy()[:, c], sample.sdf.numpy() < 0
+        decides_C = np.isin(np.arange(len(offset_C)), list(deciding))
+        self.without = np.where(self.inside | (decides_C[self.top] & (self.largest > 0)), self.top + 1, 0)
+        self.truth, self.weight, self.classes = sample.truth, sample.weight, len(offset_C)
+        self.true_sizes = np.bincount(self.truth, self.weight, self.classes + 1)
+
+    def dice(self, offset: float, decides: bool) -> np.ndarray:
+        """(C,) as `dice_per_class`."""
+        mine = self.mine + np.float32(offset)
+        leads = (mine > self.largest) | ((mine == self.largest) & (self.c < self.top))
+        inside = self.inside | (mine > 0) if decides else self.inside
+        predicted = np.where(leads, np.where(inside, self.c + 1, 0), self.without)
+        return _dice(self.truth, predicted, self.weight, self.true_sizes)
+
+
+def _dice(truth, predicted, weight, true_sizes):
+    right = truth == predicted
+    both = np.bincount(truth[right], weight[right], len(true_sizes))
+    sizes = true_sizes + np.bincount(predicted, weight, len(true_sizes))
     with np.errstate(invalid="ignore"):
         return np.where(sizes[1:] > 0, 2 * both[1:] / sizes[1:], np.nan)
 
 
 def fit(
-    samples: Sequence[Sample], annotated: Sequence, progress: Callable = lambda classes: classes
+    samples: Sequence[Sample],
+    annotated: Sequence,
+    progress: Callable = lambda classes: classes,
+    base: Base | None = None,
 ) -> tuple[np.ndarray, frozenset]:
     """(offset_C, deciding): of all offsets in OFFSETS and sets of deciding classes the ones with the best mean Dice
     over the annotated classes, one class at a time, thinnest first, twice round. What gains less than LEAST_GAIN stays
-    as it is. annotated: (hearts, C) bool; what was not annotated counts nowhere."""
+    as it is. annotated: (hearts, C) bool; what was not annotated counts nowhere. With a base the numbers are those of
+    inferred classes; they begin as the base has them, and each counts in the hearts where it is inferred."""
     C = samples[0].logits.shape[1]
     annotated = np.asarray(annotated, bool)
-
-    def score(offset_C, deciding):
-        dice = np.array([dice_per_class(sample, offset_C, deciding) for sample in samples])
-        dice[~annotated] = np.nan
-        known = np.isfinite(dice).any(0)
-        return float(np.nanmean(dice[:, known], 0).mean())
-
-    offset_C, deciding = np.zeros(C, np.float32), frozenset()
-    best = score(offset_C, deciding)
+    offset_C, deciding = (np.zeros(C, np.float32), frozenset()) if base is None else (base.offset_C, base.deciding)
     volume = sum(np.bincount(s.truth, s.weight, C + 1)[1:] for s in samples)
+    if base is not None:
+        volume = volume * base.inferred.any(0)
     order = [c for c in np.argsort(volume) if volume[c] > 0]
     for c in progress([*order, *order]):
-        found = None
-        for decides in (deciding - {c}, deciding | {c}):
-            for value in OFFSETS:
-                tried = offset_C.copy()
-                tried[c] = value
-                now = score(tried, decides)
-                if now > (found[0] if found else best + LEAST_GAIN):
-                    found = now, tried, decides
-        if found:
-            best, offset_C, deciding = found
+        rows = [row for row in range(len(samples)) if base is None or base.inferred[row, c]]
+        settings = [(offset_C, deciding) if base is None else base.mixed(row, offset_C, deciding) for row in rows]
+        hearts = [OneClass(samples[row], *setting, c) for row, setting in zip(rows, settings)]
+
+        def score(offset, decides, hearts=hearts, rows=rows):
+            dice = np.array([heart.dice(offset, decides) for heart in hearts])
+            dice[~annotated[rows]] = np.nan
+            known = np.isfinite(dice).any(0)
+            return float(np.nanmean(dice[:, known], 0).mean())
+
+        best, chosen = score(offset_C[c], c in deciding) + LEAST_GAIN, None
+        for decides in (False, True):
+            for value in OFFSETS_INFERRED if base else OFFSETS:
+                now = score(value, decides)
+                if now > best:
+                    best, chosen = now, (value, decides)
+        if chosen:
+            offset_C = offset_C.copy()
+            offset_C[c] = chosen[0]
+            deciding = deciding - {c} | ({c} if chosen[1] else frozenset())
     return offset_C, deciding
 
 
 def slopes(
-    samples: Sequence[Sample],
-    fields: Sequence[Callable],
-    points_unit: Sequence[np.ndarray],
-    offset_C: np.ndarray,
-    deciding: frozenset,
-    step_unit: float,
+    hearts: Sequence[DrawnHeart], offset_C: np.ndarray, deciding: frozenset, base: Base | None = None
 ) -> np.ndarray:
     """(C,) f32: the median slope of a deciding class's margin (logits per unit) where it is nearest to zero; 0 for the
-    others. fields: per heart, points (Q, 3) unit -> (sdf, logits); points_unit: per heart the (n, 3) places of its
-    sample; step_unit: of the differences."""
+    others. With a base: in the hearts where it is inferred."""
     slope_C = np.zeros(len(offset_C), np.float32)
-    offsets = torch.from_numpy(np.asarray(offset_C, np.float32))
     for c in deciding:
         found = []
-        for sample, field, places in zip(samples, fields, points_unit):
-            if not (sample.truth == c + 1).any():
+        for row, heart in enumerate(hearts):
+            if not (heart.sample.truth == c + 1).any() or (base is not None and not base.inferred[row, c]):
                 continue
-            closest = margin(sample.logits + offsets, c).abs().argsort()[:300].numpy()
-            here = margin(sample.logits[closest] + offsets, c).numpy()
+            mine = offset_C if base is None else base.mixed(row, offset_C, deciding)[0]
+            offsets = torch.from_numpy(np.asarray(mine, np.float32))
+            closest = margin(heart.sample.logits + offsets, c).abs().argsort()[:300].numpy()
+            here = margin(heart.sample.logits[closest] + offsets, c).numpy()
             square = 0.0
             for axis in range(3):
-                moved = places[closest].copy()
-                moved[:, axis] += step_unit
-                there = margin(torch.from_numpy(field(moved)[1]) + offsets, c).numpy()
-                square = square + ((there - here) / step_unit) ** 2
+                moved = heart.places[closest].copy()
+                moved[:, axis] += SLOPE_STEP_UNIT
+                there = margin(torch.from_numpy(heart.field(moved)[1]) + offsets, c).numpy()
+                square = square + ((there - here) / SLOPE_STEP_UNIT) ** 2
             found.append(np.sqrt(square))
-        slope_C[c] = max(float(np.median(np.concatenate(found))), 1e-3)
+        if found:
+            slope_C[c] = max(float(np.median(np.concatenate(found))), 1e-3)
     return slope_C
 
 
@@ -214,13 +228,18 @@ def dice_table(
     class_names: Sequence[str],
     offset_C: np.ndarray,
     deciding: frozenset,
+    base: Base | None = None,
 ) -> tuple[list[str], dict]:
     """(lines, record): Dice of each class on these training hearts, before and after, and which are worse now: the
-    search is for the best mean, and what one class gains another may lose."""
+    search is for the best mean, and what one class gains another may lose. With a base: of inferred classes alone, and
+    before is as the base has them."""
+    counted = np.asarray(annotated, bool) if base is None else base.inferred
+    before = (np.zeros_like(offset_C), frozenset()) if base is None else (base.offset_C, base.deciding)
     means = []
-    for setting in ((np.zeros_like(offset_C), frozenset()), (offset_C, deciding)):
-        dice = np.array([dice_per_class(sample, *setting) for sample in samples])
-        dice[~np.asarray(annotated, bool)] = np.nan
+    for setting in (before, (offset_C, deciding)):
+        settings = [setting if base is None else base.mixed(row, *setting) for row in range(len(samples))]
+        dice = np.array([dice_per_class(sample, *mine) for sample, mine in zip(samples, settings)])
+        dice[~counted] = np.nan
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy warns of a class that none of the hearts has
             means.append(np.nanmean(dice, 0))
@@ -236,5 +255,6 @@ def dice_table(
     means = [float(np.nanmean(m)) for m in means]
     lines.append(f"{'mean':{width}s} {'':6s}  {'':14s}  {means[0]:<11.3f}  {means[1]:.3f}")
     if worse:
-        lines.append(f"note: worse than untuned by more than {WORSE}, for the best mean: {', '.join(worse)}")
+        than = "untuned" if base is None else "with the numbers of what is seen"
+        lines.append(f"note: worse than {than} by more than {WORSE}, for the best mean: {', '.join(worse)}")
     return lines, {"mean_dice_before": round(means[0], 4), "mean_dice_after": round(means[1], 4)}

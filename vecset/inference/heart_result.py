@@ -296,7 +296,7 @@ def decode_heart(
             latents[0].float().cpu().numpy(), settings.latent_bits, model.latents_have_places, model.stored_rows
         )
         latents = torch.from_numpy(packed.latents_ML)[None].to(latents.device)
-    field = model.field(latents, chunk, drawing.drawn, radius_unit)
+    field = model.field(latents, chunk, drawing.drawn, radius_unit, inferred_C=drawing.inferred)
     output, on_source = decode_label_map(field, frame, seed=model.seed), None
     if output.dense:
         why = (
@@ -384,7 +384,8 @@ def answers_of(model: LoadedModel, heart: DecodedHeart, samples: int, chunk: int
     """The label maps (X, Y, Z) u8, on the grid of `heart.frame`, of so many answers to what is not seen of a heart."""
     for number in range(1, samples + 1):
         noise_K = answer_numbers(model.answer_numbers, number, heart.case_id, model.seed)
-        field = model.field(heart.latents, chunk, heart.drawing.drawn, heart.field.radius_unit, noise_K)
+        drawing = heart.drawing
+        field = model.field(heart.latents, chunk, drawing.drawn, heart.field.radius_unit, noise_K, drawing.inferred)
         yield decode_label_map(field, heart.frame, seed=model.seed).labels
 
 

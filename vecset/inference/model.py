@@ -143,15 +143,17 @@ class LoadedModel:
         drawn_C: np.ndarray | None = None,
         radius_unit: float | None = None,
         noise_K: np.ndarray | None = None,
+        inferred_C: np.ndarray | None = None,
     ) -> HeartField:
         """The decoded field of a heart's latents, (1, M, L) or (M, L); `chunk`: points decoded at once. `drawn_C`: (C,)
         bool, the classes that may be drawn (None: all), `is_seen(case.states)` for those that `reconstruct.py` draws
         without an option; `radius_unit`: `inferred_radius_unit` where parts of the heart may lie beyond the unit
-        cube; `noise_K`: unit normal numbers, `answer_numbers` of them, for one of several answers."""
-        latents = torch.as_tensor(latents)
-        return HeartField(
-            self.network, latents, chunk, self.device, self.decision_tuning, drawn_C, radius_unit, noise_K
-        )
+        cube; `noise_K`: unit normal numbers, `answer_numbers` of them, for one of several answers; `inferred_C`: (C,)
+        bool, the classes that are inferred, whose decisions are tuned by themselves (None: none)."""
+        latents, tuning = torch.as_tensor(latents), self.decision_tuning
+        if tuning and inferred_C is not None:
+            tuning = tuning.for_heart(inferred_C)
+        return HeartField(self.network, latents, chunk, self.device, tuning, drawn_C, radius_unit, noise_K)
 
 
 def load_model(
