@@ -76,7 +76,7 @@ def mend(
         if roots.get(c) in told:
             mending.touched_before = touches(labels, c, roots[c])
     tubes = {c for c in told if class_of(class_names[c - 1]) in TUBES and roots.get(c) in told}
-    if np.max(spacing_mm) > COARSEST_MM:
+    if not sees_tubes(spacing_mm):
         tubes = set()
     for c, mending in told.items():
         kept = _in_line(labels, c, roots[c], spacing_mm) if c in tubes else None
@@ -99,6 +99,11 @@ def mend(
         mending.gained = int(np.count_nonzero((labels == c) & (before != c)))
         mending.lost = int(np.count_nonzero((labels != c) & (before == c)))
     return labels, {class_names[c - 1]: asdict(mending) for c, mending in told.items()}
+
+
+def sees_tubes(spacing_mm: np.ndarray) -> bool:
+    """Whether the gaps of vessels are closed by their shape, on a grid with spacing_mm (3,)."""
+    return bool(np.max(spacing_mm) <= COARSEST_MM)
 
 
 def changes_line(told: dict[str, dict]) -> str:
