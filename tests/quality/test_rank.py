@@ -75,7 +75,7 @@ def test_table_and_lines():
     rows = list(csv.reader(rank_table(ranked, ["LV", "a, b"]).splitlines()))
     assert rows[0][:4] == ["rank", "case_id", "file", "repair_score"] and rows[0][-2:] == ["dice_LV", "dice_a, b"]
     judged = ["0.3800", "LV", "40.0000", "0.5000", "0.9000", "0.5000", ""]
-    assert rows[1] == ["1", "h11", "h11.nii.gz", "", "", "", *judged], "nobody looked for what would be mended"
+    assert rows[1] == ["1", "h11", "h11.nii.gz", "", "", "", "", *judged], "nobody looked for what would be mended"
     assert len(rows) == 13 and len(rank_lines(ranked)) == 11
     assert not few_hearts_line([row.heart for row in ranked]) and "3 hearts" in few_hearts_line([1, 2, 3])
 
@@ -125,21 +125,37 @@ def test_what_mending_changes_comes_first_and_the_reconstruction_decides_the_res
     assert [row.heart.case_id for row in rank_hearts(equal)] == [row.heart.case_id for row in without]
 
 
+def test_a_leak_counts_beside_what_mending_changes_where_it_is_larger_than_usual():
+    def of(case_id, leak, pv=1.0):
+        return MeasuredHeart(case_id, case_id, {"LV": 0.9}, Repair({"LV": 1.0, "PV": pv}, "", leak=leak))
+
+    hearts = [of("a", 0.0), of("b", 0.003), of("c", 0.0), of("d", 0.0, pv=0.996), of("e", None), of("f", 0.0)]
+    ranked = rank_hearts(hearts)
+    assert [row.heart.case_id for row in ranked] == ["b", "d", "a", "c", "e", "f"]
+    assert [row.found for row in ranked[:3]] == pytest.approx([0.003, 0.002, 0]) and ranked[4].leak is None
+    assert "LV: leaks through its muscle" in rank_lines(ranked)[1]
+    assert [row[6] for row in csv.reader(rank_table(ranked, []).splitlines())][1:] == ["0.003", "0", "0", "0", "", "0"]
+    # where most leak the same, it is how the list is annotated
+    leaks = [0.003, 0.004, 0.002, 0.003, 0.02]
+    ranked = rank_hearts([of(f"h{n}", leak) for n, leak in enumerate(leaks)])
+    assert [row.found for row in ranked] == pytest.approx([0.02 - 0.003 - 2 * 1.4826 * 0.001, 0, 0, 0, 0])
+
+
 def test_table_and_lines_say_what_mending_changes():
     hearts = mended_hearts()
     ranked = rank_hearts(hearts)
     rows = list(csv.reader(rank_table(ranked, ["LV", "PV"]).splitlines()))
     assert rows[1][3:6] == ["0.015", "LV", "LV: 1 piece joined (+9, -0 voxels)"]
     assert rows[2][3:6] == ["5e-05", "PV", "PV: 1 stray piece removed (+0, -2 voxels)"]
-    assert rows[3][3:6] == ["0", "", ""]
+    assert rows[3][3:7] == ["0", "", "", ""]
     lines = rank_lines(ranked)
-    assert "what would be mended" in lines[0] and lines[1].endswith("LV: 1 piece joined (+9, -0 voxels)")
+    assert "what is found" in lines[0] and lines[1].endswith("LV: 1 piece joined (+9, -0 voxels)")
     assert lines[3].split()[:4] == ["3", "h0", "0", "0.3800"] and "LV: Dice 0.500" in lines[3]
     assert usual_line(ranked) == (
-        "from rank 3 on nothing would be mended; from rank 4 on nothing is worse than usual (score 0)"
+        "from rank 3 on nothing would be mended or leaks; from rank 4 on nothing is worse than usual (score 0)"
     )
-    assert usual_line(ranked[:3]) == "from rank 3 on nothing would be mended"
-    assert usual_line(ranked[:2]) == "" and usual_line(ranked[3:]).startswith("no map would be mended, and no heart")
+    assert usual_line(ranked[:3]) == "from rank 3 on nothing would be mended or leaks"
+    assert usual_line(ranked[:2]) == "" and usual_line(ranked[3:]).startswith("in no heart anything would be mended")
     assert thick_slices_line(hearts).startswith("note: the voxels of 1 of 5 maps are too large")
     assert thick_slices_line(hearts[:2]) == ""
 
@@ -316,8 +332,12 @@ def test_a_stray_piece_comes_before_what_is_drawn_worse_but_not_on_a_thinned_gri
     assert float(rows[0]["repair_score"]) == pytest.approx(off / 8, rel=0.005) and rows[0]["repair_structure"]
     assert rows[0]["repair"] == "class_3: 1 stray piece removed (+0, -27 voxels)" and rows[0]["repair"] in said
     assert [row["repair_score"] for row in rows[1:]] == ["0"] * 9 and float(rows[1]["score"]) > float(rows[0]["score"])
-    assert "from rank 2 on nothing would be mended; from rank 3 on" in said and "--every" not in said
+    assert "from rank 2 on nothing would be mended or leaks; from rank 3 on" in said and "--every" not in said
     assert command(folder, "--every", 2, source="maps") == 0
     said, rows = capsys.readouterr().out, rows_of(folder)
     assert rows[0]["case_id"] == "heart4" and not any(row["repair_score"] + row["repair"] for row in rows)
-    assert said.count("note: --every 2: nothing is mended") == 1 and "would be mended" not in said
+    assert (
+        said.count("note: --every 2: gaps, stray pieces and leaks are not looked for") == 1
+        and "would be mended" not in said
+        and "found  " not in said
+    )

@@ -3,10 +3,10 @@
     python -m vecset.quality.rank --checkpoint train/checkpoint-best.pth --input LABELS --output_dir OUT
 
 Each heart is encoded and drawn as by reconstruct.py. First come the label maps in which --repair of reconstruct.py
-changes most; then those that are drawn worse than is usual over all hearts of the list, structure by structure
-(vecset/quality/ranking.py). With --every 2 or more, the latter alone. OUT/rank.csv has a row per heart. What is
-measured is kept in OUT/hearts.jsonl: run again after a stop, or with more hearts, only what is new or changed is
-measured.
+changes most, or whose LV leaks; then those that are drawn worse than is usual over all hearts of the list, structure
+by structure (vecset/quality/ranking.py). With --every 2 or more, the latter alone. OUT/rank.csv has a row per heart.
+What is measured is kept in OUT/hearts.jsonl: run again after a stop, or with more hearts, only what is new or changed
+is measured.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from vecset.quality.ranking import (  # noqa: E402
     MeasuredHeart,
     Repair,
     few_hearts_line,
+    one_less_mean,
     rank_hearts,
     rank_lines,
     rank_table,
@@ -107,7 +108,9 @@ def main(argv: list[str] | None = None) -> int:
     if by_number:
         print(f"note: {by_number}")
     if not settings.repair:
-        print(f"note: --every {args.every}: nothing is mended, so the order is by the reconstruction alone")
+        print(
+            f"note: --every {args.every}: gaps, stray pieces and leaks are not looked for; the reconstruction decides"
+        )
     require_writable(args.output_dir)
     remove_leftovers(args.output_dir)
     (args.output_dir / TABLE).unlink(missing_ok=True)  # of an earlier run, with other files or hearts
@@ -186,6 +189,7 @@ def measure(model, settings, heart, every, say):
     from vecset.inference.label_repair import changes_line, sees_tubes
     from vecset.inference.thinned_case import every_nth
     from vecset.metrics.overlap import is_union, score
+    from vecset.quality.anatomy import without_leaks
 
     case = model.read(
         heart,
@@ -201,15 +205,18 @@ def measure(model, settings, heart, every, say):
     case = every_nth(case, every)
     decoded = decode_heart(model, settings, heart.case_id, case, None, CHUNK, _unsaid)
 
-    def dice_with(labels):
-        rows = score(case.truth_labels(), labels, model.class_names, case.annotated)
+    def dice_of(one, other):
+        rows = score(one, other, model.class_names, case.annotated)
         return {row["class_name"]: row["dice"] for row in rows if not is_union(row)}
 
+    dice = dice_of(case.truth_labels(), decoded.on_source)
     if not settings.repair:
-        return dice_with(decoded.on_source), None
+        return dice, None
     mended, told = mended_map(decoded)
-    repair = Repair(dice_with(mended), changes_line(told), sees_tubes(case.frame.spacing_mm))
-    return dice_with(decoded.on_source), repair
+    closed = without_leaks(case)
+    leak = None if closed is None else one_less_mean(dice_of(case.truth_crop, closed))
+    changed = dice_of(case.truth_labels(), mended)
+    return dice, Repair(changed, changes_line(told), sees_tubes(case.frame.spacing_mm), leak)
 
 
 def _unsaid(line):
