@@ -155,8 +155,14 @@ def test_table_and_lines_say_what_mending_changes():
         "from rank 3 on nothing would be mended or leaks; from rank 4 on nothing is worse than usual (score 0)"
     )
     assert usual_line(ranked[:3]) == "from rank 3 on nothing would be mended or leaks"
-    assert usual_line(ranked[:2]) == "" and usual_line(ranked[3:]).startswith("in no heart anything would be mended")
-    assert thick_slices_line(hearts).startswith("note: the voxels of 1 of 5 maps are too large")
+    assert usual_line(ranked[:2]) == "" and usual_line([ranked[0], ranked[3]]) == (
+        "from rank 2 on nothing would be mended or leaks, and nothing is worse than usual (score 0)"
+    )
+    assert usual_line(ranked[2:]) == (
+        "in no heart anything would be mended or leaks; from rank 2 on nothing is worse than usual (score 0)"
+    )
+    assert usual_line(ranked[3:]).startswith("in no heart anything would be mended or leaks; no heart is worse than")
+    assert thick_slices_line(hearts).startswith("note: in 1 of 5 maps pieces of vessels are not judged")
     assert thick_slices_line(hearts[:2]) == ""
 
 
@@ -308,7 +314,7 @@ def test_dirty_label_maps_come_first_and_the_structure_is_named(octants, capsys)
     assert (first["case_id"], second["case_id"]) == ("heart4", "heart7")
     assert first["structure"] == second["structure"] == "class_3"
     assert float(first["score"]) > float(second["score"]) > float(third["score"]) == 0
-    assert "from rank 3 on nothing is worse than usual" in capsys.readouterr().out
+    assert "from rank 3 on nothing would be mended or leaks, and nothing is worse than usual" in capsys.readouterr().out
 
 
 def test_a_stray_piece_comes_before_what_is_drawn_worse_but_not_on_a_thinned_grid(octants, capsys):

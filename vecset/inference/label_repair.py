@@ -75,7 +75,7 @@ def mend(
         mending.pieces_before = _count(labels, c)
         if roots.get(c) in told:
             mending.touched_before = touches(labels, c, roots[c])
-    tubes = {c for c in told if class_of(class_names[c - 1]) in TUBES and roots.get(c) in told}
+    tubes = {c for c in tube_ids(class_names) if c in told and roots.get(c) in told}
     if not sees_tubes(spacing_mm):
         tubes = set()
     for c, mending in told.items():
@@ -104,6 +104,11 @@ def mend(
 def sees_tubes(spacing_mm: np.ndarray) -> bool:
     """Whether the gaps of vessels are closed by their shape, on a grid with spacing_mm (3,)."""
     return bool(np.max(spacing_mm) <= COARSEST_MM)
+
+
+def tube_ids(class_names: Sequence[str]) -> list[int]:
+    """The ids of the classes whose gaps are closed by their shape, by the names of the structures."""
+    return [c for c, name in enumerate(class_names, 1) if class_of(name) in TUBES]
 
 
 def changes_line(told: dict[str, dict]) -> str:

@@ -36,7 +36,7 @@ def one_less_mean(dice: Mapping[str, float | None]) -> float:
 @dataclass(frozen=True)
 class Repair:
     """What mending changes in a label map. dice: {structure: Dice of the map with the mended one, None where it has no
-    voxel of it}; changes: in words, "" where nothing is changed; tubes: whether gaps of vessels were looked for; leak:
+    voxel of it}; changes: in words, "" where nothing is changed; tubes: whether vessels were looked at; leak:
     1 - mean Dice of the map with one whose leaks are closed, None where these were not looked for."""
 
     dice: Mapping[str, float | None]
@@ -196,21 +196,26 @@ def usual_line(ranked: Sequence[RankedHeart]) -> str:
     looked_for = any(row.heart.repair for row in ranked)
     found = sum(row.found > 0 for row in ranked)
     worse = sum(row.suspicious for row in ranked)
-    lines = [f"from rank {found + 1} on nothing would be mended or leaks"] if 0 < found < len(ranked) else []
+    lines, also = [], ""
+    if looked_for and not found:
+        lines.append("in no heart anything would be mended or leaks")
+    elif looked_for and found < worse:
+        lines.append(f"from rank {found + 1} on nothing would be mended or leaks")
+    elif looked_for:
+        also = "would be mended or leaks, and nothing "
     if not worse:
-        also = "in no heart anything would be mended or leaks, and " if looked_for else ""
-        return f"{also}no heart is worse than usual (all scores are 0): the order says nothing of faults"
-    if worse < len(ranked):
-        lines.append(f"from rank {worse + 1} on nothing is worse than usual (score 0)")
+        lines.append("no heart is worse than usual (all scores are 0): the order says nothing of faults")
+    elif worse < len(ranked):
+        lines.append(f"from rank {worse + 1} on nothing {also}is worse than usual (score 0)")
     return "; ".join(lines)
 
 
 def thick_slices_line(hearts: Sequence[MeasuredHeart]) -> str:
-    """In how many maps the gaps of vessels were not looked for, though the rest was, or ""."""
+    """In how many maps the pieces of vessels were not looked at, though the rest was, or ""."""
     count = sum(heart.repair is not None and not heart.repair.tubes for heart in hearts)
     if not count:
         return ""
-    return f"note: the voxels of {count} of {len(hearts)} maps are too large to look for gaps of vessels"
+    return f"note: in {count} of {len(hearts)} maps pieces of vessels are not judged: slices too thick for it"
 
 
 def few_hearts_line(hearts: Sequence[MeasuredHeart]) -> str:
