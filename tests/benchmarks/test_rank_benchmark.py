@@ -35,7 +35,9 @@ def test_figures_of_an_order(tmp_path, capsys):
         (tmp_path / "maps" / "clean").mkdir(parents=True, exist_ok=True)
         write_label_map(tmp_path / "maps" / f"{names[n]}.nii.gz", dirty, np.eye(4), HEART_CLASSES)
         write_label_map(tmp_path / "maps" / "clean" / f"{names[n]}.nii.gz", clean, np.eye(4), HEART_CLASSES)
-        rows.append(f"{n + 1},{names[n]},maps/{names[n]}.nii.gz,{0.02 if voxels else 0},{0.01 if n == 1 else ''},{0.1 * n}")
+        rows.append(
+            f"{n + 1},{names[n]},maps/{names[n]}.nii.gz,{0.02 if voxels else 0},{0.01 if n == 1 else ''},{0.1 * n}"
+        )
     kinds = ["a.nii.gz,coronary_gaps,Coronary,0.5,36", "b.nii.gz,coronary_detached,Coronary,0.5,72"]
     (tmp_path / "maps" / "defects.csv").write_text("\n".join(["heart,kind,structure,grade,changed_voxels", *kinds]))
     words = ["--maps", str(tmp_path / "maps"), "--output_dir", str(tmp_path / "out")]

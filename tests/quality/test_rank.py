@@ -287,15 +287,15 @@ def octants(tmp_path, monkeypatch):
     network = centred_ball()
     network.distance = lambda points: points.norm(dim=1) - UNIT_RADIUS
     monkeypatch.setattr(checkpoint_file, "model_from_checkpoint", lambda saved, device, where: network.to(device))
-    write_checkpoint(tmp_path / "checkpoint.pth")
-    (tmp_path / "maps").mkdir()
 
-    def make(change):
-        labels, frame = make_heart()
-        for n in range(10):
+    def make(change, names=NAMES, count=10, **grid):
+        write_checkpoint(tmp_path / "checkpoint.pth", names=names)
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        labels, frame = make_heart(**grid)
+        for n in range(count):
             dirty = labels.copy()
             change(n, dirty)
-            write_label_map(tmp_path / "maps" / f"heart{n}.nii.gz", dirty, frame.affine, NAMES)
+            write_label_map(tmp_path / "maps" / f"heart{n}.nii.gz", dirty, frame.affine, names)
         return tmp_path
 
     return make
@@ -347,3 +347,21 @@ def test_a_stray_piece_comes_before_what_is_drawn_worse_but_not_on_a_thinned_gri
         and "would be mended" not in said
         and "found  " not in said
     )
+
+
+def test_in_thick_slices_all_but_vessels_is_judged(octants, capsys):
+    """A stray piece in octant 8: of octant 3, a coronary, in heart 0, of octant 1 in heart 1."""
+    names = [{3: "Coronary", 6: "Aorta"}.get(c, name) for c, name in enumerate(NAMES, 1)]
+
+    def dirty(n, labels):
+        x, y, z = np.argwhere(labels == 8).mean(0).round().astype(int)
+        labels[x - 1 : x + 2, y - 1 : y + 2, z] = {0: 3, 1: 1}[n]
+
+    for thick_mm, changed in ((3.0, ["Coronary", "class_1"]), (3.1, ["", "class_1"])):
+        folder = octants(dirty, names, count=2, spacing_mm=(1.0, 1.0, thick_mm))
+        assert command(folder, source="maps") == 0
+        rows = {row["case_id"]: row["repair"] for row in rows_of(folder)}
+        assert [rows[f"heart{n}"].split(":")[0] for n in range(2)] == changed
+        assert ("in 2 of 2 maps pieces of vessels are not judged" in capsys.readouterr().out) == (thick_mm > 3)
+    score = {row["case_id"]: float(row["repair_score"]) for row in rows_of(folder)}
+    assert score["heart0"] == 0 < score["heart1"]
