@@ -14,7 +14,7 @@ from vecset.imaging.classes import HEART16_CLASSES, HEART_CLASSES
 from vecset.imaging.frame import Frame
 from vecset.phantom.defects import KINDS, add_defects
 from vecset.phantom.phantom import PhantomOptions, make_phantom
-from vecset.quality.anatomy import CONTACTS, ONE_PIECE, check_anatomy
+from vecset.quality.anatomy import CONTACTS, ONE_PIECE, check_anatomy, without_leaks
 from vecset.quality.thresholds import FileReport
 
 ID = {name: c for c, name in enumerate(HEART_CLASSES, 1)}
@@ -163,6 +163,38 @@ def test_no_leak_where_there_is_muscle_near_the_valves_or_where_they_are_not_kno
     stray = ventricle(0)
     stray[1:3, 1:3, 1:3] = ID["LV"]
     assert missed(report_of(case_of(stray))) == {"pieces"}
+
+
+def ball_with_a_canal(canal_mm, spacing_mm=(1.0, 1.25, 1.0)):
+    """(labels, voxels of the canal (X, Y, Z) bool): an LV of radius 13 mm in a muscle of 20 mm, between LA and aorta,
+    and a canal of radius `canal_mm` from it through the muscle along the last axis."""
+    at = np.stack(np.meshgrid(*(np.arange(-26, 27, step) for step in spacing_mm), indexing="ij"), -1)
+    away = np.linalg.norm(at, axis=-1)
+    labels = np.zeros(away.shape, np.uint8)
+    labels[away < 20] = ID["Myocardium"]
+    labels[(np.abs(at[..., 0] + 22) < 3) & (away < 25)] = ID["LA"]
+    labels[(np.abs(at[..., 1] - 22) < 3) & (away < 25)] = ID["Aorta"]
+    canal = (np.hypot(at[..., 0], at[..., 1]) < canal_mm) & (at[..., 2] > 0) & (away < 20) & (away >= 13)
+    labels[(away < 13) | canal] = ID["LV"]
+    return labels, canal
+
+
+@pytest.mark.parametrize("canal_mm", [2.0, 4.0])
+def test_a_canal_through_the_muscle_is_closed_and_nothing_else(canal_mm):
+    spacing_mm = (1.0, 1.25, 1.0)
+    labels, canal = ball_with_a_canal(canal_mm)
+    closed = without_leaks(case_of(labels, spacing_mm))
+    assert set(np.unique(closed[closed != labels])) == {ID["Myocardium"]}
+    assert (closed != labels)[canal].mean() > 0.85, "but its round foot in the ventricle"
+    assert np.count_nonzero((closed != labels) & ~canal) < 0.1 * canal.sum()
+    whole, _ = ball_with_a_canal(0.0)
+    np.testing.assert_array_equal(without_leaks(case_of(whole, spacing_mm)), whole)
+    labels[labels == ID["LA"]] = 0
+    assert without_leaks(case_of(labels, spacing_mm)) is None
+    small, _ = ball_with_a_canal(2.0)
+    small[small == ID["LV"]] = ID["Myocardium"]
+    small[24:29, 18:22, 24:] = ID["LV"]  # no ball of CANAL_MM is in it
+    np.testing.assert_array_equal(without_leaks(case_of(small, spacing_mm, margin=1)), small)
 
 
 @pytest.fixture(scope="module")

@@ -184,6 +184,18 @@ def repaired(folder: Path, heart: DecodedHeart, say: Callable[[str], None]) -> d
     case = heart.case
     if case.truth_crop is None:
         raise InputError.because(case.path, "it holds no label map that could be mended", "leave out --repair")
+    mended, told = mended_map(heart)
+    nowhere = heart.drawing.left_out | heart.drawing.inferred  # no voxel of the map is of these
+    names = shown_names(case.class_names, nowhere, np.zeros(len(nowhere), bool))
+    write_label_map(folder / REPAIRED, mended, case.frame.affine, names, case.meta.get("source_geometry"))
+    if line := changes_line(told):
+        say(f"{heart.case_id}: repaired: {line}")
+    return told
+
+
+def mended_map(heart: DecodedHeart) -> tuple[np.ndarray, dict[str, dict]]:
+    """What `label_repair.mend` makes of the label map of a heart that has one, on its own grid."""
+    case = heart.case
     voxel_unit = float(case.frame.spacing_mm.max() * case.frame.scale)
 
     def probabilities(index):
@@ -191,13 +203,7 @@ def repaired(folder: Path, heart: DecodedHeart, say: Callable[[str], None]) -> d
         inside_Q = torch.sigmoid(-sdf_Q / (INSIDE_VOXELS * voxel_unit))
         return (logits_QC.softmax(1) * inside_Q.unsqueeze(1)).numpy()
 
-    mended, told = mend(case.truth_labels(), heart.on_source, probabilities, case.frame.spacing_mm, case.class_names)
-    nowhere = heart.drawing.left_out | heart.drawing.inferred  # no voxel of the map is of these
-    names = shown_names(case.class_names, nowhere, np.zeros(len(nowhere), bool))
-    write_label_map(folder / REPAIRED, mended, case.frame.affine, names, case.meta.get("source_geometry"))
-    if line := changes_line(told):
-        say(f"{heart.case_id}: repaired: {line}")
-    return told
+    return mend(case.truth_labels(), heart.on_source, probabilities, case.frame.spacing_mm, case.class_names)
 
 
 def _tell_observed(rows, drawing):

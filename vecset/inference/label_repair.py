@@ -75,8 +75,8 @@ def mend(
         mending.pieces_before = _count(labels, c)
         if roots.get(c) in told:
             mending.touched_before = touches(labels, c, roots[c])
-    tubes = {c for c in told if class_of(class_names[c - 1]) in TUBES and roots.get(c) in told}
-    if np.max(spacing_mm) > COARSEST_MM:
+    tubes = {c for c in tube_ids(class_names) if c in told and roots.get(c) in told}
+    if not sees_tubes(spacing_mm):
         tubes = set()
     for c, mending in told.items():
         kept = _in_line(labels, c, roots[c], spacing_mm) if c in tubes else None
@@ -99,6 +99,16 @@ def mend(
         mending.gained = int(np.count_nonzero((labels == c) & (before != c)))
         mending.lost = int(np.count_nonzero((labels != c) & (before == c)))
     return labels, {class_names[c - 1]: asdict(mending) for c, mending in told.items()}
+
+
+def sees_tubes(spacing_mm: np.ndarray) -> bool:
+    """Whether the gaps of vessels are closed by their shape, on a grid with spacing_mm (3,)."""
+    return bool(np.max(spacing_mm) <= COARSEST_MM)
+
+
+def tube_ids(class_names: Sequence[str]) -> list[int]:
+    """The ids of the classes whose gaps are closed by their shape, by the names of the structures."""
+    return [c for c, name in enumerate(class_names, 1) if class_of(name) in TUBES]
 
 
 def changes_line(told: dict[str, dict]) -> str:

@@ -1,16 +1,19 @@
-"""Lists label maps by how badly a trained model reconstructs them, the worst first, so that dirty labels are found.
+"""Lists label maps by what a trained model finds wrong in them, the worst first, so that dirty labels are found.
 
-    python -m vecset.quality.rank --checkpoint train/checkpoint-best.pth --input LABELS --output_dir OUT --every 2
+    python -m vecset.quality.rank --checkpoint train/checkpoint-best.pth --input LABELS --output_dir OUT
 
-Each heart is encoded and drawn as by reconstruct.py, and compared with its own label map; each structure with what is
-usual for it over all hearts of the list (vecset/quality/ranking.py). OUT/rank.csv has a row per heart. What is measured
-is kept in OUT/hearts.jsonl: run again after a stop, or with more hearts, only what is new or changed is measured.
+Each heart is encoded and drawn as by reconstruct.py. First come the label maps in which --repair of reconstruct.py
+changes most, or whose LV leaks; then those that are drawn worse than is usual over all hearts of the list, structure
+by structure (vecset/quality/ranking.py). With --every 2 or more, the latter alone. OUT/rank.csv has a row per heart.
+What is measured is kept in OUT/hearts.jsonl: run again after a stop, or with more hearts, only what is new or changed
+is measured.
 """
 
 import argparse
 import functools
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -23,14 +26,17 @@ from vecset.common.errors import InputError, describe_failure, run_command, show
 from vecset.common.memory import keep_freed_memory  # noqa: E402
 from vecset.quality.ranking import (  # noqa: E402
     MeasuredHeart,
+    Repair,
     few_hearts_line,
+    one_less_mean,
     rank_hearts,
     rank_lines,
     rank_table,
+    thick_slices_line,
     usual_line,
 )
 
-VERSION = 1  # of what is measured: lines of another one are measured again
+VERSION = 2  # of what is measured: lines of another one are measured again
 TABLE, MEASURED = "rank.csv", "hearts.jsonl"
 MEMORY_ADVICE = "give a larger --every, or use a machine with more memory"
 
@@ -51,7 +57,12 @@ def get_parser() -> argparse.ArgumentParser:
     add("--data_path", type=user_path, help="folder of the files in a CSV (default: the CSV's own)")
     add("--recursive", action="store_true", help="for --input FOLDER: label maps in sub-folders, too (default: not)")
     add("--pattern", metavar="GLOB", help="for --input FOLDER: label maps of such names alone (default: all)")
-    add("--every", type=count(1), default=1, help="compare every n-th voxel along each axis (default: 1, all of them)")
+    add(
+        "--every",
+        type=count(1),
+        default=1,
+        help="compare every n-th voxel along each axis, and mend nothing (default: 1, all of them)",
+    )
     add("--calibration", type=user_path, help="file of python -m vecset.calibrate (default: without)")
     add("--num_surface_points", type=count(1), help="as for reconstruct.py (default: as in training)")
     add("--num_latents", type=count(1), help="as for reconstruct.py (default: as in training)")
@@ -88,6 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         geometry_from=args.geometry_from,
         label_mapping=mapping,
         annotated=annotated,
+        repair=args.every == 1,  # pieces and gaps are not to be seen on a thinned grid
     )
     say = functools.partial(print, file=sys.stderr)
     hearts = find_hearts(args.input, args.data_path, Selection(args.recursive, args.pattern), say)
@@ -95,6 +107,10 @@ def main(argv: list[str] | None = None) -> int:
     by_number = taken_by_number(hearts, model.class_names, mapping)
     if by_number:
         print(f"note: {by_number}")
+    if not settings.repair:
+        print(
+            f"note: --every {args.every}: gaps, stray pieces and leaks are not looked for; the reconstruction decides"
+        )
     require_writable(args.output_dir)
     remove_leftovers(args.output_dir)
     (args.output_dir / TABLE).unlink(missing_ok=True)  # of an earlier run, with other files or hearts
@@ -104,8 +120,9 @@ def main(argv: list[str] | None = None) -> int:
     if measured:
         ranked = rank_hearts(measured)
         write_text(args.output_dir / TABLE, rank_table(ranked, model.class_names))
-        if few := few_hearts_line(measured):
-            print(few)
+        for note in (few_hearts_line(measured), thick_slices_line(measured)):
+            if note:
+                print(note)
         print("\n".join(rank_lines(ranked)))
         if usual := usual_line(ranked):
             print(usual)
@@ -133,15 +150,16 @@ def measure_all(model, settings, hearts, folder, every):
                 if key in kept:
                     known += 1
                 else:
-                    dice = measure(model, settings, heart, every, tqdm.write)
-                    append_text(folder / MEASURED, json.dumps({"key": key, "dice": dice}) + "\n")
-                    kept[key] = dice
+                    dice, repair = measure(model, settings, heart, every, tqdm.write)
+                    line = {"key": key, "dice": dice, "repair": asdict(repair) if repair else None}
+                    append_text(folder / MEASURED, json.dumps(line) + "\n")
+                    kept[key] = dice, repair
             except Exception as error:  # a defect met on one heart must not stop the others
                 failed += 1
                 reason = describe_failure(heart.path, error, MEMORY_ADVICE)
                 tqdm.write(f"error: {shown(heart.case_id)}: {reason}", file=sys.stderr)
                 continue
-            found.append(MeasuredHeart(heart.case_id, str(heart.path), kept[key]))
+            found.append(MeasuredHeart(heart.case_id, str(heart.path), *kept[key]))
     return found, failed, known
 
 
@@ -164,12 +182,16 @@ def key_of(model, settings, heart, every):
 
 
 def measure(model, settings, heart, every, say):
-    """The `MeasuredHeart.dice` of a heart's label map and what reconstruct.py would draw of it, on every n-th voxel.
-    InputError where it holds no label map."""
+    """(`MeasuredHeart.dice` of a heart's label map and what reconstruct.py would draw of it, on every n-th voxel; the
+    `Repair` of the map, None without settings.repair). InputError where it holds no label map."""
+    import numpy as np
+
     from vecset.fields.heart_field import CHUNK
-    from vecset.inference.heart_result import decode_heart
+    from vecset.inference.heart_result import decode_heart, mended_map
+    from vecset.inference.label_repair import changes_line, sees_tubes, tube_ids
     from vecset.inference.thinned_case import every_nth
     from vecset.metrics.overlap import is_union, score
+    from vecset.quality.anatomy import without_leaks
 
     case = model.read(
         heart,
@@ -183,9 +205,24 @@ def measure(model, settings, heart, every, say):
     for note in case.notes:
         say(f"note: {heart.case_id}: {note}")
     case = every_nth(case, every)
-    drawn = decode_heart(model, settings, heart.case_id, case, None, CHUNK, _unsaid).on_source
-    rows = score(case.truth_labels(), drawn, model.class_names, case.annotated)
-    return {row["class_name"]: row["dice"] for row in rows if not is_union(row)}
+    decoded = decode_heart(model, settings, heart.case_id, case, None, CHUNK, _unsaid)
+
+    def dice_of(one, other):
+        rows = score(one, other, model.class_names, case.annotated)
+        return {row["class_name"]: row["dice"] for row in rows if not is_union(row)}
+
+    dice = dice_of(case.truth_labels(), decoded.on_source)
+    if not settings.repair:
+        return dice, None
+    mended, told = mended_map(decoded)
+    truth, tubes = case.truth_labels(), sees_tubes(case.frame.spacing_mm)
+    if not tubes:  # in thick slices vessels fall apart by themselves: that is no fault
+        vessels = tube_ids(case.class_names)
+        mended = np.where(np.isin(truth, vessels) | np.isin(mended, vessels), truth, mended)
+        told = {name: one for name, one in told.items() if case.class_names.index(name) + 1 not in vessels}
+    closed = without_leaks(case)
+    leak = None if closed is None else one_less_mean(dice_of(case.truth_crop, closed))
+    return dice, Repair(dice_of(truth, mended), changes_line(told), tubes, leak)
 
 
 def _unsaid(line):
@@ -193,8 +230,8 @@ def _unsaid(line):
 
 
 def read_measured(path):
-    """{key: {structure: Dice or None}} of the lines of a file of `measure_all`. A line that a stop has cut off counts
-    as not there, and is taken out of the file, so that the next line begins anew."""
+    """{key: (`MeasuredHeart.dice`, `Repair` or None)} of the lines of a file of `measure_all`. A line that a stop has
+    cut off counts as not there, and is taken out of the file, so that the next line begins anew."""
     from vecset.common.atomic import write_text
 
     if not path.exists():
@@ -204,7 +241,8 @@ def read_measured(path):
     for line in text.splitlines(keepends=True):
         try:
             entry = json.loads(line)
-            found[entry["key"]] = dict(entry["dice"])
+            repair = entry.get("repair")  # lines of VERSION 1 have none
+            found[entry["key"]] = dict(entry["dice"]), Repair(**repair) if repair else None
         except (ValueError, KeyError, TypeError):
             continue
         whole.append(line)
