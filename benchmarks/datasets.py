@@ -9,7 +9,8 @@ A has the ten structures, B these and SVC, IVC, RV wall, LA wall and coronary si
     A          trained on A alone
     B          trained on B alone, as many steps as A+B
     A+B        trained on both, each heart of B several times per epoch (--weight)
-    A then B   the network A, to which the five are added (--init_from): trained on A+B for half the epochs
+    A then B   the network A, to which the five are added (--init_from): trained on A+B for half the epochs, at a fifth
+               of the learning rate, so that what it has learned stays
 
 Each is scored on hearts that none has seen, whose label maps have all fifteen structures, or the ten:
 
@@ -46,7 +47,7 @@ from vecset.common.memory import keep_freed_memory  # noqa: E402
 from vecset.imaging.classes import HEART16_CLASSES, HEART_CLASSES  # noqa: E402
 from vecset.pipeline.options import flags  # noqa: E402
 
-VERSION = 1  # of the comparison: rows of another one do not count
+VERSION = 2  # of the comparison: rows of another one do not count
 TEN, FIVE = list(HEART_CLASSES), list(HEART16_CLASSES[10:15])
 FIFTEEN = [*TEN, *FIVE]  # the sixteenth is reserved: nobody looked for it
 
@@ -234,6 +235,7 @@ class Comparison:
         options |= {"eval_every": self.epochs_of(network), "grid_size": 16}
         if network == "A then B":
             options["init_from"] = self.folder / "A" / "train" / "checkpoint-last.pth"
+            options["lr"] = options["lr"] / 5
         self.command(ROOT / "vecset" / "main_ae.py", options)
         tuned = {"checkpoint": checkpoint, "csv": split / "train.csv", "output": folder / "tuning.json"}
         tuned |= {"hearts": self.sizes.tuned_on, "device": "cpu", **self.at_inference()}
@@ -253,7 +255,7 @@ class Comparison:
         return max(2, self.epochs // 2) if network == "A then B" else self.epochs
 
     def steps(self, hearts: int) -> int:
-        return hearts // self.sizes.train["batch_size"]
+        return -(-hearts // self.sizes.train["batch_size"])  # the last batch of an epoch may be smaller
 
     # --- figures
 

@@ -131,3 +131,17 @@ def test_a_terminal_of_ascii_ends_nothing(monkeypatch):
     assert run_command(main) == 2
     out.flush(), err.flush()
     assert out.buffer.getvalue() == b"caf\\xe9 \\udcff\n" and err.buffer.getvalue() == b"error: \\u2764: is empty\n"
+
+
+def test_a_stop_inside_compiled_code_is_a_stop():
+    """numba makes a SystemError of it: a heart would be told as broken, and the stop forgotten."""
+
+    def stopped():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise SystemError("CPUDispatcher(...) returned a result with an exception set") from stop
+
+    with pytest.raises(KeyboardInterrupt):
+        describe_failure("a", caught(stopped))
+    assert describe_failure("a", SystemError("other")) == "a: SystemError: other"

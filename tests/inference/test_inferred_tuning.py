@@ -54,7 +54,10 @@ def test_what_is_left_out_of_which_hearts():
     assert set(found) == {(0,), (1,), (2,), (3,)} and all(len(names) == LEFT_OUT_HEARTS for names in found.values())
     assert {name[0] for name in found[(0,)]} == {"A", "B"} and {name[0] for name in found[(2,)]} == {"B"}
     assert what_to_hide([drawn("a", [1, 0])]) == [], "nothing would be left"
-    assert what_to_hide([drawn("a", [1, 1], truth=[0, 1])]) == [], "it lacks what was looked for"
+    assert what_to_hide([drawn("a", [1, 1], truth=[0, 1])]) == [], "what it lacks cannot be left out"
+    lacking = [drawn("a", [1, 1, 1, 1], truth=[0, 1, 2, 3]), drawn("b", [1, 0, 0, 0])]
+    found = [tuple(np.flatnonzero(hidden).tolist()) for _, hidden in what_to_hide(lacking)]
+    assert found == [(1, 2), (0,), (1,), (2,)], "a class that no heart has, as the reserved one, is no reason to stop"
     assert what_to_hide([]) == []
 
 

@@ -122,7 +122,9 @@ def describe_failure(where: object, error: BaseException, memory_advice: str = "
     """Any failure as one line that begins with `where` (a file, a case), unless the error names a file of its own.
 
     InputError and OSError in their own words; no memory, with `memory_advice`; all else is a defect of the software:
-    its type, its message and the place in the code."""
+    its type, its message and the place in the code. Raises KeyboardInterrupt where the error is one in disguise."""
+    if isinstance(error, SystemError) and isinstance(error.__cause__, KeyboardInterrupt):
+        raise KeyboardInterrupt from error  # a stop in the middle of compiled code, of which numba makes this
     name = shown(where)
     if isinstance(error, InputError):
         return str(error)

@@ -4,6 +4,7 @@ from collections import Counter
 
 from vecset.common.errors import shown
 from vecset.common.structure_state import STATE_WORDS, State
+from vecset.imaging.classes import RESERVED_CLASS
 
 FAILED_SHOWN = 20
 NOTES_SHOWN = 20
@@ -11,17 +12,19 @@ NOTES_SHOWN = 20
 
 def unknown_lines(results):
     """What the last lines say about structures that are unknown: what was left out, and what was inferred."""
-    left, inferred = Counter(), Counter()
+    left, inferred, nowhere = Counter(), Counter(), Counter()
     hearts = {"left": 0, "inferred": 0}
     for result in results:
         inferred.update(mine := result.get("inferred", ()))
+        nowhere.update(result.get("inferred_nowhere", ()))
         unknown = [name for name, word in result.get("states", {}).items() if word == STATE_WORDS[State.UNKNOWN]]
+        unknown = [name for name in unknown if name != RESERVED_CLASS]
         left.update(gone := [name for name in unknown if name not in mine])
         hearts["left"] += bool(gone)
         hearts["inferred"] += bool(mine)
     told = {
         key: ", ".join(f"{name} in {n}" for name, n in counts.items())
-        for key, counts in (("left", left), ("inferred", inferred))
+        for key, counts in (("left", left), ("inferred", inferred), ("nowhere", nowhere))
     }
     lines = []
     if left:
@@ -30,7 +33,10 @@ def unknown_lines(results):
             f"({told['left']}); --complete infers them"
         )
     if inferred:
-        lines.append(f"{hearts['inferred']} of {len(results)} hearts have inferred structures ({told['inferred']})")
+        empty = f"; of these nothing was drawn: {told['nowhere']}" if nowhere else ""
+        lines.append(
+            f"{hearts['inferred']} of {len(results)} hearts have inferred structures ({told['inferred']}){empty}"
+        )
     return lines
 
 

@@ -81,20 +81,19 @@ def draw_heart(model: LoadedModel, listed: ListedCase, hidden: np.ndarray | None
 
 def what_to_hide(hearts: Sequence[DrawnHeart]) -> list[tuple[DrawnHeart, np.ndarray]]:
     """What is left out of which whole hearts, to tune what is inferred, as (heart, hidden (C,) bool): of each heart
-    what others have not annotated, as one of those is completed, and each class alone, of LEFT_OUT_HEARTS hearts.
-    Hearts that lack what was looked for are left out, and so is what leaves nothing."""
-    hearts = [heart for heart in hearts if (heart.present == heart.annotated).all()]
+    what others have not annotated, as one of those is completed, and each class alone, of LEFT_OUT_HEARTS hearts. What
+    a heart does not have cannot be left out of it, and what leaves nothing is not left out."""
     patterns = {tuple(heart.annotated) for heart in hearts}
     found = []
     for heart in hearts:
-        sets = {tuple(heart.annotated & ~np.array(other)) for other in patterns}
+        sets = {tuple(heart.present & ~np.array(other)) for other in patterns}
         found += [(heart, np.array(hidden)) for hidden in sorted(sets) if any(hidden)]
     for c in range(len(hearts[0].annotated) if hearts else 0):
-        mine = [heart for heart in hearts if heart.annotated[c]]
+        mine = [heart for heart in hearts if heart.present[c]]
         for i in np.unique(np.linspace(0, len(mine) - 1, min(len(mine), LEFT_OUT_HEARTS)).astype(int)):
             found.append((mine[i], np.arange(len(mine[i].annotated)) == c))
     alone = {(heart.listed.case_id, hidden.tobytes()): (heart, hidden) for heart, hidden in found}
-    return [(heart, hidden) for heart, hidden in alone.values() if (heart.annotated & ~hidden).any()]
+    return [(heart, hidden) for heart, hidden in alone.values() if (heart.present & ~hidden).any()]
 
 
 def draw_voxels(

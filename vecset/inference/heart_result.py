@@ -18,6 +18,7 @@ from vecset.fields.decoding import Decoded, decode_label_map, require_grid_memor
 from vecset.fields.heart_field import CHUNK, HeartField
 from vecset.fields.meshes import cube_round, require_mesh_memory
 from vecset.imaging.class_names import file_names
+from vecset.imaging.classes import RESERVED_CLASS
 from vecset.imaging.frame import Frame
 from vecset.imaging.label_map import write_label_map, write_scalar_map
 from vecset.inference.beyond_seen import beyond_line, drawn_beyond
@@ -84,6 +85,7 @@ def drawing_of(case: Case, complete: bool) -> Drawing:
     asked = np.full(case.num_classes, complete)
     if case.whole is not None:
         asked |= case.whole.annotated
+    asked &= np.array([name != RESERVED_CLASS for name in case.class_names])
     inferred = (case.states == State.UNKNOWN) & asked
     return Drawing(case.states, is_seen(case.states) | inferred, inferred)
 
@@ -171,6 +173,7 @@ def make_result(
                 "seconds": round(time.time() - start, 2),
             },
             **heart.drawing.words(model.class_names),
+            "inferred_nowhere": _not_found(heart, model.class_names),
             **({"samples": _told_of_samples(settings, heart, volumes)} if volumes else {}),
             **({"repair": repair} if repair else {}),
             **({"slices": slices_agreement(heart)} if case.in_slices else {}),
@@ -204,6 +207,12 @@ def mended_map(heart: DecodedHeart) -> tuple[np.ndarray, dict[str, dict]]:
         return (logits_QC.softmax(1) * inside_Q.unsqueeze(1)).numpy()
 
     return mend(case.truth_labels(), heart.on_source, probabilities, case.frame.spacing_mm, case.class_names)
+
+
+def _not_found(heart, class_names):
+    """Names of the classes that were inferred and of which nothing was drawn."""
+    drawn = np.bincount(heart.output.labels.ravel(), minlength=len(class_names) + 1)[1:] > 0
+    return [name for name, empty in zip(class_names, heart.drawing.inferred & ~drawn) if empty]
 
 
 def _tell_observed(rows, drawing):
@@ -337,7 +346,8 @@ def _taken_as_absent(case, settings, drawing):
     if judged.truth_crop is None or not (settings.complete or settings.given):
         return ""
     there = np.bincount(judged.truth_crop.ravel(), minlength=len(judged.annotated) + 1)[1:] > 0
-    names = [name for name, mine in zip(judged.class_names, judged.annotated & ~there) if mine]
+    lacking = zip(judged.class_names, judged.annotated & ~there)
+    names = [name for name, mine in lacking if mine and name != RESERVED_CLASS]
     if not names:
         return "" if drawing.inferred.any() else "nothing of it is unknown, so nothing is inferred"
     drawn = "and what is drawn of them is spurious" if settings.given else "so they are not inferred"
