@@ -91,22 +91,21 @@ def test_class_losses_of_two_answers_are_their_formulas(kind):
     labels[1][labels[1] == 2] = 0
     cases = []
     for n in range(2):
-        known = annotated[n][None, :] | (labels[n] > 0)[:, None]  # (5, 3): whether it is known if a class is there
+        kept = [c for c in range(3) if annotated[n, c]]
         y = (labels[n][:, None] == np.arange(4)).astype(float)
-        if kind == "softmax":  # what may be there without a label counts as background
-            p, q = (np.exp(np.column_stack([np.zeros(5), x[n]])) for x in (a, b))
-            for one in (p, q):
-                one /= one.sum(1, keepdims=True)
-                one[:, 0] += (one[:, 1:] * ~known).sum(1)
-                one[:, 1:] *= known
+        if kind == "softmax":
+            kept = [0, *(c + 1 for c in kept)]
+            p, q = (np.exp(np.column_stack([np.zeros(5), x[n]]))[:, kept] for x in (a, b))
+            p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+            y = y[:, kept]
             missed = -np.log(((p + q) / 2)[y > 0]).mean()
         else:
-            p, q = (known / (1 + np.exp(-x[n])) for x in (a, b))
-            y = y[:, 1:]
+            p, q = (1 / (1 + np.exp(-x[n][:, kept])) for x in (a, b))
+            y = y[:, [c + 1 for c in kept]]
             missed = -np.log(np.where(y > 0, (p + q) / 2, 1 - (p + q) / 2)).mean(0)
         away = [np.sqrt(((one - other) ** 2).mean(0)) for one, other in ((p, y), (q, y), (p, q))]
         score = (away[0] + away[1] - away[2]) / 2  # of each class, over all points together
-        cases.append(score.sum() + missed if kind == "softmax" else (score + missed).sum() / annotated[n].sum())
+        cases.append(score.sum() + missed if kind == "softmax" else (score + missed).mean())
     tensors = (torch.from_numpy(x) for x in (a, b, labels, annotated))
     assert float(CLASS_LOSSES_OF_ANSWERS[kind](*tensors)) == pytest.approx(np.mean(cases), rel=1e-3)
 

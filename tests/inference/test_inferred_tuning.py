@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 import torch
 from helpers.ball_cases import write_ball_cases
+from helpers.fake_model import FormulaModel
 from helpers.formula_hearts import write_checkpoint
 
 from vecset import calibrate
 from vecset.common.errors import InputError, run_command
 from vecset.data.listed_case import ListedCase
 from vecset.fields.decision_tuning import DecisionTuning, read_decision_tuning, write_decision_tuning
+from vecset.fields.heart_field import HeartField
 from vecset.inference.decision_tuning_samples import LEFT_OUT_HEARTS, DrawnHeart, Sample, draw_heart, what_to_hide
-from vecset.inference.decision_tuning_search import Base, dice_per_class, dice_table, fit
+from vecset.inference.decision_tuning_search import Base, dice_per_class, dice_table, fit, offset_of_left_out
 from vecset.inference.heart_result import decode_heart
 from vecset.inference.inputs import find_hearts
 from vecset.inference.model import load_model
 from vecset.inference.settings import OutputSettings
+from vecset.models.labels import labels_of
 
 NAMES = ["RA", "RV", "PA", "LV"]
 COMPLETED = OutputSettings(meshes=False, complete=True)
@@ -152,3 +155,50 @@ def test_calibrate_tunes_what_is_inferred_and_reconstruction_uses_it(data, tmp_p
             volumes[name, given is None] = int((heart.on_source == 1).sum())
     assert volumes["tuning", True] == volumes["other", True], "RA is seen: its own numbers hold"
     assert volumes["tuning", False] < volumes["other", False]
+
+
+def test_what_is_not_drawn_takes_less_from_the_others():
+    """A third class leads in half of what is the first one's, by 2; hearts of its own are right. Nobody annotated it in
+    the first heart."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 3000).astype(np.uint8)
+    logits = np.full((3000, 3), -3, np.float32)
+    logits[truth > 0, truth[truth > 0] - 1] = 3
+    taken = (truth == 1) & (rng.random(3000) < 0.5)
+    logits[taken, 2] = 5
+    sdf = np.where(truth == 0, 0.5, -0.5).astype(np.float32)
+    sample = Sample(truth, np.ones(3000), torch.from_numpy(sdf), torch.from_numpy(logits))
+    known = np.array([True, True, False])
+
+    def field(points):
+        return sdf[: len(points)], logits[: len(points)]
+
+    one = DrawnHeart(ListedCase("a", Path("a")), sample, field, None, known, known & False, (sample, field, known))
+    other = drawn("b", [1, 1, 1])
+    assert (one.with_left_out(0.0).sample.sdf[torch.from_numpy(taken)] > 0).all()
+    assert offset_of_left_out([one, other]) == -3.0, "the smallest that gives all of it back"
+    assert (one.with_left_out(-3.0).sample.sdf[torch.from_numpy(taken)] < 0).all()
+    np.testing.assert_array_equal(
+        one.with_left_out(-3.0).field(np.zeros((9, 3)))[0], one.with_left_out(-3).sample.sdf[:9]
+    )
+    assert offset_of_left_out([other]) == 0.0 and offset_of_left_out([one]) == 0.0, "nobody knows of the third"
+    assert other.with_left_out(-3.0) is other
+
+
+def test_the_offset_of_what_is_not_drawn_comes_back_and_is_used(tmp_path):
+    path, two = tmp_path / "c.json", np.float32([0, 0])
+    write_decision_tuning(path, DecisionTuning(two, two, left_out_offset=-4.0), ["a", "b"], "abc", {})
+    assert read_decision_tuning(path, ["a", "b"], "abc").left_out_offset == -4
+    for wrong in ("1.0", "NaN"):
+        bad = tmp_path / "bad.json"
+        bad.write_text(path.read_text().replace("-4.0", wrong))
+        with pytest.raises(InputError, match="left_out_offset|NaN"):
+            read_decision_tuning(bad, ["a", "b"], "abc")
+    network = FormulaModel(lambda p: p[:, 0] * 0 - 0.1, lambda p: torch.stack([p[:, 0] * 0, p[:, 0] + 1], 1), 2)
+    points = np.float32([[-0.5, 0, 0], [0.5, 0, 0]])
+    labels = {}
+    for offset in (0.0, -1.0, -4.0):
+        tuning = DecisionTuning(two, np.float32([0, 5]), left_out_offset=offset)
+        field = HeartField(network, torch.zeros(1, 3), decision_tuning=tuning, drawn_C=np.array([True, False]))
+        labels[offset] = labels_of(*map(torch.from_numpy, field.values(points))).tolist()
+    assert labels == {0.0: [0, 0], -1.0: [1, 0], -4.0: [1, 1]}, "a deciding class that is not drawn decides nothing"

@@ -7,13 +7,8 @@ near       L1 of the distance at points near the surfaces                  unit
 surface    L1 at surface points against the stored union distance: 0 on the outer surface, negative on inner walls
 eikonal    (|grad sdf| - 1)^2 at the Eikonal points (Gropp et al., ICML 2020)
 class      the class logits at query and surface points: binary cross-entropy per class ('bce') or
-           softmax over background (logit 0) and classes ('softmax')
+           softmax over background (logit 0) and classes ('softmax'); classes that were not annotated are masked
 kl         of the KL bottleneck
-
-A heart in which a structure was not annotated says less than it seems to. At a point with a label no other structure
-can be, also none that nobody looked for. At a point without, one of those may be: background and they count as one
-class (marginal and exclusion loss: Shi et al., Med. Image Anal. 70, 2021). Structures that no heart of training has
-annotated stay out of it: the network gives them UNKNOWN_LOGIT. Distances are those to the union of what is annotated.
 
 Off by default, for experiments:
 
@@ -236,19 +231,12 @@ def binary_class_loss(
     annotated_BC: torch.Tensor,
     weights_BT: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Binary cross-entropy per class, over points and the classes that are known there (`_known_at`), divided by the
-    number of points and of annotated classes. An annotated class that this heart does not have is trained towards
-    'nowhere'."""
+    """Binary cross-entropy per class, mean over annotated classes and points. An annotated class that this heart does
+    not have is trained towards 'nowhere'."""
     target_BTC = F.one_hot(labels_BT, logits_BTC.shape[-1] + 1)[..., 1:].to(logits_BTC.dtype)
     loss_BTC = _weighted(F.binary_cross_entropy_with_logits(logits_BTC, target_BTC, reduction="none"), weights_BT)
-    loss_BTC = torch.where(_known_at(labels_BT, annotated_BC), loss_BTC, 0.0)
-    return (loss_BTC.sum((1, 2)) / (annotated_BC.sum(1).clamp_min(1) * logits_BTC.shape[1])).mean()
-
-
-def _known_at(labels_BT, annotated_BC):
-    """(B, T, C) bool: whether it is known at a point if the class is there: where it was annotated, and where another
-    class is."""
-    return annotated_BC.unsqueeze(1) | (labels_BT > 0).unsqueeze(2)
+    mask_B1C = annotated_BC.to(loss_BTC.dtype).unsqueeze(1)
+    return ((loss_BTC * mask_B1C).sum((1, 2)) / (mask_B1C.sum((1, 2)).clamp_min(1) * logits_BTC.shape[1])).mean()
 
 
 def balanced_class_loss(logits_BTC: torch.Tensor, labels_BT: torch.Tensor, annotated_BC: torch.Tensor) -> torch.Tensor:
@@ -265,15 +253,11 @@ def balanced_class_loss(logits_BTC: torch.Tensor, labels_BT: torch.Tensor, annot
     return ((sums_BC / kinds_BC * mask_BC).sum(1) / mask_BC.sum(1).clamp_min(1)).mean()
 
 
-def _with_background(logits_BTC, labels_BT, annotated_BC):
-    """(B, T, 1 + C) logits of the background and of the classes. Where a point has no label, the background's holds
-    those of classes that were not annotated, too: one of them may be there. Elsewhere it is 0."""
-    zeros_BT1 = torch.zeros_like(logits_BTC[..., :1])
-    unknown_BTC = ~_known_at(labels_BT, annotated_BC)
-    maybe_BTC = logits_BTC.masked_fill(~unknown_BTC, UNKNOWN_LOGIT)
-    background_BT1 = torch.cat([zeros_BT1, maybe_BTC], -1).logsumexp(-1, keepdim=True)
-    background_BT1 = torch.where(unknown_BTC.any(-1, keepdim=True), background_BT1, zeros_BT1)
-    return torch.cat([background_BT1, logits_BTC.masked_fill(unknown_BTC, UNKNOWN_LOGIT)], -1)
+def _with_background(logits_BTC, annotated_BC):
+    """(B, T, 1 + C) logits of the background, 0, and of the classes; that of one that was not annotated is
+    UNKNOWN_LOGIT."""
+    logits_BTC = logits_BTC.masked_fill(~annotated_BC.unsqueeze(1), UNKNOWN_LOGIT)
+    return torch.cat([torch.zeros_like(logits_BTC[..., :1]), logits_BTC], -1)
 
 
 def softmax_class_loss(
@@ -282,9 +266,8 @@ def softmax_class_loss(
     annotated_BC: torch.Tensor,
     weights_BT: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy over background (its logit is 0) and the classes, mean over points; where nothing is labelled,
-    classes that were not annotated are part of the background."""
-    logits_BTK = _with_background(logits_BTC, labels_BT, annotated_BC)
+    """Cross-entropy over background (its logit is 0) and the annotated classes, mean over points."""
+    logits_BTK = _with_background(logits_BTC, annotated_BC)
     loss_BT = F.cross_entropy(logits_BTK.flatten(0, 1), labels_BT.flatten(), reduction="none").view_as(labels_BT)
     return _weighted(loss_BT.float(), weights_BT).mean(1).mean()
 
@@ -306,8 +289,8 @@ def softmax_loss_of_answers(
     annotated_BC: torch.Tensor,
     weights_BT: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Over background and classes, as `softmax_class_loss`."""
-    p_BTK, q_BTK = (_with_background(x.float(), labels_BT, annotated_BC).softmax(-1) for x in (a_BTC, b_BTC))
+    """Over background (its logit is 0) and the annotated classes."""
+    p_BTK, q_BTK = (_with_background(x.float(), annotated_BC).softmax(-1) for x in (a_BTC, b_BTC))
     right_BT = ((p_BTK + q_BTK) / 2).gather(-1, labels_BT.unsqueeze(-1)).squeeze(-1)
     target_BTK = F.one_hot(labels_BT, p_BTK.shape[-1]).to(p_BTK.dtype)
     score_BK = energy_score(p_BTK, q_BTK, target_BTK, lambda x: _weighted(x, weights_BT).mean(1))
@@ -322,15 +305,13 @@ def binary_loss_of_answers(
     annotated_BC: torch.Tensor,
     weights_BT: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Each class against all else where it is known (`_known_at`), mean over annotated classes."""
-    known_BTC = _known_at(labels_BT, annotated_BC)
-    p_BTC, q_BTC = (torch.where(known_BTC, x.float().sigmoid(), 0.0) for x in (a_BTC, b_BTC))
+    """Each class against all else, mean over annotated classes."""
+    p_BTC, q_BTC = a_BTC.float().sigmoid(), b_BTC.float().sigmoid()
     target_BTC = F.one_hot(labels_BT, p_BTC.shape[-1] + 1)[..., 1:].to(p_BTC.dtype)
     mean_BTC = (p_BTC + q_BTC) / 2
     right_BTC = torch.where(target_BTC > 0, mean_BTC, 1 - mean_BTC).clamp_min(LEAST_PROBABILITY)
     score_BC = energy_score(p_BTC, q_BTC, target_BTC, lambda x: _weighted(x, weights_BT).mean(1))
-    missed_BC = _weighted(-right_BTC.log(), weights_BT).mean(1)
-    return ((score_BC + missed_BC).sum(1) / annotated_BC.sum(1).clamp_min(1)).mean()
+    return _mean_over_classes(score_BC + _weighted(-right_BTC.log(), weights_BT).mean(1), annotated_BC).mean()
 
 
 CLASS_LOSSES_OF_ANSWERS = {"bce": binary_loss_of_answers, "softmax": softmax_loss_of_answers}

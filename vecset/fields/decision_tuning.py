@@ -13,6 +13,10 @@ voxel. And a distance learned by L1 is a median: where the place of a vessel of 
 slope_c is how steeply the margin rises where it is zero, in logits per unit, so that distance' stays a distance there.
 Only its sign matters for label maps. Figures: docs/log.md, 2026-11-26.
 
+A structure that may not be drawn leaves background where its logit leads (vecset/fields/heart_field.py). Hearts in
+which nobody annotated it have not taught its logit, so it leads too far there; the number `left_out_offset` is added to
+it first.
+
 A structure that is inferred has numbers of its own. Its place is less certain, so its median is "outside" more often.
 And hearts in which nobody annotated it teach a distance to the union of the others, that is, that it is outside. Their
 class logits say nothing of it (vecset/engines/losses.py), so it is these that may decide.
@@ -23,7 +27,7 @@ volumes hold as many truths as they should (`interval_round`; it is found by vec
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,22 +44,25 @@ FORMAT = "vecsetx-heart calibration 1"  # of the file, which reconstruct.py take
 class DecisionTuning:
     """offset_C, slope_C: (C,) f32 as above; slope 0: the class has none. answer_interval: None where
     it was not found. inferred_offset_C, inferred_slope_C: likewise, of structures that are inferred; None where they
-    are those of structures that are seen."""
+    are those of structures that are seen. left_out_offset: of the logits of structures that may not be drawn."""
 
     offset_C: np.ndarray
     slope_C: np.ndarray
     answer_interval: float | None = None
     inferred_offset_C: np.ndarray | None = None
     inferred_slope_C: np.ndarray | None = None
+    left_out_offset: float = 0.0
 
     def for_heart(self, inferred_C: np.ndarray) -> "DecisionTuning":
         """That of a heart of which the classes of inferred_C (C,) bool are inferred."""
         if self.inferred_offset_C is None:
             return self
-        return DecisionTuning(
-            np.where(inferred_C, self.inferred_offset_C, self.offset_C),
-            np.where(inferred_C, self.inferred_slope_C, self.slope_C),
-            self.answer_interval,
+        return replace(
+            self,
+            offset_C=np.where(inferred_C, self.inferred_offset_C, self.offset_C),
+            slope_C=np.where(inferred_C, self.inferred_slope_C, self.slope_C),
+            inferred_offset_C=None,
+            inferred_slope_C=None,
         )
 
     def apply(self, sdf_Q: torch.Tensor, logits_QC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,6 +95,8 @@ def write_decision_tuning(
             for c, name in enumerate(class_names)
         },
     }
+    if tuning.left_out_offset:
+        content["left_out_offset"] = tuning.left_out_offset
     if tuning.answer_interval is not None:
         content["answer_interval"] = round(tuning.answer_interval, 4)
     write_text(path, json.dumps(content, indent=1) + "\n")
@@ -108,6 +117,7 @@ def read_decision_tuning(path: Path, class_names: Sequence[str], checkpoint_sha2
         values = np.array([[classes[name][key] for name in class_names] for key in keys], np.float32)
         factor = content.get("answer_interval")
         factor = None if factor is None else float(factor)
+        left_out_offset = float(content.get("left_out_offset", 0.0))
         found = content["checkpoint_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError.because(
@@ -119,6 +129,9 @@ def read_decision_tuning(path: Path, class_names: Sequence[str], checkpoint_sha2
         raise InputError.because(path, "the decision tuning of another checkpoint", to_do)
     if not np.isfinite(values).all() or (values[1::2] < 0).any():
         raise InputError.because(path, "offsets must be finite, and slopes 0 or more", to_do)
+    if not -np.inf < left_out_offset <= 0:
+        raise InputError.because(path, f"left_out_offset is {left_out_offset}, and must be 0 or less", to_do)
     if factor is not None and not 0 < factor < np.inf:
         raise InputError.because(path, f"answer_interval is {factor}, and must be above 0", to_do)
-    return DecisionTuning(*values[:2], factor, *values[2:])
+    own = values[2:] if len(values) > 2 else (None, None)
+    return DecisionTuning(*values[:2], factor, *own, left_out_offset)

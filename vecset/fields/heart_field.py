@@ -1,6 +1,7 @@
 """The decoded field of one heart: signed distance, class logits and labels at any point."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -43,6 +44,8 @@ class HeartField:
         self.queries = self.fallbacks = 0
         self._drawn = self._barred = None  # numbers of classes, from 0
         if drawn_C is not None and not np.all(drawn_C):
+            if decision_tuning:  # what may not be drawn does not decide where it is
+                self.decision_tuning = replace(decision_tuning, slope_C=decision_tuning.slope_C * np.asarray(drawn_C))
             drawn = torch.from_numpy(np.asarray(drawn_C, bool)).to(self.device)
             self._drawn, self._barred = torch.nonzero(drawn).squeeze(1), torch.nonzero(~drawn).squeeze(1)
         latents_ML = latents_ML.to(self.device)
@@ -85,18 +88,10 @@ class HeartField:
                 "the model gives distances or logits that are not finite",
                 "train again, or take an earlier checkpoint",
             )
-        values = sdf_BQ[0].float(), logits_BQC[0].float()
+        values, left_out_offset = (sdf_BQ[0].float(), logits_BQC[0].float()), 0.0
         if self.decision_tuning:
-            values = self.decision_tuning.apply(*values)
-        return values if self._barred is None else self._without_barred(*values)
-
-    def _without_barred(self, sdf_Q, logits_QC):
-        """Distances and logits with background where a class that may not be drawn leads. The lead, as a distance, is
-        what the distance cannot be below, so that it is zero on that border, too."""
-        lead_Q = logits_QC[:, self._barred].amax(1)
-        if len(self._drawn):
-            lead_Q = lead_Q - logits_QC[:, self._drawn].amax(1)
-        return torch.maximum(sdf_Q, LOGIT_UNIT * lead_Q), logits_QC.index_fill(1, self._barred, UNKNOWN_LOGIT)
+            values, left_out_offset = self.decision_tuning.apply(*values), self.decision_tuning.left_out_offset
+        return values if self._barred is None else without_barred(*values, self._drawn, self._barred, left_out_offset)
 
     def values(self, points_unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(Q, 3) points in unit -> distance (Q,) f32 in unit, logits (Q, C) f32."""
@@ -126,3 +121,15 @@ class HeartField:
             else:
                 lead[part] = np.inf
         return sdf, labels, lead
+
+
+def without_barred(
+    sdf_Q: torch.Tensor, logits_QC: torch.Tensor, drawn: torch.Tensor, barred: torch.Tensor, offset: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distances (Q,) and logits (Q, C) with background where a class that may not be drawn leads, its logit plus
+    `offset` compared. The lead, as a distance, is what the distance cannot be below, so that it is zero on that border,
+    too. drawn, barred: numbers of classes, from 0."""
+    lead_Q = logits_QC[:, barred].amax(1) + offset
+    if len(drawn):
+        lead_Q = lead_Q - logits_QC[:, drawn].amax(1)
+    return torch.maximum(sdf_Q, LOGIT_UNIT * lead_Q), logits_QC.index_fill(1, barred, UNKNOWN_LOGIT)

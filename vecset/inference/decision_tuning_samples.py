@@ -2,7 +2,7 @@
 hearts, and of hearts from which structures are left out, as reconstruct.py --given --complete reads them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from vecset.common.errors import InputError
 from vecset.common.structure_state import is_seen
 from vecset.data.case_file import Case
 from vecset.data.listed_case import ListedCase
+from vecset.fields.heart_field import without_barred
 from vecset.inference.model import LoadedModel
 
 NEAR_VOXELS = 3  # of a class: there its mistakes are looked for more closely
@@ -33,7 +34,8 @@ class Sample:
 @dataclass(frozen=True)
 class DrawnHeart:
     """A `Sample` with what it is of: `field`, points (Q, 3) unit -> (sdf, logits), and the `places` (n, 3) unit of the
-    voxels there; annotated (C,) bool, and hidden (C,) bool: left out, and inferred."""
+    voxels there; annotated (C,) bool, and hidden (C,) bool: left out, and inferred. raw: of a heart of which classes
+    may not be drawn, sample and field with all of them, and which may (C,) bool; else None."""
 
     listed: ListedCase
     sample: Sample
@@ -41,6 +43,21 @@ class DrawnHeart:
     places: np.ndarray
     annotated: np.ndarray
     hidden: np.ndarray
+    raw: tuple[Sample, Callable, np.ndarray] | None = None
+
+    def with_left_out(self, offset: float) -> "DrawnHeart":
+        """The same with this offset of classes that may not be drawn (`DecisionTuning.left_out_offset`)."""
+        if self.raw is None:
+            return self
+        sample, field, drawn_C = self.raw
+        numbers = [torch.from_numpy(np.flatnonzero(mine)) for mine in (drawn_C, ~drawn_C)]
+        values = without_barred(sample.sdf, sample.logits, *numbers, offset)
+
+        def barred(points_unit):
+            found = without_barred(*map(torch.from_numpy, field(points_unit)), *numbers, offset)
+            return tuple(value.numpy() for value in found)
+
+        return replace(self, sample=Sample(sample.truth, sample.weight, *values), field=barred)
 
     @property
     def present(self) -> np.ndarray:
@@ -64,7 +81,9 @@ def draw_heart(model: LoadedModel, listed: ListedCase, hidden: np.ndarray | None
         case, per_stratum = model.read(listed, given=given), PER_STRATUM_HIDDEN
         judged: Case = case.whole
         drawn, radius_unit = is_seen(case.states) | hidden, model.inferred_radius_unit
-    field = model.field(model.encode(case, listed.case_id), drawn_C=drawn, radius_unit=radius_unit, inferred_C=hidden)
+    barred = not hidden.any() and not drawn.all()
+    seen = None if barred else drawn
+    field = model.field(model.encode(case, listed.case_id), drawn_C=seen, radius_unit=radius_unit, inferred_C=hidden)
     truth = np.asarray(judged.truth_crop)
     flat, weight = draw_voxels(truth, random_stream(model.seed, 0, listed.case_id, "calibrate"), per_stratum)
     index = np.stack(np.unravel_index(flat, truth.shape), -1) + np.asarray(judged.truth_origin)
@@ -76,7 +95,8 @@ def draw_heart(model: LoadedModel, listed: ListedCase, hidden: np.ndarray | None
     if radius_unit:  # beyond it there is background, as in a label map
         sample.sdf[torch.from_numpy(np.linalg.norm(places, axis=1) > radius_unit)] = 1.0
         sample.logits[torch.from_numpy(np.linalg.norm(places, axis=1) > radius_unit)] = -1.0
-    return DrawnHeart(listed, sample, field.values, places, judged.annotated, hidden)
+    raw = (sample, field.values, drawn) if barred else None
+    return DrawnHeart(listed, sample, field.values, places, judged.annotated, hidden, raw).with_left_out(0.0)
 
 
 def what_to_hide(hearts: Sequence[DrawnHeart]) -> list[tuple[DrawnHeart, np.ndarray]]:

@@ -22,6 +22,7 @@ from vecset.models.labels import labels_of
 
 VERSION = 3  # of the method: higher when the same hearts and options give another file
 OFFSETS = sorted(np.arange(-2.0, 1.01, 0.25).tolist(), key=abs)  # of two that are as good, the smaller
+LEFT_OUT_OFFSETS = (0.0, -0.5, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -16.0)
 OFFSETS_INFERRED = sorted(np.arange(-2.0, 3.01, 0.25).tolist(), key=abs)
 LEAST_GAIN = 2e-4  # in the mean Dice; less is chance
 SLOPE_STEP_UNIT = 0.005
@@ -69,15 +70,19 @@ def tune_decisions(
     hearts = drawn([(listed, None) for listed in cases], "calibrate")
     if not hearts:
         raise InputError.because("", f"none of the {len(cases)} hearts can be used ({_first(failed)})", "check --csv")
+    left_out_offset = offset_of_left_out(hearts)
+    hearts = [heart.with_left_out(left_out_offset) for heart in hearts]
     samples, annotated = [heart.sample for heart in hearts], [heart.annotated for heart in hearts]
     offset_C, deciding = fit(samples, annotated, lambda classes: progress(classes, unit="class", desc="offsets"))
-    tuning = DecisionTuning(offset_C, slopes(hearts, offset_C, deciding))
+    tuning = DecisionTuning(offset_C, slopes(hearts, offset_C, deciding), left_out_offset=left_out_offset)
     lines, record = dice_table(samples, annotated, model.class_names, offset_C, deciding)
     record |= {
         "hearts": [heart.listed.case_id for heart in hearts],
         "num_surface_points": model.num_surface_points,
         "num_latents": model.num_latents,
     }
+    if left_out_offset:
+        lines.append(f"structures that nobody annotated in a heart and that are not drawn: offset {left_out_offset}")
     if not model.told_states:
         return tuning, lines, record
     completed = drawn([(heart.listed, hidden) for heart, hidden in what_to_hide(hearts)], "left out")
@@ -91,6 +96,21 @@ def tune_decisions(
     more, record["inferred"] = dice_table(samples, annotated, model.class_names, own_C, own, base)
     record["inferred"]["left_out"] = len(completed)
     return tuning, [*lines, "", f"inferred where it is left out, {len(completed)} times in all:", *more], record
+
+
+def offset_of_left_out(hearts: Sequence[DrawnHeart]) -> float:
+    """Of LEFT_OUT_OFFSETS the one with which hearts lose least where structures of others were not annotated: the mean
+    Dice, untuned, of what was annotated in them. 0 where no heart has such structures."""
+    known = np.any([heart.annotated for heart in hearts], axis=0)
+    lacking = [heart for heart in hearts if (known & ~heart.annotated).any()]
+    if not lacking:
+        return 0.0
+    zeros, found = np.zeros(len(known), np.float32), []
+    for offset in LEFT_OUT_OFFSETS:
+        dice = [dice_per_class(heart.with_left_out(offset).sample, zeros, frozenset()) for heart in lacking]
+        found.append(np.mean([np.nanmean(mine[heart.annotated]) for mine, heart in zip(dice, lacking)]))
+    best = int(np.argmax(found))
+    return LEFT_OUT_OFFSETS[best] if found[best] > found[0] + LEAST_GAIN else 0.0
 
 
 def _first(failed):
