@@ -9,12 +9,12 @@ from helpers.formula_hearts import NAMES, make_case, make_heart, run, write_chec
 from vecset.common.errors import InputError
 from vecset.data.case_classes import not_annotated
 from vecset.data.listed_case import LABEL_MAP, ListedCase
-from vecset.imaging.classes import default_class_names
+from vecset.imaging.classes import HEART16_CLASSES, default_class_names
 from vecset.imaging.label_map import write_label_map
 from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference import own_tables
 from vecset.inference.inputs import find_hearts, load_heart
-from vecset.inference.own_tables import check_chosen_in_tables, taken_by_number
+from vecset.inference.own_tables import check_chosen_in_tables, mapping_of, taken_by_number
 
 DEFAULT = default_class_names(9)
 
@@ -110,3 +110,18 @@ def test_values_that_are_taken_by_number_are_told(workdir, capsys):
     other = [*DEFAULT[:2], "Heart", *DEFAULT[3:]]
     told = taken_by_number(hearts, other)  # value 3 is refused, as its default name is another one
     assert "2 LA, 4 " in told and "Heart" not in told
+
+
+def test_a_mapping_may_name_any_structure_of_the_checkpoint(tmp_path):
+    """Also one of more than ten, or of other names than the ten; ids of a data set of its own still have its names."""
+    path, sixteen = tmp_path / "map.json", list(HEART16_CLASSES)
+    path.write_text('{"values": {"7": "SVC", "1": "RV wall"}}')
+    for names in (sixteen, sixteen[:13], ["Organ", "SVC", "RV_wall"]):
+        found = mapping_of(str(path), names).for_classes(names)
+        assert {v: names[c - 1] for v, c in found.value_to_class.items()} == {7: "SVC", 1: "RV_wall"}
+    with pytest.raises(InputError, match="or one of Myocardium, RV, Left cavity, not to 'SVC'"):
+        mapping_of(str(path), ["Myocardium", "RV", "Left cavity"])
+    path.write_text('{"values": {"5": {"class": 1, "name": "RV"}, "3": {"class": 2, "name": "LV"}}}')
+    found = mapping_of(str(path), sixteen).for_classes(sixteen)
+    assert {v: sixteen[c - 1] for v, c in found.value_to_class.items()} == {5: "RV", 3: "LV"}
+    assert mapping_of("", sixteen) is None

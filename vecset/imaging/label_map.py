@@ -210,7 +210,11 @@ def _by_name(path, values, named, default_names, class_names):
     if not named and class_names is None:
         return None
     found = [int(value) for value in np.unique(values)]
-    to_do = MAP_THEM if class_names is not None else f"{MAP_THEM}, or give the table of these structures to --classes"
+    to_do = (
+        MAP_THEM
+        if class_names is not None
+        else f"{MAP_THEM}, or give the table of these structures to --classes (heart16: the sixteen)"
+    )
     by_name = classes_by_name(path, found, named, own, to_do)
     if by_name is None and class_names is not None:
         refuse_other_numbers(path, [v for v in found if class_named(named.get(v, ""), own) != v], own, MAP_THEM)

@@ -16,11 +16,15 @@ from vecset.imaging.structure_names import is_automatic
 
 
 def mapping_of(file: str | None, class_names: Sequence[str]) -> LabelMapping | None:
-    """The mapping of --label_mapping, None without one; class_names (C,): of the checkpoint. InputError where it cannot
-    be read, or does not fit them: here, and not once for each heart."""
+    """The mapping of --label_mapping, None without one; class_names (C,): of the checkpoint. Its ids may be those of
+    its own data set, with names beside them; its names may be any of the checkpoint's. InputError where it cannot be
+    read, or does not fit them: here, and not once for each heart."""
     if not file:
         return None
-    mapping = LabelMapping.load(file, len(class_names))
+    try:
+        mapping = LabelMapping.load(file, len(class_names))
+    except InputError:  # names beyond the ten, or not in their order
+        mapping = LabelMapping.load(file, len(class_names), class_names)
     mapping.for_classes(class_names)
     return mapping
 
