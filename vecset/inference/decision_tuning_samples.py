@@ -93,8 +93,8 @@ def draw_heart(model: LoadedModel, listed: ListedCase, hidden: np.ndarray | None
     places = places.astype(np.float32)
     sample = Sample(truth.ravel()[flat], weight, *map(torch.from_numpy, field.values(places)))
     if radius_unit:  # beyond it there is background, as in a label map
-        sample.sdf[torch.from_numpy(np.linalg.norm(places, axis=1) > radius_unit)] = 1.0
-        sample.logits[torch.from_numpy(np.linalg.norm(places, axis=1) > radius_unit)] = -1.0
+        beyond = torch.from_numpy(np.linalg.norm(places, axis=1) > radius_unit)
+        sample.sdf[beyond], sample.logits[beyond] = 1.0, -1.0
     raw = (sample, field.values, drawn) if barred else None
     return DrawnHeart(listed, sample, field.values, places, judged.annotated, hidden, raw).with_left_out(0.0)
 
@@ -112,8 +112,8 @@ def what_to_hide(hearts: Sequence[DrawnHeart]) -> list[tuple[DrawnHeart, np.ndar
         mine = [heart for heart in hearts if heart.present[c]]
         for i in np.unique(np.linspace(0, len(mine) - 1, min(len(mine), LEFT_OUT_HEARTS)).astype(int)):
             found.append((mine[i], np.arange(len(mine[i].annotated)) == c))
-    alone = {(heart.listed.case_id, hidden.tobytes()): (heart, hidden) for heart, hidden in found}
-    return [(heart, hidden) for heart, hidden in alone.values() if (heart.present & ~hidden).any()]
+    once = {(heart.listed.case_id, hidden.tobytes()): (heart, hidden) for heart, hidden in found}
+    return [(heart, hidden) for heart, hidden in once.values() if (heart.present & ~hidden).any()]
 
 
 def draw_voxels(

@@ -2,11 +2,11 @@
 than is usual for the structure.
 
 What vecset/inference/label_repair.py mends is a fault that has a name, and clean maps seldom have one. So it comes
-first, by how much of the structures it changes, and with it how much of the LV and its muscle a leak takes, which
-is not mended, but seen (vecset/quality/anatomy.py). Where nothing of it is found, or was looked for, the reconstruction
-decides. A structure is compared with itself in the other hearts, since a coronary is always
-drawn worse than a ventricle. What is usual is the median of its Dice, and how far hearts differ from it the median
-absolute deviation: neither is moved by the few dirty maps that are looked for, as mean and standard deviation would be.
+first, by how much of the structures it changes, and with it how much of the LV and its muscle a leak takes, which is
+not mended, but seen (vecset/quality/anatomy.py). Where nothing of it is found, or was looked for, the reconstruction
+decides. A structure is compared with itself in the other hearts, since a coronary is always drawn worse than a
+ventricle. What is usual is the median of its Dice, and how far hearts differ from it the median absolute deviation:
+neither is moved by the few dirty maps that are looked for, as mean and standard deviation would be.
 """
 
 import csv
