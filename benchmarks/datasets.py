@@ -10,7 +10,7 @@ A has the ten structures, B these and SVC, IVC, RV wall, LA wall and coronary si
     B          trained on B alone, as many steps as A+B
     A+B        trained on both, each heart of B several times per epoch (--weight)
     A then B   the network A, to which the five are added (--init_from): trained on A+B for half the epochs, at a fifth
-               of the learning rate, so that what it has learned stays
+               of the learning rate and with the shape model of A widened, so that what it has learned stays
 
 Each is scored on hearts that none has seen, whose label maps have all fifteen structures, or the ten:
 
@@ -47,7 +47,7 @@ from vecset.common.memory import keep_freed_memory  # noqa: E402
 from vecset.imaging.classes import HEART16_CLASSES, HEART_CLASSES  # noqa: E402
 from vecset.pipeline.options import flags  # noqa: E402
 
-VERSION = 2  # of the comparison: rows of another one do not count
+VERSION = 3  # of the comparison: rows of another one do not count
 TEN, FIVE = list(HEART_CLASSES), list(HEART16_CLASSES[10:15])
 FIFTEEN = [*TEN, *FIVE]  # the sixteenth is reserved: nobody looked for it
 
@@ -225,11 +225,11 @@ class Comparison:
             return
         say(f"trains {network}: {self.epochs_of(network)} epochs (log: {self.log})")
         began = time.monotonic()
-        shapes = split / "shape_model.npz"
+        shapes, made = split / "shape_model.npz", {"modes": self.sizes.modes}
+        if network == "A then B":
+            shapes, made = folder / "shape_model.npz", {"widen": self.split("A") / "shape_model.npz"}
         if not shapes.is_file():
-            self.command(
-                "vecset.shape_model", {"csv": split / "train.csv", "output": shapes, "modes": self.sizes.modes}
-            )
+            self.command("vecset.shape_model", {"csv": split / "train.csv", "output": shapes, **made})
         options = {**self.sizes.train, "shape_model": shapes, "epochs": self.epochs_of(network)}
         options |= {"data_path": split, "output_dir": folder / "train", "seed": self.args.seed, "device": "cpu"}
         options |= {"eval_every": self.epochs_of(network), "grid_size": 16}

@@ -4,6 +4,11 @@
 
 What it is: vecset/models/shape_model.py. How it is made: vecset/metrics/shape_model_building.py. Give training hearts
 alone. About a second of one core per heart.
+
+    python -m vecset.shape_model --csv cases/AB/train.csv --widen cases/A/shape_model.npz --output cases/AB/wider.npz
+
+keeps a model as it is for its structures, and adds those of other hearts: for main_ae.py --init_from a network that was
+trained with it (vecset/metrics/shape_model_widening.py).
 """
 
 import argparse
@@ -20,7 +25,7 @@ from vecset.common.cores import limit_threads  # noqa: E402
 from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.common.memory import keep_freed_memory  # noqa: E402
 
-MODES = 32
+MODES, ADDED_MODES = 32, 8
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -31,8 +36,12 @@ def get_parser() -> argparse.ArgumentParser:
     add("--csv", type=user_path, required=True, help="train.csv of create_csv.py")
     add("--data_path", type=user_path, help="folder that its files are relative to (default: the CSV's own)")
     add("--output", type=user_path, required=True, help="npz file to write")
+    add("--widen", type=user_path, help="shape model to keep, and to add the other structures of these hearts to")
     add(
-        "--modes", type=int, default=MODES, help=f"modes at most (default: {MODES}); hearts less one where that is less"
+        "--modes",
+        type=int,
+        help=f"modes at most (default: {MODES}), with --widen those that are added (default: {ADDED_MODES}); "
+        "hearts less one where that is less",
     )
     add("--file_workers", type=int, default=1, help="processes that read hearts (default: 1)")
     add("--hearts", type=int, help="number of training hearts used, evenly chosen (default: all)")
@@ -49,18 +58,30 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from vecset.common.atomic import require_writable
+    from vecset.data.case_file import read_meta
     from vecset.data.listed_case import read_split
-    from vecset.data.shape_model_file import sizes_of, write_shape_model
+    from vecset.data.shape_model_file import RECORDED, read_shape_model, sizes_of, write_shape_model
     from vecset.inference.decision_tuning_search import evenly_chosen
     from vecset.metrics.shape_model_building import build_shape_model
+    from vecset.metrics.shape_model_widening import widen_shape_model, with_others
 
     require_writable(args.output.parent, "--output")
+    kept = read_shape_model(args.widen) if args.widen else None
     cases = read_split(args.csv, args.data_path or args.csv.parent, None)
+    first, record = cases[0], {}
+    if kept:
+        cases = with_others(cases, kept[1])
     chosen = evenly_chosen(cases, args.hearts) if args.hearts else cases
-    first = chosen[0]
     bar = functools.partial(tqdm, desc="laid on each other", unit="heart", dynamic_ncols=True)
-    arrays = build_shape_model(chosen, first.num_classes, args.modes, args.file_workers, bar)
-    record = {"cases": [case.case_id for case in chosen]}
+    if kept:
+        arrays, names, before = kept
+        modes = ADDED_MODES if args.modes is None else args.modes
+        arrays, chosen = widen_shape_model(chosen, arrays, names, first.class_names, modes, bar)
+        record = {name: list(before.get(name, ())) for name in RECORDED}
+    else:
+        arrays = build_shape_model(chosen, first.num_classes, args.modes or MODES, args.file_workers, bar)
+    about = [(case.case_id, str(read_meta(case.path).get("source_sha256", ""))) for case in chosen]
+    record = {name: [*record.get(name, ()), *mine] for name, mine in zip(RECORDED, zip(*about))}
     write_shape_model(args.output, arrays, list(first.class_names), record)
     sizes = sizes_of(arrays)
     megabytes = args.output.stat().st_size / 1e6

@@ -1,5 +1,6 @@
 """--shape_model by the command: trained, resumed, evaluated, started from other weights, encoded, refused."""
 
+import numpy as np
 import pytest
 import torch
 from helpers.ball_cases import tiny_arguments, write_ball_cases
@@ -7,6 +8,7 @@ from helpers.ball_shapes import ball_arrays
 from helpers.engine_parts import assert_same_state
 
 from vecset.common.errors import EXIT_BAD_INPUT, run_command
+from vecset.data.case_file import read_case, write_case
 from vecset.data.shape_model_file import write_shape_model
 from vecset.inference.latent_codes import pack_latents
 from vecset.inference.latents import write_latents
@@ -14,6 +16,7 @@ from vecset.inference.model import load_model
 from vecset.main_ae import main
 from vecset.weights.checkpoint import load_checkpoint
 
+SOURCE = "5" * 64  # of the label map of ball05
 NAMES = ["RA", "RV", "PA", "LV"]
 POINTS = ("--model", "point_vec8x4_dim32_depth1_nb", "--anchors", "--epochs", 2)
 OBSERVE = ("--observe", "classes=0.5,cut=0.3")
@@ -21,7 +24,11 @@ OBSERVE = ("--observe", "classes=0.5,cut=0.3")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_ball_cases(tmp_path_factory.mktemp("cases"), 4, 2, num_classes=4, class_names=NAMES, missing=(3,))
+    folder = write_ball_cases(tmp_path_factory.mktemp("cases"), 4, 2, num_classes=4, class_names=NAMES, missing=(3,))
+    case = read_case(folder / "ball05.npz")
+    case.meta["source_sha256"] = SOURCE
+    write_case(folder / "ball05.npz", case)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +76,23 @@ def test_weights_without_a_shape_model_may_start_one_with(data, shapes, tmp_path
     assert set(told["model"]) - set(plain["model"]) >= new
 
 
+def test_weights_say_where_they_had_another_shape_model(data, shapes, tmp_path, capsys):
+    assert main(tiny_arguments(data, tmp_path / "one", *POINTS, *OBSERVE, *shapes)) == 0
+    start = ("--init_from", tmp_path / "one" / "checkpoint-last.pth")
+    arrays = ball_arrays()
+    for words, table in (
+        ("", np.pad(arrays["table_VK"], ((0, 0), (0, 1)))),  # a mode more, of nothing that it knows
+        ("its shape model is another, so what is inferred changes", arrays["table_VK"] + np.float16(0.01)),
+    ):
+        path = tmp_path / "other.npz"
+        write_shape_model(path, arrays | {"table_VK": table}, NAMES, {"sources": ["0"]})
+        capsys.readouterr()
+        out = tmp_path / f"out{len(words)}"
+        assert main(tiny_arguments(data, out, *POINTS, *OBSERVE, "--shape_model", path, *start)) == 0
+        said = capsys.readouterr().out
+        assert words in said and bool(words) == ("shape model is another" in said)
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -85,11 +109,12 @@ def test_what_does_not_fit_is_refused_in_one_line(data, shapes, tmp_path, capsys
 
 def test_other_structures_and_validation_hearts_are_refused(data, tmp_path, capsys):
     path = tmp_path / "shapes.npz"
-    for names, cases, message in (
-        (["RA", "RV", "PA", "LA"], [], "expected the classes of the training cases"),
-        (NAMES, ["ball00", "ball04"], "made from 1 of the validation cases too, ball04 for example"),
+    for names, record, message in (
+        (["RA", "RV", "PA", "LA"], {}, "expected the classes of the training cases"),
+        (NAMES, {"cases": ["ball00", "ball04"]}, "made from 1 of the validation cases too, ball04 for example"),
+        (NAMES, {"cases": ["a"], "sources": [SOURCE]}, "made from 1 of the validation cases too, ball05 for example"),
     ):
-        write_shape_model(path, ball_arrays(), names, {"cases": cases})
+        write_shape_model(path, ball_arrays(), names, record)
         words = tiny_arguments(data, tmp_path / "out", *POINTS, *OBSERVE, "--shape_model", path)
         assert run_command(main, words) == EXIT_BAD_INPUT
         error = capsys.readouterr().err

@@ -12,11 +12,12 @@ from vecset.models.shape_model import ShapeModel
 
 FORMAT = "vecsetx-heart shape model/1"
 ARRAYS = ("table_VK", "first_C", "cells_C3", "low_C3", "step", "template_CT3", "known_C")
+RECORDED = ("cases", "sources")  # lists of the hearts that it was made from: case ids, and SHA-256 of their label maps
 _TO_DO = "make it again: python -m vecset.shape_model"
 
 
 def write_shape_model(path: str | Path, arrays: dict, class_names: list[str], record: dict) -> None:
-    """record: plain values on how it was made. Whole or not there."""
+    """record: plain values on how it was made (`RECORDED`). Whole or not there."""
     about = json.dumps({"format": FORMAT, "class_names": list(class_names), **record})
     with atomic_path(Path(path)) as temporary, open(temporary, "wb") as handle:
         np.savez_compressed(handle, about=np.array(about), **{name: arrays[name] for name in ARRAYS})

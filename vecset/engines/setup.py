@@ -10,6 +10,7 @@ import torch
 
 from vecset.common.errors import InputError
 from vecset.common.user_files import read_json
+from vecset.data.case_file import read_meta
 from vecset.data.listed_case import SIDECAR, ListedCase, check_disjoint, read_split, table_of
 from vecset.data.shape_model_file import read_shape_model, sizes_of
 from vecset.data.thickness import fps_density
@@ -229,7 +230,11 @@ def read_training_shapes(args: Namespace, class_names: list[str], validation: li
     check_same_names(
         names, class_names, Path(args.shape_model), "the training cases", "make it from these training cases"
     )
-    shared = sorted(set(record.get("cases", ())) & {case.case_id for case in validation})
+    sources = set(record.get("sources", ()))
+    if sources and "" not in sources:  # ids of several data sets may have another name here
+        shared = sorted(case.case_id for case in validation if read_meta(case.path).get("source_sha256") in sources)
+    else:
+        shared = sorted(set(record.get("cases", ())) & {case.case_id for case in validation})
     if shared and not _overlap_is_meant(Path(args.csv_dir or args.data_path)):
         raise InputError.because(
             args.shape_model,

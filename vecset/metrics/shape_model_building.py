@@ -33,7 +33,7 @@ FILLINGS = 10  # at most, of what a heart lacks
 FILLED = 1e-3  # unit: where no distance that is filled in changes by more, it is done
 
 
-class _Heart:
+class TrainingHeart:
     """A training heart: its structures, those that it shows (C,), and mm -> the frame of all that it shows."""
 
     def __init__(self, source: Path | ListedCase, num_classes: int):
@@ -66,11 +66,11 @@ def build_shape_model(
     are worked on afterwards. InputError for fewer than LEAST_HEARTS, and for a file that cannot be used."""
     if len(sources) < LEAST_HEARTS:
         raise InputError("a shape model", f"at least {LEAST_HEARTS} training hearts", len(sources), "give more")
-    read = partial(_Heart, num_classes=num_classes)
+    read = partial(TrainingHeart, num_classes=num_classes)
     workers = 0 if file_workers == 1 else file_workers
     hearts = list(map_files(read, list(sources), workers, _killed, desc="hearts", unit="heart").values())
     places = _laid_on_each_other(hearts, progress)
-    grids = _grids(hearts, places, num_classes)
+    grids = grids_round(hearts, places, num_classes)
     ends = np.cumsum([0] + [int(np.prod(grid.shape)) for grid in grids])
     values = np.full((len(hearts), ends[-1]), np.nan, np.float32)
     for row, heart, place in zip(values, progress(hearts), places):
@@ -83,7 +83,7 @@ def build_shape_model(
         "cells_C3": np.array([grid.shape for grid in grids], np.int64),
         "low_C3": np.array([grid.low for grid in grids], np.float32),
         "step": np.float32(STEP),
-        "template_CT3": _template(hearts, places, weights, num_classes),
+        "template_CT3": template_of(hearts, places, weights, num_classes, TEMPLATE_POINTS),
         "known_C": np.isin(np.arange(1, num_classes + 1), [c for heart in hearts for c in heart.classes]),
     }
 
@@ -120,7 +120,7 @@ def _laid_on_each_other(hearts, progress):
     return places
 
 
-def _grids(hearts, places, num_classes):
+def grids_round(hearts, places, num_classes):
     """Of each structure, a Grid round it in all hearts; of one that no heart has, of eight points."""
     grids = []
     for c in range(1, num_classes + 1):
@@ -170,12 +170,12 @@ def _components(values, modes):
     return mean, components, vectors * np.sqrt(n - 1), left
 
 
-def _template(hearts, places, weights, num_classes):
-    """(C, TEMPLATE_POINTS, 3) f16: points on each structure's surface, of the heart with that structure whose weights
+def template_of(hearts, places, weights, num_classes, count):
+    """(C, count, 3) f16: points on each structure's surface, of the heart with that structure whose weights
     are the least; of one heart for all that it has. 0 for a structure that no heart has."""
     order = np.argsort((weights**2).sum(1), kind="stable")
     order = sorted(order, key=lambda i: -len(hearts[i].classes))  # stable: those with all structures first
-    points, rng = np.zeros((num_classes, TEMPLATE_POINTS, 3), np.float16), np.random.default_rng(0)
+    points, rng = np.zeros((num_classes, count, 3), np.float16), np.random.default_rng(0)
     for c in range(1, num_classes + 1):
         chosen = next((i for i in order if c in hearts[i].classes), None)
         if chosen is None:
@@ -187,5 +187,5 @@ def _template(hearts, places, weights, num_classes):
         else:
             at = case.frame.unit_to_mm(case.surface_points[rows].astype(np.float64))
         at = moved(places[chosen], at)
-        points[c - 1] = at[rng.choice(len(at), TEMPLATE_POINTS, replace=len(at) < TEMPLATE_POINTS)]
+        points[c - 1] = at[rng.choice(len(at), count, replace=len(at) < count)]
     return points

@@ -29,7 +29,7 @@ def load_initial_weights(model, model_config: dict, path, class_names: Sequence[
     """Loads the weights of `path` into `model` = build_model(**model_config), which has the classes `class_names`. -> a
     message that says what was done: classes are taken by name, or, where as many have other names, by number.
     Raises InputError in one line where the file is of another kind, another size, or incomplete."""
-    loaded = load_safely(path, _TO_DO)
+    loaded, places = load_safely(path, _TO_DO), list(range(model.num_classes))
     if isinstance(loaded, dict) and loaded.get("format") == FORMAT:
         state, said = loaded["model"], f"weights of {path}, after {loaded['epoch']} epochs"
         theirs, ours = (list(names or ()) for names in (loaded.get("class_names"), class_names))
@@ -43,7 +43,7 @@ def load_initial_weights(model, model_config: dict, path, class_names: Sequence[
             )
         _check_own(as_named(loaded)["model_config"], model_config, path, by_name)
         if by_name:
-            state = with_classes(state, theirs, ours, model)
+            state, places = with_classes(state, theirs, ours, model), [ours.index(name) for name in theirs]
             new = [name for name in ours if name not in theirs]
             said += f"; its {len(theirs)} classes are taken by name" + (f", new: {', '.join(new)}" if new else "")
         elif ours and theirs and theirs != ours:
@@ -58,6 +58,10 @@ def load_initial_weights(model, model_config: dict, path, class_names: Sequence[
         new = {"state_embed": torch.zeros_like(model.state_embed), "far_slope": torch.ones_like(model.far_slope)}
         state, said = {**state, **new}, f"{said}, which were not told the states of classes"
     if model_config.get("shape_model"):  # this run's own; weights without one are not told of proposals
+        if "shape_model.table_VK" in state and not _holds(model.shape_model, state, places):
+            said += (
+                "; its shape model is another, so what is inferred changes (see: python -m vecset.shape_model --widen)"
+            )
         shapes = {f"shape_model.{name}": value for name, value in model.shape_model.state_dict().items()}
         state = {"proposal_embed": torch.zeros_like(model.proposal_embed)} | dict(state) | shapes
     if model_config.get("fit_at_queries"):  # of zeros behind them, the distances of a fit change nothing
@@ -95,6 +99,27 @@ def widen(state: dict, model: torch.nn.Module) -> dict:
         value, rows = state[name], len(model.to_outputs[1].bias)
         state[name] = torch.cat([value, value.new_zeros(rows - len(value), *value.shape[1:])])
     return state
+
+
+def _holds(ours, state, places) -> bool:
+    """Whether the shape model `ours` says the same as that of `state` of the structures of this one, which are those of
+    `places` (from 0) in ours."""
+
+    def theirs(name):
+        return state[f"shape_model.{name}"]
+
+    table, modes = theirs("table_VK"), theirs("table_VK").shape[1]
+    if modes > ours.table_VK.shape[1] or len(places) != len(theirs("known_C")):
+        return False
+    for c, place in enumerate(places):
+        of_class = [theirs("cells_C3"), ours.cells_C3], [theirs("low_C3"), ours.low_C3]
+        if not all(torch.equal(old[c], new[place]) for old, new in of_class):
+            return False
+        cells = int(ours.cells_C3[place].prod())
+        old, new = table[theirs("first_C")[c] :][:cells], ours.table_VK[ours.first_C[place] :][:cells]
+        if not torch.equal(old, new[:, :modes]) or new[:, modes:].any():
+            return False
+    return True
 
 
 def new_classes(path: Path | str, class_names: Sequence[str]) -> list[int]:
