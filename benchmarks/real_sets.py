@@ -11,10 +11,11 @@
 | hippocampus | two, of another organ | the first four fifths of DIR/hippocampus | the others |
 | phantoms | ten | the first four fifths of 80 synthetic hearts | the others |
 
-Five networks of one size and of the same options: one of all sets together, and one of each. Each set is passed through
-as often in its own network as in that of all. A set is scored by reconstruct.py on its hearts' own grids, with the
-decisions of each network tuned on hearts of training. It goes on where it was stopped. OUT/table.md has the mean Dice
-of each set, and the difference heart by heart with an interval of 95 % by bootstrap over hearts.
+Nine networks of one size and of the same options: one of all sets together, and two of each. The first passes through
+its set as often as the network of all does; the second (SET_longer) takes as many steps, so it sees each heart far more
+often. A set is scored by reconstruct.py on its hearts' own grids, with the decisions of each network tuned on hearts of
+training. It goes on where it was stopped. OUT/table.md has the mean Dice of each set, and the difference heart by heart
+with an interval of 95 % by bootstrap over hearts.
 """
 
 import argparse
@@ -42,6 +43,8 @@ from vecset.pipeline.options import flags  # noqa: E402
 
 ALL = "all"
 SETS = ("whole_hearts", "acdc", "hippocampus", "phantoms")
+LONGER = "_longer"
+NETWORKS = (ALL, *SETS, *(name + LONGER for name in SETS))
 UNSEEN = {name: f"{name}_unseen" for name in SETS} | {"whole_hearts": "patients"}
 HIPPOCAMPUS = [{"id": 1, "name": "Anterior hippocampus"}, {"id": 2, "name": "Posterior hippocampus"}]
 
@@ -51,7 +54,7 @@ def main(argv=None):
     add = parser.add_argument
     add("--output_dir", type=user_path, required=True, help="folder of cases, networks, results and table")
     add("--real", type=user_path, help="folder of draws, patients, acdc and hippocampus (needed without --tiny)")
-    add("--networks", nargs="+", choices=(ALL, *SETS), default=(ALL, *SETS), help="these alone (default: every one)")
+    add("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="these alone (default: every one)")
     add("--epochs", type=int, default=16, help="passes through each set (default: 16)")
     add("--seed", type=int, default=0, help="of training (default: 0)")
     add("--tiny", action="store_true", help="toy sizes, whose figures mean nothing")
@@ -149,9 +152,23 @@ class Comparison:
             write_text(split / "datasets.json", json.dumps(listed, indent=1) + "\n")
             self.command(ROOT / "create_csv.py", {"datasets": split / "datasets.json", "output_dir": split})
 
+    def split(self, network: str) -> Path:
+        """The folder with the CSVs that a network is trained with."""
+        return self.folder / "splits" / network.removesuffix(LONGER)
+
+    def epochs_of(self, network: str) -> int:
+        """Of a network that is trained longer, as many as make the steps of that of all."""
+        if not network.endswith(LONGER):
+            return self.args.epochs
+        return -(-self.args.epochs * self.steps(ALL) // self.steps(network))
+
+    def steps(self, network: str) -> int:
+        """Of an epoch."""
+        return -(-len(read_csv(self.split(network) / "train.csv")) // self.options["batch_size"])
+
     def scored(self, network: str) -> dict:
         """{case id: (set, file)} of the hearts that a network is scored on."""
-        rows = read_csv(self.folder / "splits" / network / "val.csv")
+        rows = read_csv(self.split(network) / "val.csv")
         return {row["case_id"]: (row["dataset"], row["file"]) for row in rows}
 
     def command(self, script, options: dict, well=(0,)):
@@ -159,13 +176,13 @@ class Comparison:
 
     def train(self, network: str):
         """Trains to the end, or goes on; then tunes decisions on hearts of training."""
-        folder, split = self.folder / network, self.folder / "splits" / network
+        folder, split, epochs = self.folder / network, self.split(network), self.epochs_of(network)
         folder.mkdir(exist_ok=True)
         if (folder / "tuning.json").is_file():
             return
         say(f"trains {network}")
-        options = {**self.options, "data_path": split, "output_dir": folder / "train", "epochs": self.args.epochs}
-        options |= {"seed": self.args.seed, "device": "cpu", "eval_every": self.args.epochs, "grid_size": 16}
+        options = {**self.options, "data_path": split, "output_dir": folder / "train", "epochs": epochs}
+        options |= {"seed": self.args.seed, "device": "cpu", "eval_every": epochs, "grid_size": 16}
         self.command(ROOT / "vecset" / "main_ae.py", options)
         tuned = {"checkpoint": folder / "train" / "checkpoint-last.pth", "csv": split / "train.csv", "hearts": 16}
         tuned |= {"output": folder / "tuning.json", "device": "cpu", **self.at_inference}
@@ -174,23 +191,33 @@ class Comparison:
     def score(self, network: str):
         folder = self.folder / network
         options = {"checkpoint": folder / "train" / "checkpoint-last.pth", "calibration": folder / "tuning.json"}
-        options |= {"input": self.folder / "splits" / network / "val.csv", "output_dir": folder / "result"}
+        options |= {"input": self.split(network) / "val.csv", "output_dir": folder / "result"}
         options |= {"no_meshes": True, "device": "cpu", **self.at_inference}
         say(f"scores {network}")
         self.command(ROOT / "reconstruct.py", options)
 
     def table(self) -> str:
-        """Markdown: each set in the network of all, in its own, and the difference."""
+        """Markdown: each set in the network of all, in its own two, and the differences."""
         together = self.dice_of(ALL)
-        lines = ["| set | hearts | all together | alone | difference |", "|---|---|---|---|---|"]
+        head = (
+            "| set | hearts | all together | alone, as many passes | difference | alone, as many steps | difference |"
+        )
+        lines = [head, "|---" * 7 + "|"]
         for name in SETS:
-            alone = self.dice_of(name)
-            hearts = sorted(alone.keys() & together.keys())
-            if not hearts:
+            cells = []
+            for network in (name, name + LONGER):
+                alone = self.dice_of(network)
+                hearts = sorted(alone.keys() & together.keys())
+                if not hearts:
+                    cells += ["", ""]
+                    continue
+                a, b = (np.array([[found[heart]] for heart in hearts]) for found in (together, alone))
+                cells += [with_interval(b), with_interval(a - b, "+")]
+            mine = [value for (data, _), value in together.items() if data == UNSEEN[name]]
+            if not any(cells):  # nothing to compare with
                 continue
-            a, b = (np.array([[found[heart]] for heart in hearts]) for found in (together, alone))
-            cells = [with_interval(a), with_interval(b), with_interval(a - b, "+")]
-            lines.append(f"| {name} | {len(hearts)} | " + " | ".join(cells) + " |")
+            of_all = with_interval(np.array(mine)[:, None]) if mine else ""
+            lines.append("| " + " | ".join([name, str(len(mine)), of_all, *cells]) + " |")
         return "\n".join(lines) + "\n"
 
     def dice_of(self, network: str) -> dict:

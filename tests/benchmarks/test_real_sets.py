@@ -34,11 +34,12 @@ def test_a_set_is_compared_heart_by_heart_by_its_files(tmp_path):
     sets = [("a_1", "acdc_unseen", "1.npz", [0.8, 0.6, ""]), ("p_1", "phantoms_unseen", "1.npz", [0.9, 0.9, 0.9])]
     scored(tmp_path, "all", sets)
     scored(tmp_path, "acdc", [("1", "acdc_unseen", "1.npz", [0.7, 0.7, 0.4])])
+    scored(tmp_path, "acdc_longer", [("1", "acdc_unseen", "1.npz", [0.9, 0.7, 0.5])])
     scored(tmp_path, "phantoms", [("2", "phantoms_unseen", "2.npz", [0.7, 0.7, 0.4])])  # another heart
     for name in ("whole_hearts", "hippocampus"):
         scored(tmp_path, name, [])
     lines = run.table().splitlines()
-    assert lines[2:] == ["| acdc | 1 | 0.700 | 0.600 | +0.100 |"]
+    assert lines[2:] == ["| acdc | 1 | 0.700 | 0.600 | +0.100 | 0.700 | +0.000 |"]
 
 
 def test_what_cannot_be_is_one_line(tmp_path):
@@ -65,3 +66,5 @@ def test_toy_networks_from_nothing_to_the_table(tmp_path, capsys):
     assert (tmp_path / "table.md").read_text() in said.out
     learned = (tmp_path / "splits" / "all" / "train.csv").read_text()
     assert "_unseen" not in learned and "patients" not in learned
+    run = module.Comparison(SimpleNamespace(output_dir=tmp_path, tiny=True, epochs=2, seed=0, real=None))
+    assert (run.steps("all"), run.steps("acdc"), run.epochs_of("acdc_longer"), run.epochs_of("acdc")) == (9, 2, 9, 2)
