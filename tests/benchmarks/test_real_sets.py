@@ -34,12 +34,12 @@ def test_a_set_is_compared_heart_by_heart_by_its_files(tmp_path):
     sets = [("a_1", "acdc_unseen", "1.npz", [0.8, 0.6, ""]), ("p_1", "phantoms_unseen", "1.npz", [0.9, 0.9, 0.9])]
     scored(tmp_path, "all", sets)
     scored(tmp_path, "acdc", [("1", "acdc_unseen", "1.npz", [0.7, 0.7, 0.4])])
-    scored(tmp_path, "acdc_longer", [("1", "acdc_unseen", "1.npz", [0.9, 0.7, 0.5])])
+    scored(tmp_path, "acdc_longer", [("1", "acdc_unseen", "1.npz", [0.9, 0.6, 0.45])])
     scored(tmp_path, "phantoms", [("2", "phantoms_unseen", "2.npz", [0.7, 0.7, 0.4])])  # another heart
     for name in ("whole_hearts", "hippocampus"):
         scored(tmp_path, name, [])
     lines = run.table().splitlines()
-    assert lines[2:] == ["| acdc | 1 | 0.700 | 0.600 | +0.100 | 0.700 | +0.000 |"]
+    assert lines[2:] == ["| acdc | 1 | 0.700 | 0.600 | +0.100 | 0.650 | +0.050 |"]
 
 
 def test_what_cannot_be_is_one_line(tmp_path):
