@@ -2,6 +2,7 @@
 where the answer is known, and the way through the commands."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from helpers.formula_hearts import write_checkpoint
 
 from vecset import calibrate
 from vecset.common.errors import InputError, run_command
+from vecset.data.case_file import read_case, write_case
 from vecset.data.listed_case import ListedCase
 from vecset.fields.decision_tuning import DecisionTuning, read_decision_tuning, write_decision_tuning
-from vecset.fields.heart_field import HeartField
+from vecset.fields.heart_field import HeartField, without_barred
 from vecset.inference.decision_tuning_samples import LEFT_OUT_HEARTS, DrawnHeart, Sample, draw_heart, what_to_hide
 from vecset.inference.decision_tuning_search import Base, dice_per_class, dice_table, fit, offset_of_left_out
 from vecset.inference.heart_result import decode_heart
@@ -83,6 +85,22 @@ def test_voxels_of_a_heart_with_something_left_out_lie_where_it_decodes_them(mod
     assert heart.sample.weight.sum() == pytest.approx(whole.truth_crop.size)
     plain = draw_heart(model, entry)
     assert not plain.hidden.any() and len(plain.sample.truth) >= len(heart.sample.truth)
+
+
+def test_what_may_not_be_drawn_takes_less_where_something_is_left_out_too(model, data, tmp_path):
+    """LV was not annotated, RA is left out; the voxels are those of the label map that --complete makes without LV."""
+    case = read_case(data / "ball02.npz")
+    case.meta["annotated_classes"] = [1, 2, 3]
+    case = replace(case, truth_crop=np.where(case.truth_crop == 4, 0, case.truth_crop).astype(np.uint8))
+    write_case(tmp_path / "ball02.npz", case)
+    heart = draw_heart(model, ListedCase("ball02", tmp_path / "ball02.npz"), np.array([True, False, False, False]))
+    assert heart.raw is not None and heart.raw[2].tolist() == [True, True, True, False]
+    for offset in (0.0, -3.0):
+        sample = heart.with_left_out(offset).sample
+        raw, numbers = heart.raw[0], (torch.tensor([0, 1, 2]), torch.tensor([3]))
+        expected = without_barred(raw.sdf, raw.logits, *numbers, offset)
+        assert torch.equal(sample.sdf, expected[0]) and torch.equal(sample.logits, expected[1])
+    assert (labels_of(heart.sample.sdf, heart.sample.logits) != 4).all()
 
 
 def sampled(shy, seed):

@@ -81,7 +81,7 @@ def draw_heart(model: LoadedModel, listed: ListedCase, hidden: np.ndarray | None
         case, per_stratum = model.read(listed, given=given), PER_STRATUM_HIDDEN
         judged: Case = case.whole
         drawn, radius_unit = is_seen(case.states) | hidden, model.inferred_radius_unit
-    barred = not hidden.any() and not drawn.all()
+    barred = not drawn.all()
     seen = None if barred else drawn
     field = model.field(model.encode(case, listed.case_id), drawn_C=seen, radius_unit=radius_unit, inferred_C=hidden)
     truth = np.asarray(judged.truth_crop)

@@ -20,7 +20,7 @@ from vecset.inference.decision_tuning_samples import DrawnHeart, Sample, draw_he
 from vecset.inference.model import LoadedModel
 from vecset.models.labels import labels_of
 
-VERSION = 3  # of the method: higher when the same hearts and options give another file
+VERSION = 4  # of the method: higher when the same hearts and options give another file
 OFFSETS = sorted(np.arange(-2.0, 1.01, 0.25).tolist(), key=abs)  # of two that are as good, the smaller
 LEFT_OUT_OFFSETS = (0.0, -0.5, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -16.0)
 OFFSETS_INFERRED = sorted(np.arange(-2.0, 3.01, 0.25).tolist(), key=abs)
@@ -86,6 +86,7 @@ def tune_decisions(
     if not model.told_states:
         return tuning, lines, record
     completed = drawn([(heart.listed, hidden) for heart, hidden in what_to_hide(hearts)], "left out")
+    completed = [heart.with_left_out(left_out_offset) for heart in completed]
     if not completed:
         return tuning, lines, record
     samples, annotated = [heart.sample for heart in completed], [heart.annotated for heart in completed]
