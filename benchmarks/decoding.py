@@ -88,7 +88,7 @@ class TruthHeart(HeartField):
     def __init__(self, truth, chunk):
         super().__init__(truth, torch.zeros(1, 1), chunk)
 
-    def _query(self, points_unit):
+    def _raw(self, points_unit):
         self.queries += len(points_unit)
         return tuple(map(torch.from_numpy, self.model.ask(points_unit)))
 
@@ -110,7 +110,10 @@ def measure(make_field, frame, num_classes, dense=True, seed=0):
         "cpu_s": found["fast_cpu_s"],
         "dense_cpu_s": found.get("dense_cpu_s"),
         "peak_mb": found["peak_mb"],
-        **{k: getattr(decoded, k) for k in ("queries", "voxels", "skipped", "checked", "missed", "dense")},
+        **{
+            k: getattr(decoded, k)
+            for k in ("queries", "voxels", "skipped", "interpolated", "checked", "missed", "dense")
+        },
         "fewer": decoded.voxels / max(decoded.queries, 1),
     }
     if dense:

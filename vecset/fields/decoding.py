@@ -2,7 +2,8 @@
 
 A voxel has the label of its centre (vecset/models/labels.py). Most voxels of an image
 are far from any surface, so a coarse grid of cells is decoded first, and only the cells that the surface or a class
-border may cross are halved and decoded again, down to single voxels. Four safeguards:
+border may cross are halved and decoded again, down to single voxels. Of these, only those are decoded that
+interpolation between cells of two voxels leaves in doubt (vecset/fields/interpolation.py). Five safeguards:
 
 1  A cell is left alone only if |distance| > L x half its diagonal, L = 1.25 x the largest gradient norm that finite
    differences show round it, two cells far, on its own grid (never less than the median of the grid).
@@ -14,6 +15,8 @@ border may cross are halved and decoded again, down to single voxels. Four safeg
 4  Half a percent of the voxels that were left alone is decoded. One that differs means that the bounds do not hold
    for this field (an untrained one, say), and the whole heart is decoded voxel by voxel. So it is where hardly any were
    left alone: noise looks like that, and half a percent of a few voxels is no check.
+5  Two percent of the voxels that were interpolated are decoded. Where more than one in a thousand differs, all are: the
+   field is not smooth between the cells.
 """
 
 import functools
@@ -21,11 +24,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from vecset.common.memory import require_memory
 from vecset.fields.cell_grid import CellGrid
 from vecset.fields.heart_field import HeartField
+from vecset.fields.interpolation import CellValues
 from vecset.imaging.frame import Frame
 
 COARSE_VOXELS = 8  # edge of the first cells, in voxels of the smallest spacing
@@ -35,6 +40,7 @@ CLOSE_LOGITS = 1.0  # a lead below this (a factor e in odds) is never trusted ov
 CHECKED_SHARE = 0.005
 BOX_BYTES = 16  # of memory per voxel round the unit cube: measured 17 to 24 at 200 to 320 voxels a side
 GRID_BYTES = 3  # per voxel of the image: the labels, and their copies for the two files
+INTERPOLATED_CHECKED, INTERPOLATED_WRONG = 0.02, 1e-3  # shares: of those that are checked; of these, that may differ
 LEAST_SKIPPED = 0.1  # of the voxels; where coarse to fine leaves fewer alone, these are decoded, too
 
 
@@ -42,13 +48,14 @@ LEAST_SKIPPED = 0.1  # of the voxels; where coarse to fine leaves fewer alone, t
 class Decoded:
     """labels (X, Y, Z) u8 on the grid; queries: points asked of the model; voxels: those of the grid inside the unit
     cube, or the field's ball, what dense decoding would ask; skipped: those of them that coarse to fine left
-    alone; checked, missed: how many of the skipped were decoded as a check, and how many of these differed; dense:
-    whether the whole heart was decoded voxel by voxel in the end."""
+    alone; interpolated: those whose labels are by interpolation; checked, missed: how many of the skipped were decoded
+    as a check, and how many of these differed; dense: whether the whole heart was decoded voxel by voxel in the end."""
 
     labels: np.ndarray
     queries: int
     voxels: int
     skipped: int = 0
+    interpolated: int = 0
     checked: int = 0
     missed: int = 0
     dense: bool = False
@@ -66,7 +73,9 @@ def decode_label_map(field: HeartField, frame: Frame, coarse: int = COARSE_VOXEL
     box_labels = np.zeros(grid.shape, np.uint8)
     decoded = Decoded(np.zeros(frame.shape, np.uint8), 0, 0)
     if box_labels.size:
-        evaluated = _coarse_to_fine(field, grid, coarse, box_labels) if coarse > 1 else None
+        evaluated, interpolated = None, np.zeros(0, int)
+        if coarse > 1:
+            evaluated, interpolated = _coarse_to_fine(field, grid, coarse, box_labels, seed)
         for flat, inside in grid.slabs():
             decoded.voxels += int(inside.sum())
             if evaluated is not None:
@@ -74,10 +83,14 @@ def decode_label_map(field: HeartField, frame: Frame, coarse: int = COARSE_VOXEL
                 box_labels.ravel()[outside], evaluated.ravel()[outside] = 0, True
         if evaluated is not None:
             decoded.skipped = evaluated.size - int(np.count_nonzero(evaluated))
+            decoded.interpolated = len(interpolated)
             decoded.checked, decoded.missed = _check(field, grid, box_labels, ~evaluated, decoded.skipped, seed)
         decoded.dense = evaluated is None or decoded.missed > 0 or decoded.skipped < LEAST_SKIPPED * decoded.voxels
         if decoded.dense:
             field.fallbacks += evaluated is not None
+            decoded.interpolated = 0
+            if evaluated is not None:
+                evaluated.ravel()[interpolated] = False
             for flat, inside in grid.slabs():
                 rest = inside if evaluated is None else inside & ~evaluated.ravel()[flat]  # the others are exact
                 _decode_voxels(field, grid, flat[rest], box_labels)
@@ -102,8 +115,9 @@ def _decode_voxels(field, grid, flat, labels):
     labels.ravel()[flat] = field.at_positions(flat, grid.voxels_unit)[1]
 
 
-def _coarse_to_fine(field, grid, coarse, labels):
-    """Fills `labels` (X, Y, Z); returns a bool mask of the voxels that were decoded themselves."""
+def _coarse_to_fine(field, grid, coarse, labels, seed):
+    """Fills `labels` (X, Y, Z); returns a bool mask of the voxels that were decoded or interpolated themselves, and the
+    flat indices of the latter."""
     level = coarse
     strides = grid.strides(level)
     cells = grid.cells(strides)
@@ -113,15 +127,14 @@ def _coarse_to_fine(field, grid, coarse, labels):
     sdf = np.full(cells, np.inf, np.float32)
     cell_labels = np.zeros(cells, np.uint8)
     lead = np.full(cells, np.inf, np.float32)
-    todo = everything[active]
-    while True:
-        new = field.at_positions(todo, functools.partial(grid.centres_unit, cells=cells, strides=strides))
+    todo, near = everything[active], None
+    while max(strides) > 1:
+        raw = [] if max(strides) == 2 else None  # what voxels are interpolated from
+        new = field.at_positions(todo, functools.partial(grid.centres_unit, cells=cells, strides=strides), raw)
         for target, values in zip((sdf, cell_labels, lead), new):
             target.ravel()[todo] = values
         decoded = np.zeros(cells, bool)
         decoded.ravel()[todo] = True
-        if max(strides) == 1:
-            break
         step_unit = np.array(strides) * grid.spacing_unit
         half_unit = grid.half_diagonal_unit(strides)
         bound = _local_bound(sdf, decoded, step_unit)
@@ -129,13 +142,38 @@ def _coarse_to_fine(field, grid, coarse, labels):
         level //= 2
         finer = grid.strides(level)
         factors = tuple(s // f for s, f in zip(strides, finer))
+        near = CellValues(torch.cat(raw), todo, cells, factors) if raw else None
         strides, cells = finer, grid.cells(finer)
         refine, sdf, cell_labels, lead = (_split(array, factors, cells) for array in (refine, sdf, cell_labels, lead))
         todo = np.flatnonzero(refine)
         del refine
     np.copyto(labels, cell_labels)
+    interpolated = _voxels_of_cells(field, grid, todo, labels, near, seed)
+    decoded = np.zeros(cells, bool)
+    decoded.ravel()[todo] = True
     _follow_borders(field, grid, todo, labels, decoded)
-    return decoded
+    return decoded, interpolated
+
+
+def _voxels_of_cells(field, grid, todo, labels, near, seed):
+    """Labels of the voxels `todo`, by interpolation between the cells `near` where that leaves no doubt; returns those
+    that were interpolated (safeguard 5)."""
+    if near is None:
+        _decode_voxels(field, grid, todo, labels)
+        return np.zeros(0, int)
+    found, certain = near.labels(field, todo, labels.shape)
+    _decode_voxels(field, grid, todo[~certain], labels)
+    interpolated, found = todo[certain], found[certain]
+    labels.ravel()[interpolated] = found
+    some = np.random.default_rng(seed).random(len(interpolated)) < INTERPOLATED_CHECKED
+    if not some.any():
+        return interpolated
+    _decode_voxels(field, grid, interpolated[some], labels)
+    wrong = np.count_nonzero(labels.ravel()[interpolated[some]] != found[some])
+    if wrong > max(1, INTERPOLATED_WRONG * np.count_nonzero(some)):
+        _decode_voxels(field, grid, interpolated[~some], labels)
+        return np.zeros(0, int)
+    return interpolated[~some]
 
 
 def _split(array, factors, cells):

@@ -78,8 +78,12 @@ class HeartField:
         """(1, Q, 3)"""
         return torch.from_numpy(np.ascontiguousarray(points_unit, np.float32)).to(self.device).unsqueeze(0)
 
-    @torch.inference_mode()
     def _query(self, points_unit):
+        return self._decide(*self._raw(points_unit))
+
+    @torch.inference_mode()
+    def _raw(self, points_unit):
+        """Distances (Q,) and logits (Q, C) as the model gives them."""
         self.queries += len(points_unit)
         sdf_BQ, logits_BQC = self.model.decode(self._context, self._on_device(points_unit))
         if not (torch.isfinite(sdf_BQ).all() and torch.isfinite(logits_BQC).all()):
@@ -88,10 +92,39 @@ class HeartField:
                 "the model gives distances or logits that are not finite",
                 "train again, or take an earlier checkpoint",
             )
-        values, left_out_offset = (sdf_BQ[0].float(), logits_BQC[0].float()), 0.0
+        return sdf_BQ[0].float(), logits_BQC[0].float()
+
+    def _decide(self, sdf_Q, logits_QC):
+        """The same, tuned, and background where a class leads that may not be drawn."""
         if self.decision_tuning:
-            values, left_out_offset = self.decision_tuning.apply(*values), self.decision_tuning.left_out_offset
-        return values if self._barred is None else without_barred(*values, self._drawn, self._barred, left_out_offset)
+            sdf_Q, logits_QC = self.decision_tuning.apply(sdf_Q, logits_QC)
+        return (sdf_Q, logits_QC) if self._barred is None else self._without_barred(sdf_Q, logits_QC)
+
+    def _without_barred(self, sdf_Q, logits_QC):
+        offset = self.decision_tuning.left_out_offset if self.decision_tuning else 0.0
+        return without_barred(sdf_Q, logits_QC, self._drawn, self._barred, offset)
+
+    def labels_within(self, values_QF: torch.Tensor, errors_QF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of raw values (Q, 1 + C), distance and logits, on the CPU, each known up to its error: labels (Q,) u8, and
+        (Q,) bool where no values within the errors have another one."""
+        sdf_Q, logits_QC = values_QF[:, 0], values_QF[:, 1:]
+        error_Q, logit_error_Q = errors_QF[:, 0], errors_QF[:, 1:].amax(1)
+        low_Q, high_Q = sdf_Q - error_Q, sdf_Q + error_Q  # of the distance by which it is decided
+        if self.decision_tuning:  # a distance is the smaller of its own and of one by margins, each of two logits
+            claimed_Q, logits_QC = self.decision_tuning.apply(torch.full_like(sdf_Q, torch.inf), logits_QC)
+            slopes = self.decision_tuning.slope_C[self.decision_tuning.slope_C > 0]
+            if len(slopes):
+                away_Q = 2 * logit_error_Q / float(slopes.min())
+                low_Q, high_Q = torch.minimum(low_Q, claimed_Q - away_Q), torch.minimum(high_Q, claimed_Q + away_Q)
+        if self._barred is not None:  # and not below the lead of what may not be drawn
+            lead_Q, logits_QC = self._without_barred(torch.full_like(sdf_Q, -torch.inf), logits_QC)
+            away_Q = 2 * LOGIT_UNIT * logit_error_Q
+            low_Q, high_Q = torch.maximum(low_Q, lead_Q - away_Q), torch.maximum(high_Q, lead_Q + away_Q)
+        top_Q1 = logits_QC.argmax(1, keepdim=True)
+        least_Q = (logits_QC - errors_QF[:, 1:]).gather(1, top_Q1).squeeze(1)
+        others_Q = (logits_QC + errors_QF[:, 1:]).scatter(1, top_Q1, -torch.inf).amax(1)
+        labels_Q = torch.where(low_Q >= 0, 0, top_Q1.squeeze(1) + 1).to(torch.uint8)
+        return labels_Q, (low_Q >= 0) | ((high_Q < 0) & (least_Q > others_Q))
 
     def values(self, points_unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(Q, 3) points in unit -> distance (Q,) f32 in unit, logits (Q, C) f32."""
@@ -103,17 +136,20 @@ class HeartField:
         )
 
     def at_positions(
-        self, flat: np.ndarray, to_unit: Callable[[np.ndarray], np.ndarray]
+        self, flat: np.ndarray, to_unit: Callable[[np.ndarray], np.ndarray], raw: list | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(Q,) flat indices of a grid -> distance (Q,) f32 in unit, label (Q,) u8 (0: background), and the lead (Q,)
         f32 of the largest logit over the next (infinite for one class). to_unit(flat) -> (Q, 3) points, called per
-        chunk."""
+        chunk. raw: gets, chunk after chunk, what the model gives before anything is decided, (q, 1 + C) f32."""
         sdf = np.empty(len(flat), np.float32)
         labels = np.empty(len(flat), np.uint8)
         lead = np.empty(len(flat), np.float32)
         for start in range(0, len(flat), self.chunk):
             part = slice(start, start + self.chunk)
-            sdf_Q, logits_QC = self._query(to_unit(flat[part]))
+            values = self._raw(to_unit(flat[part]))
+            if raw is not None:
+                raw.append(torch.cat([values[0].unsqueeze(1), values[1]], 1).cpu())
+            sdf_Q, logits_QC = self._decide(*values)
             sdf[part], labels[part] = sdf_Q.cpu().numpy(), labels_of(sdf_Q, logits_QC).cpu().numpy()
             if logits_QC.shape[1] > 1:
                 largest, next_largest = logits_QC.topk(2, dim=1).values.T

@@ -165,6 +165,7 @@ def make_result(
                 "queries": decoded.queries,
                 "voxels": decoded.voxels,
                 "skipped": decoded.skipped,
+                "interpolated": decoded.interpolated,
                 "checked": decoded.checked,
                 "missed": decoded.missed,
                 "dense": decoded.dense,
@@ -211,6 +212,8 @@ def mended_map(heart: DecodedHeart) -> tuple[np.ndarray, dict[str, dict]]:
 
 def _not_found(heart, class_names):
     """Names of the classes that were inferred and of which nothing was drawn."""
+    if not heart.drawing.inferred.any():
+        return []
     drawn = np.bincount(heart.output.labels.ravel(), minlength=len(class_names) + 1)[1:] > 0
     return [name for name, empty in zip(class_names, heart.drawing.inferred & ~drawn) if empty]
 
