@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from vecset.common.errors import InputError
-from vecset.imaging.label_mapping import LabelMapping, preset_names
+from vecset.imaging.label_mapping import LabelMapping, preset_names, values_in
 
 
 def load(tmp_path, values, classes=10, **more):
@@ -62,3 +63,21 @@ def test_a_target_by_another_name_of_the_class(tmp_path):
 def test_presets_with_any_number_of_classes(preset, classes):
     names = LabelMapping.load(preset, classes).class_names
     assert names[0] == "Myocardium" and names[2] == "LV" and len(set(names)) == classes
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_values_in_an_array_are_those_of_numpy(dtype, order):
+    rng = np.random.default_rng(0)
+    low = 0 if dtype is np.uint8 else -7
+    for values in (
+        rng.integers(low, 200, (130, 110, 90)),
+        rng.choice([low, 3, 120], (4, 5)),
+        np.zeros((0, 3)),
+        np.full((2, 2), 5),
+        rng.integers(-(2**30), 2**30, 300) if dtype in (np.int32, np.int64) else np.arange(3),
+    ):
+        values = np.asarray(values, dtype, order=order)[::-1]
+        found = values_in(values)
+        np.testing.assert_array_equal(found, np.unique(values))
+        assert found.dtype == dtype

@@ -27,7 +27,7 @@ from vecset.imaging.header_names import (
     refuse_other_numbers,
 )
 from vecset.imaging.image_file import NIFTI_SUFFIXES, StoredImage, case_id, has_suffix, read_image
-from vecset.imaging.label_mapping import PRESETS, LabelMapping, apply_table
+from vecset.imaging.label_mapping import PRESETS, LabelMapping, apply_table, values_in
 from vecset.imaging.label_table import name_extension
 from vecset.imaging.structure_names import class_named
 
@@ -140,7 +140,7 @@ def read_label_map(
     elif class_names is not None:
         told = classes_told(named, names)
         own_ids = told if by_name else {}
-        present = [int(c) for c in np.unique(labels) if c]
+        present = [int(c) for c in values_in(labels) if c]
         annotated = sorted({*told.values(), *present}) if told else annotated
     return LabelMap(
         labels,
@@ -209,7 +209,7 @@ def _by_name(path, values, named, default_names, class_names):
     own = class_names or default_names
     if not named and class_names is None:
         return None
-    found = [int(value) for value in np.unique(values)]
+    found = [int(value) for value in values_in(values)]
     to_do = (
         MAP_THEM
         if class_names is not None
@@ -249,7 +249,7 @@ def _other_names(path, values, named, mapping):
     stands for one data set, and this file is not of it."""
     if not named:
         return {}
-    other = names_apart_from_mapping(map(int, np.unique(values)), named, mapping.value_to_class, mapping.class_names)
+    other = names_apart_from_mapping(map(int, values_in(values)), named, mapping.value_to_class, mapping.class_names)
     if other and mapping.preset:
         theirs = {value: mapping.class_names[mapping.value_to_class[value] - 1] for value in other}
         raise InputError.because(

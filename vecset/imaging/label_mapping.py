@@ -136,7 +136,7 @@ class LabelMapping:
         Raises InputError naming `path` for values that are not listed, unless `others` makes them background, and for
         those of a scan.
         """
-        found = np.unique(values)
+        found = values_in(values)
         refuse_scan(Path(path), found, self.value_to_class)
         unlisted = [int(v) for v in found if v != BACKGROUND and int(v) not in self.value_to_class]
         if unlisted and self.others == "refuse":
@@ -151,10 +151,22 @@ class LabelMapping:
         return apply_table(values, self.value_to_class, found)
 
 
+def values_in(values: np.ndarray) -> np.ndarray:
+    """The sorted distinct values of an array of whole numbers: what `numpy.unique` gives, a fifth of the time where
+    they lie close together, as labels do."""
+    low, high = (int(values.min()), int(values.max())) if values.size else (0, -1)
+    if high - low >= TABLE_VALUES:
+        return np.unique(values)
+    seen, flat = np.zeros(high - low + 1, bool), values.ravel(order="K")
+    for start in range(0, len(flat), 1 << 20):
+        seen[flat[start : start + (1 << 20)].astype(np.intp) - low] = True
+    return (np.flatnonzero(seen) + low).astype(values.dtype)
+
+
 def apply_table(values: np.ndarray, value_to_class: Mapping[int, int], found: np.ndarray | None = None) -> np.ndarray:
     """Class ids, u8, of image values (integers), same shape; 0 for values that are not listed. found: their sorted set,
     where it is known."""
-    found = np.unique(values) if found is None else found
+    found = values_in(values) if found is None else found
     classes = np.array([value_to_class.get(int(v), BACKGROUND) for v in found], np.uint8)
     low, high = int(found[0]), int(found[-1])
     if low >= 0 and high < TABLE_VALUES:

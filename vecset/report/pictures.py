@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 
 from vecset.common.atomic import atomic_path
 from vecset.common.errors import shown
+from vecset.geometry.surface import foreground_box as box_of_nonzero
 from vecset.imaging.slice_picture import DIFFERENCE, PLANES, colour_table, difference_kinds, plane_image
 
 OUTLINE = "#000000"  # of what is inferred
@@ -234,16 +235,14 @@ def _told_inferred(class_names, inferred):
 
 def foreground_box(*volumes_ras, margin_mm=0.0, spacing_mm=(1, 1, 1)):
     """(3, 2) first and last voxel of the box that holds the foreground of all volumes and a margin."""
-    box = np.empty((3, 2), int)
-    shape = volumes_ras[0].shape
-    for axis in range(3):
-        filled = np.flatnonzero(
-            [any(np.moveaxis(v, axis, 0)[n].any() for v in volumes_ras) for n in range(shape[axis])]
-        )
-        margin = int(np.ceil(margin_mm / spacing_mm[axis]))
-        first, last = (filled[0] - margin, filled[-1] + margin) if len(filled) else (0, shape[axis] - 1)
-        box[axis] = max(first, 0), min(last, shape[axis] - 1)
-    return box
+    shape = np.array(volumes_ras[0].shape)
+    found = [box_of_nonzero((v != 0).view(np.uint8)) for v in volumes_ras]
+    found = [(first, end - 1) for first, end in found if (end > first).all()]
+    if not found:
+        return np.stack([np.zeros(3, int), shape - 1], 1)
+    first, last = np.min([f for f, _ in found], 0), np.max([f for _, f in found], 0)
+    margin = np.ceil(margin_mm / np.asarray(spacing_mm)).astype(int)
+    return np.stack([np.maximum(first - margin, 0), np.minimum(last + margin, shape - 1)], 1)
 
 
 def _draw_image(axes, image, plane, spacing_mm, shape, box):
