@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     from vecset.inference.inputs import find_hearts, find_stored_latents
     from vecset.inference.own_tables import check_chosen_in_tables, mapping_of, taken_by_number
     from vecset.inference.reconstruction import Reconstruction
+    from vecset.inference.refinement import Refinement, require_logits
     from vecset.inference.settings import OutputSettings
     from vecset.report.samples import TABLE, sample_lines, write_table
 
@@ -91,6 +92,9 @@ def main(argv: list[str] | None = None) -> int:
             f"note: intervals of volumes are the quantiles of the answers, not calibrated ({lacks}); "
             "python -m vecset.calibrate --answers_csv HELD_OUT.csv finds the factor"
         )
+    refine = Refinement(args.refine or 0.0, args.refine_steps or 0)
+    if refine:
+        require_logits(model)
     settings = OutputSettings(
         meshes=not args.no_meshes,
         mesh_cells=args.mesh_cells,
@@ -109,6 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         samples=args.samples or 0,
         repair=args.repair,
         slices=args.slices,
+        refine=refine,
     )
     if args.latents not in (None, True):
         hearts = find_stored_latents(args.input)

@@ -9,6 +9,7 @@ LEAST = {"chunk": 1, "mesh_cells": 8, "num_surface_points": 1, "num_latents": 1}
 SPACING_MM = (0.05, 50)
 EXTEND_MM = (0.1, 500)
 LATENT_BITS = (8, 16, 32)
+REFINE = {"refine": (0.1, 3600, "seconds"), "refine_steps": (1, 100_000, "steps")}
 SAMPLES = (19, 255)  # as vecset/fields/answers.py allows, which is imported late
 
 
@@ -186,6 +187,22 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "lost contacts mended where the model says how: repaired.nii.gz, and what was changed in result.json "
         "(default: without)",
     )
+    add(
+        "--refine",
+        None,
+        "fit the latents of each heart to its own label map for so long, after they are encoded, while the network "
+        "stays as it is (vecset/inference/refinement.py); how far that comes depends on the machine (default: not at "
+        "all)",
+        type=float,
+        metavar="SECONDS",
+    )
+    add(
+        "--refine_steps",
+        None,
+        "the same for so many steps in place of a time: the same latents on every run (default: not at all)",
+        type=int,
+        metavar="N",
+    )
     add("--seed", 0, "seed of the draw of surface points", type=int)
     add("--device", "auto", "auto (CUDA where there is one), cpu, cuda, cuda:N")
     parser.add_argument("--overwrite", action="store_true", help="make finished hearts again (default: skip them)")
@@ -262,6 +279,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
             raise InputError.because(
                 "--repair", f"it mends a label map that is shown whole, not with {flag}", "leave one out"
             )
+    _check_refining(args, stored_latents)
     if args.slices and args.annotated:
         raise InputError.because(
             "--annotated",
@@ -276,6 +294,27 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 
     require_checkpoint(args.checkpoint)
     return args
+
+
+def _check_refining(args, stored_latents):
+    asked = [flag for flag in REFINE if getattr(args, flag) is not None]
+    if not asked:
+        return
+    if len(asked) > 1:
+        raise InputError.because("--refine", "--refine_steps says how long, too", "give one of them")
+    low, high, what = REFINE[asked[0]]
+    if not low <= getattr(args, asked[0]) <= high:
+        raise InputError(f"--{asked[0]}", f"{low} to {high} {what}", getattr(args, asked[0]))
+    for flag, other, why in (
+        ("--latents FILE", stored_latents, "stored latents hold no label map"),
+        ("--slices", args.slices, "between slices nothing is known that latents could be fitted to"),
+        ("--given", args.given, "what is hidden would be fitted as background"),
+        ("--complete", args.complete, "what is unknown would be fitted as background"),
+        ("--samples", args.samples, "what is unknown would be fitted as background"),
+        ("--repair", args.repair, "errors of the label map would be fitted, too"),
+    ):
+        if other:
+            raise InputError.because(f"--{asked[0]}", f"with {flag}: {why}", "leave one out")
 
 
 def opened_model(args: argparse.Namespace):

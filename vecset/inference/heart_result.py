@@ -37,6 +37,7 @@ from vecset.inference.label_repair import changes_line, mend
 from vecset.inference.latent_codes import PackedLatents, pack_latents
 from vecset.inference.latents import FILE, write_latents
 from vecset.inference.model import LoadedModel
+from vecset.inference.refinement import refine_latents
 from vecset.inference.settings import OutputSettings
 from vecset.metrics.overlap import is_union, score
 from vecset.metrics.resampling_limit import labels_of_own_field
@@ -100,7 +101,7 @@ def grid_of(frame: Frame, settings: OutputSettings) -> Frame:
 class DecodedHeart:
     """latents: (1, M, L), what was decoded; packed: the same in fewer bits, where they are saved so; output: the label
     map on the grid that is written, that of `frame`; on_source: labels on the truth's grid, None where there is no
-    truth."""
+    truth; refined: what --refine did, None or empty without."""
 
     case_id: str
     case: Case
@@ -111,6 +112,7 @@ class DecodedHeart:
     output: Decoded
     on_source: np.ndarray | None
     packed: PackedLatents | None = None
+    refined: dict | None = None
 
 
 def make_result(
@@ -177,6 +179,7 @@ def make_result(
             "inferred_nowhere": _not_found(heart, model.class_names),
             **({"samples": _told_of_samples(settings, heart, volumes)} if volumes else {}),
             **({"repair": repair} if repair else {}),
+            **({"refinement": heart.refined} if heart.refined else {}),
             **({"slices": slices_agreement(heart)} if case.in_slices else {}),
             **({"latents_file": _told_of_latents(heart, folder / FILE)} if settings.latents else {}),
         }
@@ -305,7 +308,11 @@ def decode_heart(
     require_grid_memory(frame, radius_unit)
     if settings.meshes:
         require_mesh_memory(settings.mesh_cells)
-    latents = model.encode(case, case_id) if latents is None else latents
+    latents, refined = model.encode(case, case_id) if latents is None else latents, {}
+    if settings.refine:
+        latents, refined = refine_latents(model, case, case_id, latents, settings.refine)
+        if not refined["kept"]:
+            say(f"note: {case_id}: --refine has not improved the latents, which stay as they were encoded")
     if settings.samples:
         require_answer_memory(frame, int(drawing.leaves_freedom.sum()))
     packed = None
@@ -339,7 +346,7 @@ def decode_heart(
         else:
             more = (np.array(frame.shape) - case.frame.shape) // 2
             on_source = output.labels[tuple(slice(n, n + length) for n, length in zip(more, case.frame.shape))]
-    return DecodedHeart(case_id, case, drawing, frame, latents, field, output, on_source, packed)
+    return DecodedHeart(case_id, case, drawing, frame, latents, field, output, on_source, packed, refined)
 
 
 def _taken_as_absent(case, settings, drawing):

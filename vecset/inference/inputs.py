@@ -44,6 +44,8 @@ from vecset.sparse.point_cloud import MARGIN_MM, is_point_cloud, read_point_clou
 
 LEAST_POINTS = 500  # of a case that is not encoded, but scored
 CASE_MEMBERS = ("surface_points", "surface_labels", "frame", "truth")
+FIELD_MEMBERS = tuple(f"{kind}_{what}" for kind in ("near", "vol") for what in ("points", "sdf", "labels"))
+FIELD_POINTS = 20_000, 80_000  # in the volume and near surfaces, of a label map
 
 
 def input_sha256(heart: ListedCase) -> str:
@@ -188,6 +190,7 @@ def load_heart(
     annotated: Sequence[str] | None = None,
     given: Sequence[str] | None = None,
     slices: str | None = None,
+    with_field: bool = False,
 ) -> Case:
     """The `Case` of a heart, with at least surface points, their labels and the frame. A label map goes through the
     data preparation, as `prepare_data.py` would do it (`spacing_from`, `geometry_from` and `label_mapping` as there,
@@ -198,6 +201,7 @@ def load_heart(
     classes that are shown: the others are taken out of the label map (of a case file: its truth) before anything is
     made of it, so that surface, frame and points are those of what is given; the heart with all is `Case.whole`.
     `slices`: one of `vecset.sparse.slices.WAYS`, where the input shows planes, between which all is unknown.
+    `with_field`: with points at which distances and labels are known, of label maps and case files.
     InputError where the heart has other classes, where a class of `given` is not there, for a case file with
     `annotated`, which it says itself, and for one with `given` that holds no label map."""
     path = heart.path
@@ -213,7 +217,8 @@ def load_heart(
         label_map = _read_labels(heart.path, class_names, spacing_from, geometry_from, label_mapping)
         options = Options(seed=seed)
         if num_surface_points:  # the other points are not used here
-            options = Options(max(options.num_surface_points, num_surface_points), 2, 2, seed)
+            more = FIELD_POINTS if with_field else (2, 2)
+            options = Options(max(options.num_surface_points, num_surface_points), *more, seed)
         table = label_map.own_ids or _own_numbers(class_names)
         if annotated:
             label_map.annotated = chosen_classes("--annotated", annotated, table, class_names, heart.path)
@@ -250,7 +255,7 @@ def load_heart(
         raise InputError.because(
             heart.path, "a case file says itself which classes were annotated", "leave out --annotated"
         )
-    case = read_case(heart.path, CASE_MEMBERS).require(
+    case = read_case(heart.path, (*CASE_MEMBERS, *(FIELD_MEMBERS if with_field else ()))).require(
         "surface_points", "surface_labels", "frame", purpose="reconstruction on the source grid"
     )
     check_affine(case.frame.affine, heart.path)

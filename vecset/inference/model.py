@@ -37,7 +37,7 @@ class LoadedModel:
     num_surface_points, balance, seed: of the surface points that the encoder reads, drawn as in training; num_latents:
     of each heart; decision_tuning, tuning_sha256: of `reconstruct.py --calibration`, or None; description: the
     network's name and options; epoch: of the checkpoint; observed: kinds of `main_ae.py --observe` that it was trained
-    with."""
+    with; class_loss: of its logits, None for a network that has none."""
 
     network: torch.nn.Module
     class_names: list[str]
@@ -52,6 +52,7 @@ class LoadedModel:
     description: str = ""
     epoch: int | None = None
     observed: tuple[str, ...] = ()
+    class_loss: str | None = None
 
     @property
     def latent_words(self) -> str:
@@ -68,6 +69,7 @@ class LoadedModel:
         annotated: Sequence[str] | None = None,
         given: Sequence[str] | None = None,
         slices: str | None = None,
+        with_field: bool = False,
     ) -> Case:
         """The `Case` of a case file, a label map or a point cloud with labels: surface points, frame, and the truth
         where there is one. A label map goes through the data preparation. `spacing_from` ('affine' or 'pixdim') and
@@ -75,9 +77,10 @@ class LoadedModel:
         the grid that a point cloud gets (1 mm); `label_mapping`: which values of a label map are which class, by
         names; `annotated`, `given`: ids or names of the classes that were looked for, and of those that are shown;
         `slices`: the input shows planes, "file": a stack of slices or labelled points, "folder": all label maps of a
-        folder together (vecset/sparse/slices.py)."""
+        folder together (vecset/sparse/slices.py); `with_field`: with the points at which its distances and labels are
+        known (vecset/inference/refinement.py)."""
         heart = heart if isinstance(heart, ListedCase) else find_hearts(heart, slices=slices)[0]
-        how = spacing_from, spacing_mm, geometry_from, label_mapping, annotated, given, slices
+        how = spacing_from, spacing_mm, geometry_from, label_mapping, annotated, given, slices, with_field
         return load_heart(heart, self.class_names, self.seed, self.num_surface_points, *how)
 
     def encode(self, case: Case, case_id: str | None = None) -> torch.Tensor:
@@ -201,7 +204,12 @@ def load_model(
         f"{config['name']} {option_words(config)}".strip(),
         stored.get("epoch"),
         tuple(kind for kind, share in parse_observe(observe).items() if share) if observe else (),
+        training.get("class_loss") or "bce" if _has_logits(config) else None,
     )
+
+
+def _has_logits(config):
+    return config.get("network", "joint") == "joint" and config.get("class_outputs", "logits") != "distances"
 
 
 def choose_device(name: str) -> torch.device:

@@ -114,7 +114,7 @@ class Reconstruction:
         else:
             how = self.settings
             placed = how.spacing_from, how.spacing_mm, how.geometry_from, how.label_mapping
-            case = self.model.read(heart, *placed, how.annotated, how.given, how.slices)
+            case = self.model.read(heart, *placed, how.annotated, how.given, how.slices, bool(how.refine))
             for note in case.notes:
                 tell(f"note: {heart.case_id}: {note}")
         if result is None:

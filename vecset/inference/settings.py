@@ -8,10 +8,12 @@ from vecset.fields.meshes import MESH_CELLS
 from vecset.imaging.label_mapping import LabelMapping
 from vecset.inference.latent_codes import DEFAULT_BITS
 from vecset.inference.model import LoadedModel
+from vecset.inference.refinement import NO_REFINEMENT, Refinement
 
 VERSION = 8  # of the method: hearts that another version made are made again
 
 REPAIR_VERSION = 2  # of vecset/inference/label_repair.py, likewise
+REFINE_VERSION = 1  # of vecset/inference/refinement.py
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class OutputSettings:
     and drawn all the same, None: all; complete: structures that are unknown are inferred and drawn; extend_mm: how far
     the grid goes beyond the image, on every side; slices: one of `vecset.sparse.slices.WAYS`, where the input shows
     planes, None: it shows all; samples: how many answers are given to what is not seen whole, 0: the one alone; repair:
-    whether the input's label map is written mended, too."""
+    whether the input's label map is written mended, too; refine: how long latents are fitted to the heart."""
 
     meshes: bool = True
     mesh_cells: int = MESH_CELLS
@@ -46,6 +48,7 @@ class OutputSettings:
     slices: str | None = None
     samples: int = 0
     repair: bool = False
+    refine: Refinement = NO_REFINEMENT
 
 
 def made_from(model: LoadedModel, output: OutputSettings) -> dict:
@@ -78,6 +81,7 @@ def made_from(model: LoadedModel, output: OutputSettings) -> dict:
         **({"slices": output.slices} if output.slices else {}),
         **({"samples": output.samples} if output.samples else {}),
         **({"repair": REPAIR_VERSION} if output.repair else {}),
+        **({"refine": [REFINE_VERSION, output.refine.seconds, output.refine.steps]} if output.refine else {}),
         **({"class_colours": colours} if (colours := getattr(model.class_names, "colours", {})) else {}),
         "num_latents": model.num_latents,
     }

@@ -189,8 +189,8 @@ def measure(model, settings, heart, every, say):
     from vecset.fields.heart_field import CHUNK
     from vecset.inference.heart_result import decode_heart, mended_map
     from vecset.inference.label_repair import changes_line, sees_tubes, tube_ids
-    from vecset.inference.thinned_case import every_nth
     from vecset.metrics.overlap import is_union, score
+    from vecset.metrics.thinned_case import every_nth
     from vecset.quality.anatomy import without_leaks
 
     case = model.read(

@@ -24,9 +24,9 @@ from vecset.imaging.frame import Frame
 from vecset.inference.heart_result import decode_heart
 from vecset.inference.model import LoadedModel
 from vecset.inference.settings import OutputSettings
-from vecset.inference.thinned_case import every_nth
 from vecset.items.observation import GROUPS, Observation
 from vecset.metrics.overlap import is_union, joint_histogram, mean_defined, score
+from vecset.metrics.thinned_case import every_nth
 
 VERSION = 1  # of the method of `measure`: figures of another one are made again
 WHOLE = "whole"
