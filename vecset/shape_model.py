@@ -1,11 +1,11 @@
 """Makes the linear shape model of a set of training hearts, for main_ae.py --shape_model FILE:
 
-    python -m vecset.shape_model --csv cases/train.csv --output cases/shape_model.npz
+    python -m vecset.shape_model --csv cases/train.csv --output shape_model.npz
 
 What it is: vecset/models/shape_model.py. How it is made: vecset/metrics/shape_model_building.py. Give training hearts
 alone. About a second of one core per heart.
 
-    python -m vecset.shape_model --csv cases/AB/train.csv --widen cases/A/shape_model.npz --output cases/AB/wider.npz
+    python -m vecset.shape_model --csv cases/AC/train.csv --widen shape_model_of_A.npz --output wider.npz
 
 keeps a model as it is for its structures, and adds those of other hearts: for main_ae.py --init_from a network that was
 trained with it (vecset/metrics/shape_model_widening.py).
@@ -63,20 +63,21 @@ def main(argv: list[str] | None = None) -> int:
     from vecset.data.shape_model_file import RECORDED, read_shape_model, sizes_of, write_shape_model
     from vecset.inference.decision_tuning_search import evenly_chosen
     from vecset.metrics.shape_model_building import build_shape_model
-    from vecset.metrics.shape_model_widening import widen_shape_model, with_others
+    from vecset.metrics.shape_model_widening import known_part, widen_shape_model, with_others
 
     require_writable(args.output.parent, "--output")
     kept = read_shape_model(args.widen) if args.widen else None
     cases = read_split(args.csv, args.data_path or args.csv.parent, None)
     first, record = cases[0], {}
     if kept:
+        kept = (*known_part(kept[0], kept[1]), kept[2])
         cases = with_others(cases, kept[1])
     chosen = evenly_chosen(cases, args.hearts) if args.hearts else cases
     bar = functools.partial(tqdm, desc="laid on each other", unit="heart", dynamic_ncols=True)
     if kept:
         arrays, names, before = kept
         modes = ADDED_MODES if args.modes is None else args.modes
-        arrays, chosen = widen_shape_model(chosen, arrays, names, first.class_names, modes, bar)
+        arrays, chosen = widen_shape_model(chosen, arrays, names, first.class_names, modes, bar, args.widen)
         record = {name: list(before.get(name, ())) for name in RECORDED}
     else:
         arrays = build_shape_model(chosen, first.num_classes, args.modes or MODES, args.file_workers, bar)
@@ -85,7 +86,10 @@ def main(argv: list[str] | None = None) -> int:
     write_shape_model(args.output, arrays, list(first.class_names), record)
     sizes = sizes_of(arrays)
     megabytes = args.output.stat().st_size / 1e6
-    print(f"written: {args.output} ({len(chosen)} hearts, {sizes['modes']} modes, {megabytes:.1f} MB)")
+    hearts = f"{len(chosen)} hearts"
+    if kept:
+        hearts += f" with new structures beside {len(record['cases']) - len(chosen)} of {args.widen.name}"
+    print(f"written: {args.output} ({hearts}, {sizes['modes']} modes, {megabytes:.1f} MB)")
     return 0
 
 

@@ -98,7 +98,7 @@ def test_weights_say_where_they_had_another_shape_model(data, shapes, tmp_path, 
     [
         (POINTS, "--shape_model: without --observe all of the heart is seen"),
         ((*POINTS, *OBSERVE, "--model", "learnable_vec8x4_dim32_depth1_nb"), "--shape_model: proposals are points"),
-        ((*POINTS, *OBSERVE, "--shape_model", "nowhere.npz"), "nowhere.npz: no such file; make it again"),
+        ((*POINTS, *OBSERVE, "--shape_model", "nowhere.npz"), "nowhere.npz: no such file; check the path"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(data, shapes, tmp_path, capsys, flags, message):

@@ -11,7 +11,7 @@ from vecset.data.case_file import read_case, write_case
 from vecset.data.listed_case import read_split
 from vecset.data.shape_model_file import read_shape_model, shape_model_of, write_shape_model
 from vecset.metrics.shape_model_building import build_shape_model
-from vecset.metrics.shape_model_widening import PENALTIES, regressed, widen_shape_model
+from vecset.metrics.shape_model_widening import PENALTIES, known_part, regressed, widen_shape_model
 from vecset.models.shape_model import CLIP
 from vecset.shape_model import main
 
@@ -101,21 +101,35 @@ def test_what_it_knew_stays_and_the_new_structure_is_where_it_belongs(folder, ol
     np.testing.assert_allclose(found[0], np.maximum(np.abs(at[0, :, 0]) - RADIUS / 3, -CLIP), atol=0.04)
 
 
+def test_a_structure_that_no_heart_of_the_model_has_can_be_added(folder, old):
+    """As of a model of the hearts of one data set, with the structures of all of them."""
+    unknown = build_shape_model([folder / f"ball0{i}.npz" for i in range(4)], 3, 2)
+    kept, names = known_part(unknown | {"known_C": np.array([True, False, True])}, NEW)
+    assert names == ["c1", "c3"] and shape_model_of(kept).num_modes == 2
+    wide, used = widen_shape_model(read_split(folder / "train.csv", folder), kept, names, NEW, 1)
+    assert wide["known_C"].all() and len(used) == 3
+    np.testing.assert_array_equal(only(wide, [0, 2])["table_VK"][:, :3], kept["table_VK"])
+
+
 def test_the_command_writes_a_file_and_refuses_what_it_cannot_use(folder, old, tmp_path, capsys):
     path, kept = tmp_path / "wider.npz", tmp_path / "kept.npz"
     write_shape_model(kept, old, OLD, {"cases": ["a"], "sources": ["b"]})
     words = ["--csv", str(folder / "train.csv"), "--widen", str(kept)]
     assert main([*words, "--output", str(path), "--modes", "1"]) == 0
-    assert "3 hearts, 3 modes" in capsys.readouterr().out
+    assert "3 hearts with new structures beside 1 of kept.npz, 3 modes" in capsys.readouterr().out
     _, names, record = read_shape_model(path)
     assert names == NEW and record["cases"] == ["a", "ball00", "ball01", "ball03"]
     assert record["sources"][0] == "b" and len(record["sources"]) == 4
     write_shape_model(tmp_path / "other.npz", old, ["c3", "x"], {})
     for words, message in (
-        (["--widen", str(tmp_path / "other.npz")], "--widen: its structures x are none of the training cases'"),
-        (["--widen", str(path)], "--widen: the training cases have no structure that it lacks; use it as it is"),
-        (["--widen", str(kept), "--hearts", "2"], "--widen: expected at least 3 hearts with new structures, found 2"),
-        (["--widen", str(tmp_path / "no.npz")], "no.npz: no such file"),
+        (["--widen", str(tmp_path / "other.npz")], "other.npz: the cases of --csv do not have its structures x"),
+        (["--widen", str(path)], "wider.npz: the cases of --csv have no structure that it lacks; use it as it is"),
+        (
+            ["--widen", str(kept), "--hearts", "2"],
+            "kept.npz: expected at least 3 hearts in --csv with structures that it lacks, found 2",
+        ),
+        (["--widen", str(tmp_path / "no.npz")], "no.npz: no such file; check the path"),
+        (["--widen", str(folder / "train.csv")], "train.csv: no file of python -m vecset.shape_model, or damaged"),
     ):
         asked = ["--csv", str(folder / "train.csv"), "--output", str(tmp_path / "x.npz"), *words]
         assert run_command(main, asked) == 2 and message in capsys.readouterr().err

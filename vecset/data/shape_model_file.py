@@ -13,6 +13,7 @@ from vecset.models.shape_model import ShapeModel
 FORMAT = "vecsetx-heart shape model/1"
 ARRAYS = ("table_VK", "first_C", "cells_C3", "low_C3", "step", "template_CT3", "known_C")
 RECORDED = ("cases", "sources")  # lists of the hearts that it was made from: case ids, and SHA-256 of their label maps
+_CHECK = "check the path, or make it again: python -m vecset.shape_model"
 _TO_DO = "make it again: python -m vecset.shape_model"
 
 
@@ -27,14 +28,13 @@ def read_shape_model(path: str | Path) -> tuple[dict, list[str], dict]:
     """(arrays, class names, record). InputError where the file is no shape model or is damaged."""
     path = Path(path)
     if not path.is_file():
-        raise InputError.because(path, "this is a folder" if path.is_dir() else "no such file", _TO_DO)
+        raise InputError.because(path, "this is a folder" if path.is_dir() else "no such file", _CHECK)
     try:
         with open_npz(path) as file:
             about = json.loads(str(file["about"]))
             arrays = {name: file[name] for name in ARRAYS}
-    except NPZ_ERRORS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise InputError.because(path, f"not a shape model, or damaged ({reason})", _TO_DO) from None
+    except NPZ_ERRORS:
+        raise InputError.because(path, "no file of python -m vecset.shape_model, or damaged", _CHECK) from None
     if not isinstance(about, dict) or about.pop("format", None) != FORMAT:
         raise InputError.because(path, "not a shape model of this version", _TO_DO)
     names = [str(name) for name in about.pop("class_names", [])]

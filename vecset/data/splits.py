@@ -22,7 +22,7 @@ from vecset.common.file_names import require_sound_name
 from vecset.common.natural_order import natural_key
 from vecset.common.user_files import SAVE_WITH_COMMAS, SEPARATORS, read_json, read_text
 from vecset.data.case_file import read_meta
-from vecset.data.listed_case import SIDECAR, ListedCase
+from vecset.data.listed_case import SIDECAR, ListedCase, read_listed
 from vecset.data.patients import EACH_ALONE, find_patients, straddling
 from vecset.imaging.class_names import distinct_names, listed
 from vecset.imaging.image_file import case_name
@@ -64,7 +64,8 @@ def split_folder(
 
     sets, rest = {}, entries
     if holdout:
-        rest, sets["test.csv"] = take_holdout(entries, read_holdout(holdout), holdout)
+        ids = own_ids_of_holdout(holdout, entries) or read_holdout(holdout)
+        rest, sets["test.csv"] = take_holdout(entries, ids, holdout)
     sets["train.csv"], sets["val.csv"] = split_train_val(rest, val_ratio, seed)
     if folds is not None:
         for k, (train, val) in enumerate(split_folds(rest, folds, seed)):
@@ -364,6 +365,20 @@ def take_holdout(
                 f"add {left} to the list or take {inside[0]} away",
             )
     return [e for e in entries if e.case_id not in test], _sorted(e for e in entries if e.case_id in test)
+
+
+def own_ids_of_holdout(path: Path, entries: list[ListedCase]) -> list[str]:
+    """The ids that cases of a CSV of several data sets (`read_listed`) have among `entries`, found by their files;
+    those of other data sets are left out, which is said. [] for any other list, and where none is found."""
+    try:
+        listed = [case for case in read_listed(path, path.parent) if case.dataset]
+    except InputError:
+        return []
+    own = {entry.path.resolve(): entry.case_id for entry in entries}
+    found = [own[case.path.resolve()] for case in listed if case.path.resolve() in own]
+    if found and len(found) < len(listed):
+        print(f"note: {path}: {len(found)} of its {len(listed)} cases are of this folder; the others are left out")
+    return found
 
 
 def read_holdout(path: str | Path) -> list[str]:

@@ -228,7 +228,11 @@ def read_training_shapes(args: Namespace, class_names: list[str], validation: li
         return None
     arrays, names, record = read_shape_model(args.shape_model)
     check_same_names(
-        names, class_names, Path(args.shape_model), "the training cases", "make it from these training cases"
+        names,
+        class_names,
+        Path(args.shape_model),
+        "the training cases",
+        "make it from these training cases, or widen it (--widen)",
     )
     sources = set(record.get("sources", ()))
     if sources and "" not in sources:  # ids of several data sets may have another name here

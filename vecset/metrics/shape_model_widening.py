@@ -37,21 +37,23 @@ def widen_shape_model(
     class_names: Sequence[str],
     modes: int,
     progress: Callable = lambda hearts: hearts,
+    where: object = "--widen",
 ) -> tuple[dict[str, np.ndarray], list[ListedCase]]:
     """(arrays of a `ShapeModel` for the classes `class_names`, the hearts that it learned from). arrays, names: the
     model that is widened, as of `read_shape_model`; sources: training hearts `with_others`, of which those are used
     that have a new structure; modes: at most so many are added; `progress` wraps the list of hearts as
-    they are worked on. InputError where a structure is lost or none is new, and for fewer than LEAST_HEARTS."""
+    they are worked on; where: names the model in messages. InputError where a structure is lost or none is new, and for
+    fewer than LEAST_HEARTS."""
     lost = [name for name in names if name not in class_names]
     if lost:
         raise InputError.because(
-            "--widen",
-            f"its structures {', '.join(lost[:4])} are none of the training cases'",
-            "give cases with all of its structures",
+            where,
+            f"the cases of --csv do not have its structures {', '.join(lost[:4])}",
+            "give cases with all of its structures to --csv",
         )
     old_C = np.isin(class_names, names)
     if old_C.all():
-        raise InputError.because("--widen", "the training cases have no structure that it lacks", "use it as it is")
+        raise InputError.because(where, "the cases of --csv have no structure that it lacks", "use it as it is")
     old = _among(arrays, [list(class_names).index(name) for name in names], len(class_names))
     model = shape_model_of(old)
     new = np.flatnonzero(~old_C) + 1
@@ -63,7 +65,8 @@ def widen_shape_model(
             for found, one in zip((hearts, places, weights, used), (heart, place, fitted, source)):
                 found.append(one)
     if len(hearts) < LEAST_HEARTS:
-        raise InputError("--widen", f"at least {LEAST_HEARTS} hearts with new structures", len(hearts), "give more")
+        what = f"at least {LEAST_HEARTS} hearts in --csv with structures that it lacks"
+        raise InputError(where, what, len(hearts), "give more")
     weights = np.array(weights)
 
     grids = grids_round(hearts, places, len(class_names))
@@ -92,6 +95,17 @@ def widen_shape_model(
         "template_CT3": np.where(old_C[:, None, None], old["template_CT3"], template),
         "known_C": old["known_C"] | np.isin(np.arange(1, len(old_C) + 1), new) & _shown(hearts, len(old_C)),
     }, used
+
+
+def known_part(arrays: dict[str, np.ndarray], names: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(arrays, names) of a model without the structures that no heart of its training has: these can be added."""
+    known = np.flatnonzero(arrays["known_C"])
+    sizes = arrays["cells_C3"].prod(1)
+    rows = [arrays["table_VK"][first : first + n] for first, n in zip(arrays["first_C"][known], sizes[known])]
+    found = {name: arrays[name][known] for name in ("cells_C3", "low_C3", "template_CT3", "known_C")}
+    sizes = sizes[known]
+    table = {"table_VK": np.concatenate(rows), "first_C": np.cumsum(sizes) - sizes, "step": arrays["step"]}
+    return found | table, [names[c] for c in known]
 
 
 def with_others(cases: Sequence[ListedCase], names: Sequence[str]) -> list[ListedCase]:

@@ -143,6 +143,14 @@ def _check_own(theirs, ours, path, by_name=False):
             continue  # as above
         if name == "answer_noise" and ours.get(name) and not theirs.get(name):
             continue  # and so are numbers of zeros
+        if name in ("shape_model", "fit_at_queries"):
+            if theirs.get(name) and not ours.get(name):
+                raise InputError.because(
+                    path,
+                    "its network was trained with a shape model",
+                    "give --shape_model, too: its own, or a wider one",
+                )
+            continue
         if theirs.get(name) != ours.get(name) and not (name == "name" and _same_network(theirs, ours)):
             raise InputError(
                 path,
