@@ -341,10 +341,10 @@ def test_a_csv_of_several_data_sets_holds_out_those_of_this_folder(tmp_path, cap
     rows = ["A_p1,p1.npz,A,../A", "p2,p2.npz,A,../A", "C_p1,p1.npz,C,../C"]
     listed.write_text("\n".join(["case_id,file,dataset,data_path", *rows]) + "\n")
     entries = [ListedCase(f"p{i}", tmp_path / "A" / f"p{i}.npz") for i in range(4)]
-    assert own_ids_of_holdout(listed, entries) == ["p1", "p2"]
+    assert splits.own_ids_of_holdout(listed, entries) == ["p1", "p2"]
     assert "2 of its 3 cases are of this folder; the others are left out" in capsys.readouterr().out
     plain = tmp_path / "ids.txt"
     plain.write_text("p1\n")
-    assert own_ids_of_holdout(plain, entries) == []
+    assert splits.own_ids_of_holdout(plain, entries) == []
     (tmp_path / "one.csv").write_text("case_id,file\np1,p1.npz\n")
-    assert own_ids_of_holdout(tmp_path / "one.csv", entries) == []
+    assert splits.own_ids_of_holdout(tmp_path / "one.csv", entries) == []
