@@ -130,3 +130,20 @@ def test_a_run_of_an_earlier_version_goes_on_with_its_network(data, shapes, tmp_
     assert main(tiny_arguments(data, tmp_path / "run", *flags)) == 0
     stored = load_checkpoint(tmp_path / "run" / "checkpoint-last.pth")
     assert not stored["model_config"]["fit_at_queries"] and stored["epoch"] == 2
+
+
+def test_weights_that_have_seen_a_validation_heart_are_told(data, tmp_path, capsys):
+    """By its label map: its case id may be another. What the first weights have seen goes with those that follow."""
+    other = write_ball_cases(tmp_path / "cases", 3, 2, num_classes=4, class_names=NAMES)
+    case = read_case(other / "ball01.npz")
+    case.meta["source_sha256"] = SOURCE
+    write_case(other / "ball01.npz", case)
+    assert main(tiny_arguments(other, tmp_path / "first", *POINTS)) == 0
+    start = ("--init_from", tmp_path / "first" / "checkpoint-last.pth")
+    capsys.readouterr()
+    assert main(tiny_arguments(data, tmp_path / "second", *POINTS, *start)) == 0
+    told = "was trained on 1 of the validation cases, ball05 for example: figures of these are of training"
+    assert told in capsys.readouterr().out
+    assert SOURCE in load_checkpoint(tmp_path / "second" / "checkpoint-last.pth")["sources"]
+    assert main(tiny_arguments(other, tmp_path / "third", *POINTS, *start)) == 0
+    assert "was trained on" not in capsys.readouterr().out

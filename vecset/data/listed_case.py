@@ -180,6 +180,7 @@ def _entry(csv_path, case, union):
         class_names=tuple(distinct_names(meta["class_names"])),
         annotated=tuple(c in annotated for c in range(1, meta["classes"] + 1)),
         border_classes=tuple(sorted(cut)),
+        fingerprint=str(meta.get("source_sha256", "")),
         own_ids=own_ids,
     )
 

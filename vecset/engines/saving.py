@@ -100,6 +100,7 @@ class Saver:
                 "steps_per_epoch": training.plan.steps_per_epoch,
                 "cases": training.cases_digest,
             },
+            "sources": training.sources,
             "best_metric": state.best_metric,
             "best_epoch": state.best_epoch,
             "metrics": state.metrics,

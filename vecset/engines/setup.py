@@ -10,7 +10,6 @@ import torch
 
 from vecset.common.errors import InputError
 from vecset.common.user_files import read_json
-from vecset.data.case_file import read_meta
 from vecset.data.listed_case import SIDECAR, ListedCase, check_disjoint, read_split, table_of
 from vecset.data.shape_model_file import read_shape_model, sizes_of
 from vecset.data.thickness import fps_density
@@ -34,7 +33,7 @@ from vecset.models.joint_network import VecSetAutoencoder
 from vecset.models.operations import card_peak, pass_operations
 from vecset.models.part_network import require_one_each
 from vecset.weights.freezing import Frozen
-from vecset.weights.warm_start import load_initial_weights, new_classes
+from vecset.weights.warm_start import load_initial_weights, new_classes, sources_of
 
 
 @dataclass
@@ -61,6 +60,7 @@ class Training:
     model_config: dict
     class_names: list[str]
     lr: float
+    sources: list[str]
 
     def latents_in(self, epoch: int) -> int | None:
         """How many latents the steps of `epoch` use, None for the network's own number."""
@@ -141,7 +141,7 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
         hearts = Counter(case.dataset for case in training)
         told = ", ".join(f"{name} {hearts[name]} hearts x {weight:g}" for name, weight in weights.items())
         say(f"data sets: {told}: {plan.num_draws} draws per epoch")
-    model = _model(args, ranks, model_config, training, shape_arrays)
+    model = _model(args, ranks, model_config, training, validation, shape_arrays)
     frozen = Frozen(model, args.freeze, args.new_classes) if args.freeze else None
     options = step_options(args, ranks.device)
     lr = args.lr if args.lr is not None else scaled_rate(args.blr, plan.per_step)
@@ -164,7 +164,17 @@ def set_up(args: Namespace, ranks: Ranks) -> Training:
         model_config=model_config,
         class_names=class_names,
         lr=lr,
+        sources=_sources(args, training),
     )
+
+
+def _sources(args, training):
+    """Hashes of the label maps that the weights have been or will be trained on."""
+    start = starting_file(args)
+    before = load_start(start, args.output_dir).get("sources") if start else None
+    if start is None and args.init_from:
+        before = sources_of(args.init_from)
+    return sorted({*(before or ()), *(case.fingerprint for case in training if case.fingerprint)})
 
 
 def _fit_at_queries(args):
@@ -173,7 +183,7 @@ def _fit_at_queries(args):
     return start is None or bool(load_start(start, args.output_dir)["model_config"].get("fit_at_queries"))
 
 
-def _model(args, ranks, model_config, training, shape_arrays):
+def _model(args, ranks, model_config, training, validation, shape_arrays):
     torch.manual_seed(args.seed)
     model = build_model(**model_config)
     if shape_arrays:
@@ -186,6 +196,13 @@ def _model(args, ranks, model_config, training, shape_arrays):
         message = load_initial_weights(model, model_config, args.init_from, training[0].class_names)
         if ranks.main:
             say(message)
+            known = set(sources_of(args.init_from))
+            shared = sorted(case.case_id for case in validation if case.fingerprint in known)
+            if shared:
+                say(
+                    f"warning: {args.init_from} was trained on {len(shared)} of the validation cases, {shared[0]} for "
+                    "example: figures of these are of training"
+                )
     model.to(ranks.device)
     model.checkpoint_activations(args.checkpoint_activations)
     if args.compile:
@@ -236,7 +253,7 @@ def read_training_shapes(args: Namespace, class_names: list[str], validation: li
     )
     sources = set(record.get("sources", ()))
     if sources and "" not in sources:  # ids of several data sets may have another name here
-        shared = sorted(case.case_id for case in validation if read_meta(case.path).get("source_sha256") in sources)
+        shared = sorted(case.case_id for case in validation if case.fingerprint in sources)
     else:
         shared = sorted(set(record.get("cases", ())) & {case.case_id for case in validation})
     if shared and not _overlap_is_meant(Path(args.csv_dir or args.data_path)):

@@ -122,6 +122,13 @@ def _holds(ours, state, places) -> bool:
     return True
 
 
+def sources_of(path: Path | str) -> list[str]:
+    """What the weights of a checkpoint have been trained on: SHA-256 of the label maps, those of weights that it was
+    started from included. [] where it does not say: an earlier version, or published weights."""
+    loaded = load_safely(path, _TO_DO)
+    return list(loaded.get("sources") or ()) if isinstance(loaded, dict) else []
+
+
 def new_classes(path: Path | str, class_names: Sequence[str]) -> list[int]:
     """Numbers (from 0) of the classes that `load_initial_weights` finds no weights for in `path`."""
     loaded = load_safely(path, _TO_DO)
