@@ -96,13 +96,13 @@ def _check_datasets(datasets, where, to_do):
     for dataset in datasets:
         if not dataset.name.strip() or any(sign in dataset.name for sign in "=,/\\\n\"'"):
             raise InputError.because(where, f"{dataset.name!r} is no name for a data set", to_do)
-    for key_of, what in ((lambda d: name_key(d.name), "the name"), (lambda d: d.folder.resolve(), "the folder")):
-        keys = {}
-        for dataset in datasets:
-            other = keys.setdefault(key_of(dataset), dataset)
-            if other is not dataset:
-                said = dataset.name if what == "the name" else dataset.folder
-                raise InputError.because(where, f"two data sets have {what} {said}", to_do)
+    folders, names = {}, {}
+    for dataset in datasets:
+        if folders.setdefault(dataset.folder.resolve(), dataset) is not dataset:
+            raise InputError.because(where, f"two data sets have the folder {dataset.folder}", "give it once")
+    for dataset in datasets:
+        if names.setdefault(name_key(dataset.name), dataset) is not dataset:
+            raise InputError.because(where, f"two data sets have the name {dataset.name}", to_do)
 
 
 def split_datasets(
