@@ -192,7 +192,9 @@ def test_bad_command_lines(tmp_path, capsys):
         assert run_command(create_csv.main, command) == 2
         assert message in capsys.readouterr().err and not (tmp_path / "AB").exists()
     with pytest.raises(InputError, match="^--data_dir: two data sets have the name A; name the data sets in a file"):
-        datasets_of_folders([tmp_path / "A", tmp_path / "A"])
+        datasets_of_folders([tmp_path / "A", tmp_path / "x" / "A"])
+    with pytest.raises(InputError, match="^--data_dir: two data sets have the folder .*A; give it once"):
+        datasets_of_folders([tmp_path / "A", tmp_path / "B" / ".." / "A"])
 
 
 def test_a_data_set_without_names(tmp_path, capsys):
