@@ -82,6 +82,37 @@ def test_points_have_their_own_truth_and_a_tenth_is_never_drawn(model, data):
             assert found == (pytest.approx(distance), label, name)
 
 
+def test_thin_structures_have_as_many_points_as_others(model, data):
+    case = model.read(data / "ball02.npz", with_field=True)
+    source = np.asarray(case.arrays["near_source"]).copy()
+    rare = np.flatnonzero(source == 2)
+    source[rare[20:]] = 1
+    case.arrays["near_source"] = source
+    of = {tuple(p): int(c) for p, c in zip(case.arrays["near_points"], source)}
+    points = refinement._Points(case, model, "ball02")
+    at, _ = points.draw()
+    drawn = np.bincount([of[tuple(p)] for p in at[0, : refinement.NEAR].numpy()], minlength=4)
+    assert drawn[2] >= refinement.BALANCED * refinement.NEAR // 3
+
+
+@torch.no_grad()
+def test_a_class_that_nobody_annotated_gives_way_to_what_is_known(model, data):
+    """Where it would lead inside a known structure there would be a hole; in the background nothing is known of it."""
+    case = model.read(data / "ball02.npz", with_field=True)
+    case.meta["annotated_classes"] = [1, 2]
+    third = np.asarray(case.arrays["near_labels"]) == 3  # this map has it as a part of the second
+    for name in ("near_labels", "vol_labels"):
+        case.arrays[name] = np.where(np.asarray(case.arrays[name]) == 3, 2, case.arrays[name]).astype(np.uint8)
+    latents = model.encode(case)
+    refined, _ = refine_latents(model, case, "ball02", latents, Refinement(steps=60))
+    points = np.asarray(case.arrays["near_points"], np.float32)[third]
+    lead = []
+    for code in (latents, refined):
+        logits = model.field(code).values(points)[1]
+        lead.append((logits[:, 2] - logits[:, 1]).mean())
+    assert lead[1] < lead[0] - 0.05
+
+
 def test_what_is_not_better_is_not_kept(model, data, monkeypatch):
     monkeypatch.setattr(refinement, "LEARNING_RATE", 1e30)
     case = model.read(data / "ball02.npz", with_field=True)

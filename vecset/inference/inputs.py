@@ -44,7 +44,7 @@ from vecset.sparse.point_cloud import MARGIN_MM, is_point_cloud, read_point_clou
 
 LEAST_POINTS = 500  # of a case that is not encoded, but scored
 CASE_MEMBERS = ("surface_points", "surface_labels", "frame", "truth")
-FIELD_MEMBERS = tuple(f"{kind}_{what}" for kind in ("near", "vol") for what in ("points", "sdf", "labels"))
+FIELD_MEMBERS = (*(f"{kind}_{what}" for kind in ("near", "vol") for what in ("points", "sdf", "labels")), "near_source")
 FIELD_POINTS = 20_000, 80_000  # in the volume and near surfaces, of a label map
 
 

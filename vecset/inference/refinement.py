@@ -19,14 +19,16 @@ import torch
 from vecset.common.draws import random_stream
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case
-from vecset.engines.losses import POINT_GROUPS, compute_losses
+from vecset.engines.losses import CLASS_LOSSES, POINT_GROUPS, compute_losses
 from vecset.inference.inputs import FIELD_MEMBERS
 from vecset.inference.model import LoadedModel
 
 LEARNING_RATE, WARMUP_STEPS, LAST_SHARE = 0.1, 5, 0.05  # of Adam: after the warm-up a cosine, down to this share
 BETAS = (0.9, 0.95)
 NEAR, VOLUME = 3072, 1024  # points of a step
-WEIGHTS = {"near": 10.0, "vol": 1.0, "class": 0.3}
+WEIGHTS = {"near": 10.0, "vol": 1.0}
+CLASS_WEIGHT = 0.3
+BALANCED = 0.5  # of the points near surfaces: as many of each structure, for thin ones have few
 HELD_OUT = 0.1  # of the points
 
 
@@ -65,7 +67,15 @@ def refine_latents(
         context = model.network.process_latents(whole(values))
         sdf_BQ, logits_BQC = model.network.decode(context, points_BT3)
         outputs = {"sdf_BQ": sdf_BQ, "logits_BQC": logits_BQC}
-        return compute_losses(outputs, targets, points.annotated_BC, WEIGHTS, model.class_loss)[0]
+        distances = compute_losses(outputs, targets, points.annotated_BC, WEIGHTS)[0]
+        labels_BT, losses = targets[1], 0.0
+        # a point of a structure is of no other; in the background may be what nobody annotated
+        for mine_BT, classes_BC in (
+            (labels_BT > 0, torch.ones_like(points.annotated_BC)),
+            (labels_BT == 0, points.annotated_BC),
+        ):
+            losses = losses + CLASS_LOSSES[model.class_loss](logits_BQC, labels_BT, classes_BC, mine_BT.float())
+        return distances + CLASS_WEIGHT * losses
 
     with torch.no_grad():
         before = float(loss(moving, points.held_out()))
@@ -115,13 +125,18 @@ class _Points:
             self.apart[kind], self.kept[kind] = order[:apart], order[apart:]
             if not len(self.kept[kind]):
                 raise InputError.because(case.path, f"it has fewer than two {kind}_points", "make it again")
+        source = np.asarray(case.arrays["near_source"])[self.kept["near"]]
+        self.near_of = [self.kept["near"][source == c] for c in np.unique(source)]
 
     def draw(self):
         """Points of a step, (1, T, 3), and the targets of `compute_losses`."""
-        counts = {"near": NEAR, "vol": VOLUME}
-        return self._of(
-            {kind: mine[self.rng.integers(len(mine), size=counts[kind])] for kind, mine in self.kept.items()}
-        )
+        balanced = int(BALANCED * NEAR) // len(self.near_of)
+        parts = [self._some(mine, balanced) for mine in self.near_of]
+        near = np.concatenate([*parts, self._some(self.kept["near"], NEAR - balanced * len(parts))])
+        return self._of({"near": near, "vol": self._some(self.kept["vol"], VOLUME)})
+
+    def _some(self, rows, count):
+        return rows[self.rng.integers(len(rows), size=count)]
 
     def held_out(self):
         return self._of(self.apart)
