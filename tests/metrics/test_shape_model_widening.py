@@ -129,7 +129,7 @@ def test_the_command_writes_a_file_and_refuses_what_it_cannot_use(folder, old, t
             "kept.npz: expected at least 3 hearts in --csv with structures that it lacks, found 2",
         ),
         (["--widen", str(tmp_path / "no.npz")], "no.npz: no such file; check the path"),
-        (["--widen", str(folder / "train.csv")], "train.csv: no file of python -m vecset.shape_model, or damaged"),
+        (["--widen", str(folder / "train.csv")], "train.csv: not a shape model, or damaged"),
     ):
         asked = ["--csv", str(folder / "train.csv"), "--output", str(tmp_path / "x.npz"), *words]
         assert run_command(main, asked) == 2 and message in capsys.readouterr().err

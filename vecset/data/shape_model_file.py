@@ -34,7 +34,7 @@ def read_shape_model(path: str | Path) -> tuple[dict, list[str], dict]:
             about = json.loads(str(file["about"]))
             arrays = {name: file[name] for name in ARRAYS}
     except NPZ_ERRORS:
-        raise InputError.because(path, "no file of python -m vecset.shape_model, or damaged", _CHECK) from None
+        raise InputError.because(path, "not a shape model, or damaged", _CHECK) from None
     if not isinstance(about, dict) or about.pop("format", None) != FORMAT:
         raise InputError.because(path, "not a shape model of this version", _TO_DO)
     names = [str(name) for name in about.pop("class_names", [])]

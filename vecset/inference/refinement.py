@@ -23,7 +23,7 @@ from vecset.engines.losses import CLASS_LOSSES, POINT_GROUPS, compute_losses
 from vecset.inference.inputs import FIELD_MEMBERS
 from vecset.inference.model import LoadedModel
 
-LEARNING_RATE, WARMUP_STEPS, LAST_SHARE = 0.1, 5, 0.05  # of Adam: after the warm-up a cosine, down to this share
+LEARNING_RATE, WARMUP_STEPS, LAST_SHARE = 0.2, 5, 0.05  # of Adam: after the warm-up a cosine, down to this share
 BETAS = (0.9, 0.95)
 NEAR, VOLUME = 3072, 1024  # points of a step
 WEIGHTS = {"near": 10.0, "vol": 1.0}
