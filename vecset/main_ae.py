@@ -21,18 +21,23 @@ from vecset.common.memory import keep_freed_memory  # noqa: E402
 limit_threads()  # before torch is imported
 keep_freed_memory()
 
-from vecset.engines.argument_checks import check_arguments  # noqa: E402
 from vecset.engines.arguments import parse_arguments  # noqa: E402
-from vecset.engines.compiling import compile_error, is_compile_error  # noqa: E402
-from vecset.engines.distributed import environment_rank, lost_contact, start_ranks, stop_ranks, told_once  # noqa: E402
-from vecset.engines.loop import NotFiniteError  # noqa: E402
-from vecset.engines.stop import EXIT_NOT_FINITE, StopRequest  # noqa: E402
-from vecset.engines.tasks import as_trained, dry_run, evaluate_checkpoint, train  # noqa: E402
-from vecset.items.loader import worker_death  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_arguments(argv)
+    return _run(argv, parse_arguments(argv))
+
+
+def _run(argv, args):
+    # here, for torch is imported with them: --help and a wrong flag take no seconds
+    from vecset.engines.argument_checks import check_arguments
+    from vecset.engines.compiling import compile_error, is_compile_error
+    from vecset.engines.distributed import environment_rank, lost_contact, start_ranks, stop_ranks, told_once
+    from vecset.engines.loop import NotFiniteError
+    from vecset.engines.stop import EXIT_NOT_FINITE, StopRequest
+    from vecset.engines.tasks import as_trained, dry_run, evaluate_checkpoint, train
+    from vecset.items.loader import worker_death
+
     try:
         with told_once(environment_rank()):
             if args.eval:

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +13,13 @@ from helpers.processes import rank_environment, torchrun
 
 from vecset.common.errors import EXIT_BAD_INPUT, InputError, run_command
 from vecset.data.case_file import write_case
+from vecset.engines import arguments, losses
 from vecset.engines.arguments import build_parser, parse_arguments
 from vecset.engines.losses import DEFAULT_WEIGHTS
 from vecset.main_ae import main
 from vecset.weights.checkpoint import load_checkpoint, model_from_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -339,3 +343,15 @@ def test_classes_that_were_not_annotated_teach_nothing(tmp_path):
         write_case(folder / f"{name}.npz", case)
     gradient = epoch_gradients(make_run(folder, tmp_path / "out"))[0]["to_outputs.1.bias"]
     assert gradient[3] == 0 and torch.all(gradient[:3] != 0)  # distance, classes 1, 2 (missing), 3 (not annotated)
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; sys.argv = ['main_ae.py', '--help']\n"
+        "from vecset import main_ae\n"
+        "try:\n    main_ae.main(['--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
+    assert tuple(losses.CLASS_LOSSES) == arguments.CLASS_LOSSES

@@ -1,18 +1,32 @@
 """The flags of vecset/main_ae.py, each with its unit and default, grouped by purpose.
 
-Checks that need several of them are in engines/argument_checks.py.
+Checks that need several of them are in engines/argument_checks.py. Nothing here needs torch: --help comes at once.
 """
 
 import argparse
 
 from vecset.common.arguments import CommandParser, count, number, user_path_text
 from vecset.common.cores import usable_cores
-from vecset.engines.distributed import WAIT_MINUTES
-from vecset.engines.losses import CLASS_LOSSES, DEFAULT_WEIGHTS
 from vecset.items.observation import CUT_SHARE, GROUPS, MOST_CLASSES, MOST_FEW
-from vecset.models.autoencoder import EXTENSIONS, NETWORKS
-from vecset.models.joint_network import CLASS_OUTPUTS
-from vecset.weights.freezing import PARTS
+from vecset.models.options import CLASS_OUTPUTS, EXTENSIONS, NETWORKS
+from vecset.weights.parts import PARTS
+
+DEFAULT_WEIGHTS = {
+    "vol": 1.0,
+    "near": 10.0,
+    "surface": 10.0,
+    "eikonal": 0.001,
+    "class": 1.0,
+    "kl": 0.001,
+    "normal": 0.0,
+    "balanced": 0.0,
+    "truncated": 0.0,
+    "class_distance": 10.0,
+    "class_near": 10.0,
+    "class_far": 1.0,
+}  # of the losses (losses.py)
+CLASS_LOSSES = ("bce", "softmax")
+WAIT_MINUTES = 10  # at the start: imports over a slow network take minutes on some nodes and seconds on others
 
 # flags that are handed on by name
 # but for those that follow from other flags: from --observe, and from the file of --shape_model
@@ -253,7 +267,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--class_loss",
-        choices=tuple(CLASS_LOSSES),
+        choices=CLASS_LOSSES,
         default="bce",
         help="bce: binary cross-entropy per class; softmax: cross-entropy over background and classes",
     )

@@ -24,10 +24,10 @@ import torch.distributed as dist
 
 from vecset.common.errors import EXIT_BAD_INPUT, InputError
 from vecset.common.signals import print_line
+from vecset.engines.arguments import WAIT_MINUTES
 
 FIRST_PORT, NUM_PORTS = 12000, 20000  # below the ports that Linux hands out by itself (32768 and more)
 _TIMEOUT = timedelta(minutes=30)  # a rank may wait this long for another: rank 0 writes checkpoints alone
-WAIT_MINUTES = 10  # at the start: imports over a slow network take minutes on some nodes and seconds on others
 SAY_AFTER_S = 5  # of waiting at the start
 OF_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

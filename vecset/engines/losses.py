@@ -38,24 +38,11 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 
+from vecset.engines.arguments import DEFAULT_WEIGHTS
 from vecset.items.dataset import QUERY_GROUPS
 from vecset.models.labels import UNKNOWN_LOGIT
 
 POINT_GROUPS = QUERY_GROUPS + ("surface",)
-DEFAULT_WEIGHTS = {
-    "vol": 1.0,
-    "near": 10.0,
-    "surface": 10.0,
-    "eikonal": 0.001,
-    "class": 1.0,
-    "kl": 0.001,
-    "normal": 0.0,
-    "balanced": 0.0,
-    "truncated": 0.0,
-    "class_distance": 10.0,
-    "class_near": 10.0,
-    "class_far": 1.0,
-}
 LOSSES = tuple(DEFAULT_WEIGHTS)
 _DISTANCE_LOSSES = {"vol": ("inside", "outside"), "near": ("near",), "surface": ("surface",)}
 OF_ANSWERS = ("vol", "near", "surface", "eikonal", "class", "kl")  # the losses that two answers have

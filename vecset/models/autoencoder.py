@@ -10,25 +10,11 @@ import re
 from vecset.common.errors import InputError
 from vecset.models.attention import HEAD_DIM
 from vecset.models.joint_network import VecSetAutoencoder
+from vecset.models.options import EXTENSIONS, NETWORKS
 from vecset.models.part_network import PartAutoencoder
 
-# the named extensions from the public architecture, switched off
-EXTENSIONS = {
-    "anchors": False,
-    "rotary": False,
-    "fps_class_gap": 0.0,
-    "fps_density": "",
-    "decoder_layers": 0,
-    "network": "joint",
-    "class_outputs": "logits",
-    "states": False,
-    "answer_noise": 0,
-    "shape_model": None,
-    "fit_at_queries": False,
-}
 _FLAGS = {"states": "observe"}  # where the flag of main_ae.py has another name
 _IMPLIED = ("fit_at_queries",)  # by another flag, in networks of this version
-NETWORKS = ("joint", "per_class", "parts")
 GRAMMAR = "{learnable|point}_vec{M}[x{L}]_dim{D}_depth{K}[_sdf][_nb|_kl], xL exactly where there is _nb or _kl"
 _NAME = re.compile(r"(learnable|point)_vec(\d+)(?:x(\d+))?_dim(\d+)_depth(\d+)(?:_sdf)?(?:_(nb|kl))?")
 

@@ -24,10 +24,9 @@ from vecset.models.bottleneck import BOTTLENECKS
 from vecset.models.embedding import PointEmbed, farthest_point_sampling, parse_density, spread_in_ball
 from vecset.models.folding import queries_of_points, read_points
 from vecset.models.labels import UNKNOWN_LOGIT, logits_of_distances
+from vecset.models.options import CLASS_OUTPUTS
 from vecset.models.proposed_distances import ProposedDistances
 from vecset.models.shape_model import ShapeModel, with_proposals
-
-CLASS_OUTPUTS = ("logits", "distances", "both")
 
 
 class VecSetAutoencoder(nn.Module):
