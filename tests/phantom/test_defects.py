@@ -12,7 +12,7 @@ from vecset.commands import make_phantoms
 from vecset.common.errors import InputError
 from vecset.data.label_folder import look_into
 from vecset.imaging.classes import HEART_CLASSES
-from vecset.phantom import defects
+from vecset.phantom import defect_kinds, defects
 from vecset.phantom.defects import KINDS, add_defects, contact, draws_any, pieces
 from vecset.phantom.phantom import PhantomOptions, make_phantom
 from vecset.phantom.precedence import AORTA, CORONARY, LA, LAA, LV, MYO, PV, RV
@@ -224,3 +224,7 @@ def test_same_bytes_with_any_number_of_workers_and_hearts(tmp_path):
     )
     assert len(two) == 6 and two.items() < one.items()
     assert [r for r in table(tmp_path / "one") if "0003" not in r["heart"]] == table(tmp_path / "two")
+
+
+def test_the_command_line_names_every_kind_in_its_order():
+    assert tuple(KINDS) == defect_kinds.KINDS

@@ -20,14 +20,7 @@ from vecset.common.workers import one_thread
 
 one_thread()  # before numpy is imported: files side by side, not threads inside one
 
-from vecset.data.listed_case import read_listed  # noqa: E402
-from vecset.data.splits import find_case_files  # noqa: E402
-from vecset.quality.check_folder import check_files  # noqa: E402
-from vecset.quality.exact import require_source_dir  # noqa: E402
-from vecset.quality.population import check_population  # noqa: E402
-from vecset.quality.split_check import check_split  # noqa: E402
 from vecset.quality.summary import checks_help, file_lines, summary_lines, verdict  # noqa: E402
-from vecset.report.quality_page import write_report  # noqa: E402
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -87,6 +80,15 @@ def main(argv: list[str] | None = None) -> int:
     for name, least in (("file_workers", 1), ("sample", 1), ("exact", 0), ("pictures", 0)):
         if getattr(args, name) < least:
             raise InputError(f"--{name}", f"at least {least}", getattr(args, name))
+    # here, for these take a second to import: not for --help or a wrong flag
+    from vecset.data.listed_case import read_listed
+    from vecset.data.splits import find_case_files
+    from vecset.quality.check_folder import check_files
+    from vecset.quality.exact import require_source_dir
+    from vecset.quality.population import check_population
+    from vecset.quality.split_check import check_split
+    from vecset.report.quality_page import write_report
+
     listed = []
     if args.input.is_dir():
         paths = find_case_files(args.input)

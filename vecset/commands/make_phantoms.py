@@ -13,9 +13,7 @@ import sys
 from vecset.common.arguments import CommandParser, user_path
 from vecset.common.errors import InputError, run_command
 from vecset.imaging.classes import HEART16_CLASSES, HEART_CLASSES
-from vecset.phantom.defects import KINDS
-from vecset.phantom.phantom import PhantomOptions
-from vecset.phantom.population import make_population
+from vecset.phantom.defect_kinds import KINDS
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -109,8 +107,9 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_options(args: argparse.Namespace) -> PhantomOptions:
+def read_options(args: argparse.Namespace):
     """The PhantomOptions of the parsed arguments. Raises InputError where one is out of range."""
+    from vecset.phantom.phantom import PhantomOptions  # imports numba
 
     def three(values, flag, low, high):
         if values is None:
@@ -180,6 +179,8 @@ def read_defects(items: list[str]) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
+    from vecset.phantom.population import make_population
+
     options = read_options(args)
     defects = read_defects(args.defects)
     failed = make_population(args.output_dir, args.num, args.seed, options, args.file_workers, defects)
