@@ -189,7 +189,7 @@ class TrainingRun:
             message = (
                 f"time is up: saved at epoch {state.epoch + 1}, step {state.step}, global step {state.global_step}"
             )
-        if code == 0 and self.saver.lacks_best():
+        if code == 0 and not improved and self.saver.lacks_best():
             state.best_metric, state.best_epoch = state.metrics.get("mean_dice"), state.epoch
             improved = True
             if ranks.main:
