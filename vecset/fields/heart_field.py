@@ -102,7 +102,8 @@ class HeartField:
 
     def _without_barred(self, sdf_Q, logits_QC):
         offset = self.decision_tuning.left_out_offset if self.decision_tuning else 0.0
-        return without_barred(sdf_Q, logits_QC, self._drawn, self._barred, offset)
+        drawn, barred = (numbers.to(sdf_Q.device) for numbers in (self._drawn, self._barred))  # `labels_within`: CPU
+        return without_barred(sdf_Q, logits_QC, drawn, barred, offset)
 
     def labels_within(self, values_QF: torch.Tensor, errors_QF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of raw values (Q, 1 + C), distance and logits, on the CPU, each known up to its error: labels (Q,) u8, and
