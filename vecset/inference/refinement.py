@@ -4,7 +4,7 @@ An encoder gives the latents of a heart in one pass, for all hearts alike. The h
 distances and labels are known at any point. So the latents are moved by gradient steps (Adam) until the decoded field
 fits such points: the inference of an auto-decoder (DeepSDF, Park et al. 2019), begun at the encoder's answer. Only the
 numbers of the latents move; their places stay, and they are stored and decoded as others are. The losses are those of
-training.
+training; weights and learning rate are docs/log.md's, 2026-11-28.
 
 A tenth of the points is never fitted. Where these are not fitted better in the end, the latents stay as they were.
 """
@@ -27,7 +27,7 @@ LEARNING_RATE, WARMUP_STEPS, LAST_SHARE = 0.2, 5, 0.05  # of Adam: after the war
 BETAS = (0.9, 0.95)
 NEAR, VOLUME = 3072, 1024  # points of a step
 WEIGHTS = {"near": 10.0, "vol": 1.0}
-CLASS_WEIGHT = 0.3
+CLASS_WEIGHT = 0.3  # of the loss of class logits beside those of distances
 BALANCED = 0.5  # of the points near surfaces: as many of each structure, for thin ones have few
 HELD_OUT = 0.1  # of the points
 

@@ -112,6 +112,8 @@ def _holds(ours, state, places) -> bool:
     if modes > ours.table_VK.shape[1] or len(places) != len(theirs("known_C")):
         return False
     for c, place in enumerate(places):
+        if not theirs("known_C")[c]:  # it said nothing of it
+            continue
         of_class = [theirs("cells_C3"), ours.cells_C3], [theirs("low_C3"), ours.low_C3]
         if not all(torch.equal(old[c], new[place]) for old, new in of_class):
             return False
