@@ -4,11 +4,13 @@
     python benchmarks/step_floor.py            the `cpu` recipe's step, two minutes
     python benchmarks/step_floor.py --tiny     toy sizes: a smoke test, no timing
 
-The step is that of the recipe on random points: forward, losses, Eikonal decode, backward, clipping, AdamW. Its floor
-is the time that its floating point operations (vecset/models/operations.py) would take at the speed of a large float32
-matrix product, measured before and after. First table: seconds by number of threads, precision, and whether freed
-memory stays with the process (vecset/common/memory.py); each row is a process of its own, and the least of its steps
-counts. Second table: the operators of a step in one thread that take most of it, by PyTorch's profiler.
+The step is that of the recipe on random points: forward, losses, Eikonal decode, backward, clipping, the recipe's
+optimizer. Its floor is the time that its floating point operations (vecset/models/operations.py) would take at the
+speed of a large float32 matrix product, measured before and after. First table: seconds by number of threads,
+precision, and whether freed memory stays with the process (vecset/common/memory.py); each row is a process of its own,
+and the least of its steps counts. Second table: the operators of a step in one thread that take most of it, by
+PyTorch's profiler. Third: CPU seconds of the optimizer alone, one thread: AdamW, Muon, and torch's Muon, which
+multiplies numbers of 16 bit.
 """
 
 import argparse
@@ -53,7 +55,7 @@ def the_step(precision, tiny):
     batch = random_batch(cases, surface, queries, eikonal, decoded=decoded)
     weights = {n: DEFAULT_WEIGHTS[n] for n in losses_of("joint", "logits")} | {"class": train["class_weight"]}
     options = StepOptions(weights, {"class_loss": train["class_loss"]}, precision == "bf16", 1.0)
-    optimizer = build_optimizer(model, 1e-3, train["weight_decay"], train["beta2"])
+    optimizer = build_optimizer(model, 1e-3, train["weight_decay"], train["beta2"], name=train["optimizer"])
     parameters, never = list(model.parameters()), torch.zeros(())
 
     def step():
@@ -96,6 +98,35 @@ def measure(threads, precision, keep, tiny, steps, profile):
     return found
 
 
+def optimizer_seconds(steps, tiny):
+    """{optimizer: CPU seconds of its part of a step, one thread, the least}; torch's Muon where this torch has it."""
+    import torch
+
+    from vecset.engines.optimizer import build_optimizer
+    from vecset.models.autoencoder import build_model
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    name = "point_vec16x4_dim64_depth1_nb" if tiny else RECIPES["cpu"].train["model"]
+    model = build_model(name, 10, anchors=True, rotary=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    muon = build_optimizer(model, 1e-3, 0.01, 0.95, name="muon")
+    matrices = [p for group in muon.parts["muon"].param_groups for p in group["params"]]
+    measured = {"AdamW": build_optimizer(model, 1e-3, 0.01, 0.95), "Muon and AdamW": muon, "Muon": muon.parts["muon"]}
+    if hasattr(torch.optim, "Muon"):
+        measured["torch's Muon"] = torch.optim.Muon(matrices, lr=1e-3, adjust_lr_fn="match_rms_adamw")
+    found = {}
+    for name, optimizer in measured.items():
+        seconds = []
+        for _ in range(steps + 1):
+            used = time.process_time()
+            optimizer.step()
+            seconds.append(time.process_time() - used)
+        found[name] = min(seconds)
+    return found
+
+
 def product_speed(threads, size):
     """Floating point operations per second of a float32 matrix product, the best of ten."""
     import torch
@@ -118,7 +149,8 @@ def main():
     args = parser.parse_args()
     if args.one:
         settings = json.loads(args.one)
-        print(json.dumps(product_speed(**settings) if "size" in settings else measure(**settings)))
+        called = product_speed if "size" in settings else measure if "threads" in settings else optimizer_seconds
+        print(json.dumps(called(**settings)))
         return
     from vecset.engines.setup import cpu_has_bf16
 
@@ -152,6 +184,9 @@ def main():
     print("\n| operator (one thread, fp32) | ms per step | share |\n|---|---|---|")
     for name, seconds in profiled["operators"]:
         print(f"| {name} | {1000 * seconds:.0f} | {seconds / profiled['profiled']:.0%} |")
+    print("\n| optimizer (one thread) | CPU s per step |\n|---|---|")
+    for name, seconds in in_a_process(__file__, steps=args.steps, tiny=args.tiny).items():
+        print(f"| {name} | {seconds:.3f} |")
 
 
 if __name__ == "__main__":

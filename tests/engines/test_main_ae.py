@@ -236,7 +236,6 @@ def test_resume_starts_a_new_folder_from_a_file(data, tmp_path, capsys):
     assert "comes before --resume" in out and "finished" in out
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with torch 2.9")
 def test_a_run_with_muon_goes_on_to_the_bit_and_keeps_its_optimizer(data, tmp_path, capsys):
     options = ("--epochs", 2, "--optimizer", "muon")
     assert main(tiny_arguments(data, tmp_path / "whole", *options)) == 0

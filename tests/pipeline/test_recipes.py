@@ -228,9 +228,3 @@ def test_the_recipe_with_a_shape_model_makes_one_where_the_network_uses_it(tmp_p
     for name in ("train", "val"):
         (pipeline.cases / f"{name}.csv").write_text("case_id,file\na,a.npz\nb,b.npz\n")
     assert "shapes" not in names([]), "two hearts have no shape model"
-
-
-def test_without_muon_in_this_torch_a_recipe_takes_adamw(monkeypatch):
-    assert training_flags(RECIPES["cpu"], [], 64, 1, 0)["optimizer"] == "muon"
-    monkeypatch.setattr("vecset.pipeline.recipes.has_muon", lambda: False)
-    assert training_flags(RECIPES["cpu"], [], 64, 1, 0)["optimizer"] is None

@@ -113,8 +113,6 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_frozen_parts_keep_all_but_what_is_new(folders, tmp_path, optimizer, capsys):
     """Also with weight decay, and where the run is stopped and goes on without the first weights."""
-    if optimizer == "muon" and not hasattr(torch.optim, "Muon"):
-        pytest.skip("this torch has no Muon")
     start = tmp_path / "start.pth"
     start.write_bytes((folders / "start" / "checkpoint-last.pth").read_bytes())
     words = ["--init_from", start, "--freeze", *PARTS, "--optimizer", optimizer, "--weight_decay", 0.3, "--lr", 0.01]

@@ -6,7 +6,6 @@ from vecset.common.cores import usable_cores
 from vecset.common.errors import InputError
 from vecset.engines.arguments import build_parser
 from vecset.engines.losses import DEFAULT_WEIGHTS, OF_ANSWERS, losses_of
-from vecset.engines.optimizer import require_muon
 from vecset.items.observation import parse_observe
 from vecset.models.autoencoder import parse_model_name
 
@@ -55,10 +54,8 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise InputError(
                 f"--{flag}", "at most --point_cloud_size", f"{wanted} of {args.point_cloud_size}", "lower it"
             )
-    if args.optimizer == "muon":
-        require_muon()
-        if args.shard == "optimizer":
-            raise InputError.because("--shard optimizer", "Muon's momentum cannot be sharded", "leave out one of them")
+    if args.optimizer == "muon" and args.shard == "optimizer":
+        raise InputError.because("--shard optimizer", "Muon's momentum cannot be sharded", "leave out one of them")
     if args.init_from and args.resume:
         raise InputError.because(
             "",

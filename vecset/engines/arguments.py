@@ -309,7 +309,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--optimizer",
         choices=("adamw", "muon"),
         default="adamw",
-        help="muon: Muon for the matrices inside the network, AdamW for the rest, at the same --lr; needs torch 2.9",
+        help="muon: Muon for the matrices inside the network, AdamW for the rest, at the same --lr",
     )
     add("--weight_decay", type=number(0), default=0.05, help="on matrices (not on biases, norms, embeddings)")
     add("--beta2", type=number(0, 1), default=0.999, help="AdamW's second beta")

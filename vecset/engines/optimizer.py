@@ -11,9 +11,10 @@ import math
 
 import torch
 
-from vecset.common.errors import InputError
-
-MUON_MOMENTUM, MUON_ITERATIONS = 0.95, 5  # Newton-Schulz iterations towards the orthogonal matrix
+MUON_MOMENTUM = 0.95
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of the odd polynomial of degree 5 that is iterated (Jordan et al.)
+MUON_ITERATIONS = 5  # of it, towards the orthogonal matrix
+LEAST_NORM = 1e-7
 # modules whose matrices read coordinates or draws, or write the outputs
 _FIRST_AND_LAST = {"point_embed", "query_embed", "answer_noise", "proposed_distances", "to_outputs"}
 
@@ -30,25 +31,72 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
 
 
-def require_muon() -> None:
-    """Raises InputError where this torch has no Muon."""
-    if not hasattr(torch.optim, "Muon"):
-        raise InputError("--optimizer muon", "torch >= 2.9", torch.__version__, "install it, or give --optimizer adamw")
-
-
 def inner_matrices(model: torch.nn.Module, candidates: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
     """Those of `candidates` that map tokens to tokens: two axes, and in no module of `_FIRST_AND_LAST`."""
     outer = {id(p) for name, p in model.named_parameters() if _FIRST_AND_LAST & set(name.split("."))}
     return [p for p in candidates if p.ndim == 2 and id(p) not in outer]
 
 
+def orthogonal(matrices_KMN: torch.Tensor) -> torch.Tensor:
+    """(K, M, N): of each matrix the orthogonal one that is nearest to it, nearly: singular values become 0.7 to 1.2, by
+    Newton-Schulz iterations. In float32 on a CPU, for many multiply numbers of 16 bit by emulation, ten times slower
+    than those of 32 (benchmarks/RESULTS.md); in bfloat16 on a GPU."""
+    x = matrices_KMN.to(torch.bfloat16 if matrices_KMN.is_cuda else torch.float32)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(LEAST_NORM)  # no singular value above 1
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(MUON_ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices_KMN.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum and decoupled weight decay, as torch.optim.Muon (torch 2.9 and later) has it with
+    adjust_lr_fn="match_rms_adamw"; states are interchangeable. Matrices of one shape are made orthogonal together, and
+    a step can be masked on the device: `found_inf` as of `MuonWithAdamW`."""
+
+    def __init__(self, matrices: list[torch.nn.Parameter], *, lr: float, weight_decay: float):
+        self.found_inf = None
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": MUON_MOMENTUM})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            alike = {}
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    alike.setdefault((matrix.shape, matrix.device), []).append(matrix)
+            for matrices in alike.values():
+                self._move(matrices, group)
+
+    def _move(self, matrices, group):
+        states = [self.state[matrix] for matrix in matrices]
+        for state, matrix in zip(states, matrices):
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(matrix)
+        gradients = torch.stack([matrix.grad for matrix in matrices])
+        before = torch.stack([state["momentum_buffer"] for state in states])
+        momenta = before.lerp(gradients, 1 - group["momentum"])
+        updates = orthogonal(gradients.lerp(momenta, group["momentum"]))
+        rate = 0.2 * math.sqrt(max(matrices[0].shape)) * group["lr"]
+        old = torch.stack(matrices)
+        new = old * (1 - group["lr"] * group["weight_decay"]) - rate * updates
+        if self.found_inf is not None:
+            skip = self.found_inf.to(old.device) > 0
+            momenta, new = torch.where(skip, before, momenta), torch.where(skip, old, new)
+        for state, matrix, momentum, moved in zip(states, matrices, momenta, new):
+            state["momentum_buffer"].copy_(momentum)
+            matrix.copy_(moved)
+
+
 class MuonWithAdamW(torch.optim.Optimizer):
     """matrices: what Muon moves; groups: the rest, as `AdamW` takes it. `param_groups` has Muon's first.
 
-    found_inf  0-d tensor, set before a step (`masked_step`): 1: the step changes nothing. The host waits for
-               it, because torch's Muon takes no mask: on a GPU a step starts once the one before it has ended.
+    found_inf  0-d tensor, set before a step (`masked_step`): 1: the step changes nothing. The host never reads it.
 
-    `state_dict()` is {"muon": ..., "adamw": ...}, each as torch's own. Needs torch >= 2.9 (`require_muon`)."""
+    `state_dict()` is {"muon": ..., "adamw": ...}, each as torch's own."""
 
     def __init__(
         self,
@@ -60,14 +108,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         betas: tuple[float, float],
     ):
         self.parts = {
-            "muon": torch.optim.Muon(
-                matrices,
-                lr=lr,
-                weight_decay=weight_decay,
-                momentum=MUON_MOMENTUM,
-                ns_steps=MUON_ITERATIONS,
-                adjust_lr_fn="match_rms_adamw",
-            ),
+            "muon": Muon(matrices, lr=lr, weight_decay=weight_decay),
             "adamw": torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True),
         }
         self.found_inf = None
@@ -79,9 +120,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts.values() for group in part.param_groups]
 
     def step(self, closure=None) -> None:
-        if self.found_inf is not None and bool(self.found_inf):
-            return
         for part in self.parts.values():
+            part.found_inf = self.found_inf
             part.step()
 
     def state_dict(self) -> dict:
@@ -99,13 +139,11 @@ def build_optimizer(
     """AdamW (Loshchilov and Hutter, ICLR 2019) in its fused form, which is fast and takes a mask on the device.
 
     name: "muon": Muon for the matrices inside the network that learn, AdamW for the rest; not with shards.
-    InputError where this torch has no Muon.
 
     shards > 1: ZeRO stage 1 (Rajbhandari et al., SC 2020). Each rank keeps the moments of its shard of the parameters
     and updates those, then sends them to the others; the numbers are the same."""
     groups = parameter_groups(model, weight_decay)
     if name == "muon":
-        require_muon()
         matrices = inner_matrices(model, groups[0]["params"])
         chosen = {id(p) for p in matrices}
         groups[0]["params"] = [p for p in groups[0]["params"] if id(p) not in chosen]
@@ -137,7 +175,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 def masked_step(optimizer: torch.optim.Optimizer, skip: torch.Tensor) -> None:
     """One optimizer step that changes nothing, moments and step counts included, where `skip` (0-d float32 on the
-    device) is 1. With AdamW the host never reads it; `found_inf` is the attribute that torch's GradScaler sets."""
+    device) is 1. The host never reads it; `found_inf` is the attribute that torch's GradScaler sets."""
     getattr(optimizer, "optim", optimizer).found_inf = skip  # a sharded one has the AdamW of its shard inside
     optimizer.step()
 

@@ -197,6 +197,12 @@ def starting_point(args: Namespace, ranks: Ranks) -> tuple[Path | None, dict | N
 def go_on_from(training: Training, checkpoint: dict, path: Path) -> RunState:
     """Loads a checkpoint's weights and optimizer into `training`, and torch's random state. -> where the run stands.
     Raises InputError where an option has changed that makes it another run; other changes are named."""
+    if "optimizer" not in checkpoint:
+        raise InputError.because(
+            path,
+            "released weights hold no state of a training",
+            "start a new run from them: --init_from in place of it",
+        )
     _check_same_run(training, checkpoint, path)
     known = training.model.known_classes.clone()  # by the training cases of now
     training.model.load_state_dict(checkpoint["model"])

@@ -78,13 +78,6 @@ def own_model(words) -> str | None:
     return _training_arguments(tuple(map(str, words)), model="")["model"] or None
 
 
-def has_muon() -> bool:
-    """Whether this torch has the optimizer Muon (2.9 and later)."""
-    import torch
-
-    return hasattr(torch.optim, "Muon")
-
-
 def own_shape_model(words) -> Path | None:
     """The file of a shape model that a user's words for the training command name, or None where they name none."""
     named = _training_arguments(tuple(map(str, words)))["shape_model"]

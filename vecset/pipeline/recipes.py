@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 from vecset.common.cores import usable_cores
-from vecset.pipeline.options import has_muon, own_epochs, own_model, training_options
+from vecset.pipeline.options import own_epochs, own_model, training_options
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,6 @@ def training_flags(
         options |= dict.fromkeys(("augment_rotation", "observe"))
     if training_options(words)["network"] != "joint":  # which alone is told what is seen
         options["observe"] = None
-    if options.get("optimizer") == "muon" and not has_muon():
-        options["optimizer"] = None
     if model:  # which may have fewer latents than the recipe begins with
         options |= dict.fromkeys(("early_latents", "early_share"))
     if model.startswith("learnable"):  # these are for point queries alone
