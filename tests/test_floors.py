@@ -25,7 +25,7 @@ FLOORS = [
     {"report"},
     {"commands"},
     {"pipeline", "cluster"},
-    {"main_ae", "calibrate", "complete", "info", "shape_model"},
+    {"main_ae", "calibrate", "complete", "info", "release", "shape_model"},
 ]
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 FOLDERS = sorted(path.parent.name for path in ROOT.glob("vecset/*/__init__.py"))

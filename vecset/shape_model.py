@@ -26,6 +26,7 @@ from vecset.common.errors import InputError, run_command  # noqa: E402
 from vecset.common.memory import keep_freed_memory  # noqa: E402
 
 MODES, ADDED_MODES = 32, 8
+STEP_UNIT = (0.02, 0.2)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -43,6 +44,13 @@ def get_parser() -> argparse.ArgumentParser:
         help=f"modes at most (default: {MODES}), with --widen those that are added (default: {ADDED_MODES}); "
         "hearts less one where that is less",
     )
+    add(
+        "--step",
+        type=float,
+        help=f"distance of the points of its grids, {STEP_UNIT[0]} to {STEP_UNIT[1]}, 1 being half the edge "
+        "of the unit cube; a coarser model is smaller, and thin structures are lost in it (default: 0.05, with --widen "
+        "that of the model)",
+    )
     add("--file_workers", type=int, default=1, help="processes that read hearts (default: 1)")
     add("--hearts", type=int, help="number of training hearts used, evenly chosen (default: all)")
     return parser
@@ -53,6 +61,11 @@ def main(argv: list[str] | None = None) -> int:
     for flag in ("modes", "file_workers", "hearts"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise InputError(f"--{flag}", "at least 1", getattr(args, flag))
+    if args.step is not None:
+        if args.widen:
+            raise InputError.because("--step", "with --widen the grids are those of the model", "leave it out")
+        if not STEP_UNIT[0] <= args.step <= STEP_UNIT[1]:
+            raise InputError("--step", f"{STEP_UNIT[0]} to {STEP_UNIT[1]}", args.step)
     limit_threads()  # before torch is imported
     keep_freed_memory()
     from tqdm import tqdm
@@ -62,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     from vecset.data.listed_case import read_split
     from vecset.data.shape_model_file import RECORDED, read_shape_model, sizes_of, write_shape_model
     from vecset.inference.decision_tuning_search import evenly_chosen
-    from vecset.metrics.shape_model_building import build_shape_model
+    from vecset.metrics.shape_model_building import STEP, build_shape_model
     from vecset.metrics.shape_model_widening import known_part, widen_shape_model, with_others
 
     require_writable(args.output.parent, "--output")
@@ -80,7 +93,9 @@ def main(argv: list[str] | None = None) -> int:
         arrays, chosen = widen_shape_model(chosen, arrays, names, first.class_names, modes, bar, args.widen)
         record = {name: list(before.get(name, ())) for name in RECORDED}
     else:
-        arrays = build_shape_model(chosen, first.num_classes, args.modes or MODES, args.file_workers, bar)
+        arrays = build_shape_model(
+            chosen, first.num_classes, args.modes or MODES, args.file_workers, bar, args.step or STEP
+        )
     about = [(case.case_id, str(read_meta(case.path).get("source_sha256", ""))) for case in chosen]
     record = {name: [*record.get(name, ()), *mine] for name, mine in zip(RECORDED, zip(*about))}
     write_shape_model(args.output, arrays, list(first.class_names), record)

@@ -95,6 +95,14 @@ def get_parser() -> argparse.ArgumentParser:
         help="standard deviation in mm of the noise added to the outlines; where not 0, stray voxels are added too",
     )
     parser.add_argument(
+        "--variation",
+        type=float,
+        default=0.0,
+        metavar="AMOUNT",
+        help="0 to 1: how far hearts are deformed, and how many have walls of background between their pools, vessels "
+        "that end anywhere, rough outlines, and seven structures or fewer, as real label maps have",
+    )
+    parser.add_argument(
         "--defects",
         nargs="+",
         default=[],
@@ -139,6 +147,8 @@ def read_options(args: argparse.Namespace):
         raise InputError("--oblique", "an angle from 0 to 180 degrees", args.oblique)
     if not 0 <= args.label_noise <= 20:
         raise InputError("--label_noise", "0 to 20 mm", args.label_noise)
+    if not 0 <= args.variation <= 1:
+        raise InputError("--variation", "an amount from 0 to 1", args.variation)
     for name, least in (("num", 1), ("seed", 0), ("file_workers", 1)):
         if getattr(args, name) < least:
             raise InputError(f"--{name}", f"at least {least}", getattr(args, name))
@@ -155,6 +165,7 @@ def read_options(args: argparse.Namespace):
         args.cut,
         args.label_noise,
         args.structures,
+        args.variation,
     )
 
 

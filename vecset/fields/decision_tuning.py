@@ -38,6 +38,7 @@ from vecset.common.errors import InputError
 from vecset.common.user_files import read_json
 
 FORMAT = "vecsetx-heart calibration 1"  # of the file, which reconstruct.py takes by --calibration
+MAKE_IT = "make it with python -m vecset.calibrate"
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,20 @@ def write_decision_tuning(
 
 def read_decision_tuning(path: Path, class_names: Sequence[str], checkpoint_sha256: str) -> DecisionTuning:
     """The `DecisionTuning` in a file. InputError where it is no such file, or one of another checkpoint."""
-    to_do = "make it with python -m vecset.calibrate"
-    content = read_json(path, f"a {FORMAT}", to_do)
+    content = read_json(path, f"a {FORMAT}", MAKE_IT)
+    tuning = decision_tuning_of(content, class_names, path)
+    if content.get("checkpoint_sha256") != checkpoint_sha256:
+        raise InputError.because(path, "the decision tuning of another checkpoint", MAKE_IT)
+    return tuning
+
+
+def decision_tuning_of(content: object, class_names: Sequence[str], where: Path) -> DecisionTuning:
+    """The `DecisionTuning` in the content of such a file, which released weights hold too. InputError, naming `where`,
+    where it is none."""
     try:
         found = content["format"] if isinstance(content, dict) else type(content).__name__
         if found != FORMAT:
-            raise InputError(path, f"a {FORMAT}", repr(found), to_do)
+            raise InputError(where, f"a {FORMAT}", repr(found), MAKE_IT)
         classes = content["classes"]
         keys = ["offset", "slope"]
         if any(key.startswith("inferred") for name in class_names for key in classes[name]):
@@ -118,20 +127,18 @@ def read_decision_tuning(path: Path, class_names: Sequence[str], checkpoint_sha2
         factor = content.get("answer_interval")
         factor = None if factor is None else float(factor)
         left_out_offset = float(content.get("left_out_offset", 0.0))
-        found = content["checkpoint_sha256"]
+        content["checkpoint_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError.because(
-            path,
+            where,
             f"not a {FORMAT} for {', '.join(class_names)} ({type(error).__name__}: {error})",
-            to_do,
+            MAKE_IT,
         ) from None
-    if found != checkpoint_sha256:
-        raise InputError.because(path, "the decision tuning of another checkpoint", to_do)
     if not np.isfinite(values).all() or (values[1::2] < 0).any():
-        raise InputError.because(path, "offsets must be finite, and slopes 0 or more", to_do)
+        raise InputError.because(where, "offsets must be finite, and slopes 0 or more", MAKE_IT)
     if not -np.inf < left_out_offset <= 0:
-        raise InputError.because(path, f"left_out_offset is {left_out_offset}, and must be 0 or less", to_do)
+        raise InputError.because(where, f"left_out_offset is {left_out_offset}, and must be 0 or less", MAKE_IT)
     if factor is not None and not 0 < factor < np.inf:
-        raise InputError.because(path, f"answer_interval is {factor}, and must be above 0", to_do)
+        raise InputError.because(where, f"answer_interval is {factor}, and must be above 0", MAKE_IT)
     own = values[2:] if len(values) > 2 else (None, None)
     return DecisionTuning(*values[:2], factor, *own, left_out_offset)

@@ -21,7 +21,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         description=summary,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        shown_required=("checkpoint", "input"),
+        shown_required=("input",),
     )
 
     def add(flag, default, text, **kwargs):
@@ -31,7 +31,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         type=user_path,
-        help="checkpoint-best.pth or -last.pth of main_ae.py (required, but for --compare)",
+        help="checkpoint-best.pth or -last.pth of main_ae.py, or released weights (default: weights/heart.pth, which "
+        "comes with the software and learned from synthetic hearts)",
     )
     parser.add_argument(
         "--input",
@@ -60,19 +61,24 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "CSV of the training hearts: adds what their mean shape and the nearest of them would score (default: without)",
         type=user_path,
     )
-    add("--num_surface_points", None, "surface points that the encoder reads (default: as in training)", type=int)
+    add(
+        "--num_surface_points",
+        None,
+        "surface points that the encoder reads (default: as in training, or as released weights say)",
+        type=int,
+    )
     add(
         "--num_latents",
         None,
         "latents per heart, for models with point queries: more hold more detail, fewer make smaller files "
-        "(default: as in training)",
+        "(default: as in training, or as released weights say)",
         type=int,
     )
     add(
         "--calibration",
         None,
         "file of python -m vecset.calibrate: decisions about labels, tuned on training hearts (thin vessels gain "
-        "most) (default: the sign of the distance and the largest logit)",
+        "most) (default: that of released weights, else the sign of the distance and the largest logit)",
         type=user_path,
     )
     add("--chunk", 8192, "points decoded at once; fewer need less memory", type=int)
@@ -244,9 +250,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
             "give --latents without a file to save latents",
         )
     args.input = stored_latents or args.input
-    lacking = [f"--{flag}" for flag in ("checkpoint", "input") if getattr(args, flag) is None]
-    if lacking:
-        parser.error(f"the following arguments are required: {', '.join(lacking)}")
+    if args.input is None:
+        parser.error("the following arguments are required: --input")
     for flag, least in LEAST.items():
         value = getattr(args, flag)
         if value is not None and value < least:
@@ -291,7 +296,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
             "--train_csv", "slices are no truth for the heart between them, so nothing is scored", "leave it out"
         )
     from vecset.weights.checkpoint import require_checkpoint
+    from vecset.weights.release import shipped_weights
 
+    if args.checkpoint is None:
+        args.checkpoint = shipped_weights()
     require_checkpoint(args.checkpoint)
     return args
 

@@ -18,7 +18,7 @@ import torch
 from vecset.common.errors import InputError
 from vecset.data.case_file import Case, names_of_meta
 from vecset.data.listed_case import ListedCase
-from vecset.fields.decision_tuning import DecisionTuning, read_decision_tuning
+from vecset.fields.decision_tuning import DecisionTuning, decision_tuning_of, read_decision_tuning
 from vecset.fields.heart_field import CHUNK, HeartField
 from vecset.imaging.label_map import file_sha256
 from vecset.imaging.label_mapping import LabelMapping
@@ -168,9 +168,10 @@ def load_model(
     decision_tuning: Path | str | None = None,
     seed: int = 0,
 ) -> LoadedModel:
-    """The model of a checkpoint of main_ae.py. `num_latents` (models with point queries alone) and
-    `num_surface_points`: None means as in training; `decision_tuning`: a file of python -m vecset.calibrate for this
-    checkpoint. InputError where a file is none of these, or the numbers do not fit the model."""
+    """The model of a checkpoint of main_ae.py, or of released weights (vecset/weights/release.py). `num_latents`
+    (models with point queries alone) and `num_surface_points`: None means as in training, or as the release says;
+    `decision_tuning`: a file of python -m vecset.calibrate for this checkpoint; None: that of the release, or none.
+    InputError where a file is none of these, or the numbers do not fit the model."""
     checkpoint, chosen = Path(checkpoint), choose_device(device)
     stored = checkpoint_file.load_checkpoint(checkpoint)
     class_names, config = names_of_meta(stored), stored["model_config"]
@@ -178,8 +179,14 @@ def load_model(
     network.requires_grad_(False)  # nothing is trained here
     training = stored["args"] if isinstance(stored["args"], dict) else vars(stored["args"])
     sha256, observe = file_sha256(checkpoint), training.get("observe") or ""
-    tuning = decision_tuning and read_decision_tuning(Path(decision_tuning), class_names, sha256)
-    points, sizes = num_surface_points or int(training["point_cloud_size"]), parse_model_name(config["name"])
+    if decision_tuning:
+        tuning = read_decision_tuning(Path(decision_tuning), class_names, sha256)
+    else:
+        own = stored.get("decision_tuning")
+        tuning = decision_tuning_of(own, class_names, checkpoint) if own else None
+    reading, sizes = stored.get("reading", {}), parse_model_name(config["name"])
+    points = num_surface_points or reading.get("num_surface_points") or int(training["point_cloud_size"])
+    num_latents = num_latents or reading.get("num_latents")
     latents = num_latents or sizes["num_latents"]
     if sizes["query_type"] == "point" and latents > points:
         raise InputError(
@@ -199,7 +206,7 @@ def load_model(
         float(training.get("balance") or 0.0),
         seed,
         sha256,
-        tuning or None,
+        tuning,
         file_sha256(decision_tuning) if decision_tuning else None,
         f"{config['name']} {option_words(config)}".strip(),
         stored.get("epoch"),

@@ -59,18 +59,19 @@ def build_shape_model(
     modes: int,
     file_workers: int = 1,
     progress: Callable = lambda hearts: hearts,
+    step: float = STEP,
 ) -> dict[str, np.ndarray]:
-    """The arrays of a `ShapeModel` by its buffers' names, from case files with frame and truth
-    (`read_as_listed`). At most one mode fewer
-    than there are hearts. file_workers: processes that read them; 1: this one; `progress` wraps lists of hearts as they
-    are worked on afterwards. InputError for fewer than LEAST_HEARTS, and for a file that cannot be used."""
+    """The arrays of a `ShapeModel` by its buffers' names, from case files with frame and truth (`read_as_listed`). At
+    most one mode fewer than there are hearts. file_workers: processes that read them; 1: this one; `progress` wraps
+    lists of hearts as they are worked on afterwards; `step`: between the points of the grids (unit). InputError for
+    fewer than LEAST_HEARTS, and for a file that cannot be used."""
     if len(sources) < LEAST_HEARTS:
         raise InputError("a shape model", f"at least {LEAST_HEARTS} training hearts", len(sources), "give more")
     read = partial(TrainingHeart, num_classes=num_classes)
     workers = 0 if file_workers == 1 else file_workers
     hearts = list(map_files(read, list(sources), workers, _killed, desc="hearts", unit="heart").values())
     places = _laid_on_each_other(hearts, progress)
-    grids = grids_round(hearts, places, num_classes)
+    grids = grids_round(hearts, places, num_classes, step)
     ends = np.cumsum([0] + [int(np.prod(grid.shape)) for grid in grids])
     values = np.full((len(hearts), ends[-1]), np.nan, np.float32)
     for row, heart, place in zip(values, progress(hearts), places):
@@ -82,7 +83,7 @@ def build_shape_model(
         "first_C": ends[:-1].astype(np.int64),
         "cells_C3": np.array([grid.shape for grid in grids], np.int64),
         "low_C3": np.array([grid.low for grid in grids], np.float32),
-        "step": np.float32(STEP),
+        "step": np.float32(step),
         "template_CT3": template_of(hearts, places, weights, num_classes, TEMPLATE_POINTS),
         "known_C": np.isin(np.arange(1, num_classes + 1), [c for heart in hearts for c in heart.classes]),
     }
@@ -120,16 +121,17 @@ def _laid_on_each_other(hearts, progress):
     return places
 
 
-def grids_round(hearts, places, num_classes):
-    """Of each structure, a Grid round it in all hearts; of one that no heart has, of eight points."""
+def grids_round(hearts, places, num_classes, step=STEP):
+    """Of each structure, a Grid of points `step` apart (unit) round it in all hearts; of one that no heart has, of
+    eight points."""
     grids = []
     for c in range(1, num_classes + 1):
         found = [moved(p, h.structures.vertices_mm[c]) for h, p in zip(hearts, places) if c in h.classes]
         if not found:
-            grids.append(Grid(np.zeros(3), STEP, (2, 2, 2)))
+            grids.append(Grid(np.zeros(3), step, (2, 2, 2)))
             continue
         low, high = np.min([at.min(0) for at in found], 0) - CLIP, np.max([at.max(0) for at in found], 0) + CLIP
-        grids.append(Grid(low, STEP, tuple(int(n) for n in np.ceil((high - low) / STEP) + 1)))
+        grids.append(Grid(low, step, tuple(int(n) for n in np.ceil((high - low) / step) + 1)))
     return grids
 
 

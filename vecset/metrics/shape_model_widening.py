@@ -69,7 +69,7 @@ def widen_shape_model(
         raise InputError(where, what, len(hearts), "give more")
     weights = np.array(weights)
 
-    grids = grids_round(hearts, places, len(class_names))
+    grids = grids_round(hearts, places, len(class_names), float(arrays["step"]))
     tables, left = {}, []
     for c in new:
         values = np.full((len(hearts), np.prod(grids[c - 1].shape)), np.nan, np.float32)

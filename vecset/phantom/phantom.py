@@ -7,7 +7,7 @@ sixteen structures it is the same heart: all but LA and RV, which give room to t
 
 import gzip
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import nibabel as nib
 import numpy as np
@@ -20,10 +20,14 @@ from vecset.phantom.field import rasterise_parts
 from vecset.phantom.sealing import seal, seal_sixteen
 from vecset.phantom.sixteen import draw_parameters as draw_more
 from vecset.phantom.sixteen import with_sixteen
+from vecset.phantom.variation import deform, displace_outlines, draw_deformation, vary_labels
 
 MARGIN_MM = 3.0
 SPECKS = 25
+WIDER = 1.04  # the room of a heart that is deformed: what bounds it are few points, between which it may bulge
+FINER = 0.8  # of the voxel size: the raster of a heart that is deformed afterwards
 _SHAPE, _POSE, _MISSING, _CUT, _NOISE, _BEYOND = range(6)  # purposes of a random stream
+_VARIATION = 7  # 6 is that of defects.py
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class PhantomOptions:
     oblique_deg: largest angle between image and patient axes; flip: image axes (0..2) that run backwards;
     missing: class id -> fraction of the hearts that lack it; cut: fraction of each axis of the fitted field of view
     that is cut off; noise_mm: standard deviation of the displacement of the outlines (where not 0, SPECKS stray
-    voxels are added, too); structures: 10 or 16."""
+    voxels are added, too); structures: 10 or 16; variation: 0 for hearts as they are drawn, up to 1 (variation.py)."""
 
     size: tuple[int, int, int] | None = (128, 128, 128)
     spacing_mm: tuple[float, float, float] | None = None
@@ -42,6 +46,7 @@ class PhantomOptions:
     cut: float = 0.0
     noise_mm: float = 0.0
     structures: int = 10
+    variation: float = 0.0
 
 
 def heart_of(seed: int, index: int, structures: int = 10) -> Heart:
@@ -56,11 +61,11 @@ def make_phantom(seed: int, index: int, options: PhantomOptions = PhantomOptions
     """labels (X, Y, Z) uint8 and affine (4, 4), voxel -> mm. Raises InputError if the heart does not fit the grid."""
     heart = heart_of(seed, index, options.structures)
     axes = _image_axes(np.random.default_rng([seed, index, _POSE]), options)
-    affine, shape = _grid(heart, axes, options, f"phantom {index}")
-    labels, beyond = rasterise_parts(heart.geometry, affine, shape)
-    labels = seal(labels)
-    if beyond.size:
-        labels = seal_sixteen(labels, beyond)
+    if options.variation:
+        labels, affine = _varied(heart, axes, seed, index, options)
+    else:
+        affine, shape = _grid(heart, axes, options, f"phantom {index}")
+        labels = _rasterised(heart, affine, shape)
     if options.cut:
         labels, affine = _cut(labels, affine, options, np.random.default_rng([seed, index, _CUT]))
     rng = np.random.default_rng([seed, index, _MISSING])
@@ -87,6 +92,29 @@ def encode_nifti(labels: np.ndarray, affine: np.ndarray, class_names: Sequence[s
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     return gzip.compress(image.to_bytes(), compresslevel=4, mtime=0)
+
+
+def _rasterised(heart, affine, shape):
+    labels, beyond = rasterise_parts(heart.geometry, affine, shape)
+    labels = seal(labels)
+    return seal_sixteen(labels, beyond) if beyond.size else labels
+
+
+def _varied(heart, axes, seed, index, options):
+    """Labels and affine of a heart that is deformed on a raster of its own, and varied on the one that is asked for."""
+    rng = np.random.default_rng([seed, index, _VARIATION])
+    low, high = heart.ten_mm.min(0), heart.ten_mm.max(0)  # so that sixteen structures are deformed as ten are
+    deformation = draw_deformation(rng, options.variation, (low + high) / 2)
+    bounds = {}
+    for name in ("extent_mm", "ten_mm"):
+        points = deformation.target_of(getattr(heart, name))
+        middle = (points.min(0) + points.max(0)) / 2
+        bounds[name] = middle + WIDER * (points - middle)
+    affine, shape = _grid(replace(heart, **bounds), axes, options, f"phantom {index}")
+    spacing = FINER * np.linalg.norm(affine[:3, :3], axis=0)
+    raster = _grid(heart, axes, PhantomOptions(None, tuple(spacing)), f"phantom {index}")
+    labels = deform(_rasterised(heart, *raster), raster[0], deformation, affine, shape)
+    return vary_labels(labels, affine, rng, options.variation, options.structures), affine
 
 
 def _image_axes(rng, options):
@@ -150,14 +178,7 @@ def _cut(labels, affine, options, rng):
 def _wobble(labels, sd_voxel, rng):
     """Displaces the outlines by a random field that is smooth over two voxels, standard deviation `sd_voxel` (3,), and
     adds a few stray voxels beside them."""
-    index = np.indices(labels.shape, dtype=np.float32)
-    for axis in range(3):
-        wave = ndimage.gaussian_filter(rng.standard_normal(labels.shape, dtype=np.float32), 2.0)
-        index[axis] += wave * (sd_voxel[axis] / wave.std())
-    index = np.rint(index).astype(np.int32)
-    for axis in range(3):
-        np.clip(index[axis], 0, labels.shape[axis] - 1, out=index[axis])
-    labels = labels[tuple(index)]
+    labels = displace_outlines(labels, sd_voxel, rng)
     shell = np.argwhere((labels == 0) & (ndimage.grey_dilation(labels, size=(7, 7, 7)) > 0))
     for at in shell[rng.permutation(len(shell))[:SPECKS]]:  # stray voxels beside the heart, as annotators leave them
         near = labels[tuple(slice(max(0, i - 3), i + 4) for i in at)]

@@ -24,6 +24,7 @@ from vecset.imaging.classes import HEART16_CLASSES, HEART_CLASSES
 from vecset.phantom.defects import VERSION as DEFECTS_VERSION
 from vecset.phantom.defects import Defect, add_defects, draws_any
 from vecset.phantom.phantom import PhantomOptions, encode_nifti, make_phantom
+from vecset.phantom.variation import VERSION as VARIATION_VERSION
 
 POPULATION = "vecsetx-heart phantoms/4"  # changes whenever the same options give another heart
 SIXTEEN_VERSION = 1  # changes whenever the same options give other cavae, sinus or walls to the same heart
@@ -51,6 +52,10 @@ def make_population(
         del record["structures"]  # the records of ten structures stay as they are
     else:
         record["class_names"], record["structures_version"] = HEART16_CLASSES, SIXTEEN_VERSION
+    if options.variation:
+        record["variation_version"] = VARIATION_VERSION
+    else:
+        del record["variation"]  # the records of hearts as they are drawn stay as they are
     if defects:
         record.update(defects=defects, defects_version=DEFECTS_VERSION)
     _prepare_folder(folder, json.loads(json.dumps(record)))

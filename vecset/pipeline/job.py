@@ -35,6 +35,7 @@ METHODS = {
     "calibrate": ("inference/decision_tuning_search.py", "VERSION"),
     "complete": ("report/completion.py", "VERSION"),
     "reconstruct": ("inference/settings.py", "VERSION"),
+    "release": ("weights/release.py", "VERSION"),
 }
 
 
@@ -49,6 +50,7 @@ class Pipeline:
         self.cases, self.quality = self.out / "cases", self.out / "quality"
         self.train, self.reconstruction = self.out / "train", self.out / "reconstruction"
         self.shapes, self.calibration = self.out / "shape_model.npz", self.out / "calibration.json"
+        self.released = self.out / "weights" / "heart.pth"
         self.completion = self.train / "completion" / "completion.json"  # report.html looks for it there
         self.gpus = find_gpus() if args.recipe in ("auto", "gpu") else 0
         self.ranks = max(1, self.gpus)
@@ -155,6 +157,7 @@ class Pipeline:
             *tuned,
             *inferred,
             self.reconstruct_stage(),
+            *([self.release_stage()] if self.recipe.release and not self.overfit() else []),
         ]
 
     def stage(self, name: str, title: str, **rest) -> Stage:
@@ -198,7 +201,7 @@ class Pipeline:
         mapping = self.args.label_mapping
         if mapping is not None and Path(mapping).is_file():  # else the name of a preset, say: prepare_data.py decides
             mapping = Path(mapping).resolve()
-        classes = self.args.classes
+        classes = self.args.classes if self.args.input_dir else self.recipe.classes or self.args.classes
         if isinstance(classes, str) and Path(classes).is_file():
             classes = Path(classes).resolve()
         options = {
@@ -363,6 +366,26 @@ class Pipeline:
             outputs=lambda: self.there(self.reconstruction / "metrics.csv", self.reconstruction / "metrics.json"),
             put_away=lambda old, wanted, whole: move_aside(self.reconstruction),
             command=self.reconstruct_command,
+        )
+
+    def release_stage(self) -> Stage:
+        return self.stage(
+            "release",
+            "weights to give away",
+            inputs=lambda: {
+                **listing([self.train / "checkpoint-best.pth", self.reconstruction / "metrics.json"], self.out),
+                **contents(self.there(self.calibration), self.out),
+            },
+            options=lambda: {"recipe": self.recipe_name},
+            outputs=lambda: self.there(self.released, self.released.with_suffix(".json")),
+            command=lambda resumed: command(
+                "vecset.release",
+                "--run_dir",
+                self.out,
+                "--output",
+                self.released,
+                *flags({"recipe": self.recipe_name}),
+            ),
         )
 
     # --- options

@@ -4,17 +4,18 @@
     bash run_train.sh                                      synthetic hearts, results under output/demo/
     bash run_train.sh --input_dir LABELS --output_dir OUT  your own label maps (.nii.gz, .nii, .nrrd, .mha)
 
-Seven to nine stages, each a command that also works alone:
+Seven to ten stages, each a command that also works alone:
   1  phantoms     make_phantoms.py       synthetic ten-structure hearts -> OUT/labels/ (not with --input_dir)
   2  prepare      prepare_data.py        label maps -> OUT/cases/*.npz
   3  splits       create_csv.py          training and validation hearts -> OUT/cases/train.csv, val.csv
   4  quality      check_data_quality.py  checks of the case files -> OUT/quality/ (a bad verdict stops the job)
-  5  shapes       vecset/shape_model.py  shape model of the training hearts -> OUT/shape_model.npz (recipe cpu alone,
-                                         where the network is trained with --observe)
+  5  shapes       vecset/shape_model.py  shape model of the training hearts -> OUT/shape_model.npz (recipes cpu and
+                                         release, where the network is trained with --observe)
   6  train        vecset/main_ae.py      training -> OUT/train/
   7  calibrate    vecset/calibrate.py    decision tuning on training hearts -> OUT/calibration.json (not with --overfit)
   8  complete     vecset/complete.py     what the network infers -> OUT/train/completion/ (only with --observe)
   9  reconstruct  reconstruct.py         the validation hearts -> OUT/reconstruction/, and a table on the terminal
+ 10  release      vecset/release.py      weights to give away -> OUT/weights/heart.pth (only recipe release)
 """
 
 import argparse
@@ -327,8 +328,9 @@ def run(pipeline, redo=frozenset()):
     if lacking:
         raise InputError.because(
             "--redo",
-            f"this job has no stage {min(lacking)} (with --input_dir no phantoms; with --overfit no shapes, calibrate "
-            "and complete; without --observe no shapes and complete; shapes only with the recipe cpu)",
+            f"this job has no stage {min(lacking)} (with --input_dir no phantoms; with --overfit no shapes, calibrate, "
+            "complete and release; without --observe no shapes and complete; shapes only with the recipes cpu and "
+            "release; release only with the recipe of that name)",
         )
     request, done = RedoRequest(stamps, redo), []
     while len(done) < len(stages := pipeline.stages()):  # anew: the results of one stage decide about later ones
