@@ -23,7 +23,7 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vecset.fields.decoding import CHECKED_SHARE, COARSE_VOXELS, LEAST_SKIPPED, decode_label_map
+from vecset.fields.decoding import CHECKED_SHARE, LEAST_SKIPPED, decode_label_map
 from vecset.fields.heart_field import CHUNK, HeartField
 from vecset.geometry.distance_field import UnionField
 from vecset.geometry.surface import crop_foreground, union_mesh
@@ -99,7 +99,7 @@ def measure(make_field, frame, num_classes, dense=True, seed=0):
     band, band_differ: voxels within BAND of the foreground, and those that differ; components, lost: of all classes
     (through faces, edges, corners) in the dense label map, and those without a voxel in the other."""
     found = {}
-    for name, coarse in (("fast", COARSE_VOXELS), ("dense", 1))[: 2 if dense else 1]:
+    for name, coarse in (("fast", None), ("dense", 1))[: 2 if dense else 1]:
         field, cpu = make_field(), time.process_time()
         found[name] = decode_label_map(field, frame, coarse, seed)
         found[f"{name}_cpu_s"] = time.process_time() - cpu

@@ -89,12 +89,51 @@ def test_what_is_certain_holds_for_all_values_within_the_errors(tuned, barred):
         assert torch.equal(found[certain], labels[certain])
 
 
+@pytest.mark.parametrize("factors", [(2, 2, 2), (2, 1, 2)])
+def test_a_settled_cell_has_one_label_and_its_error_is_known(factors):
+    """Cells between larger ones: every voxel in one that settles has its label; most of them settle."""
+    field = HeartField(ball(), LATENTS)
+    cells = (24, 24, 24)
+    step = 2.0 / 24  # unit, of the larger cells
+
+    def values_at(points):
+        return torch.cat([t if t.ndim > 1 else t[:, None] for t in field._raw(points.astype(np.float32))], 1)
+
+    centres = (np.stack(np.unravel_index(np.arange(24**3), cells), 1) + 0.5) * step - 1
+    near = CellValues(values_at(centres), np.arange(24**3), cells, factors)
+    finer = tuple(n * f for n, f in zip(cells, factors))
+    reach = tuple(1 / 8 if f == 2 else 0.0 for f in factors)  # voxels: half as large again
+    flat = np.arange(int(np.prod(finer)))
+    sure, values, errors = near.settled(field, flat, finer, reach)
+    assert 0.5 < sure.mean() < 1 and len(values) == len(errors) == sure.sum()
+    index = np.stack(np.unravel_index(flat[sure], finer), 1)
+    middle = (index + 0.5) / factors * step - 1
+    exact = values_at(middle)
+    assert bool(((values - exact).abs() <= DOUBT * errors + 1e-4 * (1 + exact.abs())).all())
+    expected = field.decided(values)[1]
+    for corner in np.ndindex(2, 2, 2):
+        offset = (np.array(corner) - 0.5) * 2 * np.array(reach) * step
+        np.testing.assert_array_equal(field.decided(values_at(middle + offset))[1], expected)
+
+
+def test_errors_of_interpolated_cells_go_on_to_what_is_interpolated_between_them():
+    table, flat = torch.zeros(64, 2), np.arange(64)
+    errors = torch.zeros(64, 2)
+    errors[21] = 0.5  # the cell 1, 1, 1
+    recorder = Recorder()
+    near = CellValues(table, flat, (4, 4, 4), (2, 2, 2), errors)
+    asked = np.ravel_multi_index(np.array([[3, 3, 3], [4, 3, 3], [4, 4, 4]]).T, (8, 8, 8))
+    near.labels(recorder, asked, (8, 8, 8))
+    expected = DOUBT * 0.5 * torch.tensor([0.75**3, 0.75**2 * 0.25, 0.25**3]) + ROUNDING
+    torch.testing.assert_close(recorder.errors[:, 0], expected)
+
+
 def test_most_voxels_of_a_smooth_field_are_interpolated_and_right():
     frame = frame_of((160, 160, 160), (0.6, 0.6, 0.6))
     exact = decode_label_map(HeartField(ball(), LATENTS), frame, coarse=1)
     decoded = decode_label_map(HeartField(ball(), LATENTS), frame)
     np.testing.assert_array_equal(decoded.labels, exact.labels)
-    assert not decoded.dense and decoded.interpolated > 0.7 * (decoded.voxels - decoded.skipped)
+    assert not decoded.dense and decoded.interpolated > 0.6 * (decoded.voxels - decoded.skipped)
 
 
 def test_a_field_that_is_not_smooth_between_the_cells_is_decoded():

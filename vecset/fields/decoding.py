@@ -2,8 +2,9 @@
 
 A voxel has the label of its centre (vecset/models/labels.py). Most voxels of an image
 are far from any surface, so a coarse grid of cells is decoded first, and only the cells that the surface or a class
-border may cross are halved and decoded again, down to single voxels. Of these, only those are decoded that
-interpolation between cells of two voxels leaves in doubt (vecset/fields/interpolation.py). Five safeguards:
+border may cross are halved and decoded again, down to single voxels. Of cells of two voxels, and of voxels, only
+those are decoded that interpolation between the cells before leaves in doubt (vecset/fields/interpolation.py). Five
+safeguards:
 
 1  A cell is left alone only if |distance| > L x half its diagonal, L = 1.25 x the largest gradient norm that finite
    differences show round it, two cells far, on its own grid (never less than the median of the grid).
@@ -12,9 +13,9 @@ interpolation between cells of two voxels leaves in doubt (vecset/fields/interpo
    logit could be lost within the cell at the slope seen between it and its neighbours.
 3  Where a decoded voxel differs from a neighbour that was not decoded, that neighbour is decoded, and so on: a border
    that leaves the decoded zone is followed.
-4  Half a percent of the voxels that were left alone is decoded. One that differs means that the bounds do not hold
-   for this field (an untrained one, say), and the whole heart is decoded voxel by voxel. So it is where hardly any were
-   left alone: noise looks like that, and half a percent of a few voxels is no check.
+4  Half a percent of the voxels that were left alone is decoded, MOST_CHECKED at most. One that differs means that the
+   bounds do not hold for this field (an untrained one, say), and the whole heart is decoded voxel by voxel. So it is
+   where hardly any were left alone: noise looks like that, and half a percent of a few voxels is no check.
 5  Two percent of the voxels that were interpolated are decoded. Where more than one in a thousand differs, all are: the
    field is not smooth between the cells.
 """
@@ -34,13 +35,16 @@ from vecset.fields.interpolation import CellValues
 from vecset.imaging.frame import Frame
 
 COARSE_VOXELS = 8  # edge of the first cells, in voxels of the smallest spacing
+LARGE = 1 << 24  # voxels, from which on the first cells are twice as large
 LIPSCHITZ_MARGIN = 1.25
 REACH = 5  # cells along each axis whose gradients count for the one in the middle
 CLOSE_LOGITS = 1.0  # a lead below this (a factor e in odds) is never trusted over a whole cell
 CHECKED_SHARE = 0.005
+MOST_CHECKED = 1 << 16  # shows with 99.9 % where one voxel in 10,000 is wrong
 BOX_BYTES = 16  # of memory per voxel round the unit cube: measured 17 to 24 at 200 to 320 voxels a side
 GRID_BYTES = 3  # per voxel of the image: the labels, and their copies for the two files
 INTERPOLATED_CHECKED, INTERPOLATED_WRONG = 0.02, 1e-3  # shares: of those that are checked; of these, that may differ
+INTERPOLATED_FROM = 8  # voxels: the largest cells that are interpolated between
 LEAST_SKIPPED = 0.1  # of the voxels; where coarse to fine leaves fewer alone, these are decoded, too
 
 
@@ -61,11 +65,12 @@ class Decoded:
     dense: bool = False
 
 
-def decode_label_map(field: HeartField, frame: Frame, coarse: int = COARSE_VOXELS, seed: int = 0) -> Decoded:
+def decode_label_map(field: HeartField, frame: Frame, coarse: int | None = None, seed: int = 0) -> Decoded:
     """The label map of `field` on the grid of `frame`. Voxels outside the unit cube, or the ball in which the field
     holds (`HeartField.radius_unit`), are background.
 
-    coarse: edge of the first cells in voxels, a power of two; 1 decodes every voxel. seed: of the check (safeguard
+    coarse: edge of the first cells in voxels, a power of two; 1 decodes every voxel; None: COARSE_VOXELS, or twice as
+    many in a box of LARGE voxels or more. seed: of the check (safeguard
     4)."""
     before = field.queries
     require_grid_memory(frame, field.radius_unit)
@@ -74,6 +79,7 @@ def decode_label_map(field: HeartField, frame: Frame, coarse: int = COARSE_VOXEL
     decoded = Decoded(np.zeros(frame.shape, np.uint8), 0, 0)
     if box_labels.size:
         evaluated, interpolated = None, np.zeros(0, int)
+        coarse = coarse or COARSE_VOXELS * (2 if box_labels.size >= LARGE else 1)
         if coarse > 1:
             evaluated, interpolated = _coarse_to_fine(field, grid, coarse, box_labels, seed)
         for flat, inside in grid.slabs():
@@ -127,23 +133,36 @@ def _coarse_to_fine(field, grid, coarse, labels, seed):
     sdf = np.full(cells, np.inf, np.float32)
     cell_labels = np.zeros(cells, np.uint8)
     lead = np.full(cells, np.inf, np.float32)
-    todo, near = everything[active], None
+    todo, near, before = everything[active], None, strides
     while max(strides) > 1:
-        raw = [] if max(strides) == 2 else None  # what voxels are interpolated from
+        known = np.zeros(cells, bool)  # decoded or settled
+        settled, values, bends = todo[:0], None, None
+        if near is not None:
+            sure, values, bends = near.settled(field, todo, cells, _reach(strides, before))
+            settled, todo = todo[sure], todo[~sure]
+            known.ravel()[settled] = True
+            for target, found in zip((sdf, cell_labels, lead), field.decided(values)):
+                target.ravel()[settled] = found
+        raw = [] if max(strides) <= INTERPOLATED_FROM else None  # what cells and voxels are interpolated from
         new = field.at_positions(todo, functools.partial(grid.centres_unit, cells=cells, strides=strides), raw)
-        for target, values in zip((sdf, cell_labels, lead), new):
-            target.ravel()[todo] = values
+        for target, found in zip((sdf, cell_labels, lead), new):
+            target.ravel()[todo] = found
         decoded = np.zeros(cells, bool)
-        decoded.ravel()[todo] = True
+        decoded.ravel()[todo] = known.ravel()[todo] = True
         step_unit = np.array(strides) * grid.spacing_unit
         half_unit = grid.half_diagonal_unit(strides)
-        bound = _local_bound(sdf, decoded, step_unit)
+        bound = _local_bound(sdf, known, step_unit)
         refine = decoded & ((np.abs(sdf) <= bound * half_unit) | _class_border(cell_labels, lead, half_unit, step_unit))
         level //= 2
         finer = grid.strides(level)
         factors = tuple(s // f for s, f in zip(strides, finer))
-        near = CellValues(torch.cat(raw), todo, cells, factors) if raw else None
-        strides, cells = finer, grid.cells(finer)
+        near = None
+        if raw:
+            if values is not None:
+                bends = torch.cat([torch.zeros(len(todo), bends.shape[1]), bends])
+                raw.append(values)
+            near = CellValues(torch.cat(raw), np.concatenate([todo, settled]), cells, factors, bends)
+        before, strides, cells = strides, finer, grid.cells(finer)
         refine, sdf, cell_labels, lead = (_split(array, factors, cells) for array in (refine, sdf, cell_labels, lead))
         todo = np.flatnonzero(refine)
         del refine
@@ -153,6 +172,11 @@ def _coarse_to_fine(field, grid, coarse, labels, seed):
     decoded.ravel()[todo] = True
     _follow_borders(field, grid, todo, labels, decoded)
     return decoded, interpolated
+
+
+def _reach(strides, before):
+    """(3,): how far the voxels of cells of `strides` lie from the centre, in steps of the larger cells `before`."""
+    return tuple((stride - 1) / 2 / larger for stride, larger in zip(strides, before))
 
 
 def _voxels_of_cells(field, grid, todo, labels, near, seed):
@@ -242,7 +266,7 @@ def _follow_borders(field, grid, decoded_flat, labels, decoded):
 
 def _check(field, grid, labels, left_alone, skipped, seed):
     """Safeguard 4: (voxels checked, how many of them differ). left_alone (X, Y, Z) bool; skipped: how many it holds."""
-    wanted = int(np.ceil(CHECKED_SHARE * skipped))
+    wanted = min(int(np.ceil(CHECKED_SHARE * skipped)), MOST_CHECKED)
     ranks = np.sort(np.random.default_rng(seed).choice(skipped, wanted, replace=False))  # among those left alone
     checked, before = [], 0
     for first, slab in enumerate(left_alone):  # not all at once: the list of what was left alone may be of 500 MB

@@ -105,6 +105,15 @@ class HeartField:
         drawn, barred = (numbers.to(sdf_Q.device) for numbers in (self._drawn, self._barred))  # `labels_within`: CPU
         return without_barred(sdf_Q, logits_QC, drawn, barred, offset)
 
+    def decided(self, values_QF: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of raw values (Q, 1 + C), distance and logits, what `at_positions` gives."""
+        sdf_Q, logits_QC = self._decide(values_QF[:, 0], values_QF[:, 1:])
+        lead_Q = torch.full_like(sdf_Q, torch.inf)
+        if logits_QC.shape[1] > 1:
+            largest, next_largest = logits_QC.topk(2, dim=1).values.T
+            lead_Q = largest - next_largest
+        return sdf_Q.cpu().numpy(), labels_of(sdf_Q, logits_QC).cpu().numpy(), lead_Q.cpu().numpy()
+
     def labels_within(self, values_QF: torch.Tensor, errors_QF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of raw values (Q, 1 + C), distance and logits, on the CPU, each known up to its error: labels (Q,) u8, and
         (Q,) bool where no values within the errors have another one."""
@@ -148,15 +157,10 @@ class HeartField:
         for start in range(0, len(flat), self.chunk):
             part = slice(start, start + self.chunk)
             values = self._raw(to_unit(flat[part]))
+            together = torch.cat([values[0].unsqueeze(1), values[1]], 1)
             if raw is not None:
-                raw.append(torch.cat([values[0].unsqueeze(1), values[1]], 1).cpu())
-            sdf_Q, logits_QC = self._decide(*values)
-            sdf[part], labels[part] = sdf_Q.cpu().numpy(), labels_of(sdf_Q, logits_QC).cpu().numpy()
-            if logits_QC.shape[1] > 1:
-                largest, next_largest = logits_QC.topk(2, dim=1).values.T
-                lead[part] = (largest - next_largest).cpu().numpy()
-            else:
-                lead[part] = np.inf
+                raw.append(together.cpu())
+            sdf[part], labels[part], lead[part] = self.decided(together)
         return sdf, labels, lead
 
 

@@ -10,7 +10,7 @@ from vecset.inference.latent_codes import DEFAULT_BITS
 from vecset.inference.model import LoadedModel
 from vecset.inference.refinement import NO_REFINEMENT, Refinement
 
-VERSION = 9  # of the method: hearts that another version made are made again
+VERSION = 10  # of the method: hearts that another version made are made again
 
 REPAIR_VERSION = 2  # of vecset/inference/label_repair.py, likewise
 REFINE_VERSION = 1  # of vecset/inference/refinement.py
