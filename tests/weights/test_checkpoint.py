@@ -110,6 +110,9 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(InputError, match="not a checkpoint, or truncated|torch cannot read this checkpoint"):
             load_checkpoint(path)
+    np.savez(path.with_suffix(".npz"), a=np.zeros(3))
+    with pytest.raises(InputError, match="not a checkpoint, or truncated"):  # a zip, but none of torch
+        load_checkpoint(path.with_suffix(".npz"))
     torch.save({"model": {}}, path)
     with pytest.raises(InputError, match="vecsetx-heart checkpoint"):
         load_checkpoint(path)

@@ -190,10 +190,19 @@ def load_safely(path: str | Path, to_do: str) -> object:
     except PermissionError:
         raise InputError.because(path, "no permission to read it", "change its permissions") from None
     except UNREADABLE as error:
-        if not zipfile.is_zipfile(path):  # torch's own words are about its formats
+        if not _is_torch_archive(path):  # torch's own words are about its formats
             raise DamagedCheckpoint.because(path, "not a checkpoint, or truncated", to_do) from None
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
         raise DamagedCheckpoint.because(path, f"torch cannot read this checkpoint ({reason})", to_do) from None
+
+
+def _is_torch_archive(path):
+    """Whether torch.save could have written the file: a zip with its pickle inside. Other zips are npz files, say."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def _of_earlier(model, state):
