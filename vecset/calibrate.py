@@ -44,6 +44,12 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--num_surface_points", type=int, help="as for reconstruct.py (default: as in training)")
     parser.add_argument("--num_latents", type=int, help="as for reconstruct.py (default: as the model was trained)")
+    parser.add_argument(
+        "--refine_steps",
+        type=int,
+        help="find numbers for hearts whose latents are fitted to them, too, as reconstruct.py --refine does, by so "
+        "many steps (default: not)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     return parser
@@ -51,7 +57,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
-    for flag in ("hearts", "num_surface_points", "num_latents"):
+    for flag in ("hearts", "num_surface_points", "num_latents", "refine_steps"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise InputError(f"--{flag}", "at least 1", getattr(args, flag))
     limit_threads()  # before torch is imported
@@ -63,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     from vecset.fields.decision_tuning import write_decision_tuning
     from vecset.inference.arguments import opened_model
     from vecset.inference.decision_tuning_search import evenly_chosen, tune_decisions
+    from vecset.inference.refinement import Refinement, require_logits
     from vecset.report.answer_intervals import left_out_of
 
     model = opened_model(args)
@@ -79,7 +86,10 @@ def main(argv: list[str] | None = None) -> int:
         pairs = left_out_of(model, bar(held_out, unit="heart", desc="held-out hearts"))  # before the long work
     chosen = evenly_chosen(cases, args.hearts)
     failed = {}
-    tuning, table, record = tune_decisions(model, chosen, bar, failed)
+    refine = Refinement(steps=args.refine_steps or 0)
+    if refine:
+        require_logits(model)
+    tuning, table, record = tune_decisions(model, chosen, bar, failed, refine)
     print("\n".join(table))
     if pairs:
         tuning, told = with_interval(model, tuning, pairs)

@@ -9,11 +9,13 @@ from helpers.ball_cases import tiny_arguments, write_ball_cases
 from helpers.formula_hearts import write_checkpoint
 
 import reconstruct
+from vecset import calibrate
 from vecset.common.errors import run_command
 from vecset.engines.losses import POINT_GROUPS
+from vecset.fields.decision_tuning import DecisionTuning, read_decision_tuning, write_decision_tuning
 from vecset.inference import refinement
 from vecset.inference.inputs import FIELD_MEMBERS
-from vecset.inference.model import load_model
+from vecset.inference.model import LoadedModel, load_model
 from vecset.inference.refinement import Refinement, refine_latents
 from vecset.main_ae import main
 
@@ -177,3 +179,41 @@ def test_networks_without_logits_and_hearts_without_points_are_named(data, tmp_p
     case = model.read(data / "ball02.npz")
     with pytest.raises(refinement.InputError, match=f"it has no {FIELD_MEMBERS[0]}, which --refine needs"):
         refine_latents(model, case, "a", model.encode(case), Refinement(steps=1))
+
+
+def test_decisions_are_tuned_on_fitted_latents_and_used_for_them_alone(data, tmp_path, capsys, monkeypatch):
+    words = ["--checkpoint", data / "checkpoint.pth", "--csv", data / "train.csv", "--hearts", "2", "--device", "cpu"]
+    words += ["--output", tmp_path / "tuning.json", "--refine_steps", "20"]
+    assert run_command(calibrate.main, [*map(str, words)]) == 0
+    assert "latents fitted to their hearts, 20 steps" in capsys.readouterr().out
+    content = json.loads((tmp_path / "tuning.json").read_text())
+    assert content["refined"]["steps"] == 20 and 0 < content["refined"]["mean_dice_after"] <= 1
+    assert {"refined_offset", "refined_slope"} <= content["classes"]["RA"].keys()
+    content["classes"]["RA"]["refined_offset"] = 0.75  # to tell them apart
+    (tmp_path / "tuning.json").write_text(json.dumps(content))
+    used = []
+    field = LoadedModel.field
+
+    def recorded(self, *args, **words):
+        used.append(field(self, *args, **words))
+        return used[-1]
+
+    monkeypatch.setattr(LoadedModel, "field", recorded)
+    run = ["--checkpoint", data / "checkpoint.pth", "--calibration", tmp_path / "tuning.json", "--no_meshes"]
+    run += ["--input", data / "val.csv", "--device", "cpu"]
+    for more, offset in (([], content["classes"]["RA"]["offset"]), (["--refine_steps", 20], 0.75)):
+        used.clear()
+        out = tmp_path / f"out{len(more)}"
+        assert run_command(reconstruct.main, [str(word) for word in [*run, "--output_dir", out, *more]]) == 0
+        assert used[0].decision_tuning.offset_C[0] == pytest.approx(offset)
+
+
+def test_a_file_with_numbers_for_fitted_latents_comes_back(tmp_path):
+    numbers = [np.float32(v) for v in ([0, -1], [0, 20], [0.5, 1], [3, 0])]
+    tuning = DecisionTuning(*numbers[:2], refined_offset_C=numbers[2], refined_slope_C=numbers[3])
+    write_decision_tuning(tmp_path / "t.json", tuning, ["a", "b"], "abc", {})
+    back = read_decision_tuning(tmp_path / "t.json", ["a", "b"], "abc")
+    assert back.inferred_offset_C is None
+    np.testing.assert_array_equal(back.refined_offset_C, numbers[2])
+    np.testing.assert_array_equal(back.for_refined().slope_C, numbers[3])
+    assert DecisionTuning(*numbers[:2]).for_refined().offset_C is numbers[0]

@@ -21,6 +21,9 @@ A structure that is inferred has numbers of its own. Its place is less certain, 
 And hearts in which nobody annotated it teach a distance to the union of the others, that is, that it is outside. Their
 class logits say nothing of it (vecset/engines/losses.py), so it is these that may decide.
 
+Latents that were fitted to their own heart (`reconstruct.py --refine`) may have numbers of their own, too: what the
+fitted field says of thin structures is more certain.
+
 Of a network that gives several answers the file may have the `answer_interval`, the factor with which the intervals of
 volumes hold as many truths as they should (`interval_round`; it is found by vecset/report/answer_intervals.py).
 """
@@ -45,7 +48,8 @@ MAKE_IT = "make it with python -m vecset.calibrate"
 class DecisionTuning:
     """offset_C, slope_C: (C,) f32 as above; slope 0: the class has none. answer_interval: None where
     it was not found. inferred_offset_C, inferred_slope_C: likewise, of structures that are inferred; None where they
-    are those of structures that are seen. left_out_offset: of the logits of structures that may not be drawn."""
+    are those of structures that are seen. left_out_offset: of the logits of structures that may not be drawn.
+    refined_offset_C, refined_slope_C: of hearts whose latents were fitted to them; None: as of others."""
 
     offset_C: np.ndarray
     slope_C: np.ndarray
@@ -53,6 +57,14 @@ class DecisionTuning:
     inferred_offset_C: np.ndarray | None = None
     inferred_slope_C: np.ndarray | None = None
     left_out_offset: float = 0.0
+    refined_offset_C: np.ndarray | None = None
+    refined_slope_C: np.ndarray | None = None
+
+    def for_refined(self) -> "DecisionTuning":
+        """That of a heart whose latents were fitted to it, of which nothing is inferred."""
+        if self.refined_offset_C is None:
+            return self
+        return replace(self, offset_C=self.refined_offset_C, slope_C=self.refined_slope_C)
 
     def for_heart(self, inferred_C: np.ndarray) -> "DecisionTuning":
         """That of a heart of which the classes of inferred_C (C,) bool are inferred."""
@@ -87,6 +99,8 @@ def write_decision_tuning(
     columns = {"offset": tuning.offset_C, "slope": tuning.slope_C}
     if tuning.inferred_offset_C is not None:
         columns |= {"inferred_offset": tuning.inferred_offset_C, "inferred_slope": tuning.inferred_slope_C}
+    if tuning.refined_offset_C is not None:
+        columns |= {"refined_offset": tuning.refined_offset_C, "refined_slope": tuning.refined_slope_C}
     content = {
         "format": FORMAT,
         "checkpoint_sha256": checkpoint_sha256,
@@ -120,9 +134,8 @@ def decision_tuning_of(content: object, class_names: Sequence[str], where: Path)
         if found != FORMAT:
             raise InputError(where, f"a {FORMAT}", repr(found), MAKE_IT)
         classes = content["classes"]
-        keys = ["offset", "slope"]
-        if any(key.startswith("inferred") for name in class_names for key in classes[name]):
-            keys += ["inferred_offset", "inferred_slope"]
+        kinds = ["", *(kind for kind in ("inferred_", "refined_") if _has(classes, class_names, kind))]
+        keys = [f"{kind}{what}" for kind in kinds for what in ("offset", "slope")]
         values = np.array([[classes[name][key] for name in class_names] for key in keys], np.float32)
         factor = content.get("answer_interval")
         factor = None if factor is None else float(factor)
@@ -140,5 +153,10 @@ def decision_tuning_of(content: object, class_names: Sequence[str], where: Path)
         raise InputError.because(where, f"left_out_offset is {left_out_offset}, and must be 0 or less", MAKE_IT)
     if factor is not None and not 0 < factor < np.inf:
         raise InputError.because(where, f"answer_interval is {factor}, and must be above 0", MAKE_IT)
-    own = values[2:] if len(values) > 2 else (None, None)
-    return DecisionTuning(*values[:2], factor, *own, left_out_offset)
+    more = {key.replace("_offset", "_offset_C").replace("_slope", "_slope_C"): row for key, row in zip(keys, values)}
+    del more["offset"], more["slope"]
+    return DecisionTuning(*values[:2], factor, left_out_offset=left_out_offset, **more)
+
+
+def _has(classes, class_names, kind):
+    return any(key.startswith(kind) for name in class_names for key in classes[name])

@@ -15,6 +15,7 @@ from vecset.data.case_file import Case
 from vecset.data.listed_case import ListedCase
 from vecset.fields.heart_field import without_barred
 from vecset.inference.model import LoadedModel
+from vecset.inference.refinement import NO_REFINEMENT, Refinement, refine_latents
 
 NEAR_VOXELS = 3  # of a class: there its mistakes are looked for more closely
 PER_STRATUM, PER_STRATUM_HIDDEN = 4000, 1500  # voxels of a stratum of `draw_voxels`
@@ -65,11 +66,13 @@ class DrawnHeart:
         return np.isin(np.arange(1, len(self.annotated) + 1), self.sample.truth)
 
 
-def draw_heart(model: LoadedModel, listed: ListedCase, hidden: np.ndarray | None = None) -> DrawnHeart:
-    """hidden: (C,) bool, the classes that are left out, all of them present; None: none. InputError where the heart
-    holds no truth."""
+def draw_heart(
+    model: LoadedModel, listed: ListedCase, hidden: np.ndarray | None = None, refine: Refinement = NO_REFINEMENT
+) -> DrawnHeart:
+    """hidden: (C,) bool, the classes that are left out, all of them present; None: none. refine: of a whole heart, how
+    long its latents are fitted to it first. InputError where the heart holds no truth."""
     if hidden is None:
-        case = judged = model.read(listed)
+        case = judged = model.read(listed, with_field=bool(refine))
         if case.truth_crop is None:
             raise InputError.because(listed.path, "it holds no true label map", "make it again with prepare_data.py")
         drawn, radius_unit, per_stratum = is_seen(case.states), None, PER_STRATUM  # as it is reconstructed
@@ -83,7 +86,10 @@ def draw_heart(model: LoadedModel, listed: ListedCase, hidden: np.ndarray | None
         drawn, radius_unit = is_seen(case.states) | hidden, model.inferred_radius_unit
     barred = not drawn.all()
     seen = None if barred else drawn
-    field = model.field(model.encode(case, listed.case_id), drawn_C=seen, radius_unit=radius_unit, inferred_C=hidden)
+    latents = model.encode(case, listed.case_id)
+    if refine:
+        latents, _ = refine_latents(model, case, listed.case_id, latents, refine)
+    field = model.field(latents, drawn_C=seen, radius_unit=radius_unit, inferred_C=hidden)
     truth = np.asarray(judged.truth_crop)
     flat, weight = draw_voxels(truth, random_stream(model.seed, 0, listed.case_id, "calibrate"), per_stratum)
     index = np.stack(np.unravel_index(flat, truth.shape), -1) + np.asarray(judged.truth_origin)

@@ -18,6 +18,7 @@ from vecset.data.listed_case import ListedCase
 from vecset.fields.decision_tuning import DecisionTuning, margin
 from vecset.inference.decision_tuning_samples import DrawnHeart, Sample, draw_heart, what_to_hide
 from vecset.inference.model import LoadedModel
+from vecset.inference.refinement import NO_REFINEMENT, Refinement
 from vecset.models.labels import labels_of
 
 VERSION = 4  # of the method: higher when the same hearts and options give another file
@@ -48,19 +49,22 @@ def tune_decisions(
     cases: Sequence[ListedCase],
     progress: Callable = lambda iterable, **words: iterable,
     failed: dict | None = None,
+    refine: Refinement = NO_REFINEMENT,
 ) -> tuple[DecisionTuning, list[str], dict]:
     """(tuning, lines of a table of Dice before and after, record for the file) found on training hearts.
+
+    refine: where it is some time or steps, numbers for hearts whose latents are fitted to them so long are found, too.
 
     model: without a tuning of its own. progress: wraps an iterable, with `unit` and `desc`, as tqdm does. failed: gets
     {case_id: the reason} of hearts that fail and are left out; None: such a heart raises. InputError where none is
     left."""
     failures = {} if failed is None else failed
 
-    def drawn(wanted, desc):
+    def drawn(wanted, desc, refine=NO_REFINEMENT):
         found = []
         for listed, hidden in progress(wanted, unit="heart", desc=desc):
             try:
-                found.append(draw_heart(model, listed, hidden))
+                found.append(draw_heart(model, listed, hidden, refine))
             except Exception as error:
                 if failed is None:
                     raise
@@ -83,6 +87,15 @@ def tune_decisions(
     }
     if left_out_offset:
         lines.append(f"structures that nobody annotated in a heart and that are not drawn: offset {left_out_offset}")
+    if refine:
+        fitted = drawn([(listed, None) for listed in cases], "fitted", refine)
+        fitted = [heart.with_left_out(left_out_offset) for heart in fitted]
+        samples, annotated = [heart.sample for heart in fitted], [heart.annotated for heart in fitted]
+        mine_C, mine = fit(samples, annotated, lambda classes: progress(classes, unit="class", desc="fitted"))
+        tuning = replace(tuning, refined_offset_C=mine_C, refined_slope_C=slopes(fitted, mine_C, mine))
+        more, record["refined"] = dice_table(samples, annotated, model.class_names, mine_C, mine)
+        record["refined"] |= {"steps": refine.steps, "seconds": refine.seconds}
+        lines += ["", f"latents fitted to their hearts, {refine.steps or refine.seconds} steps or seconds:", *more]
     if not model.told_states:
         return tuning, lines, record
     completed = drawn([(heart.listed, hidden) for heart, hidden in what_to_hide(hearts)], "left out")

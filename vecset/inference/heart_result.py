@@ -321,7 +321,8 @@ def decode_heart(
             latents[0].float().cpu().numpy(), settings.latent_bits, model.latents_have_places, model.stored_rows
         )
         latents = torch.from_numpy(packed.latents_ML)[None].to(latents.device)
-    field = model.field(latents, chunk, drawing.drawn, radius_unit, inferred_C=drawing.inferred)
+    fitted = bool(refined.get("kept"))
+    field = model.field(latents, chunk, drawing.drawn, radius_unit, inferred_C=drawing.inferred, refined=fitted)
     output, on_source = decode_label_map(field, frame, seed=model.seed), None
     if output.dense:
         why = (

@@ -147,14 +147,18 @@ class LoadedModel:
         radius_unit: float | None = None,
         noise_K: np.ndarray | None = None,
         inferred_C: np.ndarray | None = None,
+        refined: bool = False,
     ) -> HeartField:
         """The decoded field of a heart's latents, (1, M, L) or (M, L); `chunk`: points decoded at once. `drawn_C`: (C,)
         bool, the classes that may be drawn (None: all), `is_seen(case.states)` for those that `reconstruct.py` draws
         without an option; `radius_unit`: `inferred_radius_unit` where parts of the heart may lie beyond the unit
         cube; `noise_K`: unit normal numbers, `answer_numbers` of them, for one of several answers; `inferred_C`: (C,)
-        bool, the classes that are inferred, whose decisions are tuned by themselves (None: none)."""
+        bool, the classes that are inferred, whose decisions are tuned by themselves (None: none); `refined`: latents
+        that were fitted to their heart (vecset/inference/refinement.py), whose decisions may be, too."""
         latents, tuning = torch.as_tensor(latents), self.decision_tuning
-        if tuning and inferred_C is not None:
+        if tuning and refined:
+            tuning = tuning.for_refined()
+        elif tuning and inferred_C is not None:
             tuning = tuning.for_heart(inferred_C)
         return HeartField(self.network, latents, chunk, self.device, tuning, drawn_C, radius_unit, noise_K)
 

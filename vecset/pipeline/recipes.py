@@ -160,7 +160,7 @@ RECIPES = {
             "optimizer": "muon",
         },
         shapes={"modes": 16, "step": 0.065, "hearts": 160},
-        calibrate={"hearts": 16},
+        calibrate={"hearts": 16, "refine_steps": 60},
         reconstruct={"num_surface_points": 8192, "num_latents": 512},
         heart_passes=8 * 4000,
         max_epochs=8000,
