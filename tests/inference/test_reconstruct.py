@@ -335,3 +335,16 @@ def test_falling_back_is_said_per_heart_and_counted(workdir, capsys, monkeypatch
         decoding = json.loads((workdir / "out" / case_id / "result.json").read_text())["decoding"]
         assert decoding["dense"] and decoding["missed"] == 3 and decoding["fallbacks"] == 2
         assert "meshes or figures was decoded point by point" in said
+
+
+def test_the_report_shows_the_truth_that_was_read_once(workdir, monkeypatch):
+    """It is read again only where a heart was made by an earlier run."""
+    read, load = [], inputs.load_truth
+    monkeypatch.setattr(inputs, "load_truth", lambda heart, *rest: read.append(heart.case_id) or load(heart, *rest))
+    make_case(workdir / "data" / "a.npz", turn_deg=30, flip=(-1, 1, 1))
+    assert run(workdir, "--no_meshes") == 0
+    assert read == []
+    shown = [(workdir / "out" / name).read_bytes() for name in ("overview.png", "report.html")]
+    assert run(workdir, "--no_meshes") == 0
+    assert set(read) == {"a"}
+    assert [(workdir / "out" / name).read_bytes() for name in ("overview.png", "report.html")] == shown

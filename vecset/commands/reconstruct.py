@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     print("".join(f"{line}\n" for line in unknown_lines(list(outcome.results.values()))), end="")
     write_table(args.output_dir / TABLE, list(outcome.results.values()))
     print("".join(f"{line}\n" for line in sample_lines(list(outcome.results.values()))), end="")
-    faults = report(args, model, settings, hearts, outcome.results) if outcome.results else []
+    faults = report(args, model, settings, hearts, outcome) if outcome.results else []
     if settings.latents and outcome.results:
         print("".join(f"{line}\n" for line in latents_lines(outcome.results.values(), settings.latent_bits)), end="")
     if outcome.failed:
@@ -208,7 +208,7 @@ def read_baselines(args, hearts, class_names):
     )
 
 
-def report(args, model, settings, hearts, results):
+def report(args, model, settings, hearts, outcome):
     """Writes tables and pages over all hearts, and prints the table. Returns what could not be shown, a line each,
     which it prints too."""
     from vecset.inference.inputs import load_truth
@@ -216,9 +216,8 @@ def report(args, model, settings, hearts, results):
     from vecset.report.results import write_results
 
     by_id = {heart.case_id: heart for heart in hearts}
-    truth_of = functools.cache(
-        lambda c: load_truth(by_id[c], model.class_names, args.spacing_from, args.geometry_from, settings.label_mapping)
-    )
+    read = args.spacing_from, args.geometry_from, settings.label_mapping
+    truth_of = functools.cache(lambda c: outcome.truths.get(c) or load_truth(by_id[c], model.class_names, *read))
     told = {
         **made_from(model, settings),
         "checkpoint": str(args.checkpoint),
@@ -239,7 +238,7 @@ def report(args, model, settings, hearts, results):
     try:
         lines, faults = write_results(
             args.output_dir,
-            results,
+            outcome.results,
             told,
             model.class_names,
             truth_of,

@@ -141,6 +141,9 @@ def make_result(
         if judged.truth_crop is not None:
             limit = beside.submit(lambda: score_against(judged, judged.truth_crop, labels_of_own_field(judged)))
         heart = decode_heart(model, settings, case_id, case, latents, chunk, say)
+        scored = None
+        if heart.on_source is not None:  # while meshes are made
+            scored = beside.submit(lambda: score_against(judged, judged.truth_labels(), heart.on_source))
         folder = open_folder()
         files, volumes = write_heart(folder, model, settings, heart, chunk, say)
         (folder / REPAIRED).unlink(missing_ok=True)  # of an earlier run
@@ -154,8 +157,8 @@ def make_result(
                 "was not safe, or no gain"
             )
         scores = []
-        if heart.on_source is not None:
-            scores = score_against(judged, judged.truth_labels(), heart.on_source)
+        if scored is not None:
+            scores = scored.result()
             _tell_observed(scores, heart.drawing)
         decoded = heart.output
         claims = count_claims(heart.field, heart.frame, decoded.labels, seed=model.seed)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from vecset.common.atomic import remove_leftovers, require_writable, write_text
@@ -21,17 +22,20 @@ from vecset.inference.settings import OutputSettings, fingerprint, made_from
 from vecset.metrics.baselines import Baselines
 
 RESULT = "result.json"
+MOST_KEPT = 128 << 20  # bytes of the truths of hearts that were made now
 MEMORY_ADVICE = "give fewer --mesh_cells or a smaller --chunk, or use a machine with more memory"
 
 
 @dataclass(frozen=True)
 class Outcome:
     """results: {case_id: content of result.json}; failed: {case_id: the reason, in one line}; skipped: the case_ids of
-    those that were done before."""
+    those that were done before; truths: {case_id: (label map (X, Y, Z) u8, affine (4, 4) voxel -> mm)} of hearts that
+    were made now, of the first of them, up to MOST_KEPT bytes: the report needs not read them again."""
 
     results: dict = field(default_factory=dict)
     failed: dict = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    truths: dict = field(default_factory=dict)
 
     @property
     def dense(self) -> int:
@@ -52,6 +56,7 @@ class Reconstruction:
     chunk: int = CHUNK
     overwrite: bool = False
     before_unmade: Callable[[], object] = lambda: None
+    truths: dict = field(default_factory=dict, init=False)
 
     def run(self, hearts: Sequence[ListedCase]) -> Outcome:
         """Makes or finds the result of each heart. One that fails, for whatever reason, is reported in one line, with
@@ -72,7 +77,7 @@ class Reconstruction:
                     continue
                 results[heart.case_id] = result
                 skipped += [] if fresh else [heart.case_id]
-        return Outcome(results, failed, tuple(skipped))
+        return Outcome(results, failed, tuple(skipped), self.truths)
 
     def result_of(self, heart: ListedCase, say: Callable[[str], None]) -> tuple[dict, bool]:
         """(result, whether it was made now): from result.json where that is what this run would make. `say`: as in
@@ -128,11 +133,19 @@ class Reconstruction:
                 **content,
                 "notes": notes,
             }
+        self._keep_truth(heart.case_id, case.whole or case)
         if self.baselines and result["scores"]:
             scores = self.baselines.scores(case.whole or case, self.model.class_names)
             result["baselines"] = {"fingerprint": self.baselines.fingerprint, **scores}
         write_text(self.folder(heart) / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")
         return result
+
+    def _keep_truth(self, case_id, judged):
+        if judged.truth_crop is None:
+            return
+        size = sum(labels.nbytes for labels, _ in self.truths.values())
+        if size + int(np.prod(judged.frame.shape)) <= MOST_KEPT:
+            self.truths[case_id] = judged.truth_labels(), judged.frame.affine
 
     def folder(self, heart: ListedCase) -> Path:
         """Where the files of a heart lie."""
