@@ -136,9 +136,9 @@ def _coarse_to_fine(field, grid, coarse, labels, seed):
     todo, near, before = everything[active], None, strides
     while max(strides) > 1:
         known = np.zeros(cells, bool)  # decoded or settled
-        settled, values, bends = todo[:0], None, None
+        settled, values, errors = todo[:0], None, None
         if near is not None:
-            sure, values, bends = near.settled(field, todo, cells, _reach(strides, before))
+            sure, values, errors = near.settled(field, todo, cells, _reach(strides, before))
             settled, todo = todo[sure], todo[~sure]
             known.ravel()[settled] = True
             for target, found in zip((sdf, cell_labels, lead), field.decided(values)):
@@ -159,9 +159,9 @@ def _coarse_to_fine(field, grid, coarse, labels, seed):
         near = None
         if raw:
             if values is not None:
-                bends = torch.cat([torch.zeros(len(todo), bends.shape[1]), bends])
+                errors = torch.cat([torch.zeros(len(todo), errors.shape[1]), errors])
                 raw.append(values)
-            near = CellValues(torch.cat(raw), np.concatenate([todo, settled]), cells, factors, bends)
+            near = CellValues(torch.cat(raw), np.concatenate([todo, settled]), cells, factors, errors)
         before, strides, cells = strides, finer, grid.cells(finer)
         refine, sdf, cell_labels, lead = (_split(array, factors, cells) for array in (refine, sdf, cell_labels, lead))
         todo = np.flatnonzero(refine)

@@ -6,9 +6,10 @@ interpolation at a quarter of a step errs by 3/32 of the second difference along
 a decision (inside or outside, which class) could be another within DOUBT times the largest of these at the corners,
 the voxel is decoded. So the error follows the field: next to a kink, or a vessel thinner than a cell, it is large.
 
-Cells of two voxels lie likewise between cells of four. There, a value is known up to that error and to how much it
-changes within the cell, by the differences of the corners. A cell that has one label for all such values is settled: it
-is not decoded, and its values, with their error, serve where voxels beside it are interpolated.
+Cells of two voxels lie likewise between cells of four, and these between cells of eight. There, a value is known up to
+that error and to how much it changes within the cell, by the differences of the corners. A cell that has one label for
+all such values is settled: it is not decoded, and its values, with their error, serve where cells or voxels beside it
+are interpolated.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ from vecset.fields.heart_field import HeartField
 
 DOUBT = 4.0  # times the error that second differences say; figures: benchmarks/RESULTS.md
 QUARTER = 3 / 32  # t (1 - t) / 2 at t = 1/4
-WITHIN = 1.25  # times QUARTER: the same at t = 3/8, the farthest voxel of a cell of two between cells of four
+WITHIN = 4 / 3  # times QUARTER: the same at t = 1/2, which no voxel of a cell between two larger ones passes
 ROUNDING = 1e-5  # of the values: least error that is reckoned with
 CHUNK = 1 << 16  # voxels at once: what is read of them stays in the cache
 
