@@ -14,10 +14,11 @@ from scipy import ndimage
 from scipy.linalg import expm
 
 from vecset.common.compiled import njit
-from vecset.phantom.precedence import AORTA, LA, LAA, LV, MYO, PA, PV, RA, RV
+from vecset.phantom.precedence import AORTA, CORONARY, LA, LAA, LV, MYO, PA, PV, RA, RV
+from vecset.phantom.sealing import close_rims
 
 SVC, IVC = 11, 12  # of sixteen structures
-VERSION = 1  # changes whenever the same options give another heart
+VERSION = 2  # changes whenever the same options give another heart
 STRETCH = 0.08  # standard deviation of the logarithm of the scale along an axis, of amount 1
 SHEAR = 0.04  # likewise, of what mixes two axes
 WAVES = 16  # plane waves of the smooth displacement
@@ -29,6 +30,9 @@ CUT_SHARE = 0.6  # of the vessels that can be cut are
 KEPT_SHARE = (0.15, 0.9)  # of the length of a cut vessel
 ROUGH_SHARE = 0.5  # of the hearts have rough outlines
 ROUGH_VOXELS = (0.2, 0.6)  # standard deviation of the displacement of rough outlines
+THIN_WEIGHT = 1.6  # of coronaries where labels are weighed, for they are about as thin as the voxels
+STILL_VOXELS = 4.0  # from coronaries, within which outlines are displaced less, and not at all beside them
+CORONARIES = 2  # pieces that are kept
 MOST_REMOVED = 0.5  # a wall that would take more of a structure than this is not made
 
 # {pool, other structure: share of the hearts with walls that have one here}. Pools that open into each other have none
@@ -124,7 +128,8 @@ def deform(
 ) -> np.ndarray:
     """`target_shape` u8: the label map `labels` (X, Y, Z) u8 with voxel -> mm `affine` (4, 4), deformed, on another
     grid. Each voxel gets the label with the largest sum of trilinear weights among the eight voxels round the place
-    that it came from: half-way between two structures the border stays smooth, where the nearest voxel has steps."""
+    that it came from: half-way between two structures the border stays smooth, where the nearest voxel has steps.
+    Coronaries weigh THIN_WEIGHT times as much."""
     # the place is smooth, so it is computed on every fourth voxel and interpolated between
     knots = [np.minimum(np.arange(0, n + 4, 4), n + 3) for n in target_shape]
     coarse = np.stack(np.meshgrid(*knots, indexing="ij"), axis=-1)
@@ -132,13 +137,16 @@ def deform(
     inverse = np.linalg.inv(affine)
     source = np.ascontiguousarray((source_mm @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.float32))
     out = np.zeros(target_shape, np.uint8)
-    _sample(labels, source, out)
+    factors = np.ones(256, np.float32)
+    factors[CORONARY] = THIN_WEIGHT
+    _sample(labels, source, factors, out)
     return out
 
 
 @njit
-def _sample(labels, source, out):
-    """Writes into `out` the labels at the places that `source` (A, B, C, 3) gives of every fourth voxel."""
+def _sample(labels, source, factors, out):
+    """Writes into `out` the labels at the places that `source` (A, B, C, 3) gives of every fourth voxel; the weights of
+    each label times `factors` (256,)."""
     shape = labels.shape
     at = np.empty(3, np.float32)
     low = np.empty(3, np.int64)
@@ -174,7 +182,7 @@ def _sample(labels, source, out):
                     continue
                 for corner in range(8):
                     x, y, z = corner & 1, (corner >> 1) & 1, corner >> 2
-                    weights[corners[corner]] += (
+                    weights[corners[corner]] += factors[corners[corner]] * (
                         (part[0] if x else 1 - part[0])
                         * (part[1] if y else 1 - part[1])
                         * (part[2] if z else 1 - part[2])
@@ -210,7 +218,11 @@ def vary_labels(
             _cut_vessel(labels, affine, vessel, root, kept, tilt)
     sd_voxel, stream = rng.uniform(*ROUGH_VOXELS), rng.spawn(1)[0]
     if draws[1] < ROUGH_SHARE * amount:
-        labels = displace_outlines(labels, np.full(3, sd_voxel), stream)
+        labels = displace_outlines(labels, np.full(3, sd_voxel), stream, still=labels == CORONARY)
+    if structures == 16:
+        close_rims(labels)
+    for c in range(1, structures + 1):
+        _keep_largest_pieces(labels, c, CORONARIES if c == CORONARY else 1)
     drawn = rng.random() / amount
     for labelled, share in _LABELLED:
         if drawn < share:
@@ -219,13 +231,19 @@ def vary_labels(
     return labels
 
 
-def displace_outlines(labels: np.ndarray, sd_voxel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def displace_outlines(
+    labels: np.ndarray, sd_voxel: np.ndarray, rng: np.random.Generator, still: np.ndarray | None = None
+) -> np.ndarray:
     """Labels (X, Y, Z) whose outlines are displaced by a random field that is smooth over two voxels, of standard
-    deviation `sd_voxel` (3,)."""
+    deviation `sd_voxel` (3,); `still` (X, Y, Z) bool: voxels that stay, and beside which the field begins at 0."""
+    amount = 1.0
+    if still is not None and still.any():
+        amount = edt.edt(np.ascontiguousarray(~still), parallel=1) - 1
+        amount = np.clip(amount / STILL_VOXELS, 0, 1, out=amount)
     index = np.indices(labels.shape, dtype=np.float32)
     for axis in range(3):
         wave = ndimage.gaussian_filter(rng.standard_normal(labels.shape, dtype=np.float32), 2.0)
-        index[axis] += wave * (sd_voxel[axis] / wave.std())
+        index[axis] += amount * wave * (sd_voxel[axis] / wave.std())
     index = np.rint(index).astype(np.int32)
     for axis in range(3):
         np.clip(index[axis], 0, labels.shape[axis] - 1, out=index[axis])
@@ -264,15 +282,21 @@ def _wall(labels, spacing_mm, pool, other, wall_mm):
     for here, mask in removed:
         part[mask] = 0
         if mask.any():
-            _keep_largest_piece(labels, here)
+            _keep_largest_pieces(labels, here)
 
 
-def _keep_largest_piece(labels, class_id):
-    pieces, count = ndimage.label(labels == class_id, np.ones((3, 3, 3), bool))
-    if count > 1:
+def _keep_largest_pieces(labels, class_id, kept=1):
+    """Takes away all but the `kept` largest pieces of a class. In place."""
+    mask = labels == class_id
+    box = _box(mask, (0, 0, 0))
+    if box is None:
+        return
+    box = tuple(slice(*span) for span in box)
+    pieces, count = ndimage.label(mask[box], np.ones((3, 3, 3), bool))
+    if count > kept:
         sizes = np.bincount(pieces.ravel())
         sizes[0] = 0
-        labels[(pieces > 0) & (pieces != sizes.argmax())] = 0
+        labels[box][(pieces > 0) & ~np.isin(pieces, np.argsort(sizes)[-kept:])] = 0
 
 
 def _cut_vessel(labels, affine, vessel, root, kept, tilt):
