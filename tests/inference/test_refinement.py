@@ -123,6 +123,16 @@ def test_what_is_not_better_is_not_kept(model, data, monkeypatch):
     assert not told["kept"] and torch.equal(refined, latents)
 
 
+def test_a_long_one_shows_its_progress(model, data, capsys, monkeypatch):
+    case = model.read(data / "ball02.npz", with_field=True)
+    latents = model.encode(case)
+    refine_latents(model, case, "ball02", latents, Refinement(steps=3))
+    assert "fits" not in capsys.readouterr().err
+    monkeypatch.setattr(refinement, "SHOWN_FROM", (1.0, 3))
+    refine_latents(model, case, "ball02", latents, Refinement(steps=3))
+    assert "fits ball02" in capsys.readouterr().err
+
+
 def test_seconds_are_kept(model, data):
     case = model.read(data / "ball02.npz", with_field=True)
     _, told = refine_latents(model, case, "ball02", model.encode(case), Refinement(seconds=0.5))

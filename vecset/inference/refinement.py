@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from vecset.common.draws import random_stream
 from vecset.common.errors import InputError
@@ -30,6 +31,7 @@ WEIGHTS = {"near": 10.0, "vol": 1.0}
 CLASS_WEIGHT = 0.3  # of the loss of class logits beside those of distances
 BALANCED = 0.5  # of the points near surfaces: as many of each structure, for thin ones have few
 HELD_OUT = 0.1  # of the points
+SHOWN_FROM = (20.0, 200)  # seconds, steps: what takes longer shows its progress
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def refine_latents(
         before = float(loss(moving, points.held_out()))
     optimizer = torch.optim.Adam([moving], lr=LEARNING_RATE, betas=BETAS)
     began, done, step = time.monotonic(), 0.0, 0
-    with torch.enable_grad():
+    short = how.seconds < SHOWN_FROM[0] and how.steps < SHOWN_FROM[1]
+    bar = tqdm(total=100, unit="%", desc=f"fits {case_id}", leave=False, disable=short, dynamic_ncols=True)
+    with torch.enable_grad(), bar:
         while done < 1:
             rate = LAST_SHARE + (1 - LAST_SHARE) * (1 + math.cos(math.pi * done)) / 2
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate * min(1, (step + 1) / WARMUP_STEPS)
@@ -90,6 +94,7 @@ def refine_latents(
             optimizer.step()
             step += 1
             done = step / how.steps if how.steps else (time.monotonic() - began) / how.seconds
+            bar.update(min(100, int(100 * done)) - bar.n)
     with torch.no_grad():
         after = float(loss(moving, points.held_out()))
     better = math.isfinite(after) and after < before
