@@ -54,7 +54,7 @@ def test_the_command_compares_two_folders(tmp_path, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     with pytest.raises(SystemExit):
         reconstruct.main(["--output_dir", str(tmp_path)])
-    assert "--checkpoint, --input" in capsys.readouterr().err
+    assert "required: --input" in capsys.readouterr().err
 
 
 def test_comparison_without_truth_says_so(tmp_path):

@@ -16,8 +16,8 @@ safeguards:
 4  Half a percent of the voxels that were left alone is decoded, MOST_CHECKED at most. One that differs means that the
    bounds do not hold for this field (an untrained one, say), and the whole heart is decoded voxel by voxel. So it is
    where hardly any were left alone: noise looks like that, and half a percent of a few voxels is no check.
-5  Two percent of the voxels that were interpolated are decoded. Where more than one in a thousand differs, all are: the
-   field is not smooth between the cells.
+5  Two percent of the voxels that were interpolated are decoded, and of the cells. Where more than one in a thousand
+   differs, all are: the field is not smooth between the cells.
 """
 
 import functools
@@ -138,7 +138,8 @@ def _coarse_to_fine(field, grid, coarse, labels, seed):
         known = np.zeros(cells, bool)  # decoded or settled
         settled, values, errors = todo[:0], None, None
         if near is not None:
-            sure, values, errors = near.settled(field, todo, cells, _reach(strides, before))
+            centres = functools.partial(grid.centres_unit, cells=cells, strides=strides)
+            sure, values, errors = _settled(field, near, todo, cells, _reach(strides, before), centres, seed)
             settled, todo = todo[sure], todo[~sure]
             known.ravel()[settled] = True
             for target, found in zip((sdf, cell_labels, lead), field.decided(values)):
@@ -172,6 +173,20 @@ def _coarse_to_fine(field, grid, coarse, labels, seed):
     decoded.ravel()[todo] = True
     _follow_borders(field, grid, todo, labels, decoded)
     return decoded, interpolated
+
+
+def _settled(field, near, todo, cells, reach, centres, seed):
+    """`CellValues.settled` of the cells `todo`; some of them are decoded as a check, and where more differ than may,
+    none is settled (safeguard 5)."""
+    sure, values, errors = near.settled(field, todo, cells, reach)
+    some = np.random.default_rng(seed).random(len(values)) < INTERPOLATED_CHECKED
+    checked = todo[sure][some]
+    if len(checked):
+        _, found, _ = field.at_positions(checked, centres)
+        wrong = np.count_nonzero(found != field.decided(values[torch.from_numpy(some)])[1])
+        if wrong > INTERPOLATED_WRONG * len(checked):
+            return np.zeros(len(todo), bool), values[:0], errors[:0]
+    return sure, values, errors
 
 
 def _reach(strides, before):

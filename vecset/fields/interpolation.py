@@ -46,7 +46,7 @@ class CellValues:
         self.rows = rows.ravel()
         places = self._places(np.unravel_index(flat, cells))
         self.rows[places] = np.arange(len(flat))
-        self.bend_NF = self._bend(places)
+        self.bend_NF, self.bent_N = self._bend(places)
 
     def _places(self, index):
         """Where in `rows` cells are, by their index along each axis (three arrays)."""
@@ -54,17 +54,18 @@ class CellValues:
 
     def _bend(self, places):
         """(N, 1 + C): the error of interpolation, by second differences along the halved axes; where a neighbour was
-        not decoded, by those along the others."""
-        bend_NF = torch.zeros_like(self.values_NF)
+        not decoded, by those along the others. And (N,) u8: bit a is set where that along axis a is known."""
+        bend_NF, bent_N = torch.zeros_like(self.values_NF), torch.zeros(len(places), dtype=torch.uint8)
         for start in range(0, len(places), CHUNK):
             part = slice(start, start + CHUNK)
-            for step in self.steps[self.halved]:
+            for axis, step in zip(self.halved, self.steps[self.halved]):
                 after, before = (torch.from_numpy(self.rows[places[part] + sign * step]) for sign in (1, -1))
                 known = torch.nonzero((after >= 0) & (before >= 0)).squeeze(1)
                 mine = start + known
                 difference = self.values_NF[after[known]] + self.values_NF[before[known]] - 2 * self.values_NF[mine]
                 bend_NF[mine] += difference.abs_() * QUARTER
-        return bend_NF
+                bent_N[mine] += 2**axis
+        return bend_NF, bent_N
 
     def labels(self, field: HeartField, flat: np.ndarray, shape: tuple) -> tuple[np.ndarray, np.ndarray]:
         """Of the voxels `flat` (Q,) of a grid of `shape`: labels (Q,) u8, and where they are certain (Q,) bool."""
@@ -79,12 +80,14 @@ class CellValues:
     ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
         """Which of the cells `flat` (Q,) of the next level, `shape` of them, have one label in the whole cell (Q,)
         bool; of these (K,) the raw values (K, 1 + C), and their `error_NF`. reach (3,): how far voxels lie from the
-        centre of a cell, in steps of the cells that are interpolated between."""
+        centre of a cell, in steps of the cells that are interpolated between. None is settled where no corner knows how
+        the field bends along one of the axes, as on a grid of two cells."""
+        every = sum(2**axis for axis in self.halved)
         sure, values, bends = np.zeros(len(flat), bool), [], []
-        for part, known, value, bend, changes in self._between(flat, shape, edges=True):
+        for part, known, value, bend, (changes, bent) in self._between(flat, shape, edges=True):
             within = sum(share * change for share, change in zip(reach, changes))
             error = bend * (DOUBT * WITHIN) + within + ROUNDING * (1 + value.abs())
-            one = field.labels_within(value, error)[1]
+            one = field.labels_within(value, error)[1] & (bent == every)
             sure[part][known] = one.numpy()
             values.append(value[one])
             bends.append(bend[one])
@@ -95,7 +98,7 @@ class CellValues:
         """Chunk by chunk of `flat` (Q,) of a grid of `shape`: the slice, which of it have all corners, and of these the
         interpolated values and their error (K, 1 + C): the largest of the corners by second differences, and what the
         corners' own errors come to; with `edges` the largest difference of two corners along each of the three axes, 0
-        along one that is not halved."""
+        along one that is not halved, and (K,) u8 of which axes a corner knows the second difference."""
         for start in range(0, len(flat), CHUNK):
             part = slice(start, start + CHUNK)
             index = np.unravel_index(flat[part], shape)
@@ -110,17 +113,18 @@ class CellValues:
             if not len(known):
                 continue
             value = bend = None
-            own, taken = 0.0, []
+            own, taken, bent = 0.0, [], 0
             for rows, weight in zip(corners, weights):
                 rows = torch.from_numpy(rows[known])
-                corner, bent = self.values_NF[rows], self.bend_NF[rows]
+                corner, mine = self.values_NF[rows], self.bend_NF[rows]
                 value = corner * weight if value is None else value.add_(corner, alpha=weight)
-                bend = bent if bend is None else torch.maximum(bend, bent, out=bend)
+                bend = mine if bend is None else torch.maximum(bend, mine, out=bend)
                 if self.error_NF is not None:
                     own = own + self.error_NF[rows] * weight
                 if edges:
                     taken.append(corner)
-            yield part, known, value, bend.add_(own), self._edges(taken) if edges else None
+                    bent = self.bent_N[rows] | bent
+            yield part, known, value, bend.add_(own), (self._edges(taken), bent) if edges else None
 
     def _edges(self, corners):
         """Of the corners, in the order of `_between`, the largest difference along each axis; 0 along the others."""

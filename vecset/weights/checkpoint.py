@@ -198,10 +198,12 @@ def load_safely(path: str | Path, to_do: str) -> object:
 
 def _is_torch_archive(path):
     """Whether torch.save could have written the file: a zip with its pickle inside. Other zips are npz files, say."""
+    if not zipfile.is_zipfile(path):
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("data.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
+    except zipfile.BadZipFile:
         return False
 
 
