@@ -2,7 +2,7 @@
 
 A voxel has the label of its centre (vecset/models/labels.py). Most voxels of an image
 are far from any surface, so a coarse grid of cells is decoded first, and only the cells that the surface or a class
-border may cross are halved and decoded again, down to single voxels. Of cells of two voxels, and of voxels, only
+border may cross are halved and decoded again, down to single voxels. Of smaller cells, and of voxels, only
 those are decoded that interpolation between the cells before leaves in doubt (vecset/fields/interpolation.py). Five
 safeguards:
 

@@ -31,8 +31,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         type=user_path,
-        help="checkpoint-best.pth or -last.pth of main_ae.py, or released weights (default: weights/heart.pth, which "
-        "comes with the software and learned from synthetic hearts)",
+        help="checkpoint-best.pth or -last.pth of main_ae.py, or released weights (default: weights/heart.pth of the "
+        "repository, where it is there)",
     )
     parser.add_argument(
         "--input",

@@ -99,6 +99,16 @@ _TWO_CORES = {
     "grid_size": 48,
 }
 
+# of those that train for hours
+_LONG = {
+    "model": "point_vec512x32_dim128_depth4_nb",
+    "point_cloud_size": 4096,
+    **_TWO_CORES,
+    "decoder_layers": 1,
+    "early_latents": 256,
+    "early_share": 0.85,
+}
+
 RECIPES = {
     # Two cores, no GPU: all stages in 20 minutes. So few passes that the learning rate reaches its end on slow machines
     # too, within the limit of 11 minutes: the same steps give the same model everywhere.
@@ -127,14 +137,7 @@ RECIPES = {
         about="two hours on two cores",
         phantoms={"num": 240, "size": 128},
         prepare={},
-        train={
-            "model": "point_vec512x32_dim128_depth4_nb",
-            "point_cloud_size": 4096,
-            **_TWO_CORES,
-            "decoder_layers": 1,
-            "early_latents": 256,
-            "early_share": 0.85,
-        },
+        train=_LONG,
         reconstruct={"num_surface_points": 16384, "num_latents": 1024},
         heart_passes=200 * 190,
         max_epochs=8000,
@@ -150,12 +153,7 @@ RECIPES = {
         classes="heart16",
         prepare={},
         train={
-            "model": "point_vec512x32_dim128_depth4_nb",
-            "point_cloud_size": 4096,
-            **_TWO_CORES,
-            "decoder_layers": 1,
-            "early_latents": 256,
-            "early_share": 0.85,
+            **_LONG,
             "observe": "classes=0.2,few=0.05,cut=0.05",
             "optimizer": "muon",
         },
